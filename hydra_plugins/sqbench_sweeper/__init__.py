@@ -1,0 +1,1 @@
+"""Discovered by Hydra: everything under the namespace package hydra_plugins is."""

@@ -1,0 +1,24 @@
+"""sqbench: what does quantizing this model cost me?
+
+    import sqbench
+
+    model, windows = sqbench.load("model=smollm2_135m")
+    statistics = sqbench.calibrate(model, windows.calibration)
+    baseline = sqbench.evaluate(model, windows)
+    quantized = sqbench.quantize(model, statistics, "awq", bits="w4a16")
+    print(sqbench.evaluate(quantized, windows, baseline).metrics)
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["calibrate", "evaluate", "load", "quantize"]
+
+
+def __getattr__(name: str) -> Any:
+    """The four verbs, imported on first use: command lines that only read records need no torch."""
+    if name in __all__:
+        from sqbench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'sqbench' has no attribute {name!r}")

@@ -1,0 +1,95 @@
+"""`python -m sqbench.collect`: tables from the records under results_dir. Its values are in conf/collect.yaml."""
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from sqbench.config import CONF_DIR
+from sqbench.errors import UserError
+from sqbench.records.store import Store
+from sqbench.reporting.frame import main_metric, results_frame, select
+from sqbench.reporting.tables import Grid, lay_out, to_markdown, write_tables
+
+
+@dataclass
+class WhereConfig:
+    """Which results to show: a name or a list of names, null for all. The float baseline of what is shown stays.
+
+    These stand under `where` because `model=`, `method=` and so on are config groups of `sqbench.run` to Hydra.
+    """
+
+    model: Any = None
+    data: Any = None
+    method: Any = None
+    bits: Any = None
+    alpha: Any = None
+
+
+@dataclass
+class CollectConfig:
+    """What `sqbench.collect` may be told."""
+
+    results_dir: str = "results"
+    rows: list[str] = field(default_factory=lambda: ["method", "alpha"])  # columns of long.csv that make the rows
+    columns: list[str] = field(default_factory=lambda: ["bits"])  # and those that make the columns
+    metric: str | None = None  # null: perplexity, or else the first that the records have
+    where: WhereConfig = field(default_factory=WhereConfig)
+
+
+def collect(config: CollectConfig) -> tuple[Grid, list[Path]]:
+    """Write the tables of one metric to `results_dir/tables`.
+
+    Returns:
+        The table's cells, and the files written.
+
+    Raises:
+        UserError: there are no records, or a name in the config is unknown.
+    """
+    results_dir = Path(config.results_dir).expanduser()
+    # A store may create what it does not find: a mistyped folder must stay missing.
+    records = list(Store(results_dir).records()) if (results_dir / "runs").is_dir() else []
+    if not records:
+        where = "no readable record in its runs/" if results_dir.is_dir() else f"no such folder (from {Path.cwd()})"
+        command = f"python -m sqbench.run results_dir={shlex.quote(config.results_dir)}"
+        raise UserError(f"results_dir={config.results_dir}: {where}; `{command}` makes the first")
+    frame = results_frame(records)
+    wanted = {name: _names(value) for name, value in asdict(config.where).items()}
+    shown = select(frame, **wanted)
+    if shown.empty:
+        given = ", ".join(f"where.{name}=[{','.join(names)}]" for name, names in wanted.items() if names is not None)
+        raise UserError(f"{given}: no point matches all of them; one of them less shows more")
+    metric = config.metric or main_metric(shown["metric"])
+    grid = lay_out(shown, config.rows, config.columns, metric)
+    return grid, write_tables(frame, grid, results_dir / "tables")  # long.csv has all results, whatever this table shows
+
+
+def _names(value: Any) -> list[str] | None:
+    """A filter's value as names; an alpha of 0.50 is the frame's `0.5`."""
+    if value is None:
+        return None
+    items = value if isinstance(value, list) else [value]
+    return [format(item, ".10g") if isinstance(item, float) else str(item) for item in items]
+
+
+ConfigStore.instance().store(name="collect_schema", node=CollectConfig)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="collect")
+def main(cfg: DictConfig) -> None:
+    """The command line: the table on stdout, what the user can fix on stderr with exit status 2."""
+    try:
+        grid, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    sys.stdout.write(to_markdown(grid) + "\n" + "".join(f"{path}\n" for path in files))
+
+
+if __name__ == "__main__":
+    main()

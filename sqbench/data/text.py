@@ -1,0 +1,138 @@
+"""Text, tokenised once and cut into windows; the windows that calibrate never overlap the windows that evaluate."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and the sha256 of its UTF-8 bytes."""
+
+    text: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token ids cut for one sweep.
+
+    Attributes:
+        evaluation: [E, window] int64, the first E windows of the text.
+        calibration: [C, window] int64, drawn without replacement from the windows after them (or from another text).
+        evaluation_bytes: UTF-8 bytes of the text that the evaluation predicts.
+        at: [C] window numbers that the calibration was drawn from, in its own text.
+    """
+
+    evaluation: Tensor
+    calibration: Tensor
+    evaluation_bytes: int
+    at: tuple[int, ...]
+
+
+def read(path: str, key: str) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{key}={path}: no such file (from {Path.cwd()})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}={path}: cannot be read as UTF-8 text ({error})") from error
+    if not text.strip():
+        raise UserError(f"{key}={path}: the file is empty; a UTF-8 text of some thousand words works")
+    return text
+
+
+def from_file(cfg: DataConfig) -> str:
+    """Any UTF-8 text file, `data.path`."""
+    if cfg.path is None:
+        raise UserError("data.path=null: data=text needs a file, for example data=text data.path=my.txt")
+    return read(cfg.path, "data.path")
+
+
+def from_pydoc(cfg: DataConfig) -> str:
+    """The Python language reference inside every interpreter: about 465,000 characters of English and code.
+
+    It differs between Python versions; its sha256 is in every record.
+    """
+    if cfg.path is not None:
+        return read(cfg.path, "data.path")
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def from_wikitext2(cfg: DataConfig) -> str:
+    """WikiText-2 raw, test split: `data.path` if given, else Hugging Face `datasets` (cache or network)."""
+    if cfg.path is not None:
+        return read(cfg.path, "data.path")
+    import datasets
+
+    try:
+        split = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "data=wikitext2: not in the datasets cache (HF_HOME) and the hub cannot be reached; "
+            f"data.path=wiki.test.raw with a local copy works, and so does data=pydoc ({type(error).__name__})"
+        ) from error
+    return "".join(split["text"])
+
+
+SOURCES: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": from_file, "wikitext2": from_wikitext2}
+
+
+def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> tuple[Text, Text | None]:
+    """The text to evaluate on, and the text to calibrate on if it is another one."""
+
+    def sealed(text: str) -> Text:
+        return Text(text, hashlib.sha256(text.encode()).hexdigest())
+
+    other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
+    return sealed(SOURCES[cfg.source](cfg)), other
+
+
+def tokenise(tokenizer: Any, text: str) -> Tensor:
+    """Token ids [N] of a whole text: joined, tokenised once, no special tokens."""
+    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
+
+
+def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, calibration: CalibrationConfig) -> Windows:
+    """Evaluation windows from the start of the text, calibration windows from what is left of it (or from `other`).
+
+    Raises:
+        UserError: the text is too short for both.
+    """
+    ids = tokenise(tokenizer, evaluation.text)
+    total = len(ids) // cfg.window
+    if total < 1:
+        raise UserError(f"data.window={cfg.window}: the text has only {len(ids)} tokens; data.window={len(ids)} or less works")
+    if cfg.windows > total:
+        raise UserError(f"data.windows={cfg.windows}: the text has {total} windows of {cfg.window} tokens; at most {total} work")
+    pool = ids if other is None else tokenise(tokenizer, other.text)
+    first = cfg.windows if other is None else 0
+    spare = len(pool) // cfg.window - first
+    if calibration.windows > spare:
+        left = f"the text has {total} windows of {cfg.window} tokens, {cfg.windows} of them evaluate, {spare} are left"
+        there = left if other is None else f"{calibration.path} has {spare} windows of {cfg.window} tokens"
+        raise UserError(
+            f"calibration.windows={calibration.windows}: {there}; fewer calibration.windows or data.windows work, "
+            "and so does calibration.path=another-text.txt"
+        )
+    generator = torch.Generator().manual_seed(calibration.seed)
+    at = first + torch.randperm(spare, generator=generator)[: calibration.windows].sort().values
+    table = pool[: len(pool) // cfg.window * cfg.window].view(-1, cfg.window)
+    chosen = ids[: cfg.windows * cfg.window].view(-1, cfg.window)
+    predicted = sum(len(tokenizer.decode(window[1:]).encode()) for window in chosen)
+    return Windows(chosen, table[at], predicted, tuple(at.tolist()))

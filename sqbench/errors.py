@@ -1,0 +1,19 @@
+"""The one exception whose text is meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """Something the user can fix: the message names the key, the value and what would work."""
+
+
+def known(name: str, names: object) -> str:
+    """The tail of an "unknown name" message: the sorted known names, the closest first if one is close.
+
+    >>> known("smothquant", ["awq", "smoothquant"])
+    'did you mean smoothquant? known: awq, smoothquant'
+    """
+    import difflib
+
+    listed = sorted(str(item) for item in names)  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(name, listed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}known: {', '.join(listed)}"

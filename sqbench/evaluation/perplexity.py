@@ -1,0 +1,140 @@
+"""Perplexity over fixed windows, and how far a quantized model's predictions moved from the float model's."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from sqbench.data import Windows
+from sqbench.models.language import LanguageModel
+from sqbench.models.topology import first_tensor
+from sqbench.progress import track
+from sqbench.quant.linear import stored_bytes
+
+CHUNK = 128  # tokens whose logits exist at once: a vocabulary of 49,152 makes 25 MB of them
+KEEP_BYTES = 2**30  # of a reference's hidden states; beyond that the float model runs again beside every point
+
+
+class EvaluationError(Exception):
+    """The model's output is no prediction."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What evaluating a model gave.
+
+    Attributes:
+        metrics: name -> number.
+        samples: one row per window: `window, tokens, nll` (mean nats per token), and against a reference `nll_fp, kl, agreement`.
+        model: what was evaluated.
+        hidden: [windows, tokens, width] what its head read, for use as a reference; None where the head is not separate or the
+            states are too large to keep.
+    """
+
+    metrics: dict[str, float]
+    samples: pd.DataFrame
+    model: LanguageModel
+    hidden: Tensor | None
+
+
+@torch.no_grad()
+def perplexity(model: LanguageModel, windows: Windows, reference: Result | None = None) -> Result:
+    """exp of the mean negative log-likelihood over all predicted tokens of the evaluation windows, one window at a time.
+
+    Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) over predicted tokens in nats, and
+    `agreement`, the share of tokens whose most likely prediction is the same.
+
+    Raises:
+        EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
+    """
+    rows, kept = [], []
+    keep = reference is None and model.head is not None
+    expected = windows.evaluation.numel() * model.module.config.hidden_size * 4
+    for number, ids in enumerate(track(windows.evaluation, "evaluate")):
+        outputs = _outputs(model, ids)
+        row = {"window": number, "tokens": len(ids) - 1, **_compare(model, outputs, ids, reference, number)}
+        if not math.isfinite(row["nll"]):
+            raise EvaluationError(f"the loss of window {number} is {row['nll']}; {first_nonfinite(model, ids)}")
+        rows.append(row)
+        if keep and expected <= KEEP_BYTES:
+            kept.append(outputs.cpu())
+    samples = pd.DataFrame(rows)
+    return Result(_metrics(samples, windows, model), samples, model, torch.stack(kept) if kept else None)
+
+
+def _outputs(model: LanguageModel, ids: Tensor) -> Tensor:
+    """What the head reads [tokens, width]; the logits themselves [tokens, vocabulary] where the head is not separate."""
+    return (model.forward if model.head is None else model.body)(ids.unsqueeze(0))[0]
+
+
+def _compare(model: LanguageModel, outputs: Tensor, ids: Tensor, reference: Result | None, number: int) -> dict[str, float]:
+    """Mean negative log-likelihood of a window, and against the reference its own, the KL divergence and the agreement."""
+    target = ids[1:].to(outputs.device)
+    base = None
+    if reference is not None:
+        base = _outputs(reference.model, ids) if reference.hidden is None else reference.hidden[number].to(outputs.device)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for start in range(0, len(target), CHUNK):
+        piece = slice(start, min(start + CHUNK, len(target)))
+        logp = _log_probabilities(model, outputs[piece])
+        wanted = target[piece].unsqueeze(1)
+        sums[0] -= logp.gather(1, wanted).double().sum().item()
+        if reference is not None and base is not None:
+            logp_fp = _log_probabilities(reference.model, base[piece])
+            sums[1] -= logp_fp.gather(1, wanted).double().sum().item()
+            sums[3] += (logp.argmax(1) == logp_fp.argmax(1)).sum().item()
+            sums[2] += logp_fp.exp().mul_(logp_fp - logp).sum(1).double().sum().item()
+    nll, nll_fp, kl, agreement = (sums / len(target)).tolist()
+    return {"nll": nll} if reference is None else {"nll": nll, "nll_fp": nll_fp, "kl": kl, "agreement": agreement}
+
+
+def _log_probabilities(model: LanguageModel, outputs: Tensor) -> Tensor:
+    logits = outputs if model.head is None else model.head(outputs)
+    return log_softmax(logits.float(), dim=-1)
+
+
+def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> dict[str, float]:
+    nats = float((samples["nll"] * samples["tokens"]).sum())
+    metrics = {
+        "perplexity": math.exp(nats / float(samples["tokens"].sum())),
+        "bits_per_byte": nats / math.log(2) / windows.evaluation_bytes,
+    }
+    if "kl" in samples:
+        metrics["kl_to_fp"] = float(samples["kl"].mean())
+        metrics["agreement"] = float(samples["agreement"].mean())
+    metrics["weight_bytes"] = float(stored_bytes(model.module))
+    return metrics
+
+
+def as_reference(result: Result) -> Result:
+    """A float result with what every comparison has: no divergence from itself."""
+    samples = result.samples.assign(nll_fp=result.samples["nll"], kl=0.0, agreement=1.0)
+    return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.hidden)
+
+
+def first_nonfinite(model: LanguageModel, ids: Tensor) -> str:
+    """A sentence naming the first layer of a forward pass whose output holds NaN or infinity."""
+    found: list[str] = []
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            try:
+                values = first_tensor(output)
+            except (TypeError, IndexError, KeyError):
+                return  # returns no tensor
+            if not found and not bool(torch.isfinite(values).all()):
+                found.append(name)
+
+        return layer.register_forward_hook(hook)
+
+    leaves = [(name, layer) for name, layer in model.module.named_modules() if not list(layer.children())]
+    handles = [watch(name, layer) for name, layer in leaves]
+    try:
+        model.forward(ids.unsqueeze(0))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"the first layer that wrote NaN or infinity is {found[0]}" if found else "no layer wrote NaN or infinity: the logits overflow"

@@ -1,0 +1,53 @@
+"""Paired comparisons: what a difference is worth, given that both models saw the same examples. Pure functions on arrays."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOOTSTRAP_SEED = 20221118
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with its confidence interval.
+
+    Attributes:
+        value: the difference, model minus float.
+        low, high: bounds of the interval; NaN with fewer than two examples.
+        level: its coverage, 0.95 for example.
+        n: examples.
+        test: how it was made.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    n: int
+    test: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a record; bounds that do not exist are None."""
+        return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(self).items()}
+
+
+def perplexity_difference(
+    nll: NDArray[np.float64], nll_fp: NDArray[np.float64], *, resamples: int = 10_000, level: float = 0.95, seed: int = BOOTSTRAP_SEED
+) -> Difference:
+    """exp(mean nll) - exp(mean nll_fp) with a percentile bootstrap interval over windows, the same draw for both models.
+
+    Args:
+        nll, nll_fp: [windows] mean negative log-likelihood per token, windows of equal length.
+    """
+    assert nll.shape == nll_fp.shape
+    assert nll.ndim == 1
+    count = len(nll)
+    value = float(np.exp(nll.mean()) - np.exp(nll_fp.mean()))
+    if count < 2:
+        return Difference(value, float("nan"), float("nan"), level, count, "paired bootstrap over windows")
+    draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    differences = np.exp(nll[draws].mean(1)) - np.exp(nll_fp[draws].mean(1))
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(value, float(low), float(high), level, count, "paired bootstrap over windows")

@@ -1,0 +1,58 @@
+"""Methods: one short file each, all of one shape. Importing this package makes them known."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sqbench.config import SchemeConfig
+from sqbench.errors import UserError, known
+from sqbench.methods.base import METHODS, Method, Move, Task, parse_alpha, register
+from sqbench.quant.formats import Scheme
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["METHODS", "Method", "Move", "Task", "configured", "register", "scheme_of"]
+
+
+def configured(cfg: DictConfig) -> Method:
+    """The method of a configuration, with its parameters and, if it has one, alpha.
+
+    Raises:
+        UserError: an unknown method, parameter or value.
+    """
+    fields: dict[str, Any] = OmegaConf.to_container(cfg.method, resolve=True)  # type: ignore[assignment]
+    name = fields.pop("name")
+    fields.pop("natural")
+    if name not in METHODS:
+        raise UserError(f"method={name}: {known(name, METHODS)}")
+    cls = METHODS[name]
+    if cls.needs_alpha and cfg.alpha is not None:
+        fields["alpha"] = cfg.alpha
+    for key in ("alpha", "pair_alpha"):
+        if key in fields:
+            fields[key] = parse_alpha(fields[key], "alpha" if key == "alpha" else f"method.{key}")
+    if not cls.needs_alpha and cfg.alpha is not None:
+        parse_alpha(cfg.alpha)  # ignored by this method, but a typo is a typo
+    schema = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only configs
+    try:
+        checked = OmegaConf.merge(schema, fields)
+    except OmegaConfBaseException as error:
+        raise UserError(f"method.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in OmegaConf.to_container(checked).items()})  # type: ignore[union-attr, misc]
+
+
+def scheme_of(cfg: DictConfig) -> Scheme:
+    """The formats of a configuration: `bits`, or the method's natural scheme for `bits=auto`; float for a float method."""
+    if cfg.method.name in METHODS and METHODS[cfg.method.name].is_float:
+        return Scheme("fp")
+    chosen = cfg.method.natural if cfg.bits.name == "auto" else cfg.bits
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(SchemeConfig), chosen)
+    except OmegaConfBaseException as error:
+        raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+    return Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]

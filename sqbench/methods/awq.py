@@ -1,0 +1,123 @@
+"""AWQ: protect the weights that large activations meet, by scale search and clipping (Lin et al., 2023)."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import gcd
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sqbench.errors import UserError
+from sqbench.methods.base import Method, Move, Task, parse_alpha, register
+from sqbench.methods.search import block_losses
+from sqbench.models.topology import Group
+from sqbench.quant import ranges
+from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.formats import Format
+from sqbench.quant.linear import weight_of
+from sqbench.quant.statistics import InputStatistics
+
+SMALLEST = 1e-4
+CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
+
+
+@register("awq")
+@dataclass(frozen=True)
+class Awq(Method):
+    """Scale input channels by mean|X|^alpha, round, and clip.
+
+    Attributes:
+        alpha: the exponent r; `auto` is the paper's search, per group, of `grid` values in [0, 1) on the block's output.
+        grid: how many.
+        pairs: scale proven linear -> linear pairs (v -> o, up -> down) as well as norm groups, as the paper does.
+        duo: x^r / w^(1-r), the paper's first version and the default of two toolkits.
+        clip: search a clipping ratio per (output channel, group) afterwards.
+        no_clip: fnmatch patterns of layers that are not clipped: products of two clipped tensors (q k^T) suffer.
+    """
+
+    needs_alpha: ClassVar[bool] = True
+    alpha: Any = "auto"
+    grid: int = 20
+    pairs: bool = True
+    duo: bool = False
+    clip: bool = True
+    no_clip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_alpha(self.alpha)
+        if self.grid < 1:
+            raise UserError(f"method.grid={self.grid}: 1 or more works, 20 is the paper's")
+
+    def scale(self, task: Task, group: Group, exponent: float) -> Tensor:
+        """s = mean|X|^r, normalised by sqrt(max * min): [channels of the source] float32."""
+        scale = group.gather(task.stats(group).abs_mean).pow(exponent)
+        if self.duo:
+            readers = [task.model.module.get_submodule(name) for name in group.readers]
+            weight = torch.cat([weight_of(reader).float() for reader in readers])
+            fmt = task.scheme.weights
+            blocks = to_blocks(weight, fmt) if fmt is not None and fmt.granularity == "group" else weight
+            relative = (blocks.abs() / blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30)).view(weight.shape).mean(0)
+            scale = scale / group.gather(relative).clamp(min=SMALLEST).pow(1 - exponent)
+        scale = scale.clamp(min=SMALLEST)
+        return scale / (scale.max() * scale.min()).sqrt()
+
+    def moves(self, task: Task) -> list[Move]:
+        groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
+        if not groups:
+            refused = "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
+            raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); method=rtn works")
+        if task.scheme.weights is None:
+            return []  # nothing is rounded, nothing needs protection
+        if self.alpha != "auto":
+            return [Move(group, self.scale(task, group, self.alpha), self.alpha, {}) for group in groups]
+        exponents = [step / self.grid for step in range(self.grid)]
+        losses = block_losses(task, groups, lambda group: [self.scale(task, group, r) for r in exponents])
+        moves = []
+        for group in groups:
+            best = int(losses[group].argmin())
+            about = {"loss": float(losses[group][best]), "loss_rtn": float(losses[group][0])}
+            moves.append(Move(group, self.scale(task, group, exponents[best]), exponents[best], about))
+        return moves
+
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+        if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
+            return None
+        return clip_limits(weight, stats.gram, fmt)
+
+
+def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
+    """Per block of a weight, the symmetric clipping of |w| (ratios 1.0 to 0.55 of its maximum) with the least output error.
+
+    The error of a block is d^T (X^T X) d for the weight error d. With the Gram blocks of the calibration this is exact over
+    every calibration token where groups lie inside them; cross terms between Gram blocks are left out where groups are wider.
+
+    Args:
+        weight: [out, in]; gram: [in / b, b, b].
+    """
+    blocks = to_blocks(weight, fmt)
+    lo, hi = block_range(blocks)
+    largest = torch.maximum(-lo, hi)
+    width = gram.shape[1] if fmt.group_size is None else gcd(fmt.group_size, gram.shape[1])
+    inner = _sub_blocks(gram, width)
+    best_error = torch.full_like(lo, torch.inf)
+    best = largest
+    for ratio in CLIP_RATIOS:
+        bound = largest * ratio
+        rounded = fake_quantize(blocks, qparams(torch.maximum(lo, -bound), torch.minimum(hi, bound), fmt), fmt)
+        error = (rounded - blocks).view(weight.shape).float().unflatten(1, (-1, width)).transpose(0, 1)  # [in / width, out, width]
+        cost = (torch.bmm(error, inner) * error).sum(-1).t()  # [out, in / width]
+        cost = cost.reshape(lo.shape[:-1].numel(), -1).sum(1).view(lo.shape)
+        better = cost < best_error
+        best_error = torch.where(better, cost, best_error)
+        best = torch.where(better, bound, best)
+    return torch.maximum(lo, -best), torch.minimum(hi, best)
+
+
+def _sub_blocks(gram: Tensor, width: int) -> Tensor:
+    """[n, b, b] -> [n b / width, width, width]: the smaller blocks on the diagonal of each."""
+    parts = gram.shape[1] // width
+    if parts == 1:
+        return gram
+    tiles = gram.view(len(gram), parts, width, parts, width)
+    return torch.stack([tiles[:, part, :, part] for part in range(parts)], dim=1).flatten(0, 1)

@@ -1,0 +1,98 @@
+"""What every method is: a frozen dataclass of its parameters with three questions that it may answer differently.
+
+    moves            which scales to move between layers before anything is rounded   (SmoothQuant, AWQ)
+    activation_limits  the clipping range of an input, from its statistics             (the range estimators)
+    weight_limits    the clipping ranges of a weight's blocks                          (mse, AWQ)
+
+`apply.quantize` asks them and does the rest. A method sees the float model, statistics and the scheme; never data or files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from sqbench.calibration import Statistics
+from sqbench.errors import UserError
+from sqbench.models.language import LanguageModel
+from sqbench.models.topology import Group, Topology
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.statistics import InputStatistics
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is given: the float model (never changed), what reads what, the statistics, and the formats to reach."""
+
+    model: LanguageModel
+    statistics: Statistics
+    scheme: Scheme
+
+    @property
+    def topology(self) -> Topology:
+        return self.model.topology
+
+    def stats(self, group: Group) -> InputStatistics:
+        """Statistics of the tensor that a group's readers read."""
+        return self.statistics.inputs[self.topology.site[group.readers[0]]]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Scales [channels of the source] to fold into a group, the exponent they came from, and what the record should say."""
+
+    group: Group
+    scale: Tensor
+    alpha: float
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Round to nearest with min-max ranges, unless a subclass says otherwise."""
+
+    needs_alpha: ClassVar[bool] = False
+    is_float: ClassVar[bool] = False  # leaves the model as it is, whatever the scheme
+
+    def moves(self, task: Task) -> list[Move]:
+        """Scales to fold, in any order."""
+        return []
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        """Clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
+        return ranges.minmax(stats, fmt)
+
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+        """Clipping ranges over the blocks of a weight [out, in]; None takes each block's own minimum and maximum."""
+        return None
+
+
+METHODS: dict[str, type[Method]] = {}
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(name: str) -> Callable[[M], M]:
+    """Make a method known under a name; `conf/method/<name>.yaml` holds its parameters."""
+
+    def add(cls: M) -> M:
+        assert name not in METHODS, name
+        METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def parse_alpha(value: Any, key: str = "alpha") -> float | str:
+    """A number in [0, 1], or `auto`.
+
+    Raises:
+        UserError: anything else.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise UserError(f"{key}={value}: a number from 0 to 1 works, or auto (the method searches)")

@@ -1,0 +1,17 @@
+"""Entropy calibration: the range that loses the least information."""
+
+from dataclasses import dataclass
+
+from sqbench.methods.base import Method, register
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+
+
+@register("entropy")
+@dataclass(frozen=True)
+class Entropy(Method):
+    """Activation ranges by TensorRT's KL-divergence recipe (Migacz, 2017)."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.entropy(stats, fmt)

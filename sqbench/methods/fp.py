@@ -1,0 +1,14 @@
+"""The float model itself, as a point like any other."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sqbench.methods.base import Method, register
+
+
+@register("fp")
+@dataclass(frozen=True)
+class Fp(Method):
+    """No quantization, whatever `bits` says."""
+
+    is_float: ClassVar[bool] = True

@@ -1,0 +1,17 @@
+"""Histogram calibration: the range with the least expected squared error."""
+
+from dataclasses import dataclass
+
+from sqbench.methods.base import Method, register
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+
+
+@register("histogram")
+@dataclass(frozen=True)
+class Histogram(Method):
+    """Both ends of an activation's range are searched over the edges of its histogram (after torch.ao's HistogramObserver)."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.histogram(stats, fmt)

@@ -1,0 +1,32 @@
+"""Min-max calibration, and its two averaged variants that other tools call by the same name."""
+
+from dataclasses import dataclass
+
+from sqbench.methods.base import Method, register
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+
+
+@register("minmax")
+@dataclass(frozen=True)
+class MinMax(Method):
+    """Activation ranges are the global minimum and maximum over the calibration set (Jacob et al., 2018)."""
+
+
+@register("ema_minmax")
+@dataclass(frozen=True)
+class EmaMinMax(Method):
+    """Activation ranges are moving averages of each batch's minimum and maximum (torch.ao's MovingAverageMinMaxObserver)."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.ema_minmax(stats, fmt)
+
+
+@register("mean_minmax")
+@dataclass(frozen=True)
+class MeanMinMax(Method):
+    """Activation ranges are the means of each batch's minimum and maximum."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.mean_minmax(stats, fmt)

@@ -1,0 +1,33 @@
+"""Ranges that minimise the quantization error itself."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sqbench.errors import UserError
+from sqbench.methods.base import Method, register
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+
+
+@register("mse")
+@dataclass(frozen=True)
+class Mse(Method):
+    """Shrink the min-max range over a grid and keep the lowest sum |error|^norm, for activations and for weight blocks.
+
+    norm = 2 is the squared error (OMSE, Choukroun et al., 2019); two public toolkits use 2.4.
+    """
+
+    norm: float = 2.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.norm < 1 or self.steps < 2:
+            raise UserError(f"method.norm={self.norm}, method.steps={self.steps}: a norm from 1 and at least 2 steps work")
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.mse(stats, fmt, self.norm, self.steps)
+
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+        return ranges.shrink_blocks(weight, fmt, self.norm)

@@ -1,0 +1,101 @@
+"""Choosing among candidate scales by what they do to a block's output."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.methods.base import Task
+from sqbench.models.topology import Group, common_parent, first_tensor, share
+from sqbench.progress import track
+from sqbench.quant.affine import round_trip
+from sqbench.quant.formats import Format
+from sqbench.quant.linear import ActivationQuantizer, set_weight, weight_of
+from sqbench.quant.ranges import Limits
+
+
+@torch.no_grad()
+def block_losses(
+    task: Task,
+    groups: Sequence[Group],
+    candidates: Callable[[Group], Sequence[Tensor]],
+    activation: Callable[[Group, Tensor], Limits] | None = None,
+) -> dict[Group, Tensor]:
+    """Mean squared error of each group's block output for each of its candidate scales: group -> [candidates] float64.
+
+    The block is the innermost module that the group's readers feed together (self-attention for q, k, v; the MLP for gate, up), and a
+    single reader is its own block. Its readers get Q(W * s) / s in place of W, which folding would give them; the rest stays
+    float. The whole replay sample counts, in one batch. Blocks are searched while the float model runs over the sample, so only one
+    block's input is alive at a time (Lin et al., 2023, section 3.2, holds the same objective).
+
+    Args:
+        activation: ranges of a group's smoothed input, if inputs are quantized too.
+    """
+    weights, inputs = task.scheme.weights, task.scheme.activations
+    module = share(task.model.module)
+    called = {name for name, _ in module.named_modules()}
+    by_block: dict[str, list[Group]] = {}
+    for group in groups:
+        by_block.setdefault(common_parent(group.readers, called), []).append(group)
+    losses: dict[Group, Tensor] = {}
+    progress = iter(track(range(len(groups)), "search"))
+    busy = False
+
+    def searched(name: str) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            nonlocal busy
+            if busy:  # a block inside another one that is being tried
+                return
+            busy = True
+            for group in by_block[name]:
+                next(progress)
+                losses[group] = _try(module, block, args, kwargs, first_tensor(output), group, candidates(group), weights, inputs, activation)
+            busy = False
+
+        return hook
+
+    handles = [module.get_submodule(name).register_forward_hook(searched(name), with_kwargs=True) for name in by_block]
+    try:
+        task.model.with_module(module, None).body(task.statistics.sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+        list(progress)
+    return losses
+
+
+def _try(
+    module: nn.Module,
+    block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reference: Tensor,
+    group: Group,
+    candidates: Sequence[Tensor],
+    weights: Format | None,
+    inputs: Format | None,
+    activation: Callable[[Group, Tensor], Limits] | None,
+) -> Tensor:
+    """Losses of one block: put each candidate in place, run, restore."""
+    readers = [module.get_submodule(name) for name in group.readers]
+    originals = [reader.weight for reader in readers]
+    floats = [weight_of(reader) for reader in readers]
+    losses = torch.zeros(len(candidates), dtype=torch.float64)
+    for index, scale in enumerate(candidates):
+        spread = group.spread(scale)
+        handles = []
+        for reader, weight in zip(readers, floats, strict=True):
+            if weights is not None:
+                by_column = spread.to(weight.dtype)
+                set_weight(reader, round_trip(weight * by_column, weights) / by_column)
+            if inputs is not None and activation is not None:
+                quantizer = ActivationQuantizer(inputs, None if inputs.dynamic else activation(group, scale))
+                handles.append(reader.register_forward_pre_hook(lambda layer, x, q=quantizer, s=spread: (q(x[0] / s) * s, *x[1:])))
+        output = first_tensor(block(*args, **kwargs))
+        losses[index] = (output - reference).double().square().mean().item()
+        for handle in handles:
+            handle.remove()
+    for reader, original in zip(readers, originals, strict=True):
+        reader.weight = original
+    return losses

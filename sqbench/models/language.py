@@ -1,0 +1,98 @@
+"""A causal language model as the rest of sqbench sees it: one module, its tokenizer, and where its head begins."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.errors import UserError
+from sqbench.models.topology import Topology, discover
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A Hugging Face causal LM, float or quantized.
+
+    Attributes:
+        module: the model; `module(input_ids=..., use_cache=False).logits` are its predictions.
+        tokenizer: of the same model.
+        name, fingerprint: what it is called, and the sha256 of its weights.
+        keep: fnmatch patterns of layers that stay in float.
+        report: what quantization did to it; empty for a float model.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    keep: tuple[str, ...] = ()
+    report: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def example(self) -> Tensor:
+        """A small fixed batch of token ids [2, 12]: enough to trace and to prove folds on."""
+        vocabulary = self.module.config.vocab_size
+        ids = torch.arange(1, 25, dtype=torch.long) * 7919 % vocabulary
+        return ids.view(2, 12).to(self.device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits [batch, tokens, vocabulary] of token ids [batch, tokens]."""
+        return self.module(input_ids=ids.to(self.device), use_cache=False).logits
+
+    def body(self, ids: Tensor) -> Tensor:
+        """What the head reads, [batch, tokens, width]; all quantizable layers have run then."""
+        return self.module.get_decoder()(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+
+    @cached_property
+    def head(self) -> Callable[[Tensor], Tensor] | None:
+        """The function from `body` to `forward`, if it is the output embedding alone (proven on the example); else None.
+
+        Some models scale or cap their logits after it: for those the whole forward pass is the only honest way.
+        """
+        head = self.module.get_output_embeddings()
+        if head is None or not hasattr(self.module, "get_decoder"):
+            return None
+        ids = self.example()
+        with torch.no_grad():
+            whole = self.forward(ids)
+            split = head(self.body(ids))
+        return head if whole.shape == split.shape and torch.equal(whole, split) else None
+
+    @cached_property
+    def topology(self) -> Topology:
+        """What reads what, and where scales may move; traced once."""
+        return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
+
+    def pinned_layers(self) -> set[str]:
+        """Names of the layers that quantization leaves alone: the output embedding."""
+        head = self.module.get_output_embeddings()
+        return {name for name, module in self.module.named_modules() if module is head}
+
+    def with_module(self, module: nn.Module, report: Any) -> "LanguageModel":
+        """The same model with other insides."""
+        return replace(self, module=module, report=report)
+
+
+def load_language_model(folder: Path, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...], device: torch.device) -> LanguageModel:
+    """Load a causal LM and its tokenizer from a local folder (safetensors only).
+
+    Raises:
+        UserError: the folder holds no causal language model that transformers can build.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
+    module.requires_grad_(False)
+    return LanguageModel(module.eval().to(device), tokenizer, name, fingerprint, keep)

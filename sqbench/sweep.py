@@ -1,0 +1,107 @@
+"""What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from sqbench.errors import UserError
+from sqbench.progress import console, output
+from sqbench.records.outcome import Outcome
+from sqbench.records.store import Store
+from sqbench.reporting.terminal import print_failures, sweep_table
+
+if TYPE_CHECKING:
+    from sqbench.runner import Point
+
+log = logging.getLogger(__name__)
+
+TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable by which the points of a sweep, in whatever process, know how many there are
+
+
+def task_config(cfg: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own node."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def own_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides that compute one point of a sweep alone."""
+    kept = [item for item in overrides if not item.startswith(("plan=", "force=", "hydra.sweeper", "hydra.mode"))]
+    return kept + ["hydra.mode=RUN"] * any(item.lstrip("+").startswith("experiment=") for item in kept)
+
+
+def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequence[str], "Point"]]:
+    """Check every job of a sweep and keep the first of each point, with its overrides.
+
+    Raises:
+        UserError: any job cannot work; none has started then.
+    """
+    from sqbench.config import check
+    from sqbench.runner import identify
+
+    points: dict[str, tuple[Sequence[str], Point]] = {}
+    for overrides, cfg in jobs:
+        try:
+            check(cfg)
+            point = identify(cfg)
+        except UserError as error:
+            raise UserError(f"{error}  [{' '.join(overrides)}]" if len(jobs) > 1 else str(error)) from error
+        points.setdefault(point.id, (overrides, point))
+    if len(points) < len(jobs):
+        log.info("%d combinations are %d points: methods without alpha run once", len(jobs), len(points))
+    return list(points.values())
+
+
+def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
+    """Print the points with their state and estimated seconds."""
+    from sqbench.runner import estimate
+
+    store = Store(results_dir)
+    table = Table(title="plan: nothing is computed", title_justify="left")
+    for column in ("point", "method", "bits", "alpha", "state", "seconds"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    total, unknown = 0.0, 0
+    for point in points:
+        record = store.read(point.id)
+        state = "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
+        seconds = 0.0 if state == "finished" else estimate(point, store)
+        total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+        method = point.identity["method"]
+        shown = "?" if seconds is None else f"{seconds:.0f}"
+        table.add_row(point.id, method["name"], point.identity["scheme"]["name"], str(method.get("alpha", "")), state, shown)
+    output.print(table)
+    output.print(f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else ""))
+
+
+def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path) -> list[Outcome]:
+    """Outcomes of the points that have a record, for a sweep that was cut short."""
+    store = Store(results_dir)
+    return [Outcome(point.id, "done", list(overrides)) for overrides, point in points if store.finished(point.id)]
+
+
+def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
+    """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
+    store = Store(results_dir)
+    records = [record for outcome in outcomes if (record := store.read(outcome.point_id))]
+    if records:
+        output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
+    counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"
+    output.print(f"{said} · records in {store.runs} · tables: python -m sqbench.collect results_dir={store.root}", highlight=False)
+    print_failures(outcomes, output)
+    return 1 if counts["failed"] else 0
+
+
+def refuse(error: UserError) -> int:
+    """Say what is wrong with the input; the exit status 2."""
+    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 2
+
+
+def interrupted() -> int:
+    """Say that nothing is lost; the exit status 130."""
+    console.print("interrupted: what is finished is kept, the same command goes on from here", style="yellow")
+    return 130

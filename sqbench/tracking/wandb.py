@@ -1,0 +1,184 @@
+"""Weights & Biases: one run a point, mirrored from its finished record.
+
+The library is imported only when it is used: it costs a third of a second, and `tracker=disabled` should cost nothing.
+"""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from sqbench.storage import canonical_json, write_text
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds for a server to answer; the library's own 90 would be waited for in every process of a sweep
+UPLOAD_PATIENCE = 120.0  # seconds for a run's data to leave; what has not is on disk, for `wandb sync`
+SAMPLE_ROWS = 10_000  # of the samples table, the library's own limit; samples.parquet has all
+_unreachable = threading.Event()  # set by the first failure to reach the server, for the rest of the process
+
+
+def mirror(
+    record: dict[str, Any],
+    samples: pd.DataFrame | None,
+    *,
+    mode: str,
+    project: str,
+    entity: str | None,
+    results_dir: Path,
+    sweep: str,
+) -> None:
+    """Log a record as the run `point_id` of the group `sweep`, replacing an older run of the same point.
+
+    Whatever goes wrong here is logged and forgotten: the store holds the truth, and a point must not fail because of its mirror.
+
+    Args:
+        record: a finished or failed point's record.
+        samples: per-example outcomes, or None.
+        mode: `offline` writes below `results_dir/wandb` for a later `wandb sync`; `online` uploads, and writes offline where the
+            server cannot be reached, with one warning a process; `disabled` does nothing.
+        project: of the run.
+        entity: the user or team of the project; None is the account's default.
+        results_dir: of the sweep.
+        sweep: groups the runs.
+    """
+    if mode == "disabled":
+        return
+    try:
+        run = _start(record, mode, project, entity, results_dir, sweep)
+        try:
+            with _staging(Path(run.settings.sync_dir)):
+                _fill(run, record, samples)
+        finally:
+            run.finish(exit_code=0 if record["status"] == "ok" else 1)
+    except TimeoutError as error:  # this run is whole on disk; the next one need not wait as long
+        _give_up(error)
+    except Exception as error:  # noqa: BLE001 (a mirror never fails a point, whatever the library raises)
+        log.warning("W&B run of point %s is incomplete: %s: %s", record["point_id"], type(error).__name__, error)
+
+
+def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, results_dir: Path, sweep: str) -> "wandb.Run":
+    """Begin the run, online if wanted and possible."""
+    import wandb
+
+    identity = record["identity"]
+    method, bits, alpha = identity["method"]["name"], identity["scheme"]["name"], identity["method"].get("alpha")
+    wandb.setup(wandb.Settings(silent=True))  # before init: a login speaks up with the settings of the process
+    results_dir.mkdir(parents=True, exist_ok=True)
+
+    def begin(mode: Literal["online", "offline"]) -> "wandb.Run":
+        _remove_older(results_dir, record["point_id"])
+        return wandb.init(
+            project=project,
+            entity=entity,
+            group=sweep[:128] or None,
+            job_type=method,
+            id=record["point_id"],
+            name=" ".join([method, bits, *([] if alpha is None else [f"a={alpha}"])]),
+            tags=_tags(method, bits, record["config"]["model"]["name"], record["config"]["data"]["name"], record["status"]),
+            config={**record["config"], "identity": identity},
+            mode=mode,
+            dir=str(results_dir),
+            reinit="create_new",  # a run that the caller has open stays as it is
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=PATIENCE,
+                finish_timeout=UPLOAD_PATIENCE,
+                finish_timeout_raises=True,
+                disable_git=True,  # the record's provenance says what ran
+                disable_code=True,
+                use_dot_wandb=False,  # `.wandb` would be used if it exists, and its older runs never found
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+
+    if mode == "online" and not _unreachable.is_set():
+        try:
+            if not wandb.login(prompt=False, verify=False):  # init would ask for a key, and a sweep would wait for the answer
+                raise wandb.errors.UsageError("no API key (`wandb login` or WANDB_API_KEY sets one)")
+            return begin("online")
+        except wandb.Error as error:
+            _give_up(error)
+            wandb.teardown()  # its service would refuse the run id as in use, by the attempt that just failed
+    return begin("offline")
+
+
+def _give_up(error: Exception) -> None:
+    """Stay offline for the rest of the process: waiting for a server once is enough."""
+    _unreachable.set()
+    reason = str(error).partition("\n")[0]
+    log.warning("W&B server unreachable: %s; logging offline, `wandb sync` uploads later", reason)
+
+
+def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None) -> None:
+    """Everything a run shows: numbers, tables, the record itself."""
+    import wandb
+
+    run.summary.update({"status": record["status"], **record["metrics"], **dict(_flat("delta", record["delta"]))})
+    run.summary.update(dict(_flat("cost", record["cost"])))
+    layers = record["quantized"].get("per_layer")
+    if layers:
+        run.log({"per_layer": _table(pd.DataFrame(layers))})
+    if samples is not None and len(samples):
+        run.log({"samples": _table(samples.head(SAMPLE_ROWS))})
+    copy = Path(run.dir) / "record.json"
+    write_text(copy, canonical_json(record))
+    artifact = wandb.Artifact(f"record-{record['point_id']}", type="record")
+    artifact.add_file(str(copy), policy="immutable")  # it is a copy already
+    run.log_artifact(artifact)
+
+
+def _table(frame: pd.DataFrame) -> "wandb.Table":
+    import wandb
+
+    known = frame.astype(object).where(frame.notna(), None)
+    return wandb.Table(columns=[str(name) for name in frame.columns], data=known.to_numpy().tolist(), allow_mixed_types=True)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Nested numbers under W&B's own separator: `delta/perplexity/low`."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(f"{name}/{key}", part)
+    else:
+        yield name, value
+
+
+def _tags(*names: str) -> list[str]:
+    """Distinct tags of the 1 to 64 characters that the library accepts."""
+    return list(dict.fromkeys(name[:64] for name in names if name))
+
+
+def _remove_older(results_dir: Path, point_id: str) -> None:
+    """Delete earlier runs of a point on disk, of a failed attempt to go online too: synced later, they would replace this one."""
+    for folder in (results_dir / "wandb").glob(f"*run-*-{point_id}"):
+        if not folder.is_symlink():
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _staging(run_dir: Path) -> Iterator[None]:
+    """Let the files of tables and artifacts wait for their upload inside the run's folder, unless the user named another place.
+
+    By default they wait in the home directory: an offline run copied to another machine would leave them behind, and a home
+    that cannot be written would lose them.
+    """
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(run_dir)
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_DATA_DIR", None)
