@@ -1,12 +1,12 @@
 """sqbench: what does quantizing this model cost me?
 
-    import sqbench
+import sqbench
 
-    model, windows = sqbench.load("model=smollm2_135m")
-    statistics = sqbench.calibrate(model, windows.calibration)
-    baseline = sqbench.evaluate(model, windows)
-    quantized = sqbench.quantize(model, statistics, "awq", bits="w4a16")
-    print(sqbench.evaluate(quantized, windows, baseline).metrics)
+model, windows = sqbench.load("model=smollm2_135m")
+statistics = sqbench.calibrate(model, windows.calibration)
+baseline = sqbench.evaluate(model, windows)
+quantized = sqbench.quantize(model, statistics, "awq", bits="w4a16")
+print(sqbench.evaluate(quantized, windows, baseline).metrics)
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """Progress of anything that takes more than two seconds: a bar on a terminal, plain lines elsewhere."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -12,7 +13,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 console = Console(stderr=True)  # progress and messages
-output = Console()  # results, which may be piped
+output = Console(width=None if sys.stdout.isatty() else 110)  # results, which may be piped
 PLAIN_EVERY = 15.0  # seconds between plain lines
 
 

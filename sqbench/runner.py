@@ -88,7 +88,13 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
         sweep=sweep or "single",
     )
     failed = record["status"] == "failed"
-    return Outcome(point.id, record["status"].replace("ok", "done"), overrides, time.perf_counter() - start, record["error"]["message"] if failed else None)
+    return Outcome(
+        point.id,
+        record["status"].replace("ok", "done"),
+        overrides,
+        time.perf_counter() - start,
+        record["error"]["message"] if failed else None,
+    )
 
 
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
@@ -120,7 +126,9 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         fingerprints["calibration_windows"] = list(windows.at)
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
-        record.update(status="failed", error={"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()})
+        record.update(
+            status="failed", error={"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        )
     record["cost"] = {
         "seconds": watch.total(),
         "peak_rss_bytes": peak_rss_bytes(),
@@ -137,7 +145,11 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     with watch.stage("load"):
         model, windows = _loaded(point)
     with watch.stage("baseline"):
-        float_result = _session("baseline", (id(model), id(windows), cache), lambda: _said("float baseline", reference(model, windows, cache / "baselines")))
+        float_result = _session(
+            "baseline",
+            (id(model), id(windows), cache),
+            lambda: _said("float baseline", reference(model, windows, cache / "baselines")),
+        )
     method = configured(cfg)
     if method.is_float:
         return float_result, float_result, windows
@@ -160,7 +172,9 @@ def _loaded(point: Point) -> tuple[LanguageModel, Windows]:
     what = (point.source.fingerprint, cfg.model.dtype, str(device), tuple(cfg.model.keep))
     model: LanguageModel = _session("model", what, lambda: models.load(cfg.model, point.source, device))
     drawn = (point.source.fingerprint, point.text, point.other, *cfg.data.values(), *cfg.calibration.values())
-    windows: Windows = _session("windows", drawn, lambda: data.cut(model.tokenizer, point.text, point.other, cfg.data, cfg.calibration))
+    windows: Windows = _session(
+        "windows", drawn, lambda: data.cut(model.tokenizer, point.text, point.other, cfg.data, cfg.calibration)
+    )
     return model, windows
 
 
@@ -206,5 +220,3 @@ def estimate(point: Point, store: Store) -> float | None:
     same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
     seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
     return seconds[len(seconds) // 2] if seconds else None
-
-

@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with part.open("rb+") as written:  # data before the name: a power cut must not leave an empty file under the real name
             os.fsync(written.fileno())
         part.chmod(0o644)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -66,6 +66,6 @@ def set_aside(path: Path, reason: object) -> Path:
     while target.exists():
         count += 1
         target = path.with_name(f"{path.name}.corrupt-{count}")
-    os.replace(path, target)
+    path.replace(target)
     log.warning("%s is damaged (%s): moved to %s, computing it again", path, reason, target.name)
     return target

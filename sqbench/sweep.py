@@ -66,14 +66,18 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     total, unknown = 0.0, 0
     for point in points:
         record = store.read(point.id)
-        state = "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
+        state = (
+            "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
+        )
         seconds = 0.0 if state == "finished" else estimate(point, store)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         method = point.identity["method"]
         shown = "?" if seconds is None else f"{seconds:.0f}"
         table.add_row(point.id, method["name"], point.identity["scheme"]["name"], str(method.get("alpha", "")), state, shown)
     output.print(table)
-    output.print(f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else ""))
+    output.print(
+        f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else "")
+    )
 
 
 def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path) -> list[Outcome]:

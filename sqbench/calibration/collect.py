@@ -74,7 +74,14 @@ def collect(module: nn.Module, run: Callable[[Tensor], Any], sites: Sequence[str
 
 
 def collect_cached(
-    module: nn.Module, run: Callable[[Tensor], Any], sites: Sequence[str], batches: Tensor, search: int, *, fingerprint: str, folder: Path
+    module: nn.Module,
+    run: Callable[[Tensor], Any],
+    sites: Sequence[str],
+    batches: Tensor,
+    search: int,
+    *,
+    fingerprint: str,
+    folder: Path,
 ) -> tuple[Statistics, bool]:
     """`collect`, read from `folder` if the same model saw the same batches before; and whether it was read."""
     parameter = next(module.parameters())
@@ -89,7 +96,9 @@ def collect_cached(
 
     def compute() -> tensorfile.Content:
         statistics = collect(module, run, sites, batches, search)
-        tensors = {f"{name}/{field}": value for name, stats in statistics.inputs.items() for field, value in stats.tensors().items()}
+        tensors = {
+            f"{name}/{field}": value for name, stats in statistics.inputs.items() for field, value in stats.tensors().items()
+        }
         return tensors, key
 
     (tensors, _), hit = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)

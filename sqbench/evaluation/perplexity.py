@@ -137,4 +137,8 @@ def first_nonfinite(model: LanguageModel, ids: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return f"the first layer that wrote NaN or infinity is {found[0]}" if found else "no layer wrote NaN or infinity: the logits overflow"
+    return (
+        f"the first layer that wrote NaN or infinity is {found[0]}"
+        if found
+        else "no layer wrote NaN or infinity: the logits overflow"
+    )

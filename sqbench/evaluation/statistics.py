@@ -34,7 +34,12 @@ class Difference:
 
 
 def perplexity_difference(
-    nll: NDArray[np.float64], nll_fp: NDArray[np.float64], *, resamples: int = 10_000, level: float = 0.95, seed: int = BOOTSTRAP_SEED
+    nll: NDArray[np.float64],
+    nll_fp: NDArray[np.float64],
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = BOOTSTRAP_SEED,
 ) -> Difference:
     """exp(mean nll) - exp(mean nll_fp) with a percentile bootstrap interval over windows, the same draw for both models.
 

@@ -40,10 +40,10 @@ def configured(cfg: DictConfig) -> Method:
     schema = OmegaConf.structured(cls)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only configs
     try:
-        checked = OmegaConf.merge(schema, fields)
+        checked: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(schema, fields))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"method.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in OmegaConf.to_container(checked).items()})  # type: ignore[union-attr, misc]
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in checked.items()})
 
 
 def scheme_of(cfg: DictConfig) -> Scheme:

@@ -100,5 +100,3 @@ def _move(move: Move) -> dict[str, Any]:
         "scale_max": float(scale.max()),
         **move.about,
     }
-
-

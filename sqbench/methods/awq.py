@@ -65,7 +65,9 @@ class Awq(Method):
     def moves(self, task: Task) -> list[Move]:
         groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
         if not groups:
-            refused = "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
+            refused = (
+                "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
+            )
             raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); method=rtn works")
         if task.scheme.weights is None:
             return []  # nothing is rounded, nothing needs protection

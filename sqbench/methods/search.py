@@ -24,8 +24,8 @@ def block_losses(
 ) -> dict[Group, Tensor]:
     """Mean squared error of each group's block output for each of its candidate scales: group -> [candidates] float64.
 
-    The block is the innermost module that the group's readers feed together (self-attention for q, k, v; the MLP for gate, up), and a
-    single reader is its own block. Its readers get Q(W * s) / s in place of W, which folding would give them; the rest stays
+    The block is the innermost module that the group's readers feed together (self-attention for q, k, v; the MLP for gate, up), and
+    a single reader is its own block. Its readers get Q(W * s) / s in place of W, which folding would give them; the rest stays
     float. The whole replay sample counts, in one batch. Blocks are searched while the float model runs over the sample, so only one
     block's input is alive at a time (Lin et al., 2023, section 3.2, holds the same objective).
 
@@ -50,7 +50,9 @@ def block_losses(
             busy = True
             for group in by_block[name]:
                 next(progress)
-                losses[group] = _try(module, block, args, kwargs, first_tensor(output), group, candidates(group), weights, inputs, activation)
+                losses[group] = _try(
+                    module, block, args, kwargs, first_tensor(output), group, candidates(group), weights, inputs, activation
+                )
             busy = False
 
         return hook

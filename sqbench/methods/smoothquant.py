@@ -54,7 +54,7 @@ def smooth_ln_fcs(norm: nn.Module, linears: nn.Module | Sequence[nn.Module], act
 @register("smoothquant")
 @dataclass(frozen=True)
 class SmoothQuant(Method):
-    """Norm -> linears groups are smoothed; with `pairs`, so are linear -> linear pairs (up -> down, v -> o), which the paper does not do.
+    """Norm -> linears groups are smoothed; with `pairs`, linear -> linear pairs too (up -> down, v -> o), beyond the paper.
 
     Attributes:
         alpha: migration strength; `auto` takes per group the one with the least quantized block-output error.
@@ -73,7 +73,9 @@ class SmoothQuant(Method):
 
     def moves(self, task: Task) -> list[Move]:
         if not task.topology.groups:
-            refused = "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
+            refused = (
+                "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
+            )
             raise UserError(f"method=smoothquant: {task.model.name} has no norm -> linear group to smooth ({refused})")
         moves = self._smooth(task, task.topology.groups, self.alpha)
         return moves + self._smooth(task, task.topology.pairs, self.pair_alpha) if self.pairs else moves

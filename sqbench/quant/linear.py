@@ -52,7 +52,9 @@ class ActivationQuantizer(nn.Module):
 class QuantLinear(nn.Module):
     """A linear whose weight (and input) went through the quantizer. Simulated: holds the dequantized weight [out, in]."""
 
-    def __init__(self, linear: nn.Module, fmt: Format | None, limits: tuple[Tensor, Tensor] | None, activation: nn.Module | None) -> None:
+    def __init__(
+        self, linear: nn.Module, fmt: Format | None, limits: tuple[Tensor, Tensor] | None, activation: nn.Module | None
+    ) -> None:
         """`limits` are clipping ranges over the weight's blocks; None takes each block's own minimum and maximum."""
         super().__init__()
         weight = weight_of(linear)
@@ -60,6 +62,7 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.activation = activation
         self.weight = nn.Parameter(weight if fmt is None else round_trip(weight, fmt, limits), requires_grad=False)
+        assert linear.bias is None or isinstance(linear.bias, Tensor)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:

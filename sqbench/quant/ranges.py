@@ -32,28 +32,34 @@ def mean_minmax(stats: InputStatistics, fmt: Format) -> Limits:
 
 
 class Histogram(NamedTuple):
-    """Non-empty bins: left and right edges and counts, each [N] float64. Inside a bin the density is taken as uniform."""
+    """Non-empty bins: left and right edges and counts, each [N] float64. Inside a bin the density is taken as uniform.
+
+    `edges` are those of all bins, empty ones too, between 0 and the ends of the data.
+    """
 
     left: Tensor
     right: Tensor
-    count: Tensor
+    counts: Tensor
+    edges: Tensor
 
     @classmethod
     def of(cls, counts: Tensor, low: float, high: float) -> "Histogram":
         """From counts over equal bins between low and high."""
         edges = torch.linspace(low, high, len(counts) + 1, dtype=torch.float64, device=counts.device)
         used = counts > 0
-        return cls(edges[:-1][used], edges[1:][used], counts[used].double())
+        left, right = edges[:-1][used], edges[1:][used]
+        spanned = edges[(edges >= left[0].clamp(max=0)) & (edges <= right[-1].clamp(min=0))]
+        return cls(left, right, counts[used].double(), torch.cat([spanned, spanned.new_zeros(1)]).unique())
 
     def coarse(self, most: int) -> "Histogram":
         """At most about `most` bins: runs of neighbours merged."""
-        step = -(-len(self.count) // most)
+        step = -(-len(self.counts) // most)
         if step == 1:
             return self
-        starts = torch.arange(0, len(self.count), step)
-        ends = torch.clamp(starts + step, max=len(self.count)) - 1
-        summed = self.count.cumsum(0)[ends]
-        return Histogram(self.left[starts], self.right[ends], summed.diff(prepend=summed.new_zeros(1)))
+        starts = torch.arange(0, len(self.counts), step)
+        ends = torch.clamp(starts + step, max=len(self.counts)) - 1
+        summed = self.counts.cumsum(0)[ends]
+        return Histogram(self.left[starts], self.right[ends], summed.diff(prepend=summed.new_zeros(1)), self.edges)
 
 
 def expected_error(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format, norm: float = 2.0) -> Tensor:
@@ -71,7 +77,7 @@ def expected_error(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format, no
         rest = x - floor - level * params.scale
         return (level * whole + rest.sign() * rest.abs() ** (norm + 1)) / (norm + 1)
 
-    weight = histogram.count / (histogram.right - histogram.left) / histogram.count.sum()
+    weight = histogram.counts / (histogram.right - histogram.left) / histogram.counts.sum()
     return ((integral(histogram.right) - integral(histogram.left)) * weight).sum(1)
 
 
@@ -102,7 +108,9 @@ def percentile(stats: InputStatistics, fmt: Format, percent: float = 99.999) -> 
     if fmt.symmetric:
         bound = torch.minimum(quantile(counts, share, 0.0), torch.maximum(-lo, hi))
         return -bound, bound
-    return torch.maximum(quantile(counts, 1 - share, -stats.reach), lo).clamp(max=0), torch.minimum(quantile(counts, share, -stats.reach), hi).clamp(min=0)
+    return torch.maximum(quantile(counts, 1 - share, -stats.reach), lo).clamp(max=0), torch.minimum(
+        quantile(counts, share, -stats.reach), hi
+    ).clamp(min=0)
 
 
 def mse(stats: InputStatistics, fmt: Format, norm: float = 2.0, steps: int = 100) -> Limits:
@@ -132,8 +140,8 @@ def search_edges(histogram: Histogram, fmt: Format, candidates: int = 32) -> Lim
 
     The idea is torch.ao's HistogramObserver; its public version searches greedily and for 256 levels at any bit-width.
     """
-    edges = torch.cat([histogram.left, histogram.right, torch.zeros(1, dtype=torch.float64)])
-    below, above = edges[edges <= 0].unique(), edges[edges >= 0].unique()
+    edges = histogram.edges
+    below, above = edges[edges <= 0], edges[edges >= 0]
     if fmt.symmetric:
         bounds = edges.abs().unique()
         below, above = -bounds.flip(0), bounds

@@ -1,6 +1,7 @@
 """What the quantizer remembers of one tensor that it saw batch by batch: O(channels + bins), whatever the number of tokens."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,9 +150,15 @@ class InputStatistics:
     def tensors(self) -> dict[str, Tensor]:
         """All fields as tensors, for a file."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for name, value in values.items()
+        }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "InputStatistics":
         """The inverse of `tensors`."""
-        return cls(**{f.name: tensors[f.name] if f.type is Tensor else f.type(tensors[f.name].item()) for f in fields(cls)})  # type: ignore[operator]
+        values: dict[str, Any] = {f.name: tensors[f.name] for f in fields(cls)}
+        for field in fields(cls):
+            if field.type in (int, float):
+                values[field.name] = field.type(values[field.name].item())  # type: ignore[operator]
+        return cls(**values)

@@ -13,7 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "timm", "datasets", "numpy", "pandas", "hydra-core", "omegaconf", "lm-eval", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "timm",
+    "datasets",
+    "numpy",
+    "pandas",
+    "hydra-core",
+    "omegaconf",
+    "lm-eval",
+    "safetensors",
+)
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +42,11 @@ def _static() -> dict[str, Any]:
 
     return {
         "git": _git(Path(sqbench.__file__).parent),
-        "versions": {"sqbench": sqbench.__version__, "python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "versions": {
+            "sqbench": sqbench.__version__,
+            "python": platform.python_version(),
+            **{name: installed(name) for name in PACKAGES},
+        },
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor(),

@@ -42,7 +42,9 @@ class Store:
                 pass
             (self.root / ".writable").unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"results_dir={results_dir}: cannot be written ({error.strerror}); a folder of your own works") from error
+            raise UserError(
+                f"results_dir={results_dir}: cannot be written ({error.strerror}); a folder of your own works"
+            ) from error
 
     def folder(self, point_id: str) -> Path:
         return self.runs / point_id

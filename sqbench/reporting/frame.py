@@ -202,7 +202,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _flat(part, f"{name}.{key}" if name else key)
-    else:
+    elif value is not None:  # null and absent are the same
         text = value if isinstance(value, str) else canonical_json(value)
         yield name, text if len(text) <= 40 else text[:12]  # a digest is told apart by its beginning
 

@@ -12,8 +12,7 @@ import pandas as pd
 from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, in_order, labels, rank
 from sqbench.storage import write_text
 
-_DECIMALS = {"perplexity": 2, "kl_to_fp": 4, "agreement": 3, "sqnr_db": 1, "weight_bytes": 1, "latency_ms": 2}
-_DECIMALS |= {"tokens_per_s": 1, "images_per_s": 1}
+_DECIMALS = {"perplexity": 2, "agreement": 3, "sqnr_db": 1, "weight_bytes": 1, "latency_ms": 2, "tokens_per_s": 1}  # else 4
 _UNITS = {"weight_bytes": (1e6, "MB")}  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -87,28 +86,29 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
     return pd.DataFrame(body, index=_index(sides, grid.rows), columns=header, dtype="str")
 
 
-def number(value: float, metric: str, *, delta: bool = False) -> str:
-    """A metric's value as tables show it; a `delta` with its sign and one decimal more.
+def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -> str:
+    """A metric's value as tables show it, with `extra` decimals.
 
-    >>> number(15.1, "perplexity"), number(0.3, "perplexity", delta=True), number(123456.0, "perplexity")
+    >>> number(15.1, "perplexity"), number(0.3, "perplexity", signed=True, extra=1), number(123456.0, "perplexity")
     ('15.10', '+0.300', '1.2e5')
     """
     scaled = value / _UNITS.get(metric, (1.0, ""))[0]
     if not math.isfinite(scaled):
         return str(scaled)
-    sign = "+" if delta else ""
+    sign = "+" if signed else ""
     if abs(scaled) >= 1e5:
         mantissa, exponent = format(scaled, f"{sign}.1e").split("e")
         return f"{mantissa}e{int(exponent)}"
-    text = format(scaled, f"{sign}.{_DECIMALS.get(metric, 4) + delta}f")
+    text = format(scaled, f"{sign}.{_DECIMALS.get(metric, 4) + extra}f")
     return text if text.strip("+-0.") else text.replace("-", sign)  # no negative zero
 
 
 def change_text(delta: float, low: float, high: float, metric: str) -> str:
-    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown."""
-    value, *bounds = (number(one, metric, delta=True) for one in (delta, low, high))
-    bounds = [bound.removeprefix("+") for bound in bounds]
-    return value if math.isnan(low) or math.isnan(high) else f"{value} [{', '.join(bounds)}]"
+    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change."""
+    extra = int(abs(delta) < 1 and _DECIMALS.get(metric, 4) < 4)
+    text = number(delta, metric, signed=True, extra=extra)
+    bounds = ", ".join(number(bound, metric, extra=extra) for bound in (low, high))
+    return text if math.isnan(low) or math.isnan(high) else f"{text} [{bounds}]"
 
 
 def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
@@ -156,9 +156,8 @@ def to_long_csv(frame: pd.DataFrame) -> str:
 
 def to_wide_csv(grid: Grid) -> str:
     """One unscaled number a cell; where some cell holds several points, every column is followed by their spread and counts."""
-    several = (grid.cells["points"] + grid.cells["failed"] > 1).any()
     parts = {"": wide(grid, lambda cell: _LONG_FLOAT % cell.value if cell.points else "fail")}
-    if several:
+    if (grid.cells["points"] + grid.cells["failed"] > 1).any():
         parts[" seed_std"] = wide(grid, lambda cell: _LONG_FLOAT % cell.seed_std if cell.points > 1 else "--")
         parts[" points"] = wide(grid, lambda cell: str(cell.points))
         parts[" failed"] = wide(grid, lambda cell: str(cell.failed))
@@ -169,7 +168,7 @@ def to_wide_csv(grid: Grid) -> str:
 def to_latex(grid: Grid) -> str:
     """A booktabs table (needs only `\\usepackage{booktabs}`), everything escaped."""
     texts = _texts(grid)
-    style = texts.style.format(_typeset)
+    style = texts.style.format(lambda text: re.sub(r"(?<![\w-])-(?=\d)", "$-$", _typeset(text)))  # a minus, not a hyphen
     for axis, names in ((0, grid.rows), (1, grid.columns)):
         style = style.format_index(_typeset, axis=axis)
         style = style.format_index_names(_typeset, axis=axis) if names else style
@@ -229,7 +228,7 @@ def _index(keys: Sequence[tuple[str, ...]], names: Sequence[str]) -> pd.Index:
 
 def _heads(texts: pd.DataFrame) -> list[str]:
     """The column labels, one text each."""
-    return [" / ".join(top) if isinstance(top, tuple) else top for top in texts.columns]
+    return [" / ".join(part or "-" for part in top) if isinstance(top, tuple) else top for top in texts.columns]
 
 
 def _typeset(text: object) -> str:

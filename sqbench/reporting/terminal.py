@@ -15,8 +15,9 @@ from sqbench.reporting.frame import FIELDS, labels, main_metric, results_frame
 from sqbench.reporting.tables import change_text, number, printable
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
-# Shown only where points differ in it: an 80-column terminal has no room for what all rows share.
+# Named below the method, and only where points differ in it: 80 columns have no room for what all rows share.
 _SIDES = ("model", "data", "eval", "window", "windows", "ops", "backend", "device", "variant", "seed")
+_FORMATS = ("weights", "activations")
 _METRICS = {"kl_to_fp": "KL", "agreement": "agree", "weight_bytes": "MB"}
 _SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb"} | _METRICS
 
@@ -37,26 +38,33 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
     frame = frame.assign(**{name: labels(frame[name]) for name in keys})
     measured = frame[frame["method"] != "fp"]
     sides = [name for name in _SIDES if measured[name].nunique() > 1]
+    # A scheme's name stands for its formats, unless one name stands for several.
+    unclear = {name: set(measured["bits"][measured.groupby("bits")[name].transform("nunique") > 1]) for name in _FORMATS}
     others = {name: title for name, title in _METRICS.items() if name != metric}
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    # Columns fold rather than crop, the widest first: at 80 columns the interval takes more lines, and no digit is lost.
-    for title in (*sides, "method", "bits", "alpha"):
-        table.add_column(title, overflow="fold", no_wrap=title == "method")
+    # Columns fold, the widest first, and never crop: at 80 columns that is notes and the interval, and no digit is ever lost.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     levels = "/".join(f"{100 * level:.4g}%" for level in sorted(set(frame["level"].dropna())))
-    for title in (_SHORT.get(metric, metric), f"Δ fp [{levels}]" if levels else "Δ fp", *others.values(), "s"):
+    change_title = f"Δ fp [{levels}]" if levels else "Δ fp"
+    for title in ("method", "bits", "alpha"):
+        table.add_column(title, overflow="fold")
+    for title in (_SHORT.get(metric, metric), change_title, *others.values(), "s"):
         table.add_column(_text(title), justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
 
     for _, rows in frame.groupby(keys, sort=False):
         point, results = rows.iloc[0], rows.set_index("metric")
         change = results.loc[f"delta_{metric}"] if f"delta_{metric}" in results.index else None
-        cells = [*(point[name] for name in (*sides, "method", "bits", "alpha")), _value(results, metric)]
+        notes = [f"{name}={point[name]}".removeprefix("variant=") for name in sides if point[name]]
+        notes += [f"{name}={point[name]}" for name in _FORMATS if point["bits"] in unclear[name]]
+        cells = [point["bits"], point["alpha"], _value(results, metric)]
         cells.append("--" if change is None else change_text(change["value"], change["low"], change["high"], metric))
         cells += [_value(results, name) for name in others]
         spent = seconds.get(point["point_id"], math.nan)
+        cells.append("--" if math.isnan(spent) else f"{spent:.1f}" if spent < 100 else f"{spent:.0f}")
         state = _state(point["point_id"], point["status"], skipped)
-        table.add_row(*map(_text, cells), "--" if math.isnan(spent) else f"{spent:.1f}", Text(state, style=_STYLES[state]))
+        name = Text("\n").join(_text(part) for part in (point["method"], *notes))
+        table.add_row(name, *map(_text, cells), Text(state, style=_STYLES[state]))
     return table
 
 

@@ -1,11 +1,14 @@
 """Records as `sqbench.run` writes them, made by hand."""
 
 import copy
-import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sqbench.storage import digest
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "fp": {"name": "fp", "weights": None, "activations": None, "ops": "linear"},
@@ -24,11 +27,14 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(method: str = "smoothquant", bits: str = "w8a8", alpha: Any = None, perplexity: float = 15.1, **changes: Any) -> dict[str, Any]:
-    """A finished record. `changes` replace keys, dotted for nested ones with `__` as the dot: `identity__seed=1`.
+def build(
+    method: str = "smoothquant", bits: str = "w8a8", alpha: Any = None, perplexity: float = 15.1, **changes: Any
+) -> dict[str, Any]:
+    """A finished record. `changes` replace values, nested ones with `__` between the keys: `identity__seed=1`.
 
     Its `point_id` follows from the identity, as in a real record; `status="failed"` empties the results.
     """
+    change = perplexity - 14.86
     record: dict[str, Any] = {
         "schema": 1,
         "status": "ok",
@@ -48,8 +54,8 @@ def build(method: str = "smoothquant", bits: str = "w8a8", alpha: Any = None, pe
         "config": {"model": {"name": "smollm2"}, "data": {"name": "pydoc"}},
         "metrics": {"perplexity": perplexity, "kl_to_fp": 0.0123, "agreement": 0.93, "weight_bytes": 1.0e8},
         "baseline": {"perplexity": 14.86, "weight_bytes": 4.0e8},
-        "delta": {"perplexity": {"value": perplexity - 14.86, "low": perplexity - 14.96, "high": perplexity - 14.76, "level": 0.95, "n": 16}},
-        "quantized": {"layers": 210, "coverage": 1.0, "groups": [], "refused": [], "per_layer": [{"layer": "q_proj", "input_sqnr_db": 30.5}]},
+        "delta": {"perplexity": {"value": change, "low": change - 0.1, "high": change + 0.1, "level": 0.95, "n": 16}},
+        "quantized": {"layers": 210, "coverage": 1.0, "per_layer": [{"layer": "q_proj", "input_sqnr_db": 30.5}]},
         "cost": {"seconds": {"load": 1.0, "total": 12.34}, "peak_rss_bytes": 2.0e9, "weight_bytes": 1.0e8},
         "provenance": {"git": "c" * 40, "time": "2026-11-22T00:00:00+00:00", "sweep": "demo"},
     }
@@ -62,8 +68,16 @@ def build(method: str = "smoothquant", bits: str = "w8a8", alpha: Any = None, pe
     if record["status"] == "failed":
         record |= {"metrics": {}, "baseline": {}, "delta": {}, "quantized": {}}
         record["error"] = record["error"] or {"type": "ValueError", "message": "no range", "traceback": "..."}
-    record.setdefault("point_id", hashlib.sha256(repr(record["identity"]).encode()).hexdigest()[:12])
+    record.setdefault("point_id", digest(record["identity"])[:12])
     return record
+
+
+def write(results_dir: Path, *records: dict[str, Any]) -> None:
+    """Put records where a run leaves them, sealed as the store does it."""
+    for record in records:
+        path = results_dir / "runs" / record["point_id"] / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({**record, "checksum": digest(record)}), encoding="utf-8")
 
 
 @pytest.fixture

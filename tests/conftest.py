@@ -1,0 +1,144 @@
+"""Fixtures: a tiny language model that has learnt something, because an untrained one cannot show a broken method."""
+
+import os
+from pathlib import Path
+
+for _key, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+}.items():
+    os.environ[_key] = _value
+
+import pytest
+import torch
+
+from sqbench.calibration import Statistics
+from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.data import Windows, cut
+from sqbench.data.text import Text, from_pydoc
+from sqbench.evaluation import Result, perplexity
+from sqbench.models.language import LanguageModel, load_language_model
+
+torch.set_num_threads(1)  # the models are so small that a second thread only waits for the first
+
+WINDOW = 64
+TEXT_CHARACTERS = 120_000
+
+
+def training_text() -> str:
+    """English and code that is on every machine with Python."""
+    return from_pydoc(DataConfig(name="pydoc", source="pydoc"))[:TEXT_CHARACTERS]
+
+
+def save_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer whose tokens are bytes: no vocabulary to learn, none to download."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def plant_outliers(module: torch.nn.Module, factor: float = 40.0, channels: int = 2) -> None:
+    """Make a few norm channels large and the columns that read them small: the same function, with a real model's outliers."""
+    with torch.no_grad():
+        for layer in module.model.layers:
+            for norm, readers in (
+                (layer.input_layernorm, (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)),
+                (layer.post_attention_layernorm, (layer.mlp.gate_proj, layer.mlp.up_proj)),
+            ):
+                norm.weight[:channels] *= factor
+                for reader in readers:
+                    reader.weight[:, :channels] /= factor
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with grouped-query attention, trained for some seconds on bytes, in Hugging Face layout."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    save_byte_tokenizer(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    module = LlamaForCausalLM(config)
+    ids = torch.tensor(_as_tokens(folder, training_text()))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=250)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        starts = torch.randint(0, len(ids) - WINDOW - 1, (24,), generator=generator)
+        batch = torch.stack([ids[start : start + WINDOW] for start in starts])
+        module(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    plant_outliers(module)
+    module.save_pretrained(folder)
+    return folder
+
+
+def _as_tokens(folder: Path, text: str) -> list[int]:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)(text, verbose=False)["input_ids"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> LanguageModel:
+    """The trained model, loaded the way a run loads it."""
+    return load_language_model(
+        tiny_folder, name="tiny", fingerprint="tiny", dtype="float32", trust_remote_code=False, keep=(), device=torch.device("cpu")
+    )
+
+
+@pytest.fixture(scope="session")
+def windows(tiny: LanguageModel) -> Windows:
+    """16 windows to evaluate on and 16 to calibrate on."""
+    text = training_text()
+    return cut(
+        tiny.tokenizer,
+        Text(text, "text"),
+        None,
+        DataConfig(name="text", source="text", window=WINDOW, windows=16),
+        CalibrationConfig(windows=16),
+    )
+
+
+@pytest.fixture(scope="session")
+def statistics(tiny: LanguageModel, windows: Windows) -> Statistics:
+    """Calibration of the tiny model."""
+    from sqbench.calibration import collect
+
+    return collect(tiny.module, tiny.body, tiny.topology.sites, windows.calibration)
+
+
+@pytest.fixture(scope="session")
+def baseline(tiny: LanguageModel, windows: Windows) -> Result:
+    """The float result."""
+    return perplexity(tiny, windows)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """The training text as a file."""
+    path = tmp_path / "text.txt"
+    path.write_text(training_text(), encoding="utf-8")
+    return path

@@ -1,0 +1,51 @@
+"""Formats: stored size, and messages that name the key, the value and what works."""
+
+import pytest
+
+from sqbench.errors import UserError
+from sqbench.quant.formats import Format, Scheme
+
+
+def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
+    assert Format(bits=8, granularity="channel").stored_bytes(10, 64) == 640 + 10 * 4
+    assert Format(bits=8, granularity="tensor").stored_bytes(10, 64) == 640 + 4
+    group = Format(bits=4, symmetric=False, granularity="group", group_size=32)
+    assert group.stored_bytes(10, 64) == (640 + 20) // 2 + 20 * 4  # 20 groups: a 4-bit zero-point and a float32 scale each
+    assert Format(bits=3, granularity="channel", scale_dtype="float16").stored_bytes(10, 64) == 240 + 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "activations", "words"),
+    [
+        ({"bits": 1}, False, ["bits.w.bits=1", "2 to 8"]),
+        ({"bits": 16}, True, ["bits.w.bits=16", "null"]),
+        ({"granularity": "row"}, False, ["granularity=row", "tensor, channel, group"]),
+        ({"granularity": "token"}, False, ["granularity=token"]),
+        ({"granularity": "token"}, True, ["dynamic=False", "run time"]),
+        ({"granularity": "group"}, False, ["group_size=None"]),
+        ({"group_size": 64}, False, ["group_size=64"]),
+        ({"granularity": "group", "group_size": -1}, False, ["group_size=-1", "positive"]),
+        ({"dynamic": True}, False, ["dynamic=True", "weights"]),
+        ({"convention": "other"}, False, ["convention=other", "qmax or half_range"]),
+        ({"scale_dtype": "float8"}, False, ["scale_dtype=float8", "float32, float16, bfloat16"]),
+    ],
+)
+def test_impossible_formats_are_refused(fields: dict, activations: bool, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        Format(**fields).check("bits.w", activations=activations)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_group_that_does_not_divide_names_both_numbers() -> None:
+    with pytest.raises(
+        UserError, match=r"group_size=128 does not divide in_features=576 of q_proj .*576 % 128 = 64.*\[16, 32, 64, 96, 192\]"
+    ):
+        Format(bits=4, granularity="group", group_size=128).check_width("q_proj", 576)
+
+
+def test_scheme_from_plain_data() -> None:
+    scheme = Scheme.from_dict({"name": "mine", "weights": {"bits": 4}, "activations": None})
+    assert scheme == Scheme("mine", Format(bits=4))
+    assert not scheme.is_float
+    with pytest.raises(UserError, match=r"bits\.ops=full: known: linear"):
+        Scheme("mine", ops="full").check()

@@ -1,0 +1,90 @@
+"""Streaming statistics against the same numbers computed from all the data at once."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, gram_block
+
+
+def batches(count: int = 5, channels: int = 96) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    grow = torch.logspace(-2, 2, count)  # the range must widen on the way
+    return [torch.randn(2, 40, channels, generator=generator) * size for size in grow[torch.randperm(count, generator=generator)]]
+
+
+def collected(parts: list[Tensor]) -> InputStatistics:
+    stats = InputStatistics.empty(parts[0].shape[-1])
+    for part in parts:
+        stats.update(part)
+    return stats
+
+
+def test_streaming_equals_all_at_once() -> None:
+    parts = batches()
+    stats, x = collected(parts), torch.cat(parts).reshape(-1, 96)
+    assert stats.tokens == len(x)
+    assert torch.equal(stats.low, x.amin(0))
+    assert torch.equal(stats.high, x.amax(0))
+    assert torch.equal(stats.absmax, x.abs().amax(0))
+    torch.testing.assert_close(stats.abs_mean, x.abs().mean(0))
+    blocks = x.unflatten(1, (-1, gram_block(96))).transpose(0, 1)
+    torch.testing.assert_close(stats.gram, blocks.transpose(1, 2) @ blocks, rtol=1e-4, atol=1.0)  # its entries reach 1e5
+    assert stats.batch_low == pytest.approx(sum(float(part.min()) for part in parts))
+    assert stats.batch_high == pytest.approx(sum(float(part.max()) for part in parts))
+    average = float(parts[0].max())
+    for part in parts[1:]:
+        average = average * EMA_MOMENTUM + float(part.max()) * (1 - EMA_MOMENTUM)
+    assert stats.ema_high == pytest.approx(average)
+
+
+def test_histogram_is_exact_however_the_range_grew() -> None:
+    parts = batches()
+    stats, x = collected(parts), torch.cat(parts).flatten()
+    assert stats.bins.sum() == x.numel()
+    assert stats.reach / 2 < x.abs().max() <= stats.reach
+    assert torch.equal(stats.bins, torch.histc(x, BINS, -stats.reach, stats.reach).long())
+
+
+def test_memory_does_not_grow_with_tokens() -> None:
+    def size(stats: InputStatistics) -> int:
+        return sum(value.numel() * value.element_size() for value in stats.tensors().values())
+
+    few, many = collected(batches(64, 32)), collected(batches(64, 32) * 8)
+    assert size(few) == size(many)
+    assert len(many.rows) == ROWS
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_values_without_a_range_are_refused(bad: float) -> None:
+    x = torch.zeros(4, 8)
+    x[2, 3] = bad
+    with pytest.raises(FloatingPointError):
+        InputStatistics.empty(8).update(x)
+
+
+def test_scaled_statistics_are_those_of_the_scaled_tensor() -> None:
+    parts = batches()
+    scale = torch.rand(96, generator=torch.Generator().manual_seed(1)) + 0.1
+    scaled, direct = collected(parts).scaled(scale), collected([part / scale for part in parts])
+    for name in ("low", "high", "abs_sum", "rows"):
+        torch.testing.assert_close(getattr(scaled, name), getattr(direct, name), rtol=1e-5, atol=1e-6)
+    assert (scaled.gram - direct.gram).abs().max() < 1e-5 * direct.gram.abs().max()
+    assert scaled.reach == direct.reach
+    assert scaled.bins.sum() == scaled.rows.numel()
+
+
+def test_file_form_is_lossless() -> None:
+    stats = collected(batches())
+    again = InputStatistics.from_tensors(stats.tensors())
+    for name, value in stats.tensors().items():
+        assert torch.equal(again.tensors()[name], value), name
+    assert isinstance(again.tokens, int)
+    assert again.ema_low == stats.ema_low
+
+
+def test_all_zero_input_has_no_histogram() -> None:
+    stats = collected([torch.zeros(3, 8)])
+    assert stats.reach == 0
+    assert stats.bins.sum() == 0
+    assert stats.scaled(torch.ones(8)).reach == 0

@@ -1,0 +1,76 @@
+"""The four verbs, and the README's ten lines."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import sqbench
+from sqbench import api
+from sqbench.config import CONF_DIR
+from sqbench.errors import UserError
+from sqbench.methods import METHODS, configured, scheme_of
+
+README = CONF_DIR.parent / "README.md"
+
+
+def test_the_readme_example_runs(tiny_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(import sqbench.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 10
+    small = [
+        "model=hf",
+        f"model.name={tiny_folder}",
+        "data=text",
+        f"data.path={text_file}",
+        "data.window=64",
+        "data.windows=4",
+        "calibration.windows=4",
+    ]
+    example, changed = re.subn(r"sqbench\.load\([^)]*\)", f"sqbench.load(*{small!r})", code[1])
+    assert changed == 1
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 (our own text)
+    printed = capsys.readouterr().out
+    assert "awq" in printed
+    assert re.search(r"\d\.\d", printed)
+
+
+def test_the_package_offers_its_verbs_only() -> None:
+    assert sqbench.quantize is api.quantize
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        sqbench.train  # noqa: B018
+
+
+def test_every_method_has_its_two_files_and_every_yaml_composes() -> None:
+    names = {path.stem for path in (CONF_DIR / "method").glob("*.yaml")}
+    assert names == set(METHODS)
+    for name in names:
+        cfg = api.configure(f"method={name}")
+        assert isinstance(configured(cfg), METHODS[name])
+        assert scheme_of(cfg).name == cfg.method.natural.name
+    for path in (CONF_DIR / "bits").glob("*.yaml"):
+        cfg = api.configure("method=minmax", f"bits={path.stem}")
+        assert scheme_of(cfg).name == ("w8a8" if path.stem == "auto" else path.stem)
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_says_how_to_run_it(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").split("\nhydra:")[0]
+    assert f"python -m sqbench.run experiment={path.stem}" in header
+    assert "Shows:" in header
+    assert "Time:" in header
+    api.configure(f"experiment={path.stem}")
+
+
+def test_a_natural_scheme_gives_way_to_explicit_bits() -> None:
+    assert scheme_of(api.configure("method=smoothquant")).name == "w8a8_dynamic"
+    assert scheme_of(api.configure("method=smoothquant", "bits=w8a8")).activations is not None
+    assert scheme_of(api.configure("method=awq", "bits.weights.group_size=128", "bits=w4a16")).weights.group_size == 128  # type: ignore[union-attr]
+    assert scheme_of(api.configure("method=fp", "bits=w4a4")).is_float
+
+
+def test_parameters_reach_the_method(tiny, statistics) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=r"method\.percentile=3"):
+        sqbench.quantize(tiny, statistics, "percentile", percentile=3)
+    with pytest.raises(Exception, match="percentil"):
+        sqbench.quantize(tiny, statistics, "percentile", percentil=99)

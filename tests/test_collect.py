@@ -1,0 +1,112 @@
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sqbench.collect import CollectConfig, WhereConfig, collect
+from sqbench.config import CONF_DIR
+from sqbench.errors import UserError
+from sqbench.reporting.frame import GROUPABLE
+
+helpers = runpy.run_path(str(Path(__file__).parent / "reporting" / "conftest.py"))  # its fixtures reach that folder only
+build, write = helpers["build"], helpers["write"]
+
+
+@pytest.fixture
+def results(tmp_path):
+    write(tmp_path, build("rtn", perplexity=16.0), build(alpha=0.5), build(alpha=1.0, perplexity=15.3))
+    write(tmp_path, build("awq", "w4a16", status="failed"))
+    return tmp_path
+
+
+def command(*arguments, cwd):
+    """The command line as a person runs it, in a folder of its own."""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error"}
+    line = [sys.executable, "-m", "sqbench.collect", *arguments]
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_tables_are_written_and_shown(results, tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("cwd")
+    done = command(f"results_dir={results}", cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = results / "tables"
+    files = [folder / name for name in ("long.csv", "perplexity.csv", "perplexity.tex", "perplexity.md")]
+    assert done.stdout == (folder / "perplexity.md").read_text() + "\n" + "".join(f"{file}\n" for file in files)
+    assert (folder / "perplexity.csv").read_text() == (
+        "method,alpha,fp,w8a8,w4a16\nfp,,14.86,--,--\nrtn,,--,16,--\nsmoothquant,0.5,--,15.1,--\nsmoothquant,1,--,15.3,--\nawq,,--,--,fail\n"
+    )
+    assert sorted(folder.iterdir()) == sorted(files)
+    assert list(cwd.iterdir()) == []  # no folder of Hydra's, no log
+    assert sorted(path.name for path in results.iterdir()) == ["runs", "tables"]
+
+
+def test_a_wrong_name_ends_with_status_2_and_no_traceback(results, tmp_path_factory):
+    done = command(f"results_dir={results}", "metric=perplexty", cwd=tmp_path_factory.mktemp("cwd"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: metric=perplexty: did you mean perplexity? known: agreement, delta_perplexity, kl_to_fp, perplexity, weight_bytes\n"
+    )
+    assert not (results / "tables").exists()
+
+
+def test_a_misspelt_key_is_refused(results, tmp_path_factory):
+    done = command(f"results_dir={results}", "where.methd=rtn", cwd=tmp_path_factory.mktemp("cwd"))
+    assert done.returncode != 0
+    assert "Key 'methd' not in 'WhereConfig'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_row_and_column(tmp_path):
+    done = command("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    line = next(line for line in done.stdout.splitlines() if line.startswith("rows, columns"))
+    assert sorted(line.split()[2:]) == sorted(set(GROUPABLE))
+
+
+def test_a_missing_folder_is_named_with_what_fills_it(tmp_path):
+    message = r"results_dir=\S+no where: no such folder \(from .*\); `python -m sqbench.run results_dir='\S+no where'` makes"
+    with pytest.raises(UserError, match=message):
+        collect(CollectConfig(results_dir=str(tmp_path / "no where")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_records_is_told_from_a_missing_one(tmp_path):
+    with pytest.raises(UserError, match=r"no readable record in its runs/; `python -m sqbench.run results_dir="):
+        collect(CollectConfig(results_dir=str(tmp_path)))
+
+
+def test_damaged_records_are_passed_over_and_named(results, caplog):
+    path = next((results / "runs").glob("*/record.json"))
+    path.write_text(path.read_text().replace("perplexity", "perplexitx"))
+    grid, _ = collect(CollectConfig(results_dir=str(results)))
+    assert len(grid.cells) == 4  # of the baseline and four points
+    assert str(path) in caplog.text
+
+
+def test_filters_choose_and_keep_the_baseline(results):
+    grid, files = collect(CollectConfig(results_dir=str(results), where=WhereConfig(method="smoothquant", alpha=[1.0])))
+    assert list(zip(grid.cells["method"], grid.cells["alpha"], strict=True)) == [("fp", ""), ("smoothquant", "1")]
+    assert "awq" in files[0].read_text()  # long.csv has everything
+
+
+def test_filters_that_leave_nothing_say_so(results):
+    with pytest.raises(UserError, match=r"where.method=\[rtn\], where.bits=\[w4a16\]: no point matches all of them"):
+        collect(CollectConfig(results_dir=str(results), where=WhereConfig(method=["rtn"], bits="w4a16")))
+
+
+def test_without_a_metric_the_main_one_is_shown(tmp_path):
+    write(tmp_path, build("rtn", metrics={"agreement": 0.5, "top1": 0.8}, baseline={}, delta={}))
+    assert collect(CollectConfig(results_dir=str(tmp_path)))[0].metric == "top1"
+
+
+def test_the_yaml_and_the_schema_agree():
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = compose("collect")
+    assert OmegaConf.to_object(composed) == CollectConfig()

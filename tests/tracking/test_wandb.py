@@ -1,0 +1,202 @@
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from sqbench.tracking import wandb as tracker
+
+build = runpy.run_path(str(Path(__file__).parents[1] / "reporting" / "conftest.py"))["build"]
+
+
+@pytest.fixture(autouse=True)
+def session(monkeypatch):
+    """A process that has not tried a server yet, of a person without an account, whose wandb is stopped afterwards."""
+    monkeypatch.setattr(tracker._unreachable, "_flag", False)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens on the discard port: refused at once
+    monkeypatch.setattr(tracker, "PATIENCE", 1.0)
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+def mirror(record, results_dir, mode="offline", samples=None):
+    tracker.mirror(record, samples, mode=mode, project="demo", entity=None, results_dir=results_dir, sweep="alphas")
+
+
+def run_folders(results_dir, point_id):
+    return list((results_dir / "wandb").glob(f"*run-*-{point_id}"))
+
+
+def said(caplog):
+    """Our own messages; the library's go to its log file, but pytest sees them."""
+    return [entry.getMessage() for entry in caplog.records if entry.name == tracker.__name__]
+
+
+def inspect(folder, *options):
+    """What the library's own reader finds in a run folder."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def summary_of(results_dir, point_id):
+    (folder,) = run_folders(results_dir, point_id)
+    return json.loads(inspect(folder, "--summary"))
+
+
+def test_an_offline_run_holds_the_record(tmp_path):
+    record = build("smoothquant", "w8a8", 0.5)
+    mirror(record, tmp_path, samples=pd.DataFrame({"window": [0, 1], "nll": [2.5, None], "text": ["a", None]}))
+    found = summary_of(tmp_path, record["point_id"])
+    assert (found["run_id"], found["project"], found["state"]) == (record["point_id"], "demo", "finished")
+    assert found["name"] == "smoothquant w8a8 a=0.5"
+    assert found["tags"] == ["smoothquant", "w8a8", "smollm2", "pydoc", "ok"]
+    assert found["config"] == {**record["config"], "identity": record["identity"]}
+    summary = found["summary"]
+    assert {name: summary[name] for name in record["metrics"]} == record["metrics"]
+    assert (summary["delta/perplexity/low"], summary["delta/perplexity/n"]) == (pytest.approx(0.14), 16)
+    assert (summary["cost/seconds/total"], summary["status"]) == (12.34, "ok")
+    (folder,) = run_folders(tmp_path, record["point_id"])
+    tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in folder.rglob("media/table/*.json")}
+    assert tables["per_layer"]["columns"] == ["layer", "input_sqnr_db"]
+    assert tables["per_layer"]["data"] == [["q_proj", 30.5]]
+    assert tables["samples"]["data"] == [[0, 2.5, "a"], [1, None, None]]
+    assert json.loads((folder / "files" / "record.json").read_text()) == record
+
+
+def test_the_run_has_its_group_job_type_and_artifact_and_needs_nothing_outside(tmp_path):
+    record = build("smoothquant", "w8a8", "auto")
+    mirror(record, tmp_path)
+    (folder,) = run_folders(tmp_path, record["point_id"])
+    entries = [json.loads(line) for line in inspect(folder).splitlines()]
+    text = json.dumps(entries)
+    assert '"alphas"' in text
+    assert '"job_type": "smoothquant"' in text
+    artifacts = {entry["artifact"]["name"]: entry["artifact"] for entry in entries if entry["type"] == "artifact"}
+    assert set(artifacts) == {f"record-{record['point_id']}", f"run-{record['point_id']}-per_layer"}
+    for artifact in artifacts.values():
+        for content in artifact["manifest"]["contents"]:
+            assert Path(content["local_path"]).is_relative_to(folder)
+            assert Path(content["local_path"]).is_file()
+
+
+def test_a_failed_point_is_a_failed_run(tmp_path):
+    record = build("rtn", status="failed")
+    mirror(record, tmp_path)
+    found = summary_of(tmp_path, record["point_id"])
+    assert (found["state"], found["name"], found["summary"]["status"]) == ("failed", "rtn w8a8", "failed")
+    assert "per_layer" not in found["summary"]
+
+
+def test_points_of_one_process_are_runs_of_their_own(tmp_path):
+    records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
+    for record in records:
+        mirror(record, tmp_path)
+    names = [summary_of(tmp_path, record["point_id"])["name"] for record in records]
+    assert names == ["smoothquant w8a8 a=0.3", "smoothquant w8a8 a=0.5"]
+
+
+def test_a_point_done_again_replaces_its_run_and_no_other(tmp_path):
+    first, other = build(alpha=0.5), build(alpha=0.8)
+    again = {**first, "metrics": {"perplexity": 99.0}}
+    for record in (first, other, again):
+        mirror(record, tmp_path)
+    assert summary_of(tmp_path, first["point_id"])["summary"]["perplexity"] == 99.0
+    assert len(run_folders(tmp_path, other["point_id"])) == 1
+
+
+def test_disabled_does_nothing_and_imports_nothing(tmp_path):
+    code = (
+        "import sys, pathlib\n"
+        "from sqbench.tracking.wandb import mirror\n"
+        "mirror({}, None, mode='disabled', project='p', entity=None, results_dir=pathlib.Path(sys.argv[1]), sweep='s')\n"
+        "assert 'wandb' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_server_costs_one_warning_and_no_point(tmp_path, monkeypatch, caplog, capfd):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
+    for record in records:
+        mirror(record, tmp_path, "online")
+    (warning,) = said(caplog)
+    assert warning.startswith("W&B server unreachable: ")
+    assert "127.0.0.1:9" in warning
+    assert warning.endswith("; logging offline, `wandb sync` uploads later")
+    for record in records:
+        assert summary_of(tmp_path, record["point_id"])["state"] == "finished"
+        (folder,) = run_folders(tmp_path, record["point_id"])  # nothing is left of the attempt
+        assert folder.name.startswith("offline-run-")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_a_key_nobody_is_asked_for_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("wandb.errors.term.can_use_terminput", lambda: pytest.fail("it would have asked"))
+    record = build(alpha=0.5)
+    mirror(record, tmp_path, "online")
+    assert "no API key" in caplog.text
+    assert summary_of(tmp_path, record["point_id"])["state"] == "finished"
+
+
+def test_an_upload_that_never_ends_is_waited_for_once(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    modes = []
+
+    class Stuck:
+        def __init__(self, mode, **options):
+            modes.append(mode)
+            self.settings = SimpleNamespace(sync_dir=str(tmp_path))
+
+        def finish(self, exit_code):
+            if modes[-1] == "online":
+                raise TimeoutError("Timed out finishing run.")
+
+    monkeypatch.setattr(wandb, "init", Stuck)
+    monkeypatch.setattr(wandb, "login", lambda **options: True)
+    monkeypatch.setattr(tracker, "_fill", lambda *arguments: None)
+    for alpha in (0.3, 0.5):
+        mirror(build(alpha=alpha), tmp_path, "online")
+    assert modes == ["online", "offline"]
+    assert [message.partition(":")[0] for message in said(caplog)] == ["W&B server unreachable"]
+
+
+def test_whatever_the_library_raises_stays_inside(tmp_path, monkeypatch, caplog):
+    def broken(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tracker, "_fill", broken)
+    record = build(alpha=0.5)
+    mirror(record, tmp_path)
+    assert said(caplog) == [f"W&B run of point {record['point_id']} is incomplete: OSError: disk full"]
+
+
+def test_the_callers_own_run_and_environment_stay(tmp_path, monkeypatch):
+    import wandb
+
+    with wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off")) as own:
+        mirror(build(alpha=0.5), tmp_path)
+        assert wandb.run is own
+        own.log({"still": 1})
+    assert "WANDB_DATA_DIR" not in os.environ
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))
+    record = build(alpha=0.8)
+    mirror(record, tmp_path)
+    assert list((tmp_path / "mine" / "artifacts" / "staging").iterdir())
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+
+
+def test_long_names_become_valid_tags():
+    assert tracker._tags("a", "x" * 80, "", "a") == ["a", "x" * 64]
