@@ -15,6 +15,13 @@ log = logging.getLogger(__name__)
 console = Console(stderr=True)  # progress and messages
 output = Console(width=None if sys.stdout.isatty() else 110)  # results, which may be piped
 PLAIN_EVERY = 15.0  # seconds between plain lines
+_sweep: tuple[int, int] | None = None
+
+
+def place_in_sweep(done: int, total: int) -> None:
+    """Tell the bars of this process how many points of its sweep are behind it."""
+    global _sweep
+    _sweep = (done, total)
 
 
 def track(items: Iterable[T], what: str) -> Iterator[T]:
@@ -25,6 +32,8 @@ def track(items: Iterable[T], what: str) -> Iterator[T]:
         return
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True) as bar:
+        if _sweep is not None:
+            bar.add_task("sweep", completed=_sweep[0], total=_sweep[1])
         yield from bar.track(items, total=total, description=what)
 
 

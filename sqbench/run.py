@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from sqbench import config, sweep
 from sqbench.errors import UserError
+from sqbench.progress import place_in_sweep
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
 
 def task(cfg: DictConfig) -> Outcome:
@@ -27,6 +28,9 @@ def task(cfg: DictConfig) -> Outcome:
     alone = setting.mode == RunMode.RUN
     from sqbench.runner import identify, run_point
 
+    number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
+    if not alone:
+        place_in_sweep(number, total)
     try:
         config.check(cfg)
         if alone and cfg.plan:
@@ -36,8 +40,8 @@ def task(cfg: DictConfig) -> Outcome:
         outcome = run_point(cfg, sweep.own_overrides(setting.overrides.task), name)
     except UserError as error:
         sys.exit(sweep.refuse(error))
-    place = "" if alone else f"[{int(setting.job.num) + 1}/{os.environ.get(sweep.TOTAL, '?')}] "
-    log.info("%s%s %s in %.1f s", place, outcome.point_id, outcome.error or outcome.state, outcome.seconds)
+    place = "" if alone else f"[{number + 1}/{total}] "
+    log.info("%s%s %s  %s  (%.1f s)", place, outcome.state, outcome.point_id, outcome.summary, outcome.seconds)
     if alone:
         sys.exit(sweep.report([outcome], cfg.results_dir))
     return outcome

@@ -25,7 +25,7 @@ from sqbench.models.language import LanguageModel
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
-from sqbench.records.store import Busy, Store
+from sqbench.records.store import SCHEMA, Busy, Store
 from sqbench.tracking.wandb import mirror
 
 log = logging.getLogger(__name__)
@@ -68,18 +68,21 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
     start = time.perf_counter()
     store, point = Store(cfg.results_dir), identify(cfg)
     if not cfg.force and store.finished(point.id):
-        return Outcome(point.id, "skipped", overrides)
+        return Outcome(point.id, "skipped", overrides, summary=str(point))
     try:
         with store.claim(point.id), log_file(store.folder(point.id) / "stdout.log"):
             if not cfg.force and store.finished(point.id):  # by another process, while we came here
-                return Outcome(point.id, "skipped", overrides)
+                return Outcome(point.id, "skipped", overrides, summary=str(point))
             record, samples = compute(point, store, overrides, sweep)
             store.write(record, samples)
     except Busy as reason:
-        log.info("%s %s: %s", point.id, point, reason)
-        return Outcome(point.id, "busy", overrides)
+        return Outcome(point.id, "busy", overrides, summary=f"{point}: {reason}")
+    except OSError as error:  # a full disk or a folder gone: no record can say so
+        return Outcome(
+            point.id, "failed", overrides, time.perf_counter() - start, f"cannot write: {error}", f"{point}: cannot write: {error}"
+        )
     mirror(
-        {"schema": 1, **record},
+        record,
         samples,
         mode=cfg.tracker.mode,
         project=cfg.tracker.project,
@@ -87,14 +90,11 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
         results_dir=store.root,
         sweep=sweep or "single",
     )
-    failed = record["status"] == "failed"
-    return Outcome(
-        point.id,
-        record["status"].replace("ok", "done"),
-        overrides,
-        time.perf_counter() - start,
-        record["error"]["message"] if failed else None,
-    )
+    seconds = time.perf_counter() - start
+    if record["status"] == "failed":
+        message = record["error"]["message"]
+        return Outcome(point.id, "failed", overrides, seconds, message, f"{point}: {message}")
+    return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: perplexity {record['metrics']['perplexity']:.2f}")
 
 
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
@@ -102,6 +102,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
     watch = Stopwatch()
     reset_peak_rss()
     record: dict[str, Any] = {
+        "schema": SCHEMA,
         "point_id": point.id,
         "status": "ok",
         "error": None,

@@ -160,5 +160,5 @@ class InputStatistics:
         values: dict[str, Any] = {f.name: tensors[f.name] for f in fields(cls)}
         for field in fields(cls):
             if field.type in (int, float):
-                values[field.name] = field.type(values[field.name].item())  # type: ignore[operator]
+                values[field.name] = field.type(values[field.name].item())
         return cls(**values)

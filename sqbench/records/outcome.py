@@ -15,6 +15,7 @@ class Outcome:
         overrides: the Hydra overrides that run this point alone.
         seconds: it took in this sweep.
         error: why it failed, None if it did not.
+        summary: what it is and what came out, for one line.
     """
 
     point_id: str
@@ -22,6 +23,7 @@ class Outcome:
     overrides: list[str] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
+    summary: str = ""
 
     def __post_init__(self) -> None:
         if self.state not in STATES:

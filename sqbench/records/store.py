@@ -17,7 +17,7 @@ from sqbench.storage import CorruptFile, atomic_path, digest, set_aside, write_t
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 1  # of record.json; raised when a reader would have to know
 STALE = 600.0  # seconds without a heartbeat after which a claim from another host is taken over
 
 
@@ -71,9 +71,8 @@ class Store:
         if samples is not None:
             with atomic_path(folder / "samples.parquet") as part:
                 samples.to_parquet(part, index=False)
-        body = {"schema": SCHEMA, **record}
         path = folder / "record.json"
-        write_text(path, json.dumps({**body, "checksum": digest(body)}, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_text(path, json.dumps({**record, "checksum": digest(record)}, indent=1, sort_keys=True, allow_nan=False) + "\n")
         return path
 
     def records(self) -> Iterator[dict[str, Any]]:

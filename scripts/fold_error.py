@@ -1,0 +1,35 @@
+"""How exactly folding leaves a float model as it was: smooth all of it, at three strengths, and compare the logits.
+
+python -m scripts.fold_error model=smollm2_135m
+"""
+
+import sys
+
+import torch
+
+from sqbench import api
+from sqbench.methods.smoothquant import SmoothQuant
+from sqbench.quant.formats import Scheme
+from sqbench.quiet import quiet
+
+
+@torch.no_grad()
+def main() -> None:
+    quiet()
+    model, windows = api.load("calibration.windows=4", *sys.argv[1:])
+    statistics = api.calibrate(model, windows.calibration)
+    ids = windows.evaluation[:1]
+    before = model.forward(ids)
+    found = model.topology
+    print(f"{model.name}: {len(found.groups)} groups, {len(found.pairs)} pairs, {len(found.refused)} refused")
+    for alpha in (0.3, 0.5, 0.8):
+        for pairs in (False, True):
+            folded = api.quantize(model, statistics, SmoothQuant(alpha=alpha, pairs=pairs), Scheme("fp"))
+            after = folded.forward(ids)
+            error = ((after - before).norm() / before.norm()).item()
+            worst = ((after - before).abs().max() / before.abs().max()).item()
+            print(f"alpha {alpha} pairs {pairs!s:5}  relative error of the logits {error:.2e}  largest / largest logit {worst:.2e}")
+
+
+if __name__ == "__main__":
+    main()
