@@ -1,26 +1,27 @@
-"""Tensors on disk with a checksum beside them, computed once and read back bit for bit."""
+"""Tensors on disk that carry their own checksum, computed once and read back bit for bit."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sqbench.storage import CorruptFile, atomic_path, canonical_json, file_digest, set_aside, write_text
+from sqbench.storage import CorruptFile, atomic_path, canonical_json, set_aside
 
 Content = tuple[dict[str, Tensor], dict[str, Any]]  # named tensors, and a JSON-able description of them
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write tensors and a description as one safetensors file, and its sha256 beside it."""
+    """Write tensors and a description as one safetensors file; the checksum is in its header, so nobody sees one without the other."""
     flat = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    text = canonical_json(about)
     with atomic_path(path) as part:
-        save_file(flat, part, metadata={"about": canonical_json(about)})
-        checksum = file_digest(part)
-    write_text(_seal(path), checksum)
+        save_file(flat, part, metadata={"about": text, "sha256": _checksum(flat, text)})
 
 
 def load(path: Path) -> Content:
@@ -29,15 +30,16 @@ def load(path: Path) -> Content:
     Raises:
         CorruptFile: the checksum is missing or does not match, or the file is not safetensors.
     """
-    seal = _seal(path)
-    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace").strip() != file_digest(path):
-        raise CorruptFile("checksum does not match")
     try:
         with safe_open(path, framework="pt") as handle:
-            about = json.loads((handle.metadata() or {}).get("about", "{}"))
-            return {name: handle.get_tensor(name) for name in handle.keys()}, about  # noqa: SIM118 (not a dict)
+            header = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CorruptFile(str(error)) from error
+    text = header.get("about", "")
+    if header.get("sha256") != _checksum(tensors, text):
+        raise CorruptFile("checksum does not match")
+    return tensors, json.loads(text)
 
 
 def cached(path: Path, compute: Callable[[], Content]) -> tuple[Content, bool]:
@@ -52,5 +54,11 @@ def cached(path: Path, compute: Callable[[], Content]) -> tuple[Content, bool]:
     return (tensors, about), False
 
 
-def _seal(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+def _checksum(tensors: dict[str, Tensor], about: str) -> str:
+    """sha256 (hex) over the description and every tensor's name, dtype, shape and bytes."""
+    total = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,10 +1,10 @@
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from examples import build, write
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -12,9 +12,6 @@ from sqbench.collect import CollectConfig, WhereConfig, collect
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.reporting.frame import GROUPABLE
-
-helpers = runpy.run_path(str(Path(__file__).parent / "reporting" / "conftest.py"))  # its fixtures reach that folder only
-build, write = helpers["build"], helpers["write"]
 
 
 @pytest.fixture

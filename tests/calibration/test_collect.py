@@ -62,7 +62,7 @@ def test_the_cache_gives_the_same_bits_and_knows_what_it_depends_on(tiny: Langua
     assert not cached(tiny, windows.calibration[:4], tmp_path, fingerprint="other")[1]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "seal"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_cache_is_moved_aside_and_computed_again(
     tiny: LanguageModel, windows: Windows, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_damaged_cache_is_moved_aside_and_computed_again(
     elif damage == "cut":
         path.write_bytes(data[: len(data) // 2])
     else:
-        path.with_name(path.name + ".sha256").unlink()
+        path.write_bytes(b"")
     again, hit = cached(tiny, windows.calibration[:4], tmp_path)
     assert not hit
     assert same(first, again)

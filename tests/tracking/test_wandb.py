@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +7,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from examples import build
 
 from sqbench.tracking import wandb as tracker
-
-build = runpy.run_path(str(Path(__file__).parents[1] / "reporting" / "conftest.py"))["build"]
 
 
 @pytest.fixture(autouse=True)
