@@ -64,8 +64,7 @@ def calibrate(model: LanguageModel, batches: Tensor, *, search: int = 4, folder:
     arguments = (model.module, model.body, model.topology.sites, batches, search)
     if folder is None:
         return calibration.collect(*arguments)
-    statistics, _ = calibration.collect_cached(*arguments, fingerprint=model.fingerprint, folder=folder)
-    return statistics
+    return calibration.collect_cached(*arguments, fingerprint=model.fingerprint, folder=folder)
 
 
 def quantize(

@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, data, models
+from sqbench.calibration import Statistics
 from sqbench.config import device_of
 from sqbench.data import Text, Windows
 from sqbench.evaluation import EVALUATIONS, Result
@@ -143,22 +144,23 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     """Load, calibrate, quantize, evaluate: the result, the float model's, and the windows both saw."""
     cfg, cache = point.cfg, store.root / "cache"
     torch.manual_seed(cfg.seed)
+    same_model = (point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep))
+    same_windows = (*same_model, point.text, point.other, *cfg.data.values(), *cfg.calibration.values())
     with watch.stage("load"):
-        model, windows = _loaded(point)
-    with watch.stage("baseline"):
-        float_result = _session(
-            "baseline",
-            (id(model), id(windows), cache),
-            lambda: _said("float baseline", reference(model, windows, cache / "baselines")),
+        model: LanguageModel = _shared("model", same_model, lambda: models.load(cfg.model, point.source, device_of(cfg.device)))
+        windows: Windows = _shared(
+            "windows", same_windows, lambda: data.cut(model.tokenizer, point.text, point.other, cfg.data, cfg.calibration)
         )
+    with watch.stage("baseline"):
+        float_result: Result = _shared("baseline", (*same_windows, cache), lambda: reference(model, windows, cache / "baselines"))
     method = configured(cfg)
     if method.is_float:
         return float_result, float_result, windows
     with watch.stage("calibrate"):
         search = cfg.calibration.search_windows
-        statistics = _session(
+        statistics: Statistics = _shared(
             "statistics",
-            (id(model), id(windows), search, cache),
+            (*same_windows, cache),
             lambda: api.calibrate(model, windows.calibration, search=search, folder=cache / "calibration"),
         )
     with watch.stage("quantize"):
@@ -168,33 +170,16 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     return result, float_result, windows
 
 
-def _loaded(point: Point) -> tuple[LanguageModel, Windows]:
-    cfg, device = point.cfg, device_of(point.cfg.device)
-    what = (point.source.fingerprint, cfg.model.dtype, str(device), tuple(cfg.model.keep))
-    model: LanguageModel = _session("model", what, lambda: models.load(cfg.model, point.source, device))
-    drawn = (point.source.fingerprint, point.text, point.other, *cfg.data.values(), *cfg.calibration.values())
-    windows: Windows = _session(
-        "windows", drawn, lambda: data.cut(model.tokenizer, point.text, point.other, cfg.data, cfg.calibration)
-    )
-    return model, windows
-
-
 def _difference(cfg: DictConfig, samples: pd.DataFrame) -> dict[str, Any]:
     nll, nll_fp = samples["nll"].to_numpy(), samples["nll_fp"].to_numpy()
     return perplexity_difference(nll, nll_fp, resamples=cfg.eval.resamples, level=cfg.eval.level).as_dict()
 
 
-def _said(what: str, found: tuple[Any, bool]) -> Any:
-    value, hit = found
-    log.debug("%s: %s", what, "from the cache" if hit else "computed")
-    return value
-
-
 _slots: dict[str, tuple[Hashable, Any]] = {}
 
 
-def _session(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
-    """What points of one process share: the latest value of each slot, made anew when its key changes."""
+def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What points of one process share: the latest value of each slot, made anew when what it depends on changes."""
     if slot not in _slots or _slots[slot][0] != key:
         _slots.pop(slot, None)  # free the old one before the new one is made
         _slots[slot] = (key, make())
@@ -215,9 +200,9 @@ def log_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def estimate(point: Point, store: Store) -> float | None:
+def estimate(point: Point, records: Sequence[dict[str, Any]]) -> float | None:
     """Seconds that a point may take: the median of finished points of its model and method, else of its model; None without any."""
-    same_model = [r for r in store.records() if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
+    same_model = [r for r in records if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
     same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
     seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
     return seconds[len(seconds) // 2] if seconds else None

@@ -60,6 +60,7 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     from sqbench.runner import estimate
 
     store = Store(results_dir)
+    records = list(store.records())
     table = Table(title="plan: nothing is computed", title_justify="left")
     for column in ("point", "method", "bits", "alpha", "state", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
@@ -69,7 +70,7 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         state = (
             "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
         )
-        seconds = 0.0 if state == "finished" else estimate(point, store)
+        seconds = 0.0 if state == "finished" else estimate(point, records)
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         method = point.identity["method"]
         shown = "?" if seconds is None else f"{seconds:.0f}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, set_aside
 
+log = logging.getLogger(__name__)
+
 Content = tuple[dict[str, Tensor], dict[str, Any]]  # named tensors, and a JSON-able description of them
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write tensors and a description as one safetensors file; the checksum is in its header, so nobody sees one without the other."""
+    """Write tensors and a description as one safetensors file, its checksum in the header: nobody sees one without the other."""
     flat = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = canonical_json(about)
     with atomic_path(path) as part:
@@ -42,16 +45,20 @@ def load(path: Path) -> Content:
     return tensors, json.loads(text)
 
 
-def cached(path: Path, compute: Callable[[], Content]) -> tuple[Content, bool]:
-    """The content of `path` if it is there and whole, else computed and stored; and whether it was there."""
+def cached(path: Path, compute: Callable[[], Content]) -> Content:
+    """The content of `path` if it is there and whole, else computed and stored."""
     if path.is_file():
         try:
-            return load(path), True
+            found = load(path)
         except CorruptFile as reason:
             set_aside(path, reason)
-    tensors, about = compute()
-    save(path, tensors, about)
-    return (tensors, about), False
+        else:
+            log.debug("%s: read", path)
+            return found
+    content = compute()
+    save(path, *content)
+    log.debug("%s: computed", path)
+    return content
 
 
 def _checksum(tensors: dict[str, Tensor], about: str) -> str:
@@ -60,5 +67,5 @@ def _checksum(tensors: dict[str, Tensor], about: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -82,8 +82,8 @@ def collect_cached(
     *,
     fingerprint: str,
     folder: Path,
-) -> tuple[Statistics, bool]:
-    """`collect`, read from `folder` if the same model saw the same batches before; and whether it was read."""
+) -> Statistics:
+    """`collect`, read from `folder` if the same model saw the same batches before."""
     parameter = next(module.parameters())
     key = {
         "version": VERSION,
@@ -101,10 +101,10 @@ def collect_cached(
         }
         return tensors, key
 
-    (tensors, _), hit = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
+    tensors, _ = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
     by_site: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         site, _, field = name.rpartition("/")
         by_site.setdefault(site, {})[field] = value.to(parameter.device) if value.dim() else value
     inputs = {site: InputStatistics.from_tensors(by_site[site]) for site in sites if site in by_site}
-    return Statistics(inputs, batches[:search].clone()), hit
+    return Statistics(inputs, batches[:search].clone())

@@ -14,8 +14,8 @@ from sqbench.storage import digest
 VERSION = 1  # of what is kept; part of the cache key
 
 
-def reference(model: LanguageModel, windows: Windows, folder: Path) -> tuple[Result, bool]:
-    """The float model's result with what its head reads, from `folder` if it is there; and whether it was."""
+def reference(model: LanguageModel, windows: Windows, folder: Path) -> Result:
+    """The float model's result with what its head reads, from `folder` if it is there."""
     key = {
         "version": VERSION,
         "model": model.fingerprint,
@@ -31,8 +31,8 @@ def reference(model: LanguageModel, windows: Windows, folder: Path) -> tuple[Res
             tensors["hidden"] = result.hidden
         return tensors, {"key": key, "metrics": result.metrics}
 
-    (tensors, about), hit = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
+    tensors, about = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
     columns = {name.removeprefix("samples/"): value.numpy() for name, value in tensors.items() if name.startswith("samples/")}
     ordered = [name for name in ("window", "tokens", "nll", "nll_fp", "kl", "agreement") if name in columns]
     samples = pd.DataFrame({name: columns[name] for name in ordered})
-    return Result(about["metrics"], samples, model, tensors.get("hidden")), hit
+    return Result(about["metrics"], samples, model, tensors.get("hidden"))

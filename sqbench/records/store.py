@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,10 +107,22 @@ class Store:
             raise Busy("another process took it over at the same moment")
         with os.fdopen(handle, "w") as file:
             json.dump(mine, file)
+        done = threading.Event()
+        threading.Thread(target=_beat, args=(path, done), daemon=True).start()
         try:
             yield
         finally:
+            done.set()
             path.unlink(missing_ok=True)
+
+
+def _beat(claim: Path, done: threading.Event) -> None:
+    """Touch a claim every minute until it is given back, for whoever looks from another host."""
+    while not done.wait(STALE / 10):
+        try:
+            os.utime(claim)
+        except OSError:
+            return
 
 
 def _verified(path: Path) -> dict[str, Any]:

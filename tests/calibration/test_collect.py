@@ -13,7 +13,16 @@ from sqbench.models.topology import share
 
 
 def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprint: str = "f") -> tuple[Statistics, bool]:
-    return collect_cached(model.module, model.body, model.topology.sites, batches, 2, fingerprint=fingerprint, folder=folder)
+    """Statistics, and whether no forward pass was needed for them."""
+    passes: list[torch.Tensor] = []
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        passes.append(batch)
+        return model.body(batch)
+
+    statistics = collect_cached(model.module, run, model.topology.sites, batches, 2, fingerprint=fingerprint, folder=folder)
+    assert len(passes) in (0, len(batches))
+    return statistics, not passes
 
 
 def same(a: Statistics, b: Statistics) -> bool:

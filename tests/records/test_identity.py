@@ -1,0 +1,236 @@
+"""What makes two points the same: every key that can change a number, and none that cannot."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from sqbench import api, sweep
+from sqbench.data import Text
+from sqbench.errors import UserError
+from sqbench.methods import METHODS
+from sqbench.models import Source
+from sqbench.records.identity import identity, point_id
+
+SOURCE = Source(Path("/models/one"), "a" * 64, 2048)
+TEXT = Text("some text", "b" * 64)
+BASE = ("model=hf", "model.name=some/model", "bits=w4a8", "method=awq", "device=cpu")
+
+
+def known_as(*overrides: str, source: Source = SOURCE, text: Text = TEXT, other: Text | None = None) -> str:
+    return point_id(identity(api.configure(*BASE, *overrides), source, text, other))
+
+
+# Every key of the configuration, with values other than the base's. A key that is in no table fails a test below.
+CHANGES = {
+    "model.dtype": ["bfloat16", "float16"],
+    "model.keep": ["['*o_proj']", "[lm_head]"],
+    "data.window": ["128", "511"],
+    "data.windows": ["15"],
+    "calibration.windows": ["31"],
+    "calibration.seed": ["1"],
+    "calibration.search_windows": ["3"],
+    "method.alpha": ["0.25", "0"],
+    "method.grid": ["10"],
+    "method.pairs": ["false"],
+    "method.duo": ["true"],
+    "method.clip": ["false"],
+    "method.no_clip": ["[]", "['*q_proj']"],
+    "bits.weights.bits": ["3"],
+    "bits.weights.symmetric": ["true"],
+    "bits.weights.group_size": ["32"],
+    "bits.weights.convention": ["half_range"],
+    "bits.weights.scale_dtype": ["float16"],
+    "bits.activations.bits": ["4"],
+    "bits.activations.symmetric": ["false"],
+    "bits.activations.dynamic": ["false bits.activations.granularity=tensor"],
+    "bits.activations.convention": ["half_range"],
+    "bits.activations.scale_dtype": ["bfloat16"],
+    "eval.resamples": ["999"],
+    "eval.level": ["0.9"],
+    "alpha": ["0.5", "0.25", "1", "0"],
+    "seed": ["1", "-1"],
+}
+CHANGES_TOGETHER = {  # with a second key, because alone they are refused
+    "bits.weights.granularity": "channel bits.weights.group_size=null",
+    "bits.activations.granularity": "tensor bits.activations.dynamic=false",
+}
+NOTHING = {
+    "model.name": ["another/name"],  # the fingerprint says which weights
+    "model.revision": ["main"],
+    "model.trust_remote_code": ["true"],
+    "data.name": ["mine"],
+    "data.source": ["text"],  # so does the text's
+    "data.path": ["{file}"],
+    "calibration.path": ["{file}"],
+    "tracker.mode": ["disabled", "online"],
+    "tracker.project": ["mine"],
+    "tracker.entity": ["me"],
+    "results_dir": ["/elsewhere"],
+    "force": ["true"],
+    "plan": ["true"],
+}
+REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
+    *("backend", "method.name", "eval.name", "model.loader", "bits.ops", "bits.weights.dynamic", "bits.activations.group_size"),
+    *("method.natural", "bits.name", "device"),
+}
+
+
+@pytest.mark.parametrize("change", [f"{key}={value}" for key, values in CHANGES.items() for value in values])
+def test_what_can_change_a_number_changes_the_id(change: str) -> None:
+    assert known_as(*change.split(" ")) != known_as()
+
+
+@pytest.mark.parametrize("change", [f"{key}={value}" for key, value in CHANGES_TOGETHER.items()])
+def test_what_can_change_a_number_with_another_changes_the_id(change: str) -> None:
+    assert known_as(*change.split(" ")) != known_as()
+
+
+@pytest.mark.parametrize("change", [f"{key}={value}" for key, values in NOTHING.items() for value in values])
+def test_what_cannot_change_a_number_does_not_change_the_id(change: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    assert known_as(change.format(file=tmp_path / "file")) == known_as()
+
+
+def test_each_change_is_a_point_of_its_own() -> None:
+    changes = [f"{key}={value}".split(" ") for key, values in CHANGES.items() for value in values]
+    ids = [known_as(*change) for change in changes if "seed=1" not in change and not change[0].startswith("method.alpha")]
+    assert len(set(ids)) == len(ids)
+    assert known_as("method.alpha=0.25") == known_as("alpha=0.25")  # two ways to say the same
+
+
+def test_every_key_of_the_configuration_is_known_here() -> None:
+    cfg = api.configure(*BASE)
+    tables = {*CHANGES, *CHANGES_TOGETHER, *NOTHING, *REFUSED}
+
+    def keys(node: DictConfig, prefix: str = "") -> list[str]:
+        found: list[str] = []
+        for key in node:
+            name = f"{prefix}{key}"
+            if name == "method.natural" or not OmegaConf.is_dict(node._get_node(key)) or node[key] is None:
+                found.append(name)
+            else:
+                found += keys(node[key], f"{name}.")
+        return found
+
+    assert sorted(set(keys(cfg)) - tables) == [], "does it change a number? Then it belongs into the identity"
+    assert sorted(tables - set(keys(cfg))) == []
+
+
+def test_weights_and_texts_count_by_content() -> None:
+    base = known_as()
+    assert known_as(source=Source(Path("/other/folder"), "a" * 64, None)) == base
+    assert known_as(text=Text("", "b" * 64)) == base
+    assert known_as(other=Text("the text itself", TEXT.fingerprint)) == base
+    different = [known_as(source=Source(SOURCE.folder, "c" * 64, 2048)), known_as(text=Text("", "c" * 64)), known_as(other=Text("", "d" * 64))]
+    assert len({base, *different}) == 4
+
+
+def test_a_device_counts_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert known_as("device=cuda:1") == known_as("device=cuda") == known_as("device=auto") != known_as()
+    with pytest.raises(UserError, match=r"device=cuda:2: this machine has 2 CUDA devices"):
+        known_as("device=cuda:2")
+
+
+def test_layers_to_keep_are_a_set() -> None:
+    assert known_as("model.keep=[a,b]") == known_as("model.keep=[b,a]") != known_as("model.keep=[a]")
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("alpha=0.5", "alpha=.5", "alpha=0.50", "alpha=5e-1", "alpha=+0.5", 'alpha="0.50"', "alpha='.5'"),
+        ("alpha=1", "alpha=1.0", "alpha=1e0", 'alpha="1"'),
+        ("alpha=0", "alpha=0.0", "alpha=-0.0"),
+        ("alpha=auto", 'alpha="auto"', "alpha=null"),  # AWQ's own default is auto
+    ],
+)
+def test_equal_alphas_are_one_point_however_they_are_written(spellings: tuple[str, ...]) -> None:
+    assert len({known_as(spelling) for spelling in spellings}) == 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0, 1, allow_subnormal=False))
+def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
+    cfg = api.configure(*BASE)
+    cfg.alpha = alpha
+    said = identity(cfg, SOURCE, TEXT, None)["method"]["alpha"]
+    assert said == alpha
+    cfg.alpha = str(alpha)  # as a quoted override arrives
+    assert identity(cfg, SOURCE, TEXT, None)["method"]["alpha"] == said
+
+
+@pytest.mark.parametrize("method", sorted(name for name, cls in METHODS.items() if not cls.needs_alpha))
+def test_methods_without_alpha_ignore_it(method: str) -> None:
+    choice = f"method={method}"
+    assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
+    with pytest.raises(UserError, match=r"alpha=1\.5: a number from 0 to 1 works"):  # but not a typo
+        known_as(choice, "alpha=1.5")
+
+
+@pytest.mark.parametrize("method", sorted(name for name, cls in METHODS.items() if cls.needs_alpha))
+def test_methods_with_alpha_have_their_own_default(method: str) -> None:
+    choice = f"method={method}"
+    assert known_as(choice, "alpha=0.3") != known_as(choice) == known_as(choice, "alpha=null")
+
+
+@pytest.mark.parametrize("change", ["bits=w8a8", "calibration.windows=3", "calibration.seed=3", "seed=3", "alpha=0.1"])
+def test_the_float_model_is_one_point_whatever_would_be_calibrated(change: str) -> None:
+    assert known_as("method=fp", change) == known_as("method=fp")
+    assert known_as("method=fp", "data.windows=3") != known_as("method=fp")
+
+
+def test_the_natural_scheme_is_the_same_point_as_its_name() -> None:
+    assert known_as("method=smoothquant", "bits=auto") == known_as("method=smoothquant", "bits=w8a8_dynamic")
+    assert known_as("method=rtn", "bits=auto") == known_as("method=rtn", "bits=w4a16")
+
+
+def test_the_id_is_the_sha256_of_the_canonical_identity() -> None:
+    value: dict[str, Any] = {"b": [1, 0.5, None], "a": {"ü": "ö"}}
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert point_id(value) == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert point_id(dict(reversed(value.items()))) == point_id(value)
+
+
+def test_an_identity_survives_its_record() -> None:
+    for method in METHODS:
+        found = identity(api.configure(*BASE, f"method={method}"), SOURCE, TEXT, None)
+        assert point_id(json.loads(json.dumps(found))) == point_id(found)
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny = ("model=hf", f"model.name={tiny_folder}", "data=text", f"data.path={text_file}", "data.window=64")
+
+    def jobs(*choices: str) -> list[tuple[list[str], DictConfig]]:
+        return [(choice.split(), api.configure(*tiny, *choice.split())) for choice in choices]
+
+    found = sweep.distinct(
+        jobs(
+            *("method=rtn alpha=0.3", "method=rtn alpha=0.8", "method=awq alpha=0.3", "method=awq alpha=0.30", "method=fp bits=w8a8"),
+            *("method=fp bits=w4a16", "method=rtn bits=w4a16 alpha=0.9", "method=awq alpha=0.8", "method=rtn bits=w4a16 seed=1"),
+        )
+    )
+    assert [" ".join(overrides) for overrides, _ in found] == [
+        *("method=rtn alpha=0.3", "method=awq alpha=0.3", "method=fp bits=w8a8", "method=awq alpha=0.8", "method=rtn bits=w4a16 seed=1"),
+    ]
+    assert "9 combinations are 5 points" in caplog.text
+    with pytest.raises(UserError, match=r"data\.windows=0: 1 or more works  \[method=awq data\.windows=0\]"):
+        sweep.distinct([*jobs("method=rtn"), (["method=awq", "data.windows=0"], _unchecked(tiny, "data.windows=0"))])
+
+
+def _unchecked(tiny: tuple[str, ...], override: str) -> DictConfig:
+    cfg = api.configure(*tiny)
+    key, _, value = override.partition("=")
+    OmegaConf.update(cfg, key, int(value))
+    return cfg

@@ -1,0 +1,277 @@
+"""The results folder: records whole or not there, damaged ones never trusted, and one process a point."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sqbench.errors import UserError
+from sqbench.records import store as module
+from sqbench.records.outcome import Outcome
+from sqbench.records.store import Busy, Store
+from sqbench.storage import digest
+
+ID = "0123456789ab"
+SAMPLES = pd.DataFrame({"window": [0, 1], "nll": [1.5, 0.1 + 0.2], "nll_fp": [1.4, 0.3]})
+
+
+def record(point_id: str = ID, **changes: Any) -> dict[str, Any]:
+    return {"schema": 1, "point_id": point_id, "status": "ok", "metrics": {"perplexity": 5.706811999999999}, **changes}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+def content(reading: dict[str, Any] | None) -> dict[str, Any]:
+    assert reading is not None
+    return {key: value for key, value in reading.items() if key != "checksum"}
+
+
+def test_a_record_comes_back_with_its_checksum(store: Store) -> None:
+    path = store.write(record(text="ü\n\x1b[31m"), SAMPLES)
+    assert path == store.runs / ID / "record.json"
+    found = store.read(ID)
+    assert content(found) == record(text="ü\n\x1b[31m")
+    assert found is not None
+    assert found["checksum"] == digest(record(text="ü\n\x1b[31m"))
+    assert store.finished(ID)
+    pd.testing.assert_frame_equal(pd.read_parquet(store.runs / ID / "samples.parquet"), SAMPLES)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["record.json", "samples.parquet"]
+
+
+def test_the_same_record_is_the_same_bytes(store: Store) -> None:
+    first = store.write(record()).read_bytes()
+    assert store.write(dict(reversed(record().items()))).read_bytes() == first
+
+
+def test_a_point_without_a_record_is_not_finished(store: Store) -> None:
+    assert store.read(ID) is None
+    assert not store.finished(ID)
+    (store.runs / ID).mkdir()
+    (store.runs / ID / "stdout.log").write_text("cut off")
+    assert not store.finished(ID)
+
+
+def test_a_failed_point_has_a_record_and_is_not_finished(store: Store) -> None:
+    store.write(record(status="failed", error={"type": "E", "message": "m"}))
+    assert content(store.read(ID))["error"]["message"] == "m"
+    assert not store.finished(ID)
+
+
+def test_the_record_comes_last(store: Store) -> None:
+    class Unwritable(pd.DataFrame):
+        def to_parquet(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        store.write(record(), Unwritable(SAMPLES))
+    assert not store.finished(ID)
+    assert list((store.runs / ID).iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [{"metrics": {"perplexity": float("nan")}}, {"metrics": {"perplexity": float("inf")}}])
+def test_a_record_that_cannot_be_written_leaves_the_old_one(store: Store, bad: dict[str, Any]) -> None:
+    path = store.write(record(), SAMPLES)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="JSON"):
+        store.write(record(**bad), SAMPLES)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert store.finished(ID)
+
+
+def damages(whole: bytes) -> Iterator[tuple[str, bytes]]:
+    for at in range(0, len(whole), 3):
+        for bit in (1, 4):
+            yield f"bit {bit} of byte {at}", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+    for length in range(0, len(whole), 11):
+        yield f"cut to {length}", whole[:length]
+    yield "zeros", bytes(len(whole))
+    yield "a list", b"[1, 2]"
+    yield "no checksum", json.dumps(record()).encode()
+    yield "another point's checksum", json.dumps({**record(), "checksum": digest(record("0" * 12))}).encode()
+    yield "not a number", whole.replace(b"5.70", b"NaN,").replace(b"5706811", b"")
+    yield "infinite", whole.replace(b"5.706811999999999", b"1e999")
+    yield "deep", b"[" * 100_000
+
+
+def test_no_damage_goes_unseen(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    path = store.write(record())
+    whole = path.read_bytes()
+    for what, broken in damages(whole):
+        if broken == whole:
+            continue
+        path.write_bytes(broken)
+        caplog.clear()
+        found = store.read(ID)
+        if found is not None:  # white space between values carries nothing
+            assert json.loads(broken) == json.loads(whole), what
+            assert content(found) == record(), what
+            continue
+        assert not path.exists(), what
+        (aside,) = path.parent.glob("record.json.corrupt*")
+        assert aside.read_bytes() == broken, what
+        assert f"{path} is damaged" in caplog.text
+        assert aside.name in caplog.text
+        aside.unlink()
+        assert not store.finished(ID)
+
+
+def test_listing_passes_damaged_records_over_says_so_and_leaves_them(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("c", "a", "b"):
+        store.write(record(name * 12))
+    bad = store.runs / ("b" * 12) / "record.json"
+    bad.write_text(bad.read_text().replace("5.7", "5.8"))
+    assert [found["point_id"][0] for found in store.records()] == ["a", "c"]
+    assert f"{bad} is damaged (checksum does not match)" in caplog.text
+    assert "running its point again" in caplog.text
+    assert bad.exists()
+
+
+# ---------------------------------------------------------------- the folder itself
+
+
+def test_opening_a_store_makes_the_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
+    Store(tmp_path / "a b" / "ü")
+    Store(str(tmp_path / "a b" / "ü"))
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a b", "a b/ü", "a b/ü/runs"]
+
+
+def test_a_home_folder_may_be_named_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Store("~/results").root == tmp_path / "results"
+
+
+@pytest.mark.parametrize("below", [(), ("deeper",)])
+def test_a_file_in_place_of_the_folder_is_refused_by_key(tmp_path: Path, below: tuple[str, ...]) -> None:
+    (tmp_path / "results").write_text("a file")
+    path = tmp_path.joinpath("results", *below)
+    with pytest.raises(UserError) as refused:
+        Store(path)
+    assert str(refused.value).startswith(f"results_dir={path}: cannot be written (")
+    assert "a folder of your own works" in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"results_dir=.*: cannot be written \(Permission denied\)"):
+        Store(tmp_path / "results")
+    tmp_path.chmod(0o700)
+
+
+# ---------------------------------------------------------------- claims
+
+
+def write_claim(store: Store, text: str, age: float = 0.0) -> Path:
+    path = store.runs / ID / "claim.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def claim_of(host: str, pid: int, since: float | None = None) -> str:
+    return json.dumps({"host": host, "pid": pid, "since": time.time() if since is None else since})
+
+
+def test_a_claim_keeps_others_out_and_ends_with_its_block(store: Store) -> None:
+    with store.claim(ID):
+        with pytest.raises(Busy), store.claim(ID):
+            pytest.fail("claimed twice")
+        assert (store.runs / ID / "claim.json").exists()
+        with store.claim("f" * 12):  # another point is free
+            pass
+    assert list((store.runs / ID).iterdir()) == []
+    with store.claim(ID):
+        pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_claim_ends_with_its_block_whatever_ends_it(store: Store, error: type[BaseException]) -> None:
+    with pytest.raises(error), store.claim(ID):
+        raise error
+    assert list((store.runs / ID).iterdir()) == []
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.communicate()
+
+
+def test_a_claim_of_a_live_process_holds_and_of_a_dead_one_does_not(store: Store, sleeper: subprocess.Popen[bytes]) -> None:
+    path = write_claim(store, claim_of(socket.gethostname(), sleeper.pid), age=10_000)  # a long point is no dead point
+    with pytest.raises(Busy, match=str(sleeper.pid)), store.claim(ID):
+        pytest.fail("claimed twice")
+    assert path.exists()
+    sleeper.communicate()
+    with store.claim(ID):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+
+
+def test_a_claim_whose_number_another_process_has_by_now_does_not_hold(store: Store) -> None:
+    """In a container every first process has the same number, and the host may keep its name: that must not block a point forever."""
+    write_claim(store, claim_of(socket.gethostname(), os.getpid(), since=1.0), age=time.time() - 1.0)  # before this process was
+    with store.claim(ID):
+        pass
+
+
+def test_a_claim_from_another_host_holds_for_ten_minutes_without_a_heartbeat(store: Store) -> None:
+    write_claim(store, claim_of("elsewhere", 1), age=590)
+    with pytest.raises(Busy, match="elsewhere"), store.claim(ID):
+        pytest.fail("claimed twice")
+    write_claim(store, claim_of("elsewhere", 1), age=610)
+    with store.claim(ID):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "a"}', "null", '{"host": "a", "pid": "x"}'])
+def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(store: Store, text: str) -> None:
+    write_claim(store, text)
+    with pytest.raises(Busy), store.claim(ID):
+        pytest.fail("claimed twice")
+    write_claim(store, text, age=60)
+    with store.claim(ID):
+        pass
+
+
+def test_a_dead_claim_is_taken_over_by_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes find the same dead claim; the second one is quicker. The first must not throw the second's claim away."""
+    write_claim(store, claim_of("elsewhere", 1), age=10_000)
+    judge, second = module._alive, ExitStack()
+
+    def slow(path: Path) -> bool:
+        verdict = judge(path)
+        monkeypatch.setattr(module, "_alive", judge)
+        second.enter_context(store.claim(ID))
+        return verdict
+
+    monkeypatch.setattr(module, "_alive", slow)
+    with second, pytest.raises(Busy), store.claim(ID):
+        pytest.fail("claimed twice")
+
+
+def test_a_claim_has_a_heartbeat_that_other_hosts_can_see(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, a point of more than ten minutes would be computed twice on a shared folder."""
+    monkeypatch.setattr(module, "STALE", 0.4)
+    with store.claim(ID):
+        time.sleep(0.8)
+        assert time.time() - (store.runs / ID / "claim.json").stat().st_mtime < 0.4
+
+
+def test_an_outcome_knows_its_states() -> None:
+    with pytest.raises(ValueError, match=r"state=okay: done, skipped, failed, busy, planned work"):
+        Outcome(ID, "okay")
