@@ -23,10 +23,11 @@ from sqbench.evaluation.statistics import perplexity_difference
 from sqbench.methods import configured, scheme_of
 from sqbench.models import Source
 from sqbench.models.language import LanguageModel
+from sqbench.records.claims import Busy
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
-from sqbench.records.store import SCHEMA, Busy, Store
+from sqbench.records.store import SCHEMA, Store
 from sqbench.tracking.wandb import mirror
 
 log = logging.getLogger(__name__)

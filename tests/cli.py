@@ -1,12 +1,17 @@
 """`python -m sqbench.run` as a person starts it: in a process and a folder of its own."""
 
+import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +73,44 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file below a folder: its time of change and its bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """The command line inside this process: a tenth of a second where a process of its own takes three.
+
+    What the command changes for good in its own process (logging, signals, environment) is put back.
+    """
+    from sqbench import run as module
+    from sqbench import runner
+
+    logger, before = logging.getLogger("sqbench"), dict(os.environ)
+    state = logger.handlers[:], logger.propagate, logger.level
+    terminate, argv = signal.getsignal(signal.SIGTERM), sys.argv
+    capsys.readouterr()
+    runner._slots.clear()
+    sys.argv = ["sqbench.run", *arguments]
+    try:
+        module.main()
+        code: object = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        logger.handlers[:], logger.propagate = state[0], state[1]
+        logger.setLevel(state[2])
+        signal.signal(signal.SIGTERM, terminate)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(before)
+        runner._slots.clear()
+    assert isinstance(code, int)
+    said = capsys.readouterr()
+    return Ended(code, said.out, said.err)

@@ -2,28 +2,20 @@
 
 import json
 import logging
-import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sqbench.errors import UserError
+from sqbench.records.claims import claim
 from sqbench.storage import CorruptFile, atomic_path, digest, set_aside, write_text
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of record.json; raised when a reader would have to know
-STALE = 600.0  # seconds without a heartbeat after which a claim from another host is taken over
-
-
-class Busy(Exception):
-    """Another process is computing this point."""
 
 
 class Store:
@@ -84,45 +76,9 @@ class Store:
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
-    @contextmanager
-    def claim(self, point_id: str) -> Iterator[None]:
-        """Hold a point while computing it, so that no other process does.
-
-        Raises:
-            Busy: a live process holds it. A claim of a dead process on this host is taken over at once, one of another host after
-                ten minutes without a heartbeat.
-        """
-        path = self.folder(point_id) / "claim.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                if _alive(path):
-                    raise Busy(f"held by {path.read_text(encoding='utf-8')}") from None
-                path.unlink(missing_ok=True)
-        else:
-            raise Busy("another process took it over at the same moment")
-        with os.fdopen(handle, "w") as file:
-            json.dump(mine, file)
-        done = threading.Event()
-        threading.Thread(target=_beat, args=(path, done), daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
-            path.unlink(missing_ok=True)
-
-
-def _beat(claim: Path, done: threading.Event) -> None:
-    """Touch a claim every minute until it is given back, for whoever looks from another host."""
-    while not done.wait(STALE / 10):
-        try:
-            os.utime(claim)
-        except OSError:
-            return
+    def claim(self, point_id: str) -> AbstractContextManager[None]:
+        """Hold a point while computing it; see `sqbench.records.claims.claim`."""
+        return claim(self.folder(point_id) / "claim.json")
 
 
 def _verified(path: Path) -> dict[str, Any]:
@@ -140,24 +96,3 @@ def _verified(path: Path) -> dict[str, Any]:
     except ValueError as error:  # NaN, which no record holds
         raise CorruptFile(str(error)) from error
     return record
-
-
-def _alive(claim: Path) -> bool:
-    """Whether the process that wrote a claim still works on it."""
-    try:
-        age = time.time() - claim.stat().st_mtime
-        held = json.loads(claim.read_text(encoding="utf-8"))
-        host, pid = held["host"], int(held["pid"])
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        return age < 5.0  # being written this moment, or cut off by a crash
-    if host != socket.gethostname():
-        return age < STALE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

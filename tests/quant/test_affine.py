@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -72,6 +72,7 @@ def test_lecture_notes_form_gives_the_same_codes(seed: int, low: float, high: fl
     x = low + (high - low) * torch.rand(500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x[:2] = torch.tensor([low, high])
     inverse = 255 / (high - low)
+    assume(abs(inverse * low % 1 - 0.5) > 1e-9)  # at a tie, S * min and min / scale may differ in the last bit
     zero = -round(inverse * low) - 128
     notes = (inverse * x + zero).round().clamp(-128, 127)
     params = qparams(torch.tensor([low], dtype=torch.float64), torch.tensor([high], dtype=torch.float64), fmt)

@@ -1,0 +1,104 @@
+"""Holding a point while it is computed, so that no other process computes it too. Works on shared folders: no kernel locks."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HEARTBEAT = 60.0  # seconds between signs of life
+STALE = 600.0  # seconds without one after which a claim from another host is taken over
+WRITING = 5.0  # seconds that an unreadable claim may be one that is being written
+
+
+class Busy(Exception):
+    """Another process is computing this point."""
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold `path` for the block.
+
+    A claim of a dead process on this host is taken over at once, one of another host after ten minutes without a heartbeat.
+
+    Raises:
+        Busy: a live process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not _create(path):
+        _clear(path)
+        if not _create(path):
+            raise Busy("another process took over at the same moment")
+    done = threading.Event()
+    threading.Thread(target=_beat, args=(path, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> bool:
+    """Make the claim; False if there is one."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}, file)
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Remove a claim that nobody stands behind any more.
+
+    Raises:
+        Busy: somebody does.
+    """
+    try:
+        text, age = path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if _alive(text, age):
+        raise Busy(f"another process computes it: {text}")
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.read_text(encoding="utf-8") != text:  # somebody was quicker, and this is theirs
+        aside.rename(path)
+        raise Busy("another process took over at the same moment")
+    aside.unlink()
+
+
+def _alive(text: str, age: float) -> bool:
+    """Whether the process that wrote a claim, touched `age` seconds ago, still works on it."""
+    try:
+        held: dict[str, Any] = json.loads(text)
+        host, pid, since = held["host"], int(held["pid"]), float(held["since"])
+    except (ValueError, KeyError, TypeError):
+        return age < WRITING
+    if host != socket.gethostname():
+        return age < STALE
+    try:
+        return psutil.Process(pid).create_time() <= since + 1  # a later process may have the same number
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _beat(path: Path, done: threading.Event) -> None:
+    """Touch a claim every minute until it is given back, for whoever looks from another host."""
+    while not done.wait(HEARTBEAT):
+        try:
+            os.utime(path)
+        except OSError:
+            return

