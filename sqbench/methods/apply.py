@@ -45,7 +45,7 @@ def quantize(task: Task, method: Method) -> LanguageModel:
             linear = module.get_submodule(name)
             seen = stats[site]
             if site not in quantizers:
-                quantizers[site] = _activation(method, task, seen)
+                quantizers[site] = _activation(method, task, seen, readers=list(task.topology.site.values()).count(site))
             limits = None
             if scheme.weights is not None:
                 limits = method.weight_limits(name, weight_of(linear), seen, scheme.weights)
@@ -61,11 +61,11 @@ def quantize(task: Task, method: Method) -> LanguageModel:
     return task.model.with_module(module, report)
 
 
-def _activation(method: Method, task: Task, stats: InputStatistics) -> ActivationQuantizer | None:
+def _activation(method: Method, task: Task, stats: InputStatistics, readers: int) -> ActivationQuantizer | None:
     fmt = task.scheme.activations
     if fmt is None:
         return None
-    return ActivationQuantizer(fmt, None if fmt.dynamic else method.activation_limits(stats, fmt))
+    return ActivationQuantizer(fmt, None if fmt.dynamic else method.activation_limits(stats, fmt), readers)
 
 
 def _describe(name: str, weight: Tensor, layer: QuantLinear, stats: InputStatistics) -> dict[str, Any]:
