@@ -1,7 +1,7 @@
 """What calibration costs beyond the forward pass it needs, and whether its memory grows with the data.
 
     python -m benchmarks.calibration calibration.windows=64              # time, against plain forward passes over the same tokens
-    python -m benchmarks.calibration calibration.windows=64 memory=true  # peak memory of the pass alone, and size of what it keeps
+    python -m benchmarks.calibration calibration.windows=256 memory=true  # peak memory and kept bytes, for a quarter and for all
 
 Any override of sqbench.run works. Times alternate A B C A B C over pieces of eight windows; the table gives medians of the ratios.
 """
@@ -55,11 +55,13 @@ def ratios(model: LanguageModel, windows: Tensor) -> None:
 
 def memory(model: LanguageModel, windows: Tensor) -> None:
     sites = model.topology.sites
-    over(model.body, windows[:2])
-    reset_peak_rss()
-    found = collect(model.module, model.body, sites, windows)
-    kept = sum(tensor.nbytes for stats in found.inputs.values() for tensor in stats.tensors().values())
-    print(f"{len(windows)} windows: peak RSS {peak_rss_bytes() / 1e6:.0f} MB, statistics {kept / 1e6:.2f} MB")
+    collect(model.module, model.body, sites, windows[:2])
+    for count in (len(windows) // 4, len(windows)):
+        reset_peak_rss()
+        found = collect(model.module, model.body, sites, windows[:count])
+        kept = sum(tensor.nbytes for stats in found.inputs.values() for tensor in stats.tensors().values())
+        print(f"{count} windows: peak RSS {peak_rss_bytes() / 1e6:.0f} MB, statistics {kept / 1e6:.2f} MB")
+        del found
 
 
 def main() -> None:
