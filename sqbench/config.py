@@ -133,6 +133,15 @@ def check(cfg: DictConfig) -> None:
         if value < least:
             raise UserError(f"{key}={value}: {least} or more works")
 
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        hint = "a hub id or a local folder works" if missing[0] == "model.name" else "it has no default"
+        raise UserError(f"{missing[0]}=???: needs a value; {hint}")
+    if cfg.bits.name == "auto" and (cfg.bits.weights is not None or cfg.bits.activations is not None):
+        changed = "bits.weights" if cfg.bits.weights is not None else "bits.activations"
+        raise UserError(
+            f"{changed}: bits=auto is the method's own scheme and has no fields; name the scheme to change, for example bits=w4a16"
+            f" {changed}.bits=3"
+        )
     choose("method.name", METHODS)
     choose("model.loader", LOADERS)
     choose("data.source", SOURCES)
@@ -145,6 +154,9 @@ def check(cfg: DictConfig) -> None:
     at_least("calibration.windows", 1)
     at_least("calibration.search_windows", 1)
     at_least("eval.resamples", 100)
+    for key in ("seed", "calibration.seed"):
+        if not -(2**63) <= OmegaConf.select(cfg, key) < 2**63:
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)}: a number of 64 bits works")
     if not 0 < cfg.eval.level < 1:
         raise UserError(f"eval.level={cfg.eval.level}: a number between 0 and 1 works, 0.95 for example")
     scheme_of(cfg).check()

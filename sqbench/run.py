@@ -9,12 +9,14 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
 from sqbench.errors import UserError
-from sqbench.progress import place_in_sweep
+from sqbench.progress import console, place_in_sweep
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
 
@@ -56,10 +58,21 @@ def main() -> None:
     quiet()
     config.register()
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # composition errors come here rather than out as a stack trace
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
     except KeyboardInterrupt:
         sys.exit(sweep.interrupted())
+    except CompactHydraException as error:
+        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        console.print(f"{error}{cause}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except AssertionError as error:
+        if "Unexpected type for root: NoneType" not in str(error):  # what OmegaConf says of a key below null
+            raise
+        deep = [item for item in sys.argv[1:] if item.startswith(("bits.weights.", "bits.activations."))]
+        hint = "name a scheme that has it, for example bits=w4a16 bits.weights.bits=3"
+        sys.exit(sweep.refuse(UserError(f"{' '.join(deep) or error}: the key above it is null in the chosen `bits`; {hint}")))
 
 
 if __name__ == "__main__":

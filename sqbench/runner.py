@@ -72,10 +72,11 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
     if not cfg.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
     try:
-        with store.claim(point.id), log_file(store.folder(point.id) / "stdout.log"):
+        with store.claim(point.id):
             if not cfg.force and store.finished(point.id):  # by another process, while we came here
                 return Outcome(point.id, "skipped", overrides, summary=str(point))
-            record, samples = compute(point, store, overrides, sweep)
+            with log_file(store.folder(point.id) / "stdout.log"):
+                record, samples = compute(point, store, overrides, sweep)
             store.write(record, samples)
     except Busy as reason:
         return Outcome(point.id, "busy", overrides, summary=f"{point}: {reason}")

@@ -1,6 +1,7 @@
 """What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,10 @@ def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Seq
     from sqbench.config import check
     from sqbench.runner import identify
 
+    for key in ("results_dir", "plan", "force"):
+        values = sorted({str(cfg[key]) for _, cfg in jobs})
+        if len(values) > 1:
+            raise UserError(f"{key}={','.join(values)}: one sweep has one value of it")
     points: dict[str, tuple[Sequence[str], Point]] = {}
     for overrides, cfg in jobs:
         try:
@@ -95,7 +100,9 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
         output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"
-    output.print(f"{said} · records in {store.runs} · tables: python -m sqbench.collect results_dir={store.root}", highlight=False)
+    where = shlex.quote(f"results_dir={store.root}")
+    line = f"{said} · records in {store.runs} · tables: python -m sqbench.collect {where}"
+    output.print(line, markup=False, highlight=False, soft_wrap=True)
     print_failures(outcomes, output)
     return 1 if counts["failed"] else 0
 

@@ -122,8 +122,10 @@ def check_record(record: dict[str, Any], results: Path) -> None:
     assert metrics["kl_to_fp"] == pytest.approx(samples["kl"].mean())
 
 
-def test_a_sweep_end_to_end_then_again_then_by_force(tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path) -> None:
-    """Three processes: all is computed once; nothing is touched; all is computed again, to the last bit the same."""
+def test_a_sweep_end_to_end_then_again_then_by_force(
+    tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All is computed, in a process of its own; nothing is touched; all is computed again, to the last bit the same."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     line = ["-m", *tiny_run(tiny_folder, text_file, results, *SWEEP)]
@@ -157,19 +159,19 @@ def test_a_sweep_end_to_end_then_again_then_by_force(tiny_folder: Path, text_fil
     assert unexpected == []  # no library noise
 
     before = contents(results)
-    second = run(*line, cwd=elsewhere)
-    assert second.returncode == 0, second.stderr
-    assert "5 skipped" in second.stdout
-    assert [words[-1] for words in plain(second.stdout) if words and words[0] in ("rtn", "smoothquant", "awq")] == ["skipped"] * 5
+    second = call(*line, capsys=capsys)
+    assert second.code == 0, second.err
+    assert "5 skipped" in second.out
+    assert [words[-1] for words in plain(second.out) if words and words[0] in ("rtn", "smoothquant", "awq")] == ["skipped"] * 5
     after = contents(results)
     assert {name: what for name, what in after.items() if not name.startswith("sweeps/")} == {
         name: what for name, what in before.items() if not name.startswith("sweeps/")
     }
 
     computed = numbers(results)
-    third = run(*line, "force=true", cwd=elsewhere)
-    assert third.returncode == 0, third.stderr
-    assert "5 done" in third.stdout
+    third = call(*line, "force=true", capsys=capsys)
+    assert third.code == 0, third.err
+    assert "5 done" in third.out
     assert numbers(results) == computed  # floats as they are written: bit for bit
     for name, (modified, content) in contents(results).items():
         if name.startswith("runs/") and not name.endswith("stdout.log"):
@@ -188,13 +190,13 @@ def test_help_works_from_any_folder_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_details_on_request(tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path) -> None:
-    done = run(*tiny_run(tiny_folder, text_file, results, "method=awq", "alpha=auto", "hydra.verbose=true"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} sqbench", line)]
-    assert len(lines) >= 2, done.stderr
+def test_details_on_request(command: Command, results: Path) -> None:
+    done = command("method=awq", "alpha=auto", "hydra.verbose=true")
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} sqbench", line)]
+    assert len(lines) >= 2, done.err
     log = next(results.glob("runs/*/stdout.log")).read_text()
-    for said in (done.stderr, log):  # the file has the details always
+    for said in (done.err, log):  # the file has the details always
         assert re.search(r"cache/baselines/\S+: computed", said), said
         assert re.search(r"cache/calibration/\S+: computed", said), said
 
@@ -261,6 +263,15 @@ def test_a_seed_is_another_draw_another_point_and_other_numbers(command: Command
     assert one["provenance"]["fingerprints"]["calibration_windows"] != two["provenance"]["fingerprints"]["calibration_windows"]
     assert one["metrics"]["perplexity"] != two["metrics"]["perplexity"]
     assert one["baseline"] == two["baseline"]  # evaluation sees the same windows
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_models_in_half_precision_are_quantized_as_well(command: Command, results: Path, dtype: str) -> None:
+    """What moves between layers moves to where it belongs, however coarse the numbers are that show where that is."""
+    assert command("-m", f"model.dtype={dtype}", "method=awq,smoothquant", "alpha=0.5", "method.pairs=true").code == 0
+    for record in records(results).values():
+        assert record["metrics"]["perplexity"] < 1.1 * record["baseline"]["perplexity"], record["identity"]["method"]
+        assert sum(group["source"].endswith("_proj") for group in record["quantized"]["groups"]) == 4  # v -> o, up -> down, twice
 
 
 def test_the_same_point_on_two_shelves_has_the_same_numbers(command: Command, results: Path, tmp_path: Path) -> None:
@@ -335,7 +346,7 @@ def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Com
 
 
 def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_pasted(
-    tiny_folder: Path, text_file: Path, tmp_path: Path
+    tiny_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With spaces, quotes and commas in the paths, which a shell and Hydra each read in their own way."""
     results, text = tmp_path / "my results (2)", tmp_path / "it's a, text=ü.txt"
@@ -343,13 +354,13 @@ def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_p
     line = tiny_run(tiny_folder, text_file, results, "method=rtn", "bits=w4a16", "bits.weights.group_size=48,64,40")
     line = [re.sub(r"^data\.path=.*", f'data.path="{text}"', item) for item in line]
     line = [re.sub(r"^results_dir=.*", f"results_dir='{results}'", item) for item in line]
-    done = run("-m", *line, cwd=tmp_path, COLUMNS="60")
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    done = call("-m", *line, capsys=capsys)
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.out + done.err
     found = records(results)
     assert sorted(record["status"] for record in found.values()) == ["failed", "failed", "ok"]
-    assert "1 done, 2 failed" in done.stdout
-    assert "2 failed:" in done.stdout
+    assert "1 done, 2 failed" in done.out
+    assert "2 failed:" in done.out
     for size in (48, 40):
         ((failed,)) = [r for r in found.values() if r["identity"]["scheme"]["weights"]["group_size"] == size]
         assert (failed["metrics"], failed["quantized"]) == ({}, {})
@@ -357,13 +368,13 @@ def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_p
         assert "Traceback" in failed["error"]["traceback"]
         message = f"group_size={size} does not divide in_features=64 of model.layers.0.self_attn.q_proj"
         assert message in failed["error"]["message"]
-        assert f"{failed['point_id']}  " in done.stdout
-        assert message in done.stdout
+        assert f"{failed['point_id']}  " in done.out
+        assert message in done.out
         assert message in (results / "runs" / failed["point_id"] / "stdout.log").read_text()
         assert not (results / "runs" / failed["point_id"] / "samples.parquet").exists()
         assert failed["cost"]["seconds"]["total"] > 0
 
-    commands = [text.strip() for text in done.stdout.splitlines() if text.strip().startswith("python -m sqbench.run")]
+    commands = [text.strip() for text in done.out.splitlines() if text.strip().startswith("python -m sqbench.run")]
     assert len(commands) == 2
     assert {record["provenance"]["command"] for record in found.values() if record["status"] == "failed"} == set(commands)
     (wanted,) = (text for text in commands if "group_size=48" in text)
@@ -376,6 +387,21 @@ def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_p
     assert retried == {f"runs/{point}/record.json"}  # this very point, and no other
 
 
+def test_the_line_that_an_experiment_prints_runs_its_point_alone(
+    command: Command, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An experiment asks for a sweep by itself; its points alone must not."""
+    ended = command("experiment=awq_int4", "bits=w4a16", "bits.weights.group_size=48", "alpha=0.5")
+    assert ended.code == 1
+    lines = [text.strip() for text in ended.out.splitlines() if text.strip().startswith("python -m sqbench.run")]
+    assert len(lines) == len(records(results)) == 2
+    (line,) = (text for text in lines if "method=rtn" in text)
+    again = call(*shlex.split(line)[3:], capsys=capsys)
+    assert again.code == 1
+    assert "1 failed ·" in again.out
+    assert len(records(results)) == 2
+
+
 def test_a_failed_point_is_tried_again_and_its_record_replaced(
     command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +411,7 @@ def test_a_failed_point_is_tried_again_and_its_record_replaced(
         raise MemoryError("not enough of it")
 
     whole = EVALUATIONS["perplexity"]
-    monkeypatch.setitem(EVALUATIONS, "perplexity", broken)  # type: ignore[arg-type]
+    monkeypatch.setitem(EVALUATIONS, "perplexity", broken)
     ended = command("-m", "method=rtn,minmax")
     assert ended.code == 1
     assert ended.out.count("not enough of it") == 2

@@ -1,6 +1,10 @@
+"""Files are whole or not there; what is damaged is moved aside, computed again, and said."""
+
 import hashlib
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +15,11 @@ from sqbench import storage, tensorfile
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_text(path, "old")
     before = path.stat().st_mtime_ns
@@ -26,7 +30,7 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["record.json"]
 
 
-def test_an_interrupted_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_interrupted_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "old")
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a") as part:  # noqa: PT012
         part.write_text("new")
@@ -34,7 +38,7 @@ def test_an_interrupted_writer_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (names(tmp_path), (tmp_path / "a").read_text()) == (["a"], "old")
 
 
-def test_the_real_name_appears_only_when_the_content_is_whole(tmp_path):
+def test_the_real_name_appears_only_when_the_content_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
     with atomic_path(path) as part:
         part.write_text("first half")
@@ -45,13 +49,13 @@ def test_the_real_name_appears_only_when_the_content_is_whole(tmp_path):
     assert names(path.parent) == ["file"]
 
 
-def test_files_can_be_read_by_others(tmp_path):
+def test_files_can_be_read_by_others(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "text")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
 @given(st.text())
-def test_text_comes_back_as_utf_8(tmp_path_factory, text):
+def test_text_comes_back_as_utf_8(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     text = text.replace("\r", "").encode("utf-8", "replace").decode()
     path = tmp_path_factory.getbasetemp() / "text"
     write_text(path, text)
@@ -65,7 +69,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), values, min_size=2, max_size=5), st.randoms())
-def test_the_order_of_keys_changes_no_digest(value, random):
+def test_the_order_of_keys_changes_no_digest(value: Any, random: Any) -> None:
     keys = list(value)
     random.shuffle(keys)
     shuffled = {key: value[key] for key in keys}
@@ -74,18 +78,18 @@ def test_the_order_of_keys_changes_no_digest(value, random):
     assert json.loads(canonical_json(value)) == value
 
 
-def test_the_digest_is_the_sha256_of_the_compact_sorted_json():
+def test_the_digest_is_the_sha256_of_the_compact_sorted_json() -> None:
     assert canonical_json({"ü": 1.0, "a": [None, True]}) == '{"a":[null,true],"ü":1.0}'
     assert digest({"b": 1, "a": 0.5}) == hashlib.sha256(b'{"a":0.5,"b":1}').hexdigest()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [{"a": -float("inf")}]])
-def test_what_is_no_json_is_refused(value):
+def test_what_is_no_json_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(value)
 
 
-def test_a_file_is_moved_aside_and_never_over_another(tmp_path, caplog):
+def test_a_file_is_moved_aside_and_never_over_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for content in ("one", "two", "three"):
         (tmp_path / "file").write_text(content)
         set_aside(tmp_path / "file", "checksum does not match")
@@ -106,7 +110,7 @@ TENSORS = {
 }
 
 
-def test_tensors_come_back_bit_for_bit(tmp_path):
+def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
     about = {"metrics": {"perplexity": 0.1 + 0.2}, "name": "ü"}
     tensorfile.save(tmp_path / "t", {**TENSORS, "view": TENSORS["a"].t()}, about)
     tensors, described = tensorfile.load(tmp_path / "t")
@@ -119,21 +123,21 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         assert torch.equal(torch.signbit(tensors[name]), torch.signbit(tensor))
 
 
-def test_the_cache_computes_once(tmp_path):
-    calls = []
+def test_the_cache_computes_once(tmp_path: Path) -> None:
+    calls: list[int] = []
 
-    def compute():
+    def compute() -> tensorfile.Content:
         calls.append(1)
         return TENSORS, {"n": len(calls)}
 
-    (_, first), hit_first = tensorfile.cached(tmp_path / "t", compute)
-    (tensors, second), hit_second = tensorfile.cached(tmp_path / "t", compute)
-    assert (hit_first, hit_second, len(calls)) == (False, True, 1)
+    _, first = tensorfile.cached(tmp_path / "t", compute)
+    tensors, second = tensorfile.cached(tmp_path / "t", compute)
+    assert len(calls) == 1
     assert first == second == {"n": 1}
     assert torch.equal(tensors["a"], TENSORS["a"])
 
 
-def damage(path, how):
+def damage(path: Path, how: str) -> None:
     whole = bytearray(path.read_bytes())
     if how == "flipped byte in the data":
         whole[-3] ^= 1
@@ -147,27 +151,45 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["flipped byte in the data", "flipped byte in the header", "truncated", "empty"])
-def test_a_damaged_cache_file_is_moved_aside_computed_again_and_said(tmp_path, caplog, how):
+def test_a_damaged_cache_file_is_moved_aside_and_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
     path = tmp_path / "t.safetensors"
     tensorfile.save(path, TENSORS, {"n": 1})
     damage(path, how)
     broken = path.read_bytes()
     with pytest.raises(CorruptFile):
         tensorfile.load(path)
-    (tensors, about), hit = tensorfile.cached(path, lambda: (TENSORS, {"n": 2}))
-    assert (hit, about) == (False, {"n": 2})
+    tensors, about = tensorfile.cached(path, lambda: (TENSORS, {"n": 2}))
+    assert about == {"n": 2}
     assert torch.equal(tensors["a"], TENSORS["a"])
     assert (tmp_path / "t.safetensors.corrupt").read_bytes() == broken
     assert f"{path} is damaged" in caplog.text
     assert "computing it again" in caplog.text
-    assert tensorfile.cached(path, pytest.fail)[1]
+    assert tensorfile.cached(path, pytest.fail)[1] == {"n": 2}
 
 
-def test_whoever_looks_while_a_cache_file_is_written_sees_all_of_it_or_nothing(tmp_path, monkeypatch):
+def test_no_damaged_byte_of_a_cache_file_goes_unseen(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    tensorfile.save(path, {"a": TENSORS["a"], "n": TENSORS["b"]}, {"n": 1, "text": "ü"})
+    whole, tensors = path.read_bytes(), tensorfile.load(path)[0]
+    unseen = []
+    for at in range(len(whole)):
+        for bit in (1, 2, 64, 128):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            try:
+                found, about = tensorfile.load(path)
+            except CorruptFile:
+                continue
+            same = found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
+            unseen += [] if same and about == {"n": 1, "text": "ü"} else [(at, bit)]
+    assert unseen == []
+
+
+def test_whoever_looks_while_a_cache_file_is_written_sees_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Many processes share the cache of a sweep: a reader between two steps of the writer must not call a good file damaged.
-    path, replace, seen = tmp_path / "t.safetensors", os.replace, []
+    path, seen = tmp_path / "t.safetensors", []
+    replace = os.replace
 
-    def replace_and_look(source, target):
+    def replace_and_look(source: Path, target: Path) -> None:
         replace(source, target)
         if path.is_file():
             seen.append(tensorfile.load(path)[1])
@@ -178,8 +200,8 @@ def test_whoever_looks_while_a_cache_file_is_written_sees_all_of_it_or_nothing(t
     assert seen[-1] == {"n": 1}
 
 
-def test_a_writer_that_fails_leaves_no_cache_file(tmp_path):
-    def compute():
+def test_a_writer_that_fails_leaves_no_cache_file(tmp_path: Path) -> None:
+    def compute() -> tensorfile.Content:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
@@ -187,6 +209,6 @@ def test_a_writer_that_fails_leaves_no_cache_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\x00\xff" * 100_000)
     assert file_digest(tmp_path / "f") == hashlib.sha256(b"\x00\xff" * 100_000).hexdigest()

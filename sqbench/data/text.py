@@ -99,8 +99,9 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> tuple[Text, Text |
     def sealed(text: str) -> Text:
         return Text(text, hashlib.sha256(text.encode()).hexdigest())
 
+    text = sealed(SOURCES[cfg.source](cfg))
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
-    return sealed(SOURCES[cfg.source](cfg)), other
+    return text, None if other == text else other  # the same text in two files: its windows must not overlap either
 
 
 def tokenise(tokenizer: Any, text: str) -> Tensor:
@@ -116,8 +117,11 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
     """
     ids = tokenise(tokenizer, evaluation.text)
     total = len(ids) // cfg.window
-    if total < 1:
-        raise UserError(f"data.window={cfg.window}: the text has only {len(ids)} tokens; data.window={len(ids)} or less works")
+    needed = cfg.windows + (calibration.windows if other is None else 0)
+    if total < 1 or (total < needed and needed <= 2):
+        works = len(ids) // needed
+        advice = f"data.window={works} or less works" if works > 1 else "a longer text works"
+        raise UserError(f"data.window={cfg.window}: the text has only {len(ids)} tokens; {advice} for {needed} windows")
     if cfg.windows > total:
         raise UserError(f"data.windows={cfg.windows}: the text has {total} windows of {cfg.window} tokens; at most {total} work")
     pool = ids if other is None else tokenise(tokenizer, other.text)

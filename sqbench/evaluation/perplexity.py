@@ -15,6 +15,7 @@ from sqbench.progress import track
 from sqbench.quant.linear import stored_bytes
 
 CHUNK = 128  # tokens whose logits exist at once: a vocabulary of 49,152 makes 25 MB of them
+MOST_NATS = 700.0  # exp of more overflows
 KEEP_BYTES = 2**30  # of a reference's hidden states; beyond that the float model runs again beside every point
 
 
@@ -98,8 +99,11 @@ def _log_probabilities(model: LanguageModel, outputs: Tensor) -> Tensor:
 
 def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> dict[str, float]:
     nats = float((samples["nll"] * samples["tokens"]).sum())
+    mean = nats / float(samples["tokens"].sum())
+    if mean > MOST_NATS:
+        raise EvaluationError(f"the mean loss is {mean:.3g} nats per token: its perplexity is beyond any number")
     metrics = {
-        "perplexity": math.exp(nats / float(samples["tokens"].sum())),
+        "perplexity": math.exp(mean),
         "bits_per_byte": nats / math.log(2) / windows.evaluation_bytes,
     }
     if "kl" in samples:

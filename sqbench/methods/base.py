@@ -93,6 +93,10 @@ def parse_alpha(value: Any, key: str = "alpha") -> float | str:
     """
     if value == "auto":
         return "auto"
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-        return float(value)
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        number = -1.0
+    if 0 <= number <= 1:
+        return abs(number)  # -0.0 is 0
     raise UserError(f"{key}={value}: a number from 0 to 1 works, or auto (the method searches)")

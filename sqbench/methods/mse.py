@@ -23,8 +23,8 @@ class Mse(Method):
     steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.norm < 1 or self.steps < 2:
-            raise UserError(f"method.norm={self.norm}, method.steps={self.steps}: a norm from 1 and at least 2 steps work")
+        if not 1 <= self.norm <= 16 or self.steps < 2:
+            raise UserError(f"method.norm={self.norm}, method.steps={self.steps}: a norm from 1 to 16 and at least 2 steps work")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
@@ -94,7 +95,7 @@ def load_language_model(
     try:
         module = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
     module.requires_grad_(False)
     return LanguageModel(module.eval().to(device), tokenizer, name, fingerprint, keep)

@@ -15,6 +15,9 @@ from sqbench.storage import digest, file_digest, write_text
 
 log = logging.getLogger(__name__)
 
+# Files of a model folder that can change its numbers: weights, configuration, tokenizer of whatever kind, remote code.
+PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.py")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -43,15 +46,18 @@ def describe(folder: Path, name: str) -> Source:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"model.name={name}: {folder} has no config.json, so it is no Hugging Face model folder")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        context = config.get("max_position_embeddings", config.get("n_positions"))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"model.name={name}: {folder / 'config.json'} is no model configuration ({error})") from error
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(
             f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)"
         )
-    files = [*weights, *sorted(folder.glob("*.json")), *sorted(folder.glob("*.model")), *sorted(folder.glob("*.py"))]
+    files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     marks = {path.name: _file_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    context = config.get("max_position_embeddings", config.get("n_positions"))
     return Source(folder, digest(marks), context)
 
 
@@ -62,7 +68,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt"] + ["*.py"] * cfg.trust_remote_code
+    patterns = [pattern for pattern in PATTERNS if pattern != "*.py" or cfg.trust_remote_code]
     try:
         return describe(Path(snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=patterns)), cfg.name)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:

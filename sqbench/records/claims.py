@@ -36,8 +36,8 @@ def claim(path: Path) -> Iterator[None]:
         if not _create(path):
             raise Busy("another process took over at the same moment")
     done = threading.Event()
-    threading.Thread(target=_beat, args=(path, done), daemon=True).start()
     try:
+        threading.Thread(target=_beat, args=(path, done), daemon=True).start()
         yield
     finally:
         done.set()

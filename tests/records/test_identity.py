@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sqbench.errors import UserError
 from sqbench.methods import METHODS
 from sqbench.methods.base import parse_alpha
 from sqbench.models import Source
+from sqbench.models.source import describe
 from sqbench.records.identity import identity, point_id
 from sqbench.storage import canonical_json
 
@@ -116,7 +118,7 @@ def test_every_key_of_the_configuration_is_known_here() -> None:
 
     def keys(node: DictConfig, prefix: str = "") -> list[str]:
         found: list[str] = []
-        for key in node:
+        for key in map(str, node):
             name = f"{prefix}{key}"
             if name == "method.natural" or not OmegaConf.is_dict(node._get_node(key)) or node[key] is None:
                 found.append(name)
@@ -139,6 +141,32 @@ def test_weights_and_texts_count_by_content() -> None:
         known_as(other=Text("", "d" * 64)),
     ]
     assert len({base, *different}) == 4
+
+
+def test_a_model_is_the_files_that_can_change_its_numbers(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+
+    def fingerprint() -> str:
+        return describe(folder, "model").fingerprint
+
+    seen = [fingerprint()]
+    (folder / "README.md").write_text("about")
+    (folder / "pytorch_model.bin").write_bytes(b"never loaded")
+    assert fingerprint() == seen[0]
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace("{", "{ ", 1))
+        seen.append(fingerprint())
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(weights))
+    seen.append(fingerprint())
+    for name in ("merges.txt", "vocab.txt", "tokenizer.model"):  # what a GPT-2, a BERT and a SentencePiece tokenizer are made of
+        (folder / name).write_text("a b")
+        seen.append(fingerprint())
+    assert len(set(seen)) == len(seen)
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert describe(tmp_path / "elsewhere", "another name").fingerprint == seen[-1]
 
 
 def test_a_device_counts_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,9 +16,10 @@ import pandas as pd
 import pytest
 
 from sqbench.errors import UserError
-from sqbench.records import store as module
+from sqbench.records import claims
+from sqbench.records.claims import Busy
 from sqbench.records.outcome import Outcome
-from sqbench.records.store import Busy, Store
+from sqbench.records.store import Store
 from sqbench.storage import digest
 
 ID = "0123456789ab"
@@ -71,7 +73,7 @@ def test_a_failed_point_has_a_record_and_is_not_finished(store: Store) -> None:
 
 def test_the_record_comes_last(store: Store) -> None:
     class Unwritable(pd.DataFrame):
-        def to_parquet(self, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+        def to_parquet(self, *arguments: Any, **options: Any) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
@@ -223,7 +225,7 @@ def test_a_claim_of_a_live_process_holds_and_of_a_dead_one_does_not(store: Store
 
 
 def test_a_claim_whose_number_another_process_has_by_now_does_not_hold(store: Store) -> None:
-    """In a container every first process has the same number, and the host may keep its name: that must not block a point forever."""
+    """In a container every first process has the same number, and the host may keep its name: no point is blocked forever."""
     write_claim(store, claim_of(socket.gethostname(), os.getpid(), since=1.0), age=time.time() - 1.0)  # before this process was
     with store.claim(ID):
         pass
@@ -251,25 +253,44 @@ def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(stor
 def test_a_dead_claim_is_taken_over_by_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes find the same dead claim; the second one is quicker. The first must not throw the second's claim away."""
     write_claim(store, claim_of("elsewhere", 1), age=10_000)
-    judge, second = module._alive, ExitStack()
+    judge, second = claims._alive, ExitStack()
 
-    def slow(path: Path) -> bool:
-        verdict = judge(path)
-        monkeypatch.setattr(module, "_alive", judge)
+    def slow(*arguments: Any) -> bool:
+        verdict = judge(*arguments)
+        monkeypatch.setattr(claims, "_alive", judge)
         second.enter_context(store.claim(ID))
         return verdict
 
-    monkeypatch.setattr(module, "_alive", slow)
-    with second, pytest.raises(Busy), store.claim(ID):
-        pytest.fail("claimed twice")
+    monkeypatch.setattr(claims, "_alive", slow)
+    with second:
+        with pytest.raises(Busy), store.claim(ID):
+            pytest.fail("claimed twice")
+        assert json.loads((store.runs / ID / "claim.json").read_text())["pid"] == os.getpid()  # the second's is there still
+    assert list((store.runs / ID).iterdir()) == []
 
 
 def test_a_claim_has_a_heartbeat_that_other_hosts_can_see(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one, a point of more than ten minutes would be computed twice on a shared folder."""
-    monkeypatch.setattr(module, "STALE", 0.4)
+    assert claims.HEARTBEAT < claims.STALE / 4
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
+    path = store.runs / ID / "claim.json"
     with store.claim(ID):
-        time.sleep(0.8)
-        assert time.time() - (store.runs / ID / "claim.json").stat().st_mtime < 0.4
+        os.utime(path, (0, 0))
+        time.sleep(0.3)
+        assert time.time() - path.stat().st_mtime < 5
+    time.sleep(0.1)
+    assert not path.exists()  # and the heart stops
+
+
+def test_an_interruption_at_the_moment_of_claiming_leaves_no_claim(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    with pytest.raises(KeyboardInterrupt), store.claim(ID):
+        pytest.fail("not interrupted")
+    assert list((store.runs / ID).iterdir()) == []
 
 
 def test_an_outcome_knows_its_states() -> None:
