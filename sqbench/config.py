@@ -165,7 +165,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("data.path", "calibration.path"):
         path = OmegaConf.select(cfg, key)
         if path is not None and not Path(path).is_file():
-            raise UserError(f"{key}={path}: no such file (from {Path.cwd()})")
+            problem = "is a folder; a UTF-8 text file works" if Path(path).is_dir() else f"no such file (from {Path.cwd()})"
+            raise UserError(f"{key}={path}: {problem}")
 
 
 def device_of(name: str) -> "torch.device":

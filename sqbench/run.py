@@ -63,7 +63,7 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
     except KeyboardInterrupt:
         sys.exit(sweep.interrupted())
-    except CompactHydraException as error:
+    except (CompactHydraException, OmegaConfBaseException) as error:
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         console.print(f"{error}{cause}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

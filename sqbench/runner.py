@@ -1,6 +1,7 @@
 """One sweep point, from configuration to record. Read `run_point` top to bottom: it is the data flow of sqbench."""
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -127,12 +128,13 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             delta={"perplexity": _difference(point.cfg, samples)},
             quantized=result.model.report or {},
         )
+        _refuse_nonfinite(record)
         fingerprints["calibration_windows"] = list(windows.at)
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
-        record.update(
-            status="failed", error={"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        )
+        trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+        record.update(status="failed", error=trouble, metrics={}, baseline={}, delta={}, quantized={})
+        samples = None
     record["cost"] = {
         "seconds": watch.total(),
         "peak_rss_bytes": peak_rss_bytes(),
@@ -140,6 +142,19 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
     }
     record["provenance"] = provenance(fingerprints, overrides, sweep)
     return record, samples
+
+
+def _refuse_nonfinite(record: dict[str, Any]) -> None:
+    """Raise ArithmeticError, naming the place, if a result is NaN or infinite: no record holds such a number."""
+
+    def walk(value: Any, place: str) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ArithmeticError(f"{place} is {value}")
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+            walk(inner, f"{place}.{key}")
+
+    for part in ("metrics", "baseline", "delta", "quantized"):
+        walk(record[part], part)
 
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Windows]:

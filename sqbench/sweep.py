@@ -56,7 +56,7 @@ def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Seq
             raise UserError(f"{error}  [{' '.join(overrides)}]" if len(jobs) > 1 else str(error)) from error
         points.setdefault(point.id, (overrides, point))
     if len(points) < len(jobs):
-        log.info("%d combinations are %d points: methods without alpha run once", len(jobs), len(points))
+        log.info("%d combinations are %d points: equal ones run once (methods without alpha have none)", len(jobs), len(points))
     return list(points.values())
 
 
@@ -86,10 +86,15 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     )
 
 
-def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path) -> list[Outcome]:
-    """Outcomes of the points that have a record, for a sweep that was cut short."""
+def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, since: float) -> list[Outcome]:
+    """Outcomes of the points that have a record, for a sweep that began at `since` and was cut short."""
     store = Store(results_dir)
-    return [Outcome(point.id, "done", list(overrides)) for overrides, point in points if store.finished(point.id)]
+    outcomes = []
+    for overrides, point in points:
+        if store.finished(point.id):
+            written = (store.folder(point.id) / "record.json").stat().st_mtime
+            outcomes.append(Outcome(point.id, "done" if written >= since else "skipped", list(overrides)))
+    return outcomes
 
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:

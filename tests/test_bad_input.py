@@ -111,6 +111,20 @@ def test_an_unknown_choice_or_key_is_refused_by_hydra_with_the_known_ones(
     refused(command(changes, *["-m"] * ("=llama" in changes)), results, *messages, code=1)
 
 
+@pytest.mark.parametrize(
+    "changes", ["seed=${no_such_key}", "alpha=${no_such_key}", "method=rtn,awq", "alpha=0.5,0.6)", "results_dir=${no}"]
+)
+def test_what_hydra_cannot_read_is_refused_without_a_traceback(command: Command, results: Path, changes: str) -> None:
+    for mode in ((), ("-m",)):
+        if changes == "method=rtn,awq" and mode:
+            continue
+        ended = command(*mode, changes)
+        assert ended.code in (1, 2)
+        assert "Traceback" not in ended.err
+        assert changes.partition("=")[0] in ended.err
+        assert not list(results.rglob("*"))
+
+
 def test_a_field_of_the_methods_own_scheme_cannot_be_set_but_in_a_named_one(command: Command, results: Path) -> None:
     ended = command("bits.weights.bits=3")  # bits=auto has no fields
     assert "Traceback" not in ended.err
@@ -211,8 +225,8 @@ def broken_model(folder: Path, how: str, tiny_folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", "neither a local folder nor a model on the hub"),
-        ("a file", "neither a local folder nor a model on the hub"),
+        ("missing", "no such folder"),
+        ("a file", "no such folder"),
         ("empty", "has no config.json, so it is no Hugging Face model folder"),
         ("without config", "has no config.json, so it is no Hugging Face model folder"),
         ("without weights", "has no *.safetensors (pickled .bin weights are not loaded"),

@@ -425,6 +425,29 @@ def test_a_failed_point_is_tried_again_and_its_record_replaced(
     assert len(list(results.glob("runs/*/samples.parquet"))) == 2
 
 
+def test_a_number_that_no_record_holds_fails_the_point_and_the_sweep_goes_on(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from sqbench.evaluation import EVALUATIONS
+
+    whole = EVALUATIONS["perplexity"]
+
+    def infinite(model: Any, windows: Any, reference: Any = None) -> Any:
+        result = whole(model, windows, reference)
+        return replace(result, metrics={**result.metrics, "kl_to_fp": float("inf")}) if model.report["per_layer"][0] else result
+
+    monkeypatch.setitem(EVALUATIONS, "perplexity", infinite)
+    ended = command("-m", "method=rtn,fp")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "1 done, 1 failed" in ended.out
+    assert sorted(record["status"] for record in records(results).values()) == ["failed", "ok"]
+    (failed,) = (record for record in records(results).values() if record["status"] == "failed")
+    assert "kl_to_fp" in failed["error"]["message"]
+
+
 def test_a_full_disk_fails_the_point_in_words_and_the_sweep_goes_on(
     command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ class PointSweeper(BasicSweeper):
         jobs = [list(job) for batch in self.split_arguments(overrides, None) for job in batch]
         results_dir = self.config.results_dir
         try:
-            Store(results_dir)  # unwritable: say so before Hydra makes its folder there
             points = sweep.distinct([(job, sweep.task_config(loader.load_sweep_config(self.config, job))) for job in jobs])
+            Store(results_dir)  # unwritable: say so before Hydra makes its folder there
         except UserError as error:
             sys.exit(sweep.refuse(error))
         if self.config.plan:
@@ -41,6 +42,7 @@ class PointSweeper(BasicSweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         os.environ[sweep.TOTAL] = str(len(points))
+        since = time.time()
         chosen = [list(job) for job, _ in points]
         try:
             returns: list[Any] = []
@@ -48,5 +50,5 @@ class PointSweeper(BasicSweeper):
                 returns += self.launcher.launch(batch, initial_job_idx=len(returns))
             sys.exit(sweep.report([job.return_value for job in returns], results_dir))
         except KeyboardInterrupt:
-            sweep.report(sweep.finished(points, results_dir), results_dir)
+            sweep.report(sweep.finished(points, results_dir, since), results_dir)
             sys.exit(sweep.interrupted())

@@ -46,6 +46,8 @@ def read(path: str, key: str) -> str:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except IsADirectoryError as error:
+        raise UserError(f"{key}={path}: is a folder; a UTF-8 text file works") from error
     except FileNotFoundError as error:
         raise UserError(f"{key}={path}: no such file (from {Path.cwd()})") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -138,5 +140,10 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
     at = first + torch.randperm(spare, generator=generator)[: calibration.windows].sort().values
     table = pool[: len(pool) // cfg.window * cfg.window].view(-1, cfg.window)
     chosen = ids[: cfg.windows * cfg.window].view(-1, cfg.window)
+    if other is not None and any(tokenizer.decode(window) in other.text for window in chosen):
+        raise UserError(
+            f"calibration.path={calibration.path}: holds text that evaluation uses; another text works, and so does"
+            " calibration.path=null (windows of the same text that evaluation does not use)"
+        )
     predicted = sum(len(tokenizer.decode(window[1:]).encode()) for window in chosen)
     return Windows(chosen, table[at], predicted, tuple(at.tolist()))

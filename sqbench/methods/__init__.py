@@ -1,5 +1,6 @@
 """Methods: one short file each, all of one shape. Importing this package makes them known."""
 
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -42,7 +43,8 @@ def configured(cfg: DictConfig) -> Method:
     try:
         checked: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(schema, fields))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise UserError(f"method.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
+        names = ", ".join(field.name for field in dataclasses.fields(cls)) or "none"
+        raise UserError(f"method.{error.full_key}: {str(error.msg).splitlines()[0]}; parameters of {name}: {names}") from error
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in checked.items()})
 
 

@@ -90,7 +90,9 @@ def load_language_model(
         UserError: the folder holds no causal language model that transformers can build.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         module = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)

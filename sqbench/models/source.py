@@ -65,6 +65,8 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
     """A local folder, or a hub id: from the cache, else downloaded (weights as safetensors only)."""
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg.name)
+    if cfg.name.startswith(("/", ".", "~")):
+        raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -324,6 +324,11 @@ def discover(
     """
     keep = keep or set()
     trace = _trace(module, forward)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in trace.linears):
+            raise UserError(
+                f"model.keep={pattern}: matches no linear layer; there are, for example, {', '.join(trace.linears[:8])}"
+            )
     kept = [name for name in dict.fromkeys(trace.linears) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
     layers = [name for name in dict.fromkeys(trace.linears) if name not in kept]
     if not layers:

@@ -71,7 +71,7 @@ class Format:
         if self.group_size is not None and in_features % self.group_size:
             divisors = [g for g in (16, 32, 64, 96, 128, 192, 256) if in_features % g == 0] or "none of the usual"
             raise UserError(
-                f"bits: group_size={self.group_size} does not divide in_features={in_features} of {layer}"
+                f"bits.weights.group_size={self.group_size} does not divide in_features={in_features} of {layer}"
                 f" ({in_features} % {self.group_size} = {in_features % self.group_size}); these do: {divisors}"
             )
 

@@ -66,7 +66,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if _alive(text, age):
-        raise Busy(f"another process computes it: {text}")
+        raise Busy(f"another process computes it ({_holder(text)})")
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         path.rename(aside)
@@ -76,6 +76,15 @@ def _clear(path: Path) -> None:
         aside.rename(path)
         raise Busy("another process took over at the same moment")
     aside.unlink()
+
+
+def _holder(text: str) -> str:
+    """`pid 123 on host since 12:30:00`, as far as a claim says."""
+    try:
+        held = json.loads(text)
+        return f"pid {held['pid']} on {held['host']} since {time.strftime('%H:%M:%S', time.localtime(held['since']))}"
+    except (ValueError, KeyError, TypeError):
+        return "its claim is being written"
 
 
 def _alive(text: str, age: float) -> bool:

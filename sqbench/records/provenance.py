@@ -1,5 +1,6 @@
 """Where a number came from: code, versions, hardware, command; and what it cost."""
 
+import logging
 import platform
 import resource
 import subprocess
@@ -12,6 +13,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
@@ -132,6 +135,7 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+            log.debug("%s: %.3f s", name, self.seconds[name])
 
     def total(self) -> dict[str, float]:
         """All stages, and `total` since the watch was made."""

@@ -210,7 +210,7 @@ def test_an_unusable_file_is_refused_by_key_and_path(tmp_path: Path, key: str, c
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.path=.*: cannot be read as UTF-8 text \(.*Is a directory"):
+    with pytest.raises(UserError, match=r"data\.path=.*: is a folder; a UTF-8 text file works"):
         fetch(*settings_of(8, 1, 1, path=str(tmp_path)))
 
 
@@ -253,3 +253,20 @@ def test_bits_per_byte_has_its_bytes_from_here(tmp_path: Path) -> None:
     found = cut(Bytes(), Text("plain ascii " * 40, "t"), None, *settings_of(12, 8, 4))
     nats = found.evaluation[:, 1:].numel() * math.log(256)
     assert nats / math.log(2) / found.evaluation_bytes == pytest.approx(8)
+
+
+def test_a_calibration_text_that_holds_the_evaluation_is_refused(tmp_path: Path) -> None:
+    class Letters(Positions):
+        def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+            return {"input_ids": [ord(character) for character in text]}
+
+        def decode(self, ids: Any) -> str:
+            return "".join(chr(int(number)) for number in ids)
+
+    text = "".join(chr(0x100 + n) for n in range(100))
+    path, joined = tmp_path / "test.txt", tmp_path / "all.txt"
+    path.write_text(text, encoding="utf-8")
+    joined.write_text("ten before" + text + "and more after" * 20, encoding="utf-8")
+    configs = settings_of(5, 4, 16, path=str(path), calibration_path=str(joined))
+    with pytest.raises(UserError, match=r"calibration\.path=.*all\.txt: holds text that evaluation uses"):
+        cut(Letters(), *fetch(*configs), *configs)
