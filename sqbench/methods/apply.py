@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sqbench.methods.base import Method, Move, Task
+from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import fold, share
 from sqbench.progress import track
 from sqbench.quant.linear import ActivationQuantizer, QuantLinear, sqnr_db, weight_of
 from sqbench.quant.statistics import InputStatistics

@@ -11,7 +11,7 @@ from torch import Tensor
 from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task, parse_alpha, register
 from sqbench.methods.search import block_losses
-from sqbench.models.topology import Group
+from sqbench.models.folding import Group
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format

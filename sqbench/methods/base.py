@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import Group, Topology
+from sqbench.models.topology import Topology
 from sqbench.quant import ranges
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics

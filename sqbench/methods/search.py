@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.methods.base import Task
-from sqbench.models.topology import Group, common_parent, first_tensor, share
+from sqbench.models.folding import Group, share
+from sqbench.models.topology import common_parent, first_tensor
 from sqbench.progress import track
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task, parse_alpha, register
 from sqbench.methods.search import block_losses
-from sqbench.models.topology import Group, divide_norm, multiply_inputs
+from sqbench.models.folding import Group, divide_norm, multiply_inputs
 from sqbench.quant import ranges
 from sqbench.quant.linear import weight_of
 

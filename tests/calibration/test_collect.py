@@ -8,8 +8,8 @@ import torch
 from sqbench.calibration import Statistics, collect, collect_cached
 from sqbench.calibration.collect import CalibrationError
 from sqbench.data import Windows
+from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import share
 
 
 def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprint: str = "f") -> tuple[Statistics, bool]:

@@ -12,8 +12,8 @@ from sqbench.data import Windows
 from sqbench.evaluation import Result, perplexity
 from sqbench.evaluation.baseline import reference
 from sqbench.evaluation.perplexity import EvaluationError
+from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import share
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from sqbench.calibration import Statistics
 from sqbench.errors import UserError
 from sqbench.methods.base import Task
 from sqbench.methods.smoothquant import SmoothQuant, smooth_ln_fcs, smoothing_scale
+from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import Topology, fold, share
+from sqbench.models.topology import Topology
 from sqbench.quant.formats import Scheme
 
 

@@ -1,0 +1,97 @@
+"""Folding: moving scales between layers so that a model computes the same function with other numbers.
+
+Parameters are replaced, never written to: models that share tensors (`share`) keep their own.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.quant.linear import set_weight, weight_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """A place where scales can move: out of `source`'s output channels, into the input channels of `readers`.
+
+    Attributes:
+        source: a norm (kind `norm`) or a linear (kind `pair`).
+        readers: linears that read it.
+        origin: [in_features of the readers] which output channel of the source each input channel comes from; None is one to one.
+            Grouped-query attention repeats channels of v on the way to o.
+        offset: what the norm adds to its weight before it multiplies (Gemma's RMSNorm: 1).
+    """
+
+    kind: str
+    source: str
+    readers: tuple[str, ...]
+    origin: Tensor | None = field(default=None, compare=False)
+    offset: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {', '.join(reader.rpartition('.')[2] for reader in self.readers)}"
+
+    def spread(self, scale: Tensor) -> Tensor:
+        """From one factor per source channel to one per reader input channel."""
+        return scale if self.origin is None else scale[self.origin.to(scale.device)]
+
+    def gather(self, per_input: Tensor) -> Tensor:
+        """From one non-negative value per reader input channel to one per source channel: the largest of those it feeds."""
+        if self.origin is None:
+            return per_input
+        origin = self.origin.to(per_input.device)
+        return per_input.new_zeros(int(origin.max()) + 1).scatter_reduce(0, origin, per_input, "amax", include_self=False)
+
+
+def divide_norm(norm: nn.Module, scale: Tensor, offset: float = 0.0) -> None:
+    """Divide what a norm writes by `scale` [channels]: its weight, and its bias if it has one."""
+    for name, parameter in list(norm.named_parameters(recurse=False)):
+        shift = offset if name == "weight" else 0.0
+        divided = (parameter.detach() + shift) / scale.to(parameter.dtype) - shift
+        setattr(norm, name, nn.Parameter(divided, requires_grad=False))
+
+
+def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
+    """Divide what a linear writes by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
+    weight = weight_of(linear)
+    set_weight(linear, weight / scale.to(weight.dtype).unsqueeze(1))
+    if isinstance(linear.bias, Tensor):
+        linear.bias = nn.Parameter(linear.bias.detach() / scale.to(weight.dtype), requires_grad=False)
+
+
+def multiply_inputs(linear: nn.Module, scale: Tensor) -> None:
+    """Multiply what a linear reads by `scale` [in_features]: the columns of its weight."""
+    weight = weight_of(linear)
+    set_weight(linear, weight * scale.to(weight.dtype))
+
+
+def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None:
+    """Divide the source's output channels by `scale` [channels of the source] and multiply the readers' inputs by it.
+
+    Parameters are replaced, never written to: a model that shares them keeps its own. `root` is the name of `module` itself.
+    """
+
+    def find(name: str) -> nn.Module:
+        return module.get_submodule(name.removeprefix(root).removeprefix("."))
+
+    if group.kind == "norm":
+        divide_norm(find(group.source), scale, group.offset)
+    else:
+        divide_outputs(find(group.source), scale)
+    for name in group.readers:
+        multiply_inputs(find(name), group.spread(scale))
+
+
+def share(module: nn.Module) -> nn.Module:
+    """A new module tree over the same tensors: layers can be replaced in it while the original stays as it is, at no memory."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def random_scale(channels: int, seed: int, device: torch.device) -> Tensor:
+    """Factors between 1/2 and 2, log-uniform, all different: [channels] float32."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randperm(channels, generator=generator).double() / max(channels - 1, 1)
+    return (2.0 ** (2 * steps - 1)).float().to(device)
