@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,8 @@ from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
+
+_asked_to_stop = False
 
 
 def task(cfg: DictConfig) -> Outcome:
@@ -39,25 +40,38 @@ def task(cfg: DictConfig) -> Outcome:
             sweep.show_plan([identify(cfg)], cfg.results_dir)
             sys.exit(0)
         name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
+        _stop_if_asked()
         outcome = run_point(cfg, sweep.own_overrides(setting.overrides.task), name)
     except UserError as error:
         sys.exit(sweep.refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
     log.info("%s%s %s  %s  (%.1f s)", place, outcome.state, outcome.point_id, outcome.summary, outcome.seconds)
+    _stop_if_asked()
     if alone:
         sys.exit(sweep.report([outcome], cfg.results_dir))
     return outcome
 
 
-def _terminate(number: int, frame: FrameType | None) -> Any:
-    raise KeyboardInterrupt  # SIGTERM leaves a resumable sweep like Ctrl-C does
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM leaves a resumable sweep as Ctrl-C does. Remembered too: an exception inside a destructor would be swallowed."""
+    global _asked_to_stop
+    _asked_to_stop = True
+    raise KeyboardInterrupt
+
+
+def _stop_if_asked() -> None:
+    if _asked_to_stop:
+        raise KeyboardInterrupt
 
 
 def main() -> None:
     """The command line; always ends with the exit status that tells the truth."""
+    global _asked_to_stop
+    _asked_to_stop = False
     quiet()
     config.register()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # composition errors come here rather than out as a stack trace
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()

@@ -15,9 +15,9 @@ import pytest
 from cli import Ended, call, contents, start, tiny_run, wait_for
 
 Command = Callable[..., Ended]
-# Six points of some tenths of a second: there is always one at work between two records.
-SWEEP = ("method=smoothquant", "alpha=0,0.2,0.4,0.6,0.8,1", "data.windows=50")
-POINTS = 6
+# Points of some tenths of a second: one is always at work between two records, and there are enough for a slow test to catch it.
+SWEEP = ("method=smoothquant", "alpha=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95,1", "data.windows=50")
+POINTS = 12
 
 
 @pytest.fixture
