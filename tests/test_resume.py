@@ -115,7 +115,7 @@ def test_a_sweep_in_two_processes_computes_each_point_once(sweep: list[str], res
         assert "damaged" not in err, err  # neither sees what the other has half written
         (summary,) = (line for line in out.splitlines() if "records in" in line)
         assert sum(int(count) for count in re.findall(r"(\d+) (?:done|skipped|busy)", summary)) == POINTS
-    done = re.findall(r"^\[\d/6\] done (?:.* )?([0-9a-f]{12})", ends[0][1] + ends[1][1], re.MULTILINE)
+    done = re.findall(rf"^\[\d+/{POINTS}\] done (?:.* )?([0-9a-f]{{12}})", ends[0][1] + ends[1][1], re.MULTILINE)
     assert len(done) == len(set(done)) == POINTS, ends
     assert len(finished(results)) == POINTS
     assert claims(results) == []
