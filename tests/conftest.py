@@ -1,6 +1,7 @@
 """Fixtures: a tiny language model that has learnt something, because an untrained one cannot show a broken method."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 for _key, _value in {
@@ -15,6 +16,7 @@ for _key, _value in {
 import hypothesis
 import pytest
 import torch
+from cli import Ended, call, tiny_run
 
 from sqbench.calibration import Statistics
 from sqbench.config import CalibrationConfig, DataConfig
@@ -145,3 +147,20 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(training_text(), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def command(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """A run over the tiny model in this process, changed by what it is given."""
+
+    def run(*changes: str) -> Ended:
+        flags = [change for change in changes if change.startswith("-")]
+        overrides = [change for change in changes if not change.startswith("-")]
+        return call(*flags, *tiny_run(tiny_folder, text_file, results, *overrides), capsys=capsys)
+
+    return run

@@ -8,29 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cli import Ended, call, contents, tiny_run
+from cli import Ended, call, contents
 from safetensors.torch import load_file, save_file
 
 from sqbench.methods import METHODS
 
 Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def command(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A run over the tiny model, changed by what it is given."""
-
-    def run(*changes: str) -> Ended:
-        flags = [change for change in changes if change.startswith("-")]
-        overrides = [change for change in changes if not change.startswith("-")]
-        return call(*flags, *tiny_run(tiny_folder, text_file, results, *overrides), capsys=capsys)
-
-    return run
 
 
 def refused(ended: Ended, results: Path, *messages: str, code: int = 2) -> None:

@@ -43,23 +43,6 @@ def plain(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def command(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A run over the tiny model in this process, changed by what it is given."""
-
-    def run(*changes: str) -> Ended:
-        flags = [change for change in changes if change.startswith("-")]
-        overrides = [change for change in changes if not change.startswith("-")]
-        return call(*flags, *tiny_run(tiny_folder, text_file, results, *overrides), capsys=capsys)
-
-    return run
-
-
 def check_record(record: dict[str, Any], results: Path) -> None:
     """Every field of the contract, and that they agree with each other."""
     assert record.keys() == SCHEMA
