@@ -10,12 +10,15 @@ from torch import Tensor
 
 from sqbench import calibration, config, data, models
 from sqbench.calibration import Statistics
-from sqbench.data import Windows
+from sqbench.data import Batches, Examples
+from sqbench.data.images import ImageExamples, LabelledImages
 from sqbench.errors import UserError
-from sqbench.evaluation import EVALUATIONS, Result
+from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
-from sqbench.models.language import LanguageModel
+from sqbench.models import Model
+from sqbench.models.heads import attach
+from sqbench.models.image import ImageModel
 from sqbench.quant.formats import Scheme
 
 
@@ -35,17 +38,21 @@ def configure(*overrides: str) -> DictConfig:
     return cfg
 
 
-def load(*overrides: str, cfg: DictConfig | None = None) -> tuple[LanguageModel, Windows]:
-    """A model and its text windows, named as on the command line: `load("model=smollm2_135m", "data=pydoc")`.
+def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = None) -> tuple[Model, Examples]:
+    """A model and its examples, named as on the command line: `load("model=smollm2_135m", "data=pydoc")`.
+
+    Args:
+        folder: a cache for a fitted head; None fits without one.
 
     Raises:
-        UserError: the model or the text cannot be had, or do not fit each other.
+        UserError: the model or the data cannot be had, or do not fit each other.
     """
     cfg = cfg if cfg is not None else configure(*overrides)
     source = models.locate(cfg.model)
     check_window(cfg, source)
-    model = models.load(cfg.model, source, config.device_of(cfg.device))
-    return model, data.cut(model.tokenizer, *data.fetch(cfg.data, cfg.calibration), cfg.data, cfg.calibration)
+    model = source.load(config.device_of(cfg.device))
+    examples = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
+    return with_head(model, examples, cfg, folder), examples
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:
@@ -54,27 +61,61 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
         raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} takes at most {source.context} tokens")
 
 
-def calibrate(model: LanguageModel, batches: Tensor, *, search: int = 4, folder: Path | None = None) -> Statistics:
-    """Statistics of every quantizable input over token windows [B, window], from one streaming pass.
+def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:
+    """An image model with the head that the configuration asks for; any other model as it is.
+
+    Raises:
+        UserError: its own head is for other classes.
+    """
+    if not isinstance(model, ImageModel):
+        return model
+    assert isinstance(examples, ImageExamples)
+    chosen = cfg.head or cfg.model.head
+    return attach(model, chosen, examples.training, examples.classes, folder, cfg.model.head_images)
+
+
+def search_size(cfg: DictConfig, model: Model) -> int:
+    """How many calibration examples a search over block outputs may replay."""
+    return int({"text": cfg.calibration.search_windows, "images": cfg.calibration.search_images}[model.kind])
+
+
+def training_images(examples: Examples, cfg: DictConfig) -> LabelledImages:
+    """What a training-based method may learn from.
+
+    Raises:
+        UserError: the data has no labels.
+    """
+    if not isinstance(examples, ImageExamples):
+        raise UserError(f"method={cfg.method.name}: trains on labelled images, and data={cfg.data.name} is text")
+    return examples.training
+
+
+def calibrate(
+    model: Model, inputs: Tensor | Batches, *, search: int = 4, points: bool = False, folder: Path | None = None
+) -> Statistics:
+    """Statistics of every quantizable tensor over model inputs, from one streaming pass.
 
     Args:
-        search: how many of the windows a search over block outputs may replay.
+        inputs: token windows [B, window], or `Batches`: `examples.calibration`.
+        search: how many of them a search over block outputs may replay.
+        points: also tensors that no layer reads, which op sets beyond `linear` quantize.
         folder: a cache; None computes without one.
     """
-    arguments = (model.module, model.body, model.topology.sites, batches, search)
+    inside = model.topology.points if points else ()
+    arguments = (model.module, model.body, model.topology.sites, inputs, search, inside)
     if folder is None:
         return calibration.collect(*arguments)
     return calibration.collect_cached(*arguments, fingerprint=model.fingerprint, folder=folder)
 
 
 def quantize(
-    model: LanguageModel,
+    model: Model,
     statistics: Statistics,
     method: str | Method = "smoothquant",
     bits: str | Scheme = "auto",
     alpha: float | str | None = None,
     **parameters: Any,
-) -> LanguageModel:
+) -> Model:
     """A quantized model; the float model stays as it is.
 
     Args:
@@ -95,9 +136,9 @@ def quantize(
     return _quantize(Task(model, statistics, bits), method)
 
 
-def evaluate(model: LanguageModel, windows: Windows, reference: Result | None = None, *, name: str = "perplexity") -> Result:
-    """Metrics and per-window outcomes; with the float model's result as `reference`, paired with it."""
-    return EVALUATIONS[name](model, windows, reference)
+def evaluate(model: Model, examples: Examples, reference: Result | None = None, *, name: str = "auto") -> Result:
+    """Metrics and per-example outcomes; with the float model's result as `reference`, paired with it."""
+    return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference)
 
 
 __all__ = ["METHODS", "calibrate", "configure", "evaluate", "load", "quantize"]

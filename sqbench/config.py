@@ -23,9 +23,14 @@ CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf
 class ModelConfig:
     """Which weights, and how they are loaded."""
 
-    name: str = MISSING  # a preset's label, a hub id, or a local folder
+    name: str = MISSING  # a preset's label, a hub id, a local folder, or a timm architecture
     loader: str = MISSING  # a key of sqbench.models.LOADERS
     revision: str | None = None  # of a hub id
+    checkpoint: str | None = None  # timm: a local .safetensors or .pth file instead of the hub's weights
+    image_size: int | None = None  # pixels; null is the model's own
+    head: str = "own"  # own: the model's classifier; probe or knn: fitted on frozen float features of the training split
+    head_images: int = 2000  # of the training split, to fit it on
+    recipe: dict[str, Any] | None = None  # of a model that is trained on first use: conf/model/*_nano.yaml
     dtype: str = "float32"
     trust_remote_code: bool = False
     keep: list[str] = field(default_factory=list)  # layers (fnmatch patterns) left in float, besides the output embedding
@@ -33,23 +38,29 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which text, cut into windows of tokens."""
+    """Which text, cut into windows of tokens; or which images."""
 
     name: str = MISSING
     source: str = MISSING  # a key of sqbench.data.SOURCES
-    path: str | None = None  # a local file instead of a download
+    path: str | None = None  # a local file or folder instead of a download
     window: int = 512  # tokens
     windows: int = 16  # to evaluate on, from the start of the text
+    images: int | None = 1000  # to evaluate on, a fixed draw of the test split; null is all of it
+    train_path: str | None = None  # the training split, where `path` is the test split alone
+    image_column: str = "image"  # of parquet files
+    label_column: str = "label"
 
 
 @dataclass
 class CalibrationConfig:
-    """What the statistics are collected on: windows that evaluation never sees."""
+    """What the statistics are collected on: windows or images that evaluation never sees."""
 
     windows: int = 32
+    images: int = 64  # of the training split
     seed: int = 0  # of the draw; follows the top-level seed
     path: str | None = None  # another text than the evaluation's
     search_windows: int = 4  # of them, how many a search over block outputs (alpha=auto) replays
+    search_images: int = 16  # the same
 
 
 @dataclass
@@ -73,11 +84,12 @@ class SchemeConfig:
     weights: FormatConfig | None = None
     activations: FormatConfig | None = None
     ops: str = "linear"
+    edge_bits: int | None = None  # of the first and the last layer; null is the same as everywhere
 
 
 @dataclass
 class EvalConfig:
-    name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS
+    name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
     resamples: int = 10_000  # of the paired bootstrap
     level: float = 0.95  # of its interval
 
@@ -103,6 +115,7 @@ class RunConfig:
     eval: EvalConfig = MISSING
     tracker: TrackerConfig = MISSING
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default
+    head: str | None = None  # own, probe or knn; null is the model's own default
     seed: int = 0
     backend: str = "sim"
     device: str = "auto"
@@ -122,6 +135,7 @@ def check(cfg: DictConfig) -> None:
     from sqbench.evaluation import EVALUATIONS
     from sqbench.methods import METHODS, configured, scheme_of
     from sqbench.models import LOADERS
+    from sqbench.models.image import HEADS
 
     def choose(key: str, names: object) -> None:
         value = OmegaConf.select(cfg, key)
@@ -145,12 +159,30 @@ def check(cfg: DictConfig) -> None:
     choose("method.name", METHODS)
     choose("model.loader", LOADERS)
     choose("data.source", SOURCES)
-    choose("eval.name", EVALUATIONS)
+    kind, found = LOADERS[cfg.model.loader].kind, SOURCES[cfg.data.source].kind
+    if kind != found:
+        fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
+        raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; data={', '.join(fitting)} work")
+    if cfg.eval.name != "auto":
+        choose("eval.name", EVALUATIONS)
+        wants = EVALUATIONS[cfg.eval.name].kind
+        if wants != kind:
+            raise UserError(f"eval={cfg.eval.name}: is for {wants}, {cfg.model.name} reads {kind}; eval=auto works")
+    if METHODS[cfg.method.name].trains and kind != "images":
+        raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}, so a PTQ method works")
+    if cfg.head is not None:
+        choose("head", HEADS)
+    choose("model.head", HEADS)
     choose("model.dtype", ("float32", "bfloat16", "float16"))
     choose("tracker.mode", ("offline", "online", "disabled"))
     choose("backend", ("sim",))
     at_least("data.window", 2)
     at_least("data.windows", 1)
+    if cfg.data.images is not None:
+        at_least("data.images", 1)
+    at_least("calibration.images", 1)
+    at_least("calibration.search_images", 1)
+    at_least("model.head_images", 1)
     at_least("calibration.windows", 1)
     at_least("calibration.search_windows", 1)
     at_least("eval.resamples", 100)
@@ -162,11 +194,17 @@ def check(cfg: DictConfig) -> None:
     scheme_of(cfg).check()
     configured(cfg)
     device_of(cfg.device)
-    for key in ("data.path", "calibration.path"):
-        path = OmegaConf.select(cfg, key)
-        if path is not None and not Path(path).is_file():
-            problem = "is a folder; a UTF-8 text file works" if Path(path).is_dir() else f"no such file (from {Path.cwd()})"
-            raise UserError(f"{key}={path}: {problem}")
+    if kind == "images" and cfg.calibration.path is not None:
+        raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; null works")
+    takes = {"data.path": SOURCES[cfg.data.source].takes, "data.train_path": SOURCES[cfg.data.source].takes}
+    for key in ("data.path", "data.train_path", "calibration.path", "model.checkpoint"):
+        path, allowed = OmegaConf.select(cfg, key), takes.get(key, ("file",))
+        if path is None or (Path(path).is_file() and "file" in allowed) or (Path(path).is_dir() and "folder" in allowed):
+            continue
+        works = " or ".join({"file": "a file", "folder": "a folder"}[item] for item in allowed)
+        works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
+        there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
+        raise UserError(f"{key}={path}: " + (f"is {there}; {works} works" if there else f"no such file (from {Path.cwd()})"))
 
 
 def device_of(name: str) -> "torch.device":

@@ -24,9 +24,9 @@ def place_in_sweep(done: int, total: int) -> None:
     _sweep = (done, total)
 
 
-def track(items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield the items, showing how far along they are."""
-    total = len(items) if isinstance(items, Sized) else None
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, showing how far along they are; `total` where the items do not know their number."""
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if not console.is_terminal:
         yield from _plain(items, what, total)
         return

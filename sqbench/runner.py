@@ -14,21 +14,21 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, data, models
+from sqbench import api, data, models, training
 from sqbench.calibration import Statistics
 from sqbench.config import device_of
-from sqbench.data import Text, Windows
+from sqbench.data import Corpus, Examples
 from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.evaluation.baseline import reference
-from sqbench.evaluation.statistics import perplexity_difference
-from sqbench.methods import configured, scheme_of
-from sqbench.models import Source
-from sqbench.models.language import LanguageModel
+from sqbench.methods import Task, configured, scheme_of
+from sqbench.models import Model, Source
 from sqbench.records.claims import Busy
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
 from sqbench.records.store import SCHEMA, Store
+from sqbench.reporting.tables import number
+from sqbench.storage import digest
 from sqbench.tracking.wandb import mirror
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ class Point:
 
     cfg: DictConfig
     source: Source
-    text: Text
-    other: Text | None
+    corpus: Corpus
     identity: dict[str, Any]
 
     @property
@@ -55,15 +54,15 @@ class Point:
 
 
 def identify(cfg: DictConfig) -> Point:
-    """Find a point's model and text, and work out what it is.
+    """Find a point's model and data, and work out what it is.
 
     Raises:
         UserError: either cannot be had, or they do not fit each other.
     """
     source = models.locate(cfg.model)
     api.check_window(cfg, source)
-    text, other = data.fetch(cfg.data, cfg.calibration)
-    return Point(cfg, source, text, other, identity(cfg, source, text, other))
+    corpus = data.fetch(cfg.data, cfg.calibration)
+    return Point(cfg, source, corpus, identity(cfg, source, corpus))
 
 
 def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -> Outcome:
@@ -98,7 +97,9 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
     if record["status"] == "failed":
         message = record["error"]["message"]
         return Outcome(point.id, "failed", overrides, seconds, message, f"{point}: {message}")
-    return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: perplexity {record['metrics']['perplexity']:.2f}")
+    metric = EVALUATIONS[point.identity["eval"]["name"]].metric
+    shown = number(record["metrics"][metric], metric)
+    return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: {metric} {shown}")
 
 
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
@@ -118,18 +119,20 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         "quantized": {},
     }
     samples = None
-    fingerprints: dict[str, Any] = {"model": point.source.fingerprint, "text": point.text.fingerprint}
+    fingerprints: dict[str, Any] = {"model": point.source.fingerprint, **point.corpus.fingerprints()}
     try:
-        result, float_result, windows = flow(point, store, watch)
+        result, float_result, examples = flow(point, store, watch)
         samples = result.samples
+        evaluation, how = EVALUATIONS[point.identity["eval"]["name"]], point.cfg.eval
+        differences = evaluation.differences(samples, how.resamples, how.level)
         record.update(
             metrics=result.metrics,
             baseline=float_result.metrics,
-            delta={"perplexity": _difference(point.cfg, samples)},
+            delta={metric: difference.as_dict() for metric, difference in differences.items()},
             quantized=result.model.report or {},
         )
         _refuse_nonfinite(record)
-        fingerprints["calibration_windows"] = list(windows.at)
+        fingerprints |= examples.about()
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
         trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
@@ -157,39 +160,45 @@ def _refuse_nonfinite(record: dict[str, Any]) -> None:
         walk(record[part], part)
 
 
-def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Windows]:
-    """Load, calibrate, quantize, evaluate: the result, the float model's, and the windows both saw."""
+def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
+    """Load, calibrate, quantize (and train), evaluate: the result, the float model's, and the examples both saw."""
     cfg, cache = point.cfg, store.root / "cache"
     torch.manual_seed(cfg.seed)
-    same_model = (point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep))
-    same_windows = (*same_model, point.text, point.other, *cfg.data.values(), *cfg.calibration.values())
+    same_weights = (point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep))
+    same_examples = (*same_weights, digest([*point.corpus.identity(cfg.data, cfg.calibration)]))
+    same_model = (*same_examples, digest(point.identity["model"]), cache)
     with watch.stage("load"):
-        model: LanguageModel = _shared("model", same_model, lambda: models.load(cfg.model, point.source, device_of(cfg.device)))
-        windows: Windows = _shared(
-            "windows", same_windows, lambda: data.cut(model.tokenizer, point.text, point.other, cfg.data, cfg.calibration)
-        )
+        bare: Model = _shared("weights", same_weights, lambda: point.source.load(device_of(cfg.device)))
+        examples: Examples = _shared("examples", same_examples, lambda: point.corpus.examples(bare, cfg.data, cfg.calibration))
+        model: Model = _shared("model", same_model, lambda: api.with_head(bare, examples, cfg, cache / "heads"))
+    name = point.identity["eval"]["name"]
     with watch.stage("baseline"):
-        float_result: Result = _shared("baseline", (*same_windows, cache), lambda: reference(model, windows, cache / "baselines"))
-    method = configured(cfg)
+        float_result: Result = _shared(
+            "baseline", (*same_model, name), lambda: reference(model, examples, name, cache / "baselines")
+        )
+    method, scheme = configured(cfg), scheme_of(cfg)
     if method.is_float:
-        return float_result, float_result, windows
+        return float_result, float_result, examples
     with watch.stage("calibrate"):
-        search = cfg.calibration.search_windows
+        search, inside = api.search_size(cfg, model), scheme.ops != "linear"
         statistics: Statistics = _shared(
             "statistics",
-            (*same_windows, cache),
-            lambda: api.calibrate(model, windows.calibration, search=search, folder=cache / "calibration"),
+            (*same_model, search, inside),
+            lambda: api.calibrate(model, examples.calibration, search=search, points=inside, folder=cache / "calibration"),
         )
-    with watch.stage("quantize"):
-        quantized = api.quantize(model, statistics, method, scheme_of(cfg))
+    if method.trains:
+        with watch.stage("train"):
+            checkpoint = store.folder(point.id) / "checkpoint.safetensors"
+            if cfg.force:
+                checkpoint.unlink(missing_ok=True)
+            task = Task(model, statistics, scheme)
+            quantized = training.fit(task, method, api.training_images(examples, cfg), seed=cfg.seed, checkpoint=checkpoint)
+    else:
+        with watch.stage("quantize"):
+            quantized = api.quantize(model, statistics, method, scheme)
     with watch.stage("evaluate"):
-        result = EVALUATIONS[cfg.eval.name](quantized, windows, float_result)
-    return result, float_result, windows
-
-
-def _difference(cfg: DictConfig, samples: pd.DataFrame) -> dict[str, Any]:
-    nll, nll_fp = samples["nll"].to_numpy(), samples["nll_fp"].to_numpy()
-    return perplexity_difference(nll, nll_fp, resamples=cfg.eval.resamples, level=cfg.eval.level).as_dict()
+        result = EVALUATIONS[name].run(quantized, examples, float_result)
+    return result, float_result, examples
 
 
 _slots: dict[str, tuple[Hashable, Any]] = {}

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def file_digest(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """`file_digest`, computed once per process for a file that stays as it is."""
+    state = path.stat()
+    return _digest_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _digest_of(path: Path, size: int, modified: int) -> str:
+    return file_digest(path)
+
+
+def cache_dir() -> Path:
+    """Where converted and trained models are kept: $SQBENCH_CACHE, else ~/.cache/sqbench."""
+    return Path(os.environ.get("SQBENCH_CACHE") or Path.home() / ".cache" / "sqbench")
 
 
 def set_aside(path: Path, reason: object) -> Path:

@@ -20,9 +20,9 @@ from cli import Ended, call, tiny_run
 
 from sqbench.calibration import Statistics
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data import Windows, cut
-from sqbench.data.text import Text, from_pydoc
-from sqbench.evaluation import Result, perplexity
+from sqbench.data.text import Text, Windows, cut, from_pydoc
+from sqbench.evaluation import Result
+from sqbench.evaluation.perplexity import perplexity
 from sqbench.models.language import LanguageModel, load_language_model
 
 hypothesis.settings.register_profile("fixed", derandomize=True)  # a test that fails here fails everywhere
@@ -110,7 +110,7 @@ def _as_tokens(folder: Path, text: str) -> list[int]:
 def tiny(tiny_folder: Path) -> LanguageModel:
     """The trained model, loaded the way a run loads it."""
     return load_language_model(
-        tiny_folder, name="tiny", fingerprint="tiny", dtype="float32", trust_remote_code=False, keep=(), device=torch.device("cpu")
+        tiny_folder, torch.device("cpu"), name="tiny", fingerprint="tiny", dtype="float32", trust_remote_code=False, keep=()
     )
 
 

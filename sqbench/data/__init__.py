@@ -1,5 +1,15 @@
-"""Data sets: text so far, local or downloaded."""
+"""Data sets, text and images, local or downloaded."""
 
-from sqbench.data.text import SOURCES, Text, Windows, cut, fetch
+from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.data import images, text
+from sqbench.data.base import Batches, Corpus, DataSource, Examples
+from sqbench.data.text import Windows
 
-__all__ = ["SOURCES", "Text", "Windows", "cut", "fetch"]
+SOURCES: dict[str, DataSource] = {**text.SOURCES, **images.SOURCES}
+
+__all__ = ["SOURCES", "Batches", "Corpus", "Examples", "Windows", "fetch"]
+
+
+def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> Corpus:
+    """Find a data set and fingerprint it; nothing is tokenised or decoded."""
+    return SOURCES[cfg.source].fetch(cfg, calibration)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.data.base import DataSource
 from sqbench.errors import UserError
+from sqbench.storage import digest
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Windows:
     calibration: Tensor
     evaluation_bytes: int
     at: tuple[int, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 of the evaluation windows."""
+        return digest(self.evaluation.tolist())
+
+    def about(self) -> dict[str, Any]:
+        """Which windows calibrated."""
+        return {"calibration_windows": list(self.at)}
 
 
 def read(path: str, key: str) -> str:
@@ -92,18 +102,55 @@ def from_wikitext2(cfg: DataConfig) -> str:
     return "".join(split["text"])
 
 
-SOURCES: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": from_file, "wikitext2": from_wikitext2}
-
-
-def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> tuple[Text, Text | None]:
+@dataclass(frozen=True)
+class TextCorpus:
     """The text to evaluate on, and the text to calibrate on if it is another one."""
+
+    text: Text
+    other: Text | None
+    kind: str = "text"
+
+    def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What of the evaluation data and of the calibration data can change a number."""
+        used = self.other or self.text
+        return (
+            {"text": self.text.fingerprint, "window": data.window, "windows": data.windows},
+            {
+                "windows": calibration.windows,
+                "seed": calibration.seed,
+                "search_windows": calibration.search_windows,
+                "text": used.fingerprint,
+            },
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of the text."""
+        return {"text": self.text.fingerprint}
+
+    def examples(self, model: Any, data: DataConfig, calibration: CalibrationConfig) -> Windows:
+        """Windows of the model's tokens.
+
+        Raises:
+            UserError: the text is too short for them.
+        """
+        return cut(model.tokenizer, self.text, self.other, data, calibration)
+
+
+TEXTS: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": from_file, "wikitext2": from_wikitext2}
+
+
+def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
+    """Read the texts."""
 
     def sealed(text: str) -> Text:
         return Text(text, hashlib.sha256(text.encode()).hexdigest())
 
-    text = sealed(SOURCES[cfg.source](cfg))
+    text = sealed(TEXTS[cfg.source](cfg))
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
-    return text, None if other == text else other  # the same text in two files: its windows must not overlap either
+    return TextCorpus(text, None if other == text else other)  # the same text in two files: its windows must not overlap either
+
+
+SOURCES = {name: DataSource("text", fetch) for name in TEXTS}
 
 
 def tokenise(tokenizer: Any, text: str) -> Tensor:

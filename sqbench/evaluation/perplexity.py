@@ -1,49 +1,29 @@
 """Perplexity over fixed windows, and how far a quantized model's predictions moved from the float model's."""
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sqbench.data import Windows
+from sqbench.data.text import Windows
+from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
+from sqbench.evaluation.statistics import Difference, perplexity_difference
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import first_tensor
 from sqbench.progress import track
-from sqbench.quant.linear import stored_bytes
+from sqbench.quant.layers import stored_bytes
 
 CHUNK = 128  # tokens whose logits exist at once: a vocabulary of 49,152 makes 25 MB of them
 MOST_NATS = 100.0  # per token and window: a perplexity of 1e43 says no more than "broken", and exp overflows soon after
 KEEP_BYTES = 2**30  # of a reference's hidden states; beyond that the float model runs again beside every point
 
 
-class EvaluationError(Exception):
-    """The model's output is no prediction."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What evaluating a model gave.
-
-    Attributes:
-        metrics: name -> number.
-        samples: one row per window: `window, tokens, nll` (mean nats per token), and against a reference `nll_fp, kl, agreement`.
-        model: what was evaluated.
-        hidden: [windows, tokens, width] what its head read, for use as a reference; None where the head is not separate or the
-            states are too large to keep.
-    """
-
-    metrics: dict[str, float]
-    samples: pd.DataFrame
-    model: LanguageModel
-    hidden: Tensor | None
-
-
 @torch.no_grad()
 def perplexity(model: LanguageModel, windows: Windows, reference: Result | None = None) -> Result:
     """exp of the mean negative log-likelihood over all predicted tokens of the evaluation windows, one window at a time.
+
+    Samples have a row per window: `window, tokens, nll` (mean nats per token), and against a reference `nll_fp, kl, agreement`.
 
     Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) over predicted tokens in nats, and
     `agreement`, the share of tokens whose most likely prediction is the same.
@@ -57,8 +37,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
     for number, ids in enumerate(track(windows.evaluation, "evaluate")):
         outputs = _outputs(model, ids)
         row = {"window": number, "tokens": len(ids) - 1, **_compare(model, outputs, ids, reference, number)}
-        if not math.isfinite(row["nll"]):
-            raise EvaluationError(f"the loss of window {number} is {row['nll']}; {first_nonfinite(model, ids)}")
+        require_finite(row["nll"], f"window {number}", model, ids.unsqueeze(0))
         if row["nll"] > MOST_NATS:
             raise EvaluationError(f"the loss of window {number} is {row['nll']:.3g} nats per token: no perplexity worth the name")
         rows.append(row)
@@ -78,7 +57,7 @@ def _compare(model: LanguageModel, outputs: Tensor, ids: Tensor, reference: Resu
     target = ids[1:].to(outputs.device)
     base = None
     if reference is not None:
-        base = _outputs(reference.model, ids) if reference.hidden is None else reference.hidden[number].to(outputs.device)
+        base = _outputs(reference.model, ids) if reference.kept is None else reference.kept[number].to(outputs.device)
     sums = torch.zeros(4, dtype=torch.float64)
     for start in range(0, len(target), CHUNK):
         piece = slice(start, min(start + CHUNK, len(target)))
@@ -116,33 +95,13 @@ def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> d
 def as_reference(result: Result) -> Result:
     """A float result with what every comparison has: no divergence from itself."""
     samples = result.samples.assign(nll_fp=result.samples["nll"], kl=0.0, agreement=1.0)
-    return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.hidden)
+    return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 
 
-def first_nonfinite(model: LanguageModel, ids: Tensor) -> str:
-    """A sentence naming the first layer of a forward pass whose output holds NaN or infinity."""
-    found: list[str] = []
+def differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+    """The change of perplexity, paired by window."""
+    nll, nll_fp = samples["nll"].to_numpy(), samples["nll_fp"].to_numpy()
+    return {"perplexity": perplexity_difference(nll, nll_fp, resamples=resamples, level=level)}
 
-    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            try:
-                values = first_tensor(output)
-            except (TypeError, IndexError, KeyError):
-                return  # returns no tensor
-            if not found and not bool(torch.isfinite(values).all()):
-                found.append(name)
 
-        return layer.register_forward_hook(hook)
-
-    leaves = [(name, layer) for name, layer in model.module.named_modules() if not list(layer.children())]
-    handles = [watch(name, layer) for name, layer in leaves]
-    try:
-        model.forward(ids.unsqueeze(0))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return (
-        f"the first layer that wrote NaN or infinity is {found[0]}"
-        if found
-        else "no layer wrote NaN or infinity: the logits overflow"
-    )
+PERPLEXITY = Evaluation("text", "perplexity", perplexity, as_reference, differences)

@@ -33,6 +33,34 @@ class Difference:
         return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in asdict(self).items()}
 
 
+def proportion_difference(
+    correct: NDArray[np.bool_],
+    correct_fp: NDArray[np.bool_],
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = BOOTSTRAP_SEED,
+) -> Difference:
+    """Share of correct examples, model minus float, with a percentile bootstrap interval over examples that both saw.
+
+    Each example contributes -1, 0 or 1, so a resample is one multinomial draw of the three counts, whatever the number of examples.
+
+    Args:
+        correct, correct_fp: [examples] whether each was right.
+    """
+    assert correct.shape == correct_fp.shape
+    assert correct.ndim == 1
+    change = correct.astype(np.int64) - correct_fp.astype(np.int64)
+    count = len(change)
+    value = float(change.mean())
+    if count < 2:
+        return Difference(value, float("nan"), float("nan"), level, count, "paired bootstrap over images")
+    shares = [float((change == outcome).mean()) for outcome in (-1, 0, 1)]
+    draws = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
+    low, high = np.quantile((draws[:, 2] - draws[:, 0]) / count, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(value, float(low), float(high), level, count, "paired bootstrap over images")
+
+
 def perplexity_difference(
     nll: NDArray[np.float64],
     nll_fp: NDArray[np.float64],

@@ -3,88 +3,144 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqbench.methods.base import Method, Move, Task
-from sqbench.models.folding import fold, share
-from sqbench.models.language import LanguageModel
+from sqbench.models.base import Model
+from sqbench.models.batchnorm import fold_batchnorm
+from sqbench.models.folding import Group, fold, share
+from sqbench.models.topology import common_parent
 from sqbench.progress import track
-from sqbench.quant.linear import ActivationQuantizer, QuantLinear, sqnr_db, weight_of
+from sqbench.quant import operations
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, sqnr_db, weight_of
+from sqbench.quant.operations import Point
+from sqbench.quant.outliers import describe
 from sqbench.quant.statistics import InputStatistics
 
 
 @torch.no_grad()
-def quantize(task: Task, method: Method) -> LanguageModel:
+def quantize(task: Task, method: Method) -> Model:
     """The model of a task, quantized by a method. The float model is left as it is and shares what is not replaced.
 
-    The result's `report` says what was done: the layers with their signal-to-noise ratios, the groups with their exponents, and
-    the refused groups with reasons.
+    The result's `report` says what was done: the layers with their signal-to-noise ratios and outliers, the groups with their
+    exponents, the refused groups with reasons, and the steps of training it took (none).
 
     Raises:
         UserError: a group size does not divide a layer, or the method finds nothing to work on.
     """
-    layers = task.topology.layers
-    scheme = task.scheme
-    report: dict[str, Any] = {"layers": 0, "coverage": 0.0, "groups": [], "refused": [], "per_layer": []}
+    scheme, topology = task.scheme, task.topology
     if method.is_float:
-        return task.model.with_module(task.model.module, report)
-    for name in layers:
-        if scheme.weights is not None:
-            scheme.weights.check_width(name, weight_of(task.model.module.get_submodule(name)).shape[1])
+        return task.model.with_module(task.model.module, empty_report())
+    check_widths(task)
     module = share(task.model.module)
+    fold_batchnorms(module, task)
     stats = dict(task.statistics.inputs)
-    moves = method.moves(task)
-    for move in moves:
+    points = quantized_points(task)
+    crossing = f"its channels cross a tensor that bits.ops={scheme.ops} quantizes, and whose range after scaling is not known"
+    refused = list(topology.refused)
+    moves = []
+    for move in method.moves(task):
+        if _crosses(move.group, points):
+            refused.append((str(move.group), crossing))
+            continue
+        moves.append(move)
         fold(module, move.group, move.scale)
-        site = task.topology.site[move.group.readers[0]]
+        site = topology.site[move.group.readers[0]]
         stats[site] = stats[site].scaled(move.group.spread(move.scale))
-    if not scheme.is_float:
-        quantizers: dict[str, ActivationQuantizer | None] = {}
-        for name in track(layers, "quantize"):
-            site = task.topology.site[name]
-            linear = module.get_submodule(name)
-            seen = stats[site]
-            if site not in quantizers:
-                quantizers[site] = _activation(method, task, seen, readers=list(task.topology.site.values()).count(site))
-            limits = None
-            if scheme.weights is not None:
-                limits = method.weight_limits(name, weight_of(linear), seen, scheme.weights)
-            quantized = QuantLinear(linear, scheme.weights, limits, quantizers[site])
-            module.set_submodule(name, quantized)
-            report["per_layer"].append(_describe(name, weight_of(linear), quantized, seen))
+    report = empty_report()
     report.update(
-        layers=0 if scheme.is_float else len(layers),
-        coverage=0.0 if scheme.is_float else _coverage(task),
         groups=[_move(move) for move in moves],
-        refused=[{"group": name, "reason": reason} for name, reason in task.topology.refused],
+        refused=[{"group": name, "reason": reason} for name, reason in refused],
     )
+    if scheme.is_float:
+        return task.model.with_module(module, report)
+    quantizers: dict[tuple[str, Format | None], ActivationQuantizer | None] = {}
+    for index, name in enumerate(track(topology.layers, "quantize")):
+        layer, site = module.get_submodule(name), topology.site[name]
+        weights, activations = scheme.of_layer(index, len(topology.layers))
+        if (site, activations) not in quantizers:
+            readers = list(topology.site.values()).count(site)
+            quantizers[site, activations] = _activation(method, activations, stats[site], readers, layer)
+        limits = None if weights is None else method.weight_limits(name, weight_of(layer), stats[site], weights)
+        quantized = QuantLayer(layer, weights, limits, quantizers[site, activations])
+        module.set_submodule(name, quantized)
+        report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats[site]))
+    place_points(module, points, lambda point: _point(method, task, point))
+    report.update(layers=len(topology.layers), coverage=coverage(task), points=len(points))
     return task.model.with_module(module, report)
 
 
-def _activation(method: Method, task: Task, stats: InputStatistics, readers: int) -> ActivationQuantizer | None:
-    fmt = task.scheme.activations
+def empty_report() -> dict[str, Any]:
+    """What is said of a model that nothing was done to."""
+    return {"layers": 0, "coverage": 0.0, "points": 0, "gradient_steps": 0, "groups": [], "refused": [], "per_layer": []}
+
+
+def check_widths(task: Task) -> None:
+    """Raise UserError if groups of weights do not divide a layer."""
+    if task.scheme.weights is not None:
+        for name in task.topology.layers:
+            task.scheme.weights.check_width(name, weight_of(task.model.module.get_submodule(name)).shape[1])
+
+
+def fold_batchnorms(module: nn.Module, task: Task) -> None:
+    """Fold every proven BatchNorm of a shared tree."""
+    for layer, norm in task.topology.batchnorms:
+        fold_batchnorm(module, layer, norm)
+
+
+def quantized_points(task: Task) -> list[Point]:
+    """The tensors besides inputs of layers that the scheme's op set quantizes."""
+    if task.scheme.activations is None:
+        return []
+    return [point for point in task.topology.points if point.kind in operations.KINDS[task.scheme.ops]]
+
+
+def _crosses(group: Group, points: list[Point]) -> bool:
+    """Whether what moves between two layers passes a quantized product on its way: v -> o does, norm -> linears does not."""
+    parent = common_parent((group.source, *group.readers), {point.owner for point in points})
+    return group.kind == "pair" and parent != "" and any(point.owner == parent and point.kind == "matmul" for point in points)
+
+
+def place_points(module: nn.Module, points: list[Point], make: Any) -> None:
+    """Hook quantizers, made by `make(point)`, onto the owners of points; they become submodules, to move with the model."""
+    by_site = {point.site: make(point) for point in points}
+    if by_site:
+        module.add_module("quantized_points", nn.ModuleList(by_site.values()))
+        operations.attach(module, points, lambda point, x: by_site[point.site](x))
+
+
+def _activation(
+    method: Method, fmt: Format | None, stats: InputStatistics, readers: int, layer: nn.Module
+) -> ActivationQuantizer | None:
     if fmt is None:
         return None
-    return ActivationQuantizer(fmt, None if fmt.dynamic else method.activation_limits(stats, fmt), readers)
+    kind = kind_of(layer)
+    limits = None if fmt.dynamic else method.activation_limits(stats, fmt)
+    return ActivationQuantizer(fmt, limits, readers, axis=-1 if kind is None else kind.axis)
 
 
-def _describe(name: str, weight: Tensor, layer: QuantLinear, stats: InputStatistics) -> dict[str, Any]:
-    """What quantization did to one layer: noise of its weight and (on the calibration's sample rows) of its input."""
-    absmax = stats.absmax
-    entry: dict[str, Any] = {
-        "layer": name,
-        "weight_sqnr_db": round(sqnr_db(weight, layer.weight), 3),
-        "absmax": float(absmax.max()),
-        "outlier_ratio": float(absmax.max() / absmax.median().clamp(min=1e-12)),  # largest channel against the typical one
-    }
-    if layer.activation is not None:
-        rows = stats.rows
-        entry["input_sqnr_db"] = round(sqnr_db(rows, layer.activation(rows)), 3)
+def point_format(fmt: Format) -> Format:
+    """The activation format as far as a tensor without channels of its own can have it: groups become tokens."""
+    return Format(**{**vars(fmt), "granularity": "token", "group_size": None}) if fmt.granularity == "group" else fmt
+
+
+def _point(method: Method, task: Task, point: Point) -> ActivationQuantizer:
+    assert task.scheme.activations is not None
+    fmt = point_format(task.scheme.activations)
+    return ActivationQuantizer(fmt, None if fmt.dynamic else method.activation_limits(task.statistics.inputs[point.site], fmt))
+
+
+def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputStatistics) -> dict[str, Any]:
+    """What quantization did to one layer: outliers of its input, noise of its weight and (on the sample rows) of its input."""
+    entry: dict[str, Any] = {"layer": name, "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3), **describe(stats)}
+    if isinstance(layer.activation, ActivationQuantizer):
+        entry["input_sqnr_db"] = round(sqnr_db(stats.rows, layer.activation(stats.rows)), 3)
     return entry
 
 
-def _coverage(task: Task) -> float:
-    """Share of all weights in linear layers and embeddings that is quantized, tied ones once."""
+def coverage(task: Task) -> float:
+    """Share of all weights in layers and embeddings that is quantized, tied ones once."""
     sizes = {p.data_ptr(): p.numel() for p in task.model.module.parameters() if p.dim() >= 2}
     return sum(weight_of(task.model.module.get_submodule(name)).numel() for name in task.topology.layers) / sum(sizes.values())
 

@@ -15,7 +15,7 @@ from sqbench.models.folding import Group
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
-from sqbench.quant.linear import weight_of
+from sqbench.quant.layers import weight_of
 from sqbench.quant.statistics import InputStatistics
 
 SMALLEST = 1e-4

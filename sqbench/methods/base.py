@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.models.base import Model
 from sqbench.models.folding import Group
-from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology
 from sqbench.quant import ranges
 from sqbench.quant.formats import Format, Scheme
@@ -27,7 +27,7 @@ from sqbench.quant.statistics import InputStatistics
 class Task:
     """What a method is given: the float model (never changed), what reads what, the statistics, and the formats to reach."""
 
-    model: LanguageModel
+    model: Model
     statistics: Statistics
     scheme: Scheme
 
@@ -56,6 +56,7 @@ class Method:
 
     needs_alpha: ClassVar[bool] = False
     is_float: ClassVar[bool] = False  # leaves the model as it is, whatever the scheme
+    trains: ClassVar[bool] = False  # takes gradient steps on labelled examples: sqbench.training does that
 
     def moves(self, task: Task) -> list[Move]:
         """Scales to fold, in any order."""

@@ -12,7 +12,7 @@ from sqbench.models.topology import common_parent, first_tensor
 from sqbench.progress import track
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format
-from sqbench.quant.linear import ActivationQuantizer, set_weight, weight_of
+from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
 from sqbench.quant.ranges import Limits
 
 

@@ -12,7 +12,7 @@ from sqbench.methods.base import Method, Move, Task, parse_alpha, register
 from sqbench.methods.search import block_losses
 from sqbench.models.folding import Group, divide_norm, multiply_inputs
 from sqbench.quant import ranges
-from sqbench.quant.linear import weight_of
+from sqbench.quant.layers import weight_of
 
 AUTO_GRID = tuple(round(0.05 * step, 2) for step in range(21))
 SMALLEST = 1e-5  # of weight maxima and of scales, as in the public implementation

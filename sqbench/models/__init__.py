@@ -1,33 +1,14 @@
 """Models: found, fingerprinted, loaded; and their topology, discovered and proven."""
 
-from typing import TYPE_CHECKING
-
 from sqbench.config import ModelConfig
-from sqbench.models.source import LOADERS, Source
+from sqbench.models import image_sources, text_sources
+from sqbench.models.base import Loader, Model, Source
 
-if TYPE_CHECKING:
-    import torch
+LOADERS: dict[str, Loader] = {**text_sources.LOADERS, **image_sources.LOADERS}
 
-    from sqbench.models.language import LanguageModel
-
-__all__ = ["LOADERS", "Source", "load", "locate"]
+__all__ = ["LOADERS", "Loader", "Model", "Source", "locate"]
 
 
 def locate(cfg: ModelConfig) -> Source:
     """Find a model's files and fingerprint them; nothing is loaded."""
-    return LOADERS[cfg.loader](cfg)
-
-
-def load(cfg: ModelConfig, source: Source, device: "torch.device") -> "LanguageModel":
-    """Load located weights onto a device."""
-    from sqbench.models.language import load_language_model
-
-    return load_language_model(
-        source.folder,
-        name=cfg.name,
-        fingerprint=source.fingerprint,
-        dtype=cfg.dtype,
-        trust_remote_code=cfg.trust_remote_code,
-        keep=tuple(cfg.keep),
-        device=device,
-    )
+    return LOADERS[cfg.loader].locate(cfg)

@@ -1,41 +1,30 @@
 """A causal language model as the rest of sqbench sees it: one module, its tokenizer, and where its head begins."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.models.topology import Topology, discover
+from sqbench.models.base import Model
 
 
 @dataclass(frozen=True)
-class LanguageModel:
-    """A Hugging Face causal LM, float or quantized.
+class LanguageModel(Model):
+    """A Hugging Face causal LM: `module(input_ids=..., use_cache=False).logits` are its predictions.
 
     Attributes:
-        module: the transformers model; `module(input_ids=..., use_cache=False).logits` are its predictions.
         tokenizer: of the same model.
-        name, fingerprint: what it is called, and the sha256 of its weights.
-        keep: fnmatch patterns of layers that stay in float.
-        report: what quantization did to it; empty for a float model.
     """
 
-    module: Any
-    tokenizer: Any
-    name: str
-    fingerprint: str
-    keep: tuple[str, ...] = ()
-    report: Any = None
+    kind: ClassVar[str] = "text"
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+    tokenizer: Any = None
 
     def example(self) -> Tensor:
         """A small fixed batch of token ids [2, 12]: enough to trace and to prove folds on."""
@@ -66,23 +55,14 @@ class LanguageModel:
             split = head(self.body(ids))
         return head if whole.shape == split.shape and torch.equal(whole, split) else None
 
-    @cached_property
-    def topology(self) -> Topology:
-        """What reads what, and where scales may move; traced once."""
-        return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
-
     def pinned_layers(self) -> set[str]:
         """Names of the layers that quantization leaves alone: the output embedding."""
         head = self.module.get_output_embeddings()
         return {name for name, module in self.module.named_modules() if module is head}
 
-    def with_module(self, module: nn.Module, report: Any) -> "LanguageModel":
-        """The same model with other insides."""
-        return replace(self, module=module, report=report)
-
 
 def load_language_model(
-    folder: Path, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...], device: torch.device
+    folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
 ) -> LanguageModel:
     """Load a causal LM and its tokenizer from a local folder (safetensors only).
 
@@ -100,4 +80,4 @@ def load_language_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
     module.requires_grad_(False)
-    return LanguageModel(module.eval().to(device), tokenizer, name, fingerprint, keep)
+    return LanguageModel(module.eval().to(device), name, fingerprint, keep, tokenizer=tokenizer)

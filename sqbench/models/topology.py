@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
+from sqbench.models.batchnorm import fold_batchnorm, is_batchnorm
 from sqbench.models.folding import Group, fold, random_scale, share
-from sqbench.quant.linear import is_linear, weight_of
+from sqbench.quant.layers import is_linear, kind_of, weight_of
+from sqbench.quant.operations import Point, find_points
 
 # Largest relative difference between outputs before and after a fold that still counts as the same function. Illegal folds change
 # outputs by a quarter and more; legal ones only by rounding (proofs run in float32 at least).
@@ -29,11 +31,13 @@ class Topology:
     """What tracing found.
 
     Attributes:
-        layers: every quantizable linear, in order of execution.
+        layers: every quantizable linear and convolution, in order of execution.
         site: layer -> the first layer that reads the same tensor; statistics are kept per site.
         groups: proven smoothing groups (norm -> linears).
         pairs: proven linear -> linear pairs.
         refused: (name, reason) of each candidate that failed its proof.
+        batchnorms: proven (layer, BatchNorm) neighbours that fold into one.
+        points: tensors that no layer reads: operands of products, sums, softmax inputs.
     """
 
     layers: tuple[str, ...]
@@ -41,6 +45,8 @@ class Topology:
     groups: tuple[Group, ...]
     pairs: tuple[Group, ...]
     refused: tuple[tuple[str, str], ...]
+    batchnorms: tuple[tuple[str, str], ...] = ()
+    points: tuple[Point, ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -52,9 +58,11 @@ class Topology:
 class _Trace:
     """Calls recorded during one forward pass on a small batch."""
 
-    linears: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
     input_of: dict[str, Tensor] = field(default_factory=dict)  # kept alive, so that ids stay unique
     norm_of: dict[int, str] = field(default_factory=dict)  # id of an output tensor -> the norm that wrote it
+    layer_of: dict[int, str] = field(default_factory=dict)  # id of an output tensor -> the layer that wrote it
+    batchnorms: list[tuple[str, str]] = field(default_factory=list)  # (layer, the BatchNorm that reads its output)
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     often: set[str] = field(default_factory=set)
     outputs: list[Tensor] = field(default_factory=list)
@@ -68,9 +76,12 @@ def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
             if name in trace.calls:
                 trace.often.add(name)
             trace.calls[name] = (args, kwargs)
-            if is_linear(layer) and args and isinstance(args[0], Tensor):
-                trace.linears.append(name)
-                trace.input_of[name] = args[0]
+            if args and isinstance(args[0], Tensor):
+                if kind_of(layer) is not None:
+                    trace.layers.append(name)
+                    trace.input_of[name] = args[0]
+                elif is_batchnorm(layer) and id(args[0]) in trace.layer_of:
+                    trace.batchnorms.append((trace.layer_of[id(args[0])], name))
 
         return hook
 
@@ -78,14 +89,15 @@ def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
         def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 trace.outputs.append(output)
-                trace.norm_of[id(output)] = name
+                (trace.norm_of if kind_of(layer) is None else trace.layer_of)[id(output)] = name
 
         return hook
 
     for name, layer in module.named_modules():
         handles.append(layer.register_forward_pre_hook(before(name), with_kwargs=True))
         weight = getattr(layer, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 1 and not list(layer.children()):
+        is_norm = isinstance(weight, Tensor) and weight.dim() == 1 and not list(layer.children())
+        if is_norm or kind_of(layer) is not None:
             handles.append(layer.register_forward_hook(after(name)))
     try:
         forward()
@@ -176,6 +188,16 @@ def prove(module: nn.Module, group: Group, trace: _Trace) -> str | None:
     return None
 
 
+def _folds(module: nn.Module, layer: str, norm: str, trace: _Trace) -> bool:
+    """Whether folding a BatchNorm into the layer before it leaves the output of the innermost module around both."""
+    if {layer, norm} & trace.often:
+        return False
+    block = _Block.around(module, (layer, norm), trace)
+    folded = share(block.module)
+    fold_batchnorm(folded, *(name.removeprefix(block.name).removeprefix(".") for name in (layer, norm)))
+    return _difference(block.run(), block.run(folded)) <= TOLERANCE
+
+
 def _origin(module: nn.Module, first: str, second: str, trace: _Trace) -> Tensor | None:
     """Which output channel of `first` each input channel of `second` is proportional to; None if some are to none.
 
@@ -213,14 +235,15 @@ def _pair_candidates(layers: list[str], trace: _Trace, module: nn.Module) -> Ite
     """(first, second): `second` reads no norm, `first` ran before it in the same innermost module, and the widths can match."""
     ids = [id(trace.input_of[name]) for name in layers]
     for index, second in enumerate(layers):
-        if ids[index] in trace.norm_of or ids.count(ids[index]) > 1:
+        if ids[index] in trace.norm_of or ids.count(ids[index]) > 1 or not is_linear(module.get_submodule(second)):
             continue
-        parents = [common_parent((first, second), trace.calls) for first in layers[:index]]
+        before = [name for name in layers[:index] if is_linear(module.get_submodule(name))]
+        parents = [common_parent((first, second), trace.calls) for first in before]
         if not parents:
             continue
         innermost = max(parents, key=lambda parent: len(parent.split(".")) if parent else 0)
         width = weight_of(module.get_submodule(second)).shape[1]
-        for first, parent in zip(layers[:index], parents, strict=True):
+        for first, parent in zip(before, parents, strict=True):
             if parent == innermost and innermost and width % weight_of(module.get_submodule(first)).shape[0] == 0:
                 yield first, second
 
@@ -241,16 +264,12 @@ def discover(
     keep = keep or set()
     trace = _trace(module, forward)
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in trace.linears):
-            raise UserError(
-                f"model.keep={pattern}: matches no linear layer; there are, for example, {', '.join(trace.linears[:8])}"
-            )
-    kept = [name for name in dict.fromkeys(trace.linears) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
-    layers = [name for name in dict.fromkeys(trace.linears) if name not in kept]
+        if not any(fnmatch(name, pattern) for name in trace.layers):
+            raise UserError(f"model.keep={pattern}: matches no layer; there are, for example, {', '.join(trace.layers[:8])}")
+    kept = [name for name in dict.fromkeys(trace.layers) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
+    layers = [name for name in dict.fromkeys(trace.layers) if name not in kept]
     if not layers:
-        raise UserError(
-            f"model: {type(module).__name__} ran no linear layer that may be quantized (kept in float: {kept or 'none'})"
-        )
+        raise UserError(f"model: {type(module).__name__} ran no layer that may be quantized (kept in float: {kept or 'none'})")
     by_input: dict[int, list[str]] = {}
     for name in layers:
         by_input.setdefault(id(trace.input_of[name]), []).append(name)
@@ -259,11 +278,13 @@ def discover(
     groups, pairs, refused = [], [], []
     kept_inputs = {id(trace.input_of[name]) for name in kept}
     for key, readers in by_input.items():
-        if key not in trace.norm_of:
+        linears = tuple(name for name in readers if is_linear(module.get_submodule(name)))
+        if key not in trace.norm_of or not linears:
             continue
-        group = Group("norm", trace.norm_of[key], tuple(readers))
-        reason = "a layer that stays in float reads it too" if key in kept_inputs else prove(module, group, trace)
-        if reason and key not in kept_inputs and prove(module, replace(group, offset=1.0), trace) is None:
+        group = Group("norm", trace.norm_of[key], linears)
+        settled = "a layer that stays in float reads it too" if key in kept_inputs else None
+        reason = settled or prove(module, group, trace)
+        if reason and not settled and prove(module, replace(group, offset=1.0), trace) is None:
             group, reason = replace(group, offset=1.0), None
         refused.append((str(group), reason)) if reason else groups.append(group)
     for first, second in _pair_candidates(layers, trace, module):
@@ -274,4 +295,5 @@ def discover(
         pair = Group("pair", first, (second,), None if one_to_one else origin)
         reason = prove(module, pair, trace)
         refused.append((str(pair), reason)) if reason else pairs.append(pair)
-    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused))
+    folds = tuple(pair for pair in trace.batchnorms if _folds(module, *pair, trace))
+    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, find_points(module, forward))

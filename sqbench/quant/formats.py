@@ -1,12 +1,12 @@
 """Number formats and schemes: what is stored in how many bits, and what shares a scale. Data only, no tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqbench.errors import UserError
+from sqbench.errors import UserError, known
 
 SCALE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-GRANULARITIES = ("tensor", "channel", "token", "group")
+OP_SETS = ("linear", "linear+matmul", "full")
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,18 @@ class Format:
 class Scheme:
     """The formats of one quantized model. None leaves a tensor in the model's own float dtype.
 
-    `ops` is the set of operations whose inputs are quantized: two results with different op sets are not comparable.
+    Attributes:
+        ops: the set of operations whose inputs are quantized: two results with different op sets are not comparable. `linear`:
+            linear and convolution layers; `linear+matmul`: attention's two products too; `full`: the residual stream, softmax
+            inputs and inputs of norms and activation functions as well.
+        edge_bits: of the first and the last layer, where it is often 8; None is the same as everywhere.
     """
 
     name: str
     weights: Format | None = None
     activations: Format | None = None
     ops: str = "linear"
+    edge_bits: int | None = None
 
     @property
     def is_float(self) -> bool:
@@ -107,15 +112,26 @@ class Scheme:
 
     def check(self) -> None:
         """Raise UserError if a format cannot be executed."""
-        if self.ops != "linear":
-            raise UserError(f"bits.ops={self.ops}: known: linear")
+        if self.ops not in OP_SETS:
+            raise UserError(f"bits.ops={self.ops}: {known(self.ops, OP_SETS)}")
+        if self.ops != "linear" and self.activations is None and self.weights is not None:
+            raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; bits.ops=linear works")
+        if self.edge_bits is not None and not 2 <= self.edge_bits <= 8:
+            raise UserError(f"bits.edge_bits={self.edge_bits}: 2 to 8 work, or null")
         if self.weights is not None:
             self.weights.check("bits.weights", activations=False)
         if self.activations is not None:
             self.activations.check("bits.activations", activations=True)
 
+    def of_layer(self, index: int, count: int) -> tuple[Format | None, Format | None]:
+        """Formats of the weight and the input of a layer, by its place among `count` layers."""
+        if self.edge_bits is None or index not in (0, count - 1):
+            return self.weights, self.activations
+        edge = [fmt and replace(fmt, bits=self.edge_bits) for fmt in (self.weights, self.activations)]
+        return edge[0], edge[1]
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Scheme":
         """From plain data, as in a YAML of `conf/bits` or a record."""
         formats = {key: None if fields.get(key) is None else Format(**fields[key]) for key in ("weights", "activations")}
-        return cls(name=fields["name"], ops=fields.get("ops", "linear"), **formats)
+        return cls(name=fields["name"], ops=fields.get("ops", "linear"), edge_bits=fields.get("edge_bits"), **formats)

@@ -10,6 +10,7 @@ BINS = 4096  # of the streaming histogram; its range is at most twice the data's
 EMA_MOMENTUM = 0.9  # torch.ao's MovingAverageMinMaxObserver keeps 1 - 0.01 per step; 0.9 forgets within a 32-batch calibration
 GRAM_BLOCK = 128
 ROWS = 128  # sample rows kept in all, however long the calibration is
+TOP_SHARE = 0.01  # of the channels count as an example's largest
 
 
 def gram_block(channels: int) -> int:
@@ -20,6 +21,11 @@ def gram_block(channels: int) -> int:
     return block
 
 
+def top_size(channels: int) -> int:
+    """How many of an example's channels are its largest: one in a hundred, and at least one."""
+    return max(1, round(TOP_SHARE * channels))
+
+
 @dataclass
 class InputStatistics:
     """Streaming statistics of one activation with C channels (its last axis).
@@ -27,19 +33,22 @@ class InputStatistics:
     Attributes:
         tokens, batches: what has been seen (rows of C values, calls).
         low, high: [C] smallest and largest value of every channel.
-        abs_sum: [C] float64 sum of |x|.
+        sum, abs_sum: [C] float64 sums of x and of |x|.
         batch_low, batch_high: sums over batches of the batch's own minimum and maximum.
         ema_low, ema_high: moving averages of the same.
         bins: [BINS] int64 counts over [-reach, reach].
         reach: a power of two, so that doubling it merges neighbouring bins exactly.
         gram: [C / b, b, b] diagonal blocks of X^T X: what any weight error inside a block costs at the output, exactly.
         rows: [R, C] sample rows, at most ROWS, evenly spaced within their batch.
+        top: [C] int64, in how many examples a channel's absmax was among the `top_size(C)` largest.
+        examples: how many examples `top` has counted: those with that many channels other than 0.
     """
 
     tokens: int
     batches: int
     low: Tensor
     high: Tensor
+    sum: Tensor
     abs_sum: Tensor
     batch_low: float
     batch_high: float
@@ -49,6 +58,8 @@ class InputStatistics:
     reach: float
     gram: Tensor
     rows: Tensor
+    top: Tensor
+    examples: int
 
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "InputStatistics":
@@ -63,6 +74,7 @@ class InputStatistics:
             batches=0,
             low=zeros(channels),
             high=zeros(channels),
+            sum=zeros(channels, dtype=torch.float64),
             abs_sum=zeros(channels, dtype=torch.float64),
             batch_low=0.0,
             batch_high=0.0,
@@ -72,17 +84,21 @@ class InputStatistics:
             reach=0.0,
             gram=zeros(channels // block, block, block),
             rows=zeros(0, channels),
+            top=zeros(channels, dtype=torch.int64),
+            examples=0,
         )
 
     @torch.no_grad()
     def update(self, x: Tensor, keep_rows: int = 4) -> None:
-        """Take in one batch [..., C].
+        """Take in one batch [examples, ..., C].
 
         Raises:
             FloatingPointError: a value is NaN or infinite.
         """
-        x = x.reshape(-1, x.shape[-1]).float()
-        low, high = x.amin(0), x.amax(0)
+        by_example = x.reshape(len(x), -1, x.shape[-1]).float()
+        lows, highs = by_example.amin(1), by_example.amax(1)
+        low, high = lows.amin(0), highs.amax(0)
+        x = by_example.flatten(0, 1)
         batch_low, batch_high = float(low.min()), float(high.max())
         largest = max(-batch_low, batch_high)
         if not largest < float("inf"):  # also false for NaN, which amin and amax pass on
@@ -90,6 +106,7 @@ class InputStatistics:
         first = self.batches == 0
         self.low = low if first else torch.minimum(self.low, low)
         self.high = high if first else torch.maximum(self.high, high)
+        self.sum += x.sum(0)
         self.abs_sum += x.abs().sum(0)
         self.batch_low += batch_low
         self.batch_high += batch_high
@@ -102,6 +119,7 @@ class InputStatistics:
         self.gram.baddbmm_(groups.transpose(1, 2), groups)
         picked = torch.linspace(0, len(x) - 1, min(keep_rows, ROWS - len(self.rows), len(x)), device=x.device).long()
         self.rows = torch.cat([self.rows, x[picked]])
+        self.count_top(torch.maximum(-lows, highs))
         self.tokens += len(x)
         self.batches += 1
 
@@ -117,6 +135,14 @@ class InputStatistics:
             self.bins[BINS // 4 : 3 * BINS // 4] = merged
             self.reach *= 2
 
+    def count_top(self, absmax: Tensor) -> None:
+        """Take in the channel absmax [E, C] of examples. One with fewer than k channels other than 0 has no k largest."""
+        size = top_size(absmax.shape[1])
+        values, channels = absmax.topk(size, dim=1)
+        counted = channels[values[:, -1] > 0]
+        self.top += torch.bincount(counted.flatten(), minlength=absmax.shape[1])
+        self.examples += len(counted)
+
     @property
     def absmax(self) -> Tensor:
         """[C] largest |x| of every channel."""
@@ -130,8 +156,9 @@ class InputStatistics:
     def scaled(self, scale: Tensor) -> "InputStatistics":
         """Statistics of x / scale ([C], positive): exact where that is possible without the data, and only there.
 
-        Channel ranges, |x| sums, Gram blocks and rows follow exactly. The histogram and the per-batch ranges mix channels: the
-        histogram is rebuilt from the sample rows, the averages become the global range.
+        Channel ranges, sums, Gram blocks and rows follow exactly. The histogram and the per-batch ranges mix channels: the
+        histogram is rebuilt from the sample rows, the averages become the global range. So does the order of an example's
+        channels: `top` is rebuilt with every sample row standing for an example.
         """
         low, high, rows = self.low / scale, self.high / scale, self.rows / scale
         by_block = scale.view(self.gram.shape[0], -1)
@@ -141,9 +168,10 @@ class InputStatistics:
             result.bins = torch.histc(rows, BINS, -result.reach, result.reach).long()
         result.tokens, result.batches = self.tokens, self.batches
         result.low, result.high, result.rows = low, high, rows
-        result.abs_sum = self.abs_sum / scale
+        result.sum, result.abs_sum = self.sum / scale, self.abs_sum / scale
         result.ema_low, result.ema_high = float(low.min()), float(high.max())
         result.batch_low, result.batch_high = result.ema_low * self.batches, result.ema_high * self.batches
+        result.count_top(rows.abs())
         result.gram = self.gram / by_block.unsqueeze(1) / by_block.unsqueeze(2)
         return result
 

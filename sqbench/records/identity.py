@@ -6,36 +6,41 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sqbench.config import device_of
-from sqbench.data import Text
+from sqbench.data import Corpus
+from sqbench.data.images import ImageCorpus
+from sqbench.evaluation import natural_evaluation
 from sqbench.methods import METHODS, configured, scheme_of
-from sqbench.models import Source
+from sqbench.models import LOADERS, Source
 from sqbench.storage import digest
 
 REVISION = 1  # of the code's numbers: raised when a change of sqbench changes results
 
 
-def identity(cfg: DictConfig, source: Source, text: Text, other: Text | None) -> dict[str, Any]:
+def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
     """The identity of a configured point, as plain data.
 
     A method without alpha has none here, and the float model neither scheme nor calibration: a sweep over either is one point.
     """
     method = METHODS[cfg.method.name]
     calibrated = not method.is_float
+    kind = LOADERS[cfg.model.loader].kind
+    evaluated_on, calibrated_on = corpus.identity(cfg.data, cfg.calibration)
+    model: dict[str, Any] = {"weights": source.fingerprint, "dtype": cfg.model.dtype, "keep": sorted(cfg.model.keep)}
+    if kind == "images":
+        chosen = cfg.head or cfg.model.head
+        assert isinstance(corpus, ImageCorpus)
+        fitted = {"on": corpus.trained_on(cfg.model.head_images)} if chosen != "own" else {}
+        model["head"] = {"name": chosen, **fitted}
+    training = {"training": corpus.trained_on()} if method.trains and isinstance(corpus, ImageCorpus) else {}
     return {
+        **training,
         "revision": REVISION,
-        "model": {"weights": source.fingerprint, "dtype": cfg.model.dtype, "keep": sorted(cfg.model.keep)},
-        "data": {"text": text.fingerprint, "window": cfg.data.window, "windows": cfg.data.windows},
+        "model": model,
+        "data": evaluated_on,
         "method": {"name": cfg.method.name, **asdict(configured(cfg))},
         "scheme": asdict(scheme_of(cfg)),
-        "calibration": {
-            "windows": cfg.calibration.windows,
-            "seed": cfg.calibration.seed,
-            "search_windows": cfg.calibration.search_windows,
-            "text": other.fingerprint if other is not None else text.fingerprint,
-        }
-        if calibrated
-        else None,
-        "eval": {"name": cfg.eval.name, "resamples": cfg.eval.resamples, "level": cfg.eval.level},
+        "calibration": calibrated_on if calibrated else None,
+        "eval": {"name": natural_evaluation(cfg.eval.name, kind), "resamples": cfg.eval.resamples, "level": cfg.eval.level},
         "seed": cfg.seed if calibrated else 0,
         "backend": cfg.backend,
         "device": device_of(cfg.device).type,

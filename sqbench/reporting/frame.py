@@ -12,24 +12,28 @@ from sqbench.errors import UserError, known
 from sqbench.storage import canonical_json
 
 # The natural order of methods and metrics in every table: baseline, then from the simplest to the most elaborate.
-METHODS = ("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy", "smoothquant", "awq")
+METHODS = (
+    *("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy"),
+    *("smoothquant", "awq", "qat", "qat_lsq"),
+)
 METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "kl_to_fp", "agreement", "sqnr_db", "weight_bytes", "latency_ms")
 
 # What tells two results apart, in the order of sorting. Results that differ in anything but their seeds never share a cell.
 FIELDS = (
-    *("method", "bits", "alpha", "model", "data", "eval", "window", "windows"),
+    *("method", "bits", "alpha", "model", "head", "data", "eval", "window", "windows", "images"),
     *("ops", "weights", "activations", "backend", "device", "variant"),
 )
 GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
-_BASIS = ("model", "data", "eval", "window", "windows", "device")  # what a point shares with its float baseline
+_BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "device")  # what a point shares with its float baseline
 _SEEDS = ("seed", "calibration.seed")
 _EXACT = ("weight_bytes", "peak_rss_bytes")  # not an average over examples: no n
-_INTEGERS = ("seed", "window", "windows", "n")
+_INTEGERS = ("seed", "window", "windows", "images", "n")
 _NUMERIC = ("alpha", *_INTEGERS)
 _FLOATS = ("value", "stderr", "low", "high", "level")
 COLUMNS = (
-    *("point_id", "status", "model", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
-    *("backend", "device", "window", "windows", "variant", "metric", "value", "stderr", "low", "high", "level", "n", "error"),
+    *("point_id", "status", "model", "head", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
+    *("backend", "device", "window", "windows", "images", "variant"),
+    *("metric", "value", "stderr", "low", "high", "level", "n", "error"),
 )
 
 
@@ -69,8 +73,10 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
         "seed": identity.get("seed"),
         "backend": identity.get("backend", ""),
         "device": identity.get("device", ""),
+        "head": identity["model"].get("head", {}).get("name", ""),
         "window": identity["data"].get("window"),
         "windows": identity["data"].get("windows"),
+        "images": identity["data"].get("images"),
     }
 
 

@@ -12,8 +12,17 @@ import pandas as pd
 from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, in_order, labels, rank
 from sqbench.storage import write_text
 
-_DECIMALS = {"perplexity": 2, "agreement": 3, "sqnr_db": 1, "weight_bytes": 1, "latency_ms": 2, "tokens_per_s": 1}  # else 4
-_UNITS = {"weight_bytes": (1e6, "MB")}  # shown as: divided by, and called
+_DECIMALS = {
+    "perplexity": 2,
+    "top1": 2,
+    "top5": 2,
+    "agreement": 3,
+    "sqnr_db": 1,
+    "weight_bytes": 1,
+    "latency_ms": 2,
+    "tokens_per_s": 1,
+}  # else 4
+_UNITS = {"weight_bytes": (1e6, "MB"), "top1": (0.01, "%"), "top5": (0.01, "%")}  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data import SOURCES, Text, Windows, cut, fetch
-from sqbench.data.text import tokenise
+from sqbench.data.text import TEXTS, Text, TextCorpus, Windows, cut, fetch, tokenise
 from sqbench.errors import UserError
 
 
@@ -46,6 +45,10 @@ def settings_of(window: int, windows: int, calibration: int, seed: int = 0, **pa
         DataConfig(name="text", source="text", path=paths.get("path"), window=window, windows=windows),
         CalibrationConfig(windows=calibration, seed=seed, path=paths.get("calibration_path")),
     )
+
+
+def texts_of(corpus: TextCorpus) -> tuple[Text, Text | None]:
+    return corpus.text, corpus.other
 
 
 sizes = {
@@ -167,7 +170,8 @@ def test_the_text_is_tokenised_as_one_piece_and_its_order_is_kept() -> None:
 def test_the_fingerprint_is_the_sha256_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "ü b.txt"
     path.write_text("Grüße", encoding="utf-8")
-    text, other = fetch(*settings_of(8, 1, 1, path=str(path)))
+    corpus = fetch(*settings_of(8, 1, 1, path=str(path)))
+    text, other = corpus.text, corpus.other
     assert (text.text, text.fingerprint, other) == ("Grüße", hashlib.sha256("Grüße".encode()).hexdigest(), None)
 
 
@@ -183,7 +187,7 @@ def test_calibrating_on_the_evaluation_text_itself_overlaps_no_window(tmp_path: 
         def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
             return {"input_ids": [ord(character) for character in text]}
 
-    windows = cut(Ordinals(), *fetch(*configs), *configs)
+    windows = cut(Ordinals(), *texts_of(fetch(*configs)), *configs)
     assert not set(windows.evaluation.flatten().tolist()) & set(windows.calibration.flatten().tolist())
 
 
@@ -221,17 +225,17 @@ def test_data_text_asks_for_its_file() -> None:
 
 def test_pydoc_is_there_and_large_and_the_same_every_time() -> None:
     config = DataConfig(name="pydoc", source="pydoc")
-    text, _ = fetch(config, CalibrationConfig())
+    text = fetch(config, CalibrationConfig()).text
     assert len(text.text) > 400_000
     assert "for_stmt" in text.text
-    assert fetch(config, CalibrationConfig())[0] == text
+    assert fetch(config, CalibrationConfig()).text == text
 
 
-@pytest.mark.parametrize("source", sorted(SOURCES))
+@pytest.mark.parametrize("source", sorted(TEXTS))
 def test_a_path_serves_in_place_of_every_source(tmp_path: Path, source: str) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     config = DataConfig(name="mine", source=source, path=str(tmp_path / "mine.txt"))
-    assert fetch(config, CalibrationConfig())[0].text == "mine"
+    assert fetch(config, CalibrationConfig()).text.text == "mine"
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route"), FileNotFoundError("not cached"), ValueError("offline")])
@@ -269,4 +273,4 @@ def test_a_calibration_text_that_holds_the_evaluation_is_refused(tmp_path: Path)
     joined.write_text("ten before" + text + "and more after" * 20, encoding="utf-8")
     configs = settings_of(5, 4, 16, path=str(path), calibration_path=str(joined))
     with pytest.raises(UserError, match=r"calibration\.path=.*all\.txt: holds text that evaluation uses"):
-        cut(Letters(), *fetch(*configs), *configs)
+        cut(Letters(), *texts_of(fetch(*configs)), *configs)

@@ -9,9 +9,9 @@ import torch
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
-from sqbench.evaluation import Result, perplexity
+from sqbench.evaluation import EVALUATIONS, PERPLEXITY, Result
 from sqbench.evaluation.baseline import reference
-from sqbench.evaluation.perplexity import EvaluationError
+from sqbench.evaluation.perplexity import EvaluationError, perplexity
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 
@@ -60,7 +60,7 @@ def test_models_without_a_separate_head_give_the_same_numbers(
         return copy
 
     base = perplexity(whole(tiny), windows)
-    assert base.hidden is None
+    assert base.kept is None
     expected, found = perplexity(quantized, windows, baseline), perplexity(whole(quantized), windows, base)
     for name, value in expected.metrics.items():
         assert found.metrics[name] == pytest.approx(value, rel=1e-4), name
@@ -74,14 +74,15 @@ def test_the_float_model_does_not_diverge_from_itself(tiny: LanguageModel, windo
 
 
 def test_the_baseline_is_computed_once(tiny: LanguageModel, windows: Windows, baseline: Result, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    first = reference(tiny, windows, tmp_path)
-    monkeypatch.setattr("sqbench.evaluation.baseline.perplexity", lambda *args: pytest.fail("computed again"))
-    again = reference(tiny, windows, tmp_path)
+    first = reference(tiny, windows, "perplexity", tmp_path)
+    broken = dataclasses.replace(PERPLEXITY, run=lambda *args: pytest.fail("computed again"))
+    monkeypatch.setitem(EVALUATIONS, "perplexity", broken)
+    again = reference(tiny, windows, "perplexity", tmp_path)
     assert again.metrics == first.metrics
     assert again.samples.equals(first.samples)
-    assert again.hidden is not None
-    assert baseline.hidden is not None
-    assert torch.equal(again.hidden, baseline.hidden)
+    assert again.kept is not None
+    assert baseline.kept is not None
+    assert torch.equal(again.kept, baseline.kept)
 
 
 def test_nan_loss_names_the_layer(tiny: LanguageModel, windows: Windows) -> None:
@@ -95,7 +96,7 @@ def test_nan_loss_names_the_layer(tiny: LanguageModel, windows: Windows) -> None
 
 
 def test_weight_bytes_are_those_of_the_format(tiny: LanguageModel, statistics: Statistics, baseline: Result) -> None:
-    from sqbench.quant.linear import stored_bytes
+    from sqbench.quant.layers import stored_bytes
 
     linear = sum(tiny.module.get_submodule(name).weight.numel() for name in tiny.topology.layers)
     rest = baseline.metrics["weight_bytes"] - 4 * linear

@@ -9,7 +9,7 @@ from sqbench.errors import UserError
 from sqbench.models.folding import Group, fold, random_scale, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import common_parent, discover
-from sqbench.quant.linear import weight_of
+from sqbench.quant.layers import weight_of
 
 SMALL = {"vocab_size": 101, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -32,7 +32,7 @@ def build(family: str, **options: object) -> LanguageModel:
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             parameter.add_(torch.randn_like(parameter) * 0.2 + (0.5 if name.endswith("bias") else 0.0))
-    return LanguageModel(module, None, family, family)
+    return LanguageModel(module, family, family)
 
 
 def llama() -> LanguageModel:
@@ -169,9 +169,9 @@ def test_kept_layers_take_their_group_with_them() -> None:
     assert ("model.layers.0.post_attention_layernorm -> gate_proj", "a layer that stays in float reads it too") in topology.refused
 
 
-def test_a_model_without_linears_is_an_error() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(UserError, match="ran no linear layer"):
+def test_a_model_without_layers_is_an_error() -> None:
+    module = nn.Sequential(nn.AvgPool2d(3))
+    with pytest.raises(UserError, match="ran no layer"):
         discover(module, lambda: module(torch.randn(1, 3, 8, 8)))
 
 

@@ -47,5 +47,16 @@ def test_scheme_from_plain_data() -> None:
     scheme = Scheme.from_dict({"name": "mine", "weights": {"bits": 4}, "activations": None})
     assert scheme == Scheme("mine", Format(bits=4))
     assert not scheme.is_float
-    with pytest.raises(UserError, match=r"bits\.ops=full: known: linear"):
-        Scheme("mine", ops="full").check()
+    with pytest.raises(UserError, match=r"bits\.ops=fulll: did you mean full\?"):
+        Scheme("mine", Format(bits=4, granularity="channel"), ops="fulll").check()
+    with pytest.raises(UserError, match=r"bits\.ops=full: mine leaves activations in float"):
+        Scheme("mine", Format(bits=4, granularity="channel"), ops="full").check()
+    with pytest.raises(UserError, match=r"bits\.edge_bits=9"):
+        Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=9).check()
+
+
+def test_edges_keep_their_own_bits() -> None:
+    scheme = Scheme("mine", Format(bits=4, granularity="channel"), Format(bits=4), edge_bits=8)
+    widths = [tuple(fmt and fmt.bits for fmt in scheme.of_layer(index, 3)) for index in range(3)]
+    assert widths == [(8, 8), (4, 4), (8, 8)]
+    assert Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=8).of_layer(0, 3)[1] is None

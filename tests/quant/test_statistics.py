@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, gram_block
+from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, gram_block, top_size
 
 
 def batches(count: int = 5, channels: int = 96) -> list[Tensor]:
@@ -28,6 +28,7 @@ def test_streaming_equals_all_at_once() -> None:
     assert torch.equal(stats.high, x.amax(0))
     assert torch.equal(stats.absmax, x.abs().amax(0))
     torch.testing.assert_close(stats.abs_mean, x.abs().mean(0))
+    torch.testing.assert_close(stats.sum, x.double().sum(0), rtol=1e-4, atol=1e-2)
     blocks = x.unflatten(1, (-1, gram_block(96))).transpose(0, 1)
     torch.testing.assert_close(stats.gram, blocks.transpose(1, 2) @ blocks, rtol=1e-4, atol=1.0)  # its entries reach 1e5
     assert stats.batch_low == pytest.approx(sum(float(part.min()) for part in parts))
@@ -36,6 +37,41 @@ def test_streaming_equals_all_at_once() -> None:
     for part in parts[1:]:
         average = average * EMA_MOMENTUM + float(part.max()) * (1 - EMA_MOMENTUM)
     assert stats.ema_high == pytest.approx(average)
+
+
+def counted_by_hand(examples: list[Tensor]) -> Tensor:
+    """In how many examples [tokens, C] each channel is among the largest."""
+    channels = examples[0].shape[-1]
+    top = torch.zeros(channels, dtype=torch.int64)
+    for example in examples:
+        largest = sorted(range(channels), key=lambda channel: -float(example[:, channel].abs().max()))
+        for channel in largest[: top_size(channels)]:
+            top[channel] += 1
+    return top
+
+
+@pytest.mark.parametrize("shape", [(6, 300), (6, 5, 300), (3, 4, 4, 300), (4, 7, 1)])
+def test_largest_channels_are_counted_per_example(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(shape, generator=generator) for _ in range(3)]
+    stats = collected(parts)
+    assert stats.examples == 3 * shape[0]
+    assert torch.equal(stats.top, counted_by_hand([example.reshape(-1, shape[-1]) for part in parts for example in part]))
+
+
+def test_an_example_without_enough_channels_other_than_0_has_no_largest() -> None:
+    x = torch.zeros(3, 5, 300)
+    x[0, 2, 7:10] = torch.tensor([1.0, -2.0, 3.0])
+    x[1, 2, 7:9] = 1.0
+    stats = collected([x])
+    assert (stats.examples, stats.top.nonzero().flatten().tolist()) == (1, [7, 8, 9])
+
+
+def test_channels_of_convolutions_are_read_through_a_view() -> None:
+    x = torch.randn(4, 24, 9, 9, generator=torch.Generator().manual_seed(0))
+    view, copy = x.movedim(1, -1), x.movedim(1, -1).contiguous()
+    for name, value in collected([copy]).tensors().items():
+        assert torch.equal(collected([view]).tensors()[name], value), name
 
 
 def test_histogram_is_exact_however_the_range_grew() -> None:
@@ -67,11 +103,13 @@ def test_scaled_statistics_are_those_of_the_scaled_tensor() -> None:
     parts = batches()
     scale = torch.rand(96, generator=torch.Generator().manual_seed(1)) + 0.1
     scaled, direct = collected(parts).scaled(scale), collected([part / scale for part in parts])
-    for name in ("low", "high", "abs_sum", "rows"):
+    for name in ("low", "high", "sum", "abs_sum", "rows"):
         torch.testing.assert_close(getattr(scaled, name), getattr(direct, name), rtol=1e-5, atol=1e-6)
     assert (scaled.gram - direct.gram).abs().max() < 1e-5 * direct.gram.abs().max()
     assert scaled.reach == direct.reach
     assert scaled.bins.sum() == scaled.rows.numel()
+    assert scaled.examples == len(scaled.rows)
+    assert torch.equal(scaled.top, counted_by_hand(list(scaled.rows.unsqueeze(1))))
 
 
 def test_file_form_is_lossless() -> None:

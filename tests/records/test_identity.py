@@ -15,23 +15,24 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, sweep
-from sqbench.data import Text
+from sqbench.config import ModelConfig
+from sqbench.data.text import Text, TextCorpus
 from sqbench.errors import UserError
 from sqbench.methods import METHODS
 from sqbench.methods.base import parse_alpha
 from sqbench.models import Source
-from sqbench.models.source import describe
+from sqbench.models.text_sources import describe
 from sqbench.records.identity import identity, point_id
 from sqbench.storage import canonical_json
 
-SOURCE = Source(Path("/models/one"), "a" * 64, 2048)
+SOURCE = Source("a" * 64, lambda device: pytest.fail("nothing is loaded"), 2048)
 TEXT = Text("some text", "b" * 64)
 BASE = ("model=hf", "model.name=some/model", "bits=w4a8", "method=awq", "device=cpu")
 
 
 @cache
 def known_as(*overrides: str, source: Source = SOURCE, text: Text = TEXT, other: Text | None = None) -> str:
-    return point_id(identity(api.configure(*BASE, *overrides), source, text, other))
+    return point_id(identity(api.configure(*BASE, *overrides), source, TextCorpus(text, other)))
 
 
 # Every key of the configuration, with values other than the base's. A key that is in no table fails a test below.
@@ -59,6 +60,8 @@ CHANGES = {
     "bits.activations.dynamic": ["false bits.activations.granularity=tensor"],
     "bits.activations.convention": ["half_range"],
     "bits.activations.scale_dtype": ["bfloat16"],
+    "bits.ops": ["linear+matmul", "full"],
+    "bits.edge_bits": ["8"],
     "eval.resamples": ["999"],
     "eval.level": ["0.9"],
     "alpha": ["0.5", "0.25", "1", "0"],
@@ -76,6 +79,18 @@ NOTHING = {
     "data.source": ["text"],  # so does the text's
     "data.path": ["{file}"],
     "calibration.path": ["{file}"],
+    "eval.name": ["perplexity"],  # what auto stands for here
+    "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
+    "model.image_size": ["98"],
+    "model.head": ["probe"],
+    "model.head_images": ["10"],
+    "data.images": ["10", "null"],
+    "data.train_path": ["{file}"],
+    "data.image_column": ["pixels"],
+    "data.label_column": ["class"],
+    "calibration.images": ["10"],
+    "calibration.search_images": ["2"],
+    "head": ["knn"],
     "tracker.mode": ["disabled", "online"],
     "tracker.project": ["mine"],
     "tracker.entity": ["me"],
@@ -84,7 +99,7 @@ NOTHING = {
     "plan": ["true"],
 }
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
-    *("backend", "method.name", "eval.name", "model.loader", "bits.ops", "bits.weights.dynamic", "bits.activations.group_size"),
+    *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
     *("method.natural", "bits.name", "device"),
 }
 
@@ -132,11 +147,11 @@ def test_every_key_of_the_configuration_is_known_here() -> None:
 
 def test_weights_and_texts_count_by_content() -> None:
     base = known_as()
-    assert known_as(source=Source(Path("/other/folder"), "a" * 64, None)) == base
+    assert known_as(source=Source("a" * 64, SOURCE.load)) == base
     assert known_as(text=Text("", "b" * 64)) == base
     assert known_as(other=Text("the text itself", TEXT.fingerprint)) == base
     different = [
-        known_as(source=Source(SOURCE.folder, "c" * 64, 2048)),
+        known_as(source=Source("c" * 64, SOURCE.load, 2048)),
         known_as(text=Text("", "c" * 64)),
         known_as(other=Text("", "d" * 64)),
     ]
@@ -148,7 +163,7 @@ def test_a_model_is_the_files_that_can_change_its_numbers(tiny_folder: Path, tmp
     shutil.copytree(tiny_folder, folder)
 
     def fingerprint() -> str:
-        return describe(folder, "model").fingerprint
+        return describe(folder, ModelConfig(name="model", loader="hf")).fingerprint
 
     seen = [fingerprint()]
     (folder / "README.md").write_text("about")
@@ -166,7 +181,7 @@ def test_a_model_is_the_files_that_can_change_its_numbers(tiny_folder: Path, tmp
         seen.append(fingerprint())
     assert len(set(seen)) == len(seen)
     shutil.copytree(folder, tmp_path / "elsewhere")
-    assert describe(tmp_path / "elsewhere", "another name").fingerprint == seen[-1]
+    assert describe(tmp_path / "elsewhere", ModelConfig(name="another name", loader="hf")).fingerprint == seen[-1]
 
 
 def test_a_device_counts_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +249,7 @@ def test_the_id_is_the_sha256_of_the_canonical_identity() -> None:
 
 def test_an_identity_survives_its_record() -> None:
     for method in METHODS:
-        found = identity(api.configure(*BASE, f"method={method}"), SOURCE, TEXT, None)
+        found = identity(api.configure(*BASE, f"method={method}"), SOURCE, TextCorpus(TEXT, None))
         assert point_id(json.loads(json.dumps(found))) == point_id(found)
 
 

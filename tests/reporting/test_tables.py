@@ -45,11 +45,11 @@ rtn,,--,--,--,--,--,--,--,--,123456,--,1,0
 smoothquant,0.5,--,--,--,--,15.15,0.07071067812,2,0,fail,--,0,1
 smoothquant,auto,--,--,--,--,14.8,--,1,0,--,--,--,--
 """
-LONG = """point_id,status,model,data,eval,method,alpha,bits,weights,activations,ops,seed,backend,device,window,windows,variant,metric,value,stderr,low,high,level,n,error
-,ok,smollm2,pydoc,perplexity,fp,,fp,float32,float32,,,,cpu,512,16,,perplexity,14.86,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,perplexity,15.1,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,delta_perplexity,0.24,,0.14,0.34,0.95,16,
-bbbbbbbbbbbb,failed,smollm2,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,sim,cpu,512,16,,,,,,,,,"ValueError: no, ""range"" here"
+LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,backend,device,window,windows,images,variant,metric,value,stderr,low,high,level,n,error
+,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,cpu,512,16,,,perplexity,14.86,,,,,16,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,perplexity,15.1,,,,,16,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,delta_perplexity,0.24,,0.14,0.34,0.95,16,
+bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,sim,cpu,512,16,,,,,,,,,,"ValueError: no, ""range"" here"
 """
 
 

@@ -65,7 +65,7 @@ def test_the_metric_is_the_one_that_there_is(make_record):
     changes = {"metrics": {"top1": 0.8}, "baseline": {"top1": 0.81}, "delta": {}}
     text = rendered(sweep_table([make_record("rtn", **changes)]))
     assert text.split()[3] == "top1"
-    assert line(text, "rtn")[2] == "0.8000"
+    assert line(text, "rtn")[2] == "80.00"
 
 
 def test_another_metric_can_be_asked_for(make_record):

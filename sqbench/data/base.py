@@ -1,0 +1,87 @@
+"""What every data set is to the rest of sqbench: found and fingerprinted first, made into model inputs later."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sqbench.config import CalibrationConfig, DataConfig
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Model inputs, made when they are asked for and not kept.
+
+    Attributes:
+        count: how many batches.
+        make: the batch of a number from 0 to count - 1, its first axis the examples; None if every example in it was corrupt.
+        fingerprint: sha256 of what decides their content.
+    """
+
+    count: int
+    make: Callable[[int], Tensor | None]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(self.count):
+            if (batch := self.make(number)) is not None:
+                yield batch
+
+
+class Examples(Protocol):
+    """What one sweep computes on, made for one model.
+
+    Attributes:
+        calibration: model inputs that evaluation never sees; a tensor counts as batches of one example.
+    """
+
+    @property
+    def calibration(self) -> Tensor | Batches: ...
+
+    def fingerprint(self) -> str:
+        """sha256 of the evaluation inputs, as the model sees them."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What a record should say of them."""
+        ...
+
+
+class Corpus(Protocol):
+    """A data set found and fingerprinted; nothing is tokenised or decoded yet."""
+
+    @property
+    def kind(self) -> str:
+        """text or images."""
+        ...
+
+    def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What of the evaluation data and of the calibration data can change a number."""
+        ...
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 by name, for the record's provenance."""
+        ...
+
+    def examples(self, model: Any, data: DataConfig, calibration: CalibrationConfig) -> Examples:
+        """Inputs for a model of the same kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data comes from.
+
+    Attributes:
+        kind: text or images.
+        fetch: finds it.
+        takes: what `data.path` may be: `file`, `folder`.
+    """
+
+    kind: str
+    fetch: Callable[[DataConfig, CalibrationConfig], Corpus]
+    takes: Sequence[str] = ("file",)

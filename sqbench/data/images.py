@@ -1,0 +1,145 @@
+"""Image data sets: a fixed draw of the test split evaluates, images of the training split calibrate and train."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.data.base import Batches, DataSource
+from sqbench.data.image_batches import Batch, LabelledImages
+from sqbench.data.image_decoding import shared_decoder
+from sqbench.data.image_folders import image_folder, imagenet
+from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
+from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw
+from sqbench.data.image_tables import parquet
+from sqbench.errors import UserError
+
+__all__ = ["SOURCES", "Batch", "ImageCorpus", "ImageExamples", "LabelledImages", "Split", "draw"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageExamples:
+    """Images made for one model.
+
+    Attributes:
+        evaluation: the fixed draw of the test split.
+        calibration: normalised images [B, channels, height, width], in the order they were drawn in.
+        training: the whole training split, of which calibration is a part; it may be empty.
+        calibration_images: positions in the training split.
+    """
+
+    evaluation: LabelledImages
+    calibration: Batches
+    training: LabelledImages
+    classes: tuple[str, ...]
+    calibration_images: tuple[int, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 of the evaluation images, their labels and preprocessing."""
+        return self.evaluation.fingerprint
+
+    def about(self) -> dict[str, Any]:
+        """How many evaluate, which calibrated, and which were skipped so far."""
+        return {
+            "images": len(self.evaluation),
+            "skipped": {**self.training.skipped, **self.evaluation.skipped},
+            "calibration_images": list(self.calibration_images),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCorpus:
+    """Two splits that share no image.
+
+    Attributes:
+        carved: the training split is what evaluation leaves of one set of images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    carved: bool = False
+    kind: str = "images"
+
+    def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content and labels of the images that evaluate and of those that calibrate."""
+        test, train = self._evaluating(data), self._calibrating(calibration)
+        return (
+            {"images": len(test), "test": self.test.digest(test.tolist())},
+            {
+                "images": calibration.images,
+                "seed": calibration.seed,
+                "search_images": calibration.search_images,
+                "train": self.train.digest(train.tolist()),
+            },
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of both splits: see `Split.fingerprint`."""
+        return {"test": self.test.fingerprint, "train": self.train.fingerprint}
+
+    def trained_on(self, images: int | None = None, seed: int = 0) -> str:
+        """sha256 of the content and labels of what `examples(...).training.take(images, seed)` takes, or of all that is there."""
+        total = len(self.train)
+        return self.train.digest(np.sort(draw(total, total if images is None else images, seed)).tolist())
+
+    def examples(self, model: Any, data: DataConfig, calibration: CalibrationConfig) -> ImageExamples:
+        """Images for a model's input; none is decoded yet.
+
+        Raises:
+            UserError: more images are asked for than there are.
+        """
+        test, train = self._evaluating(data), self._calibrating(calibration)
+        preprocessing = model.preprocessing
+        testing, training = shared_decoder(self.test, preprocessing), shared_decoder(self.train, preprocessing)
+        return ImageExamples(
+            LabelledImages(self.test, test, preprocessing, testing),
+            LabelledImages(self.train, train, preprocessing, training).inputs(calibration.images),
+            LabelledImages(self.train, np.arange(len(self.train)), preprocessing, training),
+            self.classes,
+            tuple(train.tolist()),
+        )
+
+    def _evaluating(self, data: DataConfig) -> NDArray[np.int64]:
+        total = len(self.test)
+        if data.images is not None and data.images > total:
+            raise UserError(f"data.images={data.images}: the test split of {self.name} has {total} images; at most {total} work")
+        return np.sort(draw(total, total if data.images is None else data.images, EVALUATION_SEED))
+
+    def _calibrating(self, calibration: CalibrationConfig) -> NDArray[np.int64]:
+        total, asked = len(self.train), calibration.images
+        if total and asked > total:  # none at all is an error for those who read them: the float model does not
+            left = f"{len(self.test)} of {total + len(self.test)} images evaluate, {total} are left; "
+            works = "fewer calibration.images or data.images work, and so does data.train_path=..."
+            there = f"the training split of {self.name} has {total} images; at most {total} work"
+            raise UserError(f"calibration.images={asked}: " + (left + works if self.carved else there))
+        return draw(total, asked, calibration.seed)
+
+
+FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # and what data.path may be
+    "mnist5k": (mnist5k, ()),
+    "cifar10": (cifar, ("folder",)),
+    "cifar100": (cifar, ("folder",)),
+    "fashion_mnist": (fashion_mnist, ("folder",)),
+    "imagenet": (imagenet, ("folder",)),
+    "image_folder": (image_folder, ("folder",)),
+    "parquet": (parquet, ("file", "folder")),
+}
+
+
+def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> ImageCorpus:
+    """Find a data set's images and read their labels.
+
+    Raises:
+        UserError: it is not there, or not laid out as it should be.
+    """
+    find, _ = FINDERS[cfg.source]
+    found = find(cfg)
+    return ImageCorpus(cfg.name, found.classes, found.train, found.test, found.carved)
+
+
+SOURCES = {name: DataSource("images", fetch, takes) for name, (_, takes) in FINDERS.items()}

@@ -1,0 +1,62 @@
+"""From an encoded image to a model's input, as the model's own data config says; nothing is guessed."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sqbench.storage import digest
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalise, with timm's meaning of each word (`timm.data.resolve_model_data_config`).
+
+    Attributes:
+        input_size: channels, height, width.
+        mean, std: per channel, of values from 0 to 1.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    @classmethod
+    def from_data_config(cls, config: dict[str, Any]) -> "Preprocessing":
+        """From what timm resolves for a model."""
+        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+        values: dict[str, Any] = {name: config[name] for name in names}
+        return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()})
+
+    @property
+    def mode(self) -> str:
+        """What PIL calls the model's colours."""
+        return "L" if self.input_size[0] == 1 else "RGB"
+
+    @cached_property
+    def _transform(self) -> Callable[[Image.Image], Tensor]:
+        from timm.data import create_transform
+
+        values = {**asdict(self), "normalize": False}
+        return create_transform(**values)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Resized and cropped: uint8 [channels, height, width]."""
+        return self._transform(image.convert(self.mode))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """float32 [B, channels, height, width] of uint8 pixels."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all of it."""
+        return digest(asdict(self))

@@ -1,0 +1,98 @@
+"""Accuracy on labelled images, and how far a quantized model's predictions moved from the float model's."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from sqbench.data.images import ImageExamples
+from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
+from sqbench.evaluation.statistics import Difference, proportion_difference
+from sqbench.models.image import ImageModel
+from sqbench.progress import track
+from sqbench.quant.layers import stored_bytes
+
+BATCH = 32  # images at once
+TOP = 5
+
+
+@torch.no_grad()
+def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | None = None) -> Result:
+    """Share of images whose label is the most likely class (`top1`) or among the five most likely (`top5`, from six classes on).
+
+    Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) in nats, and `agreement`, the share
+    of images with the same most likely class. Corrupt images are left out on both sides.
+
+    Raises:
+        EvaluationError: a logit is NaN or infinite, or no image could be read.
+    """
+    rows, kept, seen = [], [], 0
+    batches = examples.evaluation.batches(BATCH)
+    for batch in track(batches, "evaluate", total=-(-len(examples.evaluation) // BATCH)):
+        logits = model.forward(batch.images).float().cpu()
+        require_finite(float(logits.sum()), f"image {int(batch.index[0])} or one after it", model, batch.images)
+        base = None
+        if reference is not None:
+            assert reference.kept is not None
+            base = reference.kept[seen : seen + len(logits)]
+        seen += len(logits)
+        rows.append(_compare(logits, batch.labels, batch.index, base))
+        if reference is None:
+            kept.append(logits)
+    if not rows:
+        raise EvaluationError(f"none of {len(examples.evaluation)} images could be read")
+    samples = pd.concat(rows, ignore_index=True)
+    return Result(_metrics(samples, model), samples, model, torch.cat(kept) if kept else None)
+
+
+def _compare(logits: Tensor, labels: Tensor, index: Tensor, base: Tensor | None) -> pd.DataFrame:
+    """One row per image: label, prediction, whether it was right, its loss; and the same of the float model."""
+    logp = log_softmax(logits, dim=-1)
+    columns = {"image": index, "label": labels, **_outcome(logp, labels, "")}
+    if base is not None:
+        logp_fp = log_softmax(base, dim=-1)
+        columns |= _outcome(logp_fp, labels, "_fp")
+        columns["kl"] = (logp_fp.exp() * (logp_fp - logp)).sum(1).double().clamp(min=0)
+    return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+
+
+def _outcome(logp: Tensor, labels: Tensor, suffix: str) -> dict[str, Tensor]:
+    order = logp.topk(min(TOP, logp.shape[1]), dim=1).indices
+    outcome = {
+        "predicted": order[:, 0],
+        "correct": order[:, 0] == labels,
+        "nll": -logp.gather(1, labels.unsqueeze(1)).squeeze(1).double(),
+    }
+    if logp.shape[1] > TOP:
+        outcome["correct5"] = (order == labels.unsqueeze(1)).any(1)
+    return {name + suffix: value for name, value in outcome.items()}
+
+
+def _metrics(samples: pd.DataFrame, model: ImageModel) -> dict[str, float]:
+    metrics = {"top1": float(samples["correct"].mean())}
+    if "correct5" in samples:
+        metrics["top5"] = float(samples["correct5"].mean())
+    if "kl" in samples:
+        metrics["kl_to_fp"] = float(samples["kl"].mean())
+        metrics["agreement"] = float((samples["predicted"] == samples["predicted_fp"]).mean())
+    metrics["weight_bytes"] = float(stored_bytes(model.module))
+    return metrics
+
+
+def _as_reference(result: Result) -> Result:
+    """A float result with what every comparison has: no divergence from itself."""
+    own = [name for name in result.samples if name not in ("image", "label")]
+    samples = result.samples.assign(**{f"{name}_fp": result.samples[name] for name in own}, kl=0.0)
+    return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
+
+
+def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+    found = {}
+    for metric, column in (("top1", "correct"), ("top5", "correct5")):
+        if column in samples:
+            pair = samples[column].to_numpy(), samples[f"{column}_fp"].to_numpy()
+            found[metric] = proportion_difference(*pair, resamples=resamples, level=level)
+    return found
+
+
+ACCURACY = Evaluation("images", "top1", accuracy, _as_reference, _differences)

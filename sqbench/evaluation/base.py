@@ -1,0 +1,90 @@
+"""What every evaluation is: metrics and per-example outcomes of a model, and their paired difference from the float model's."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from sqbench.evaluation.statistics import Difference
+from sqbench.models.base import Model
+from sqbench.models.topology import first_tensor
+
+
+class EvaluationError(Exception):
+    """The model's output is no prediction."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What evaluating a model gave.
+
+    Attributes:
+        metrics: name -> number.
+        samples: one row per example, with numbers of the model and, against a reference, of the float model beside them.
+        model: what was evaluated.
+        kept: what a later comparison needs of each example, [examples, ...]: hidden states of text, logits of images; None where
+            that is too large to keep, and the model runs again.
+    """
+
+    metrics: dict[str, float]
+    samples: pd.DataFrame
+    model: Any
+    kept: Tensor | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One way to judge a model.
+
+    Attributes:
+        kind: of the data it takes.
+        metric: the headline.
+        run: (model, examples, reference or None) -> result.
+        as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
+        differences: (samples, resamples, level) -> metric -> paired difference from the float model.
+    """
+
+    kind: str
+    metric: str
+    run: Callable[..., Result]
+    as_reference: Callable[[Result], Result]
+    differences: Callable[[pd.DataFrame, int, float], dict[str, Difference]]
+
+
+def first_nonfinite(model: Model, inputs: Tensor) -> str:
+    """A sentence naming the first layer of a forward pass over a batch whose output holds NaN or infinity."""
+    found: list[str] = []
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            try:
+                values = first_tensor(output)
+            except (TypeError, IndexError, KeyError):
+                return  # returns no tensor
+            if not found and not bool(torch.isfinite(values).all()):
+                found.append(name)
+
+        return layer.register_forward_hook(hook)
+
+    leaves = [(name, layer) for name, layer in model.module.named_modules() if not list(layer.children())]
+    handles = [watch(name, layer) for name, layer in leaves]
+    try:
+        model.forward(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (
+        f"the first layer that wrote NaN or infinity is {found[0]}"
+        if found
+        else "no layer wrote NaN or infinity: the logits overflow"
+    )
+
+
+def require_finite(value: float, what: str, model: Model, inputs: Tensor) -> None:
+    """Raise EvaluationError, naming the first broken layer, if a loss is NaN or infinite."""
+    if not math.isfinite(value):
+        raise EvaluationError(f"the loss of {what} is {value}; {first_nonfinite(model, inputs)}")

@@ -1,0 +1,182 @@
+"""One layer or one smoothing group of a model as arrays, before and after its scale is folded: what `sqbench.plot` draws."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from sqbench import api
+from sqbench.calibration.collect import as_batches, replay_sample
+from sqbench.errors import UserError, known
+from sqbench.methods import METHODS, Method, Move, Task, configured, scheme_of
+from sqbench.methods.smoothquant import column_absmax
+from sqbench.models import Model
+from sqbench.models.folding import Group, fold, share
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import channels_last, weight_of
+from sqbench.reporting.divisions import Division
+from sqbench.reporting.surfaces import Tensors
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A loaded and calibrated model, what a method would move in it, and a few inputs to look at.
+
+    Attributes:
+        calibrated: how many calibration batches the statistics saw.
+    """
+
+    task: Task
+    method: Method
+    name: str
+    inputs: Tensor
+    calibrated: int
+
+    @property
+    def model(self) -> Model:
+        return self.task.model
+
+    @property
+    def group_names(self) -> str:
+        return "; ".join(map(str, self.task.topology.groups)) or "none"
+
+    def move(self, group: Group) -> Move | None:
+        """What the method moves in a group; None if it moves nothing there."""
+        return next((move for move in self.method.moves(self.task) if move.group == group), None)
+
+
+def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
+    """Load and calibrate as a run with this configuration does, sharing its caches in `folder`.
+
+    Args:
+        examples: inputs to look at; None is one text window, or four images.
+
+    Raises:
+        UserError: the model or the data cannot be had.
+    """
+    model, found = api.load(cfg=cfg, folder=folder / "heads")
+    statistics = api.calibrate(model, found.calibration, search=api.search_size(cfg, model), folder=folder / "calibration")
+    batches = as_batches(found.calibration)
+    inputs = replay_sample(batches, examples or {"text": 1, "images": 4}[model.kind])
+    return Inspected(Task(model, statistics, scheme_of(cfg)), configured(cfg), cfg.method.name, inputs, len(batches))
+
+
+def shown_format(fmt: Format | None) -> Format:
+    """The format whose clipping range a picture shows: one range for the tensor, whatever the scheme does at run time."""
+    return replace(fmt or Format(), granularity="tensor", group_size=None, dynamic=False)
+
+
+@torch.no_grad()
+def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], str]:
+    """A layer's input and weight as they are and, if the method moves a scale there, after it; and a sentence on what was done.
+
+    Args:
+        ranges: the method whose clipping range of the input is told.
+
+    Raises:
+        UserError: an unknown layer or range method.
+    """
+    topology = seen.task.topology
+    if layer not in topology.layers:
+        raise UserError(f"layer={layer}: {_closest(layer, topology.layers)}")
+    if ranges not in METHODS:
+        raise UserError(f"ranges={ranges}: {known(ranges, METHODS)}")
+    module = seen.model.module.get_submodule(layer)
+    activation, weight = _captured(seen, layer), weight_of(module).float()
+    stats = seen.task.statistics.inputs[topology.site[layer]]
+    fmt = shown_format(seen.task.scheme.activations)
+    told = METHODS[ranges]()
+
+    def state(name: str, scale: Tensor) -> Tensors:
+        columns = weight * scale if name == "smoothed" else weight  # of a convolution they are no input channels
+        scaled = stats.scaled(scale) if name == "smoothed" else stats
+        low, high = (float(limit) for limit in told.activation_limits(scaled, fmt))
+        ranges = _array(scaled.absmax), _array(columns.abs().amax(0))
+        return Tensors(name, _array(activation / scale), _array(columns.t()), *ranges, (low, high))
+
+    ones = torch.ones(activation.shape[1], device=activation.device)
+    original = state("original", ones)
+    group = next((group for group in (*topology.groups, *topology.pairs) if layer in group.readers), None)
+    move = None if group is None else seen.move(group)
+    if group is None or move is None:
+        why = f"{seen.name} moves nothing there" if group else "it is in no smoothing group"
+        return [original], f"Not smoothed: {why}"
+    return [original, state("smoothed", group.spread(move.scale).float())], f"Smoothed: {group}, alpha {move.alpha:.4g}"
+
+
+@torch.no_grad()
+def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, float, float]:
+    """What folding one group's scale divides, the alpha, and the relative difference that the fold makes to the model's output.
+
+    Args:
+        name: a norm, or a layer that reads one; None is the model's first group.
+
+    Raises:
+        UserError: no such group, or the method moves nothing.
+    """
+    groups = seen.task.topology.groups
+    if not groups:
+        reasons = "; ".join(f"{place}: {reason}" for place, reason in seen.task.topology.refused[:3])
+        raise UserError(f"divided: {seen.model.name} has no norm -> linear group ({reasons or 'no linear reads a norm'})")
+    group = next((group for group in groups if name in (None, group.source, *group.readers)), None)
+    if group is None:
+        names = [place for group in groups for place in (group.source, *group.readers)]
+        raise UserError(f"layer={name}: {_closest(str(name), names)}; groups: {seen.group_names}")
+    move = seen.move(group)
+    if move is None:
+        able = ", ".join(sorted(other for other, cls in METHODS.items() if cls.moves is not Method.moves))
+        raise UserError(f"method={seen.name}: moves nothing between {group}; {able} do")
+    folded = share(seen.model.module)
+    fold(folded, group, move.scale)
+    tops: list[Any] = [module.get_submodule(group.source) for module in (seen.model.module, folded)]
+    readers = [[module.get_submodule(reader) for reader in group.readers] for module in (seen.model.module, folded)]
+    absmax, biases = seen.task.stats(group).absmax, [getattr(norm, "bias", None) for norm in tops]
+    division = Division(
+        scale=_array(move.scale),
+        norm=_pair([norm.weight + group.offset for norm in tops]),
+        bias=None if biases[0] is None else _pair(biases),
+        activation=_pair([absmax, absmax / move.scale]),
+        columns=_pair([column_absmax(linears) for linears in readers]),
+    )
+    plain = seen.model.forward(seen.inputs).double()
+    changed = seen.model.with_module(folded, None).forward(seen.inputs).double()
+    error = float((plain - changed).abs().max() / plain.abs().max().clamp(min=1e-30))
+    return group, division, move.alpha, error
+
+
+def _captured(seen: Inspected, layer: str) -> Tensor:
+    """What a layer reads while the inputs run through the model: [tokens, channels] float32."""
+    module = seen.model.module.get_submodule(layer)
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        kept.append(channels_last(module, args[0]).flatten(0, -2).float())
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        seen.model.body(seen.inputs)
+    finally:
+        handle.remove()
+    return torch.cat(kept)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()
+
+
+def _pair(tensors: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    before, after = (_array(x.detach()) for x in tensors)
+    return before, after
+
+
+def _closest(name: str, names: object) -> str:
+    """The nearest names rather than all of a model's layers."""
+    import difflib
+
+    listed = [str(item) for item in names]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(listed[:6])}{', ...' * (len(listed) > 6)}"

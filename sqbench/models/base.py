@@ -1,0 +1,85 @@
+"""What every model is to the rest of sqbench, and where one comes from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.config import ModelConfig
+from sqbench.models.topology import Topology, discover
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """A network, float or quantized.
+
+    Attributes:
+        module: the network itself.
+        name, fingerprint: what it is called, and the sha256 of its weights.
+        keep: fnmatch patterns of layers that stay in float.
+        report: what quantization did to it; empty for a float model.
+    """
+
+    kind: ClassVar[str]  # of the data it reads: text or images
+
+    module: Any
+    name: str
+    fingerprint: str
+    keep: tuple[str, ...] = ()
+    report: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """A small fixed batch of inputs: enough to trace and to prove folds on."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Predictions: logits, classes last."""
+
+    @abstractmethod
+    def body(self, inputs: Tensor) -> Tensor:
+        """A forward pass that runs all quantizable layers, and no more than it must."""
+
+    def pinned_layers(self) -> set[str]:
+        """Names of the layers that quantization leaves alone."""
+        return set()
+
+    @cached_property
+    def topology(self) -> Topology:
+        """What reads what, and where scales may move; traced once."""
+        return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
+
+    def with_module(self, module: nn.Module, report: Any) -> Self:
+        """The same model with other insides."""
+        return replace(self, module=module, report=report)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights found and fingerprinted on disk; nothing is loaded yet.
+
+    Attributes:
+        fingerprint: sha256 of everything on disk that can change the model's numbers.
+        load: builds the model on a device.
+        context: the longest window of tokens that the model takes, if it says.
+    """
+
+    fingerprint: str
+    load: Callable[[torch.device], Model]
+    context: int | None = None
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A way to find models: what kind of data they read, and the function that finds one."""
+
+    kind: str
+    locate: Callable[[ModelConfig], Source]

@@ -1,0 +1,43 @@
+"""Folding BatchNorm into the convolution before it: at inference it is an affine map per output channel."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sqbench.quant.layers import set_weight, weight_of
+
+
+def is_batchnorm(module: nn.Module) -> bool:
+    """Whether a module normalises by running statistics that can be folded."""
+    return isinstance(module, _BatchNorm) and module.running_var is not None
+
+
+def batchnorm_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """gamma / sigma and beta - mu gamma / sigma (Jacob et al., 2018, eq. 14), [channels] each."""
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def after_fold(norm: nn.Module) -> nn.Module:
+    """What is left of a BatchNorm module once its affine map is gone: timm's carry an activation and a drop layer."""
+    rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
+    return nn.Sequential(*rest) if rest else nn.Identity()
+
+
+@torch.no_grad()
+def fold_batchnorm(module: nn.Module, layer: str, norm: str) -> None:
+    """Fold the BatchNorm named `norm` into the layer named `layer`; parameters are replaced, never written to."""
+    before, after = module.get_submodule(layer), module.get_submodule(norm)
+    scale, shift = batchnorm_scale(after)
+    weight = weight_of(before)
+    set_weight(before, weight * scale.unsqueeze(1).to(weight.dtype))
+    bias = before.bias
+    assert bias is None or isinstance(bias, Tensor)
+    shift = shift if bias is None else shift + bias.detach() * scale
+    before.bias = nn.Parameter(shift.detach().to(weight.dtype), requires_grad=False)
+    module.set_submodule(norm, after_fold(after))

@@ -1,0 +1,190 @@
+"""What classifies images: a model's own classifier, or a head fitted once on frozen float features and shared by every point."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sqbench import tensorfile
+from sqbench.data.images import LabelledImages
+from sqbench.errors import UserError
+from sqbench.models.folding import share
+from sqbench.models.image import ImageModel
+from sqbench.progress import track
+from sqbench.storage import digest
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+REVISION = 1  # of how heads are fitted
+BATCH = 50  # images
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn's logistic regression; every fifth image of a class decides between them
+
+
+class Probe(nn.Linear):
+    """Logits [B, classes] of features [B, width] of any dtype; standardisation is part of its weights."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.to(self.weight.dtype))
+
+
+class Neighbours(nn.Module):
+    """Weighted nearest neighbours of Caron et al. 2021 (DINO), section 4.1: the k closest images vote with exp(cosine / T).
+
+    Attributes:
+        bank: [N, width] float32 features of length 1.
+        labels: [N] int64.
+    """
+
+    bank: Tensor
+    labels: Tensor
+
+    def __init__(self, bank: Tensor, labels: Tensor, classes: int, k: int = 20, temperature: float = 0.07) -> None:
+        super().__init__()
+        assert bank.dim() == 2, bank.shape
+        assert labels.shape == bank.shape[:1], labels.shape
+        self.register_buffer("bank", functional.normalize(bank.float(), dim=1))
+        self.register_buffer("labels", labels)
+        self.classes, self.k, self.temperature = classes, min(k, len(bank)), temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Log shares of the vote [B, classes] of features [B, width]; a class without a vote has one in a million."""
+        near = (functional.normalize(features.float(), dim=1) @ self.bank.T).topk(self.k, dim=1)
+        votes = (near.values / self.temperature).softmax(dim=1)
+        shares = votes.new_zeros(len(features), self.classes).scatter_add(1, self.labels[near.indices], votes)
+        return shares.clamp(min=1e-6).log()
+
+
+def attach(
+    model: ImageModel, head: str, training: LabelledImages, classes: tuple[str, ...], folder: Path | None, count: int
+) -> ImageModel:
+    """The model with the head that a run asks for; the float features are read once, and the fitted head is kept in `folder`.
+
+    Args:
+        head: own, probe (logistic regression) or knn.
+        training: the images to fit it on, as the model reads them.
+        folder: where fitted heads are kept; None keeps none.
+        count: how many of the images.
+
+    Raises:
+        UserError: the model's own classifier has other classes, or a class is not among the images.
+    """
+    if head == "own":
+        _check_own(model, classes)
+        return model
+    backbone = without_classifier(model)
+    drawn = training.take(count)
+    key = digest([model.fingerprint, str(_dtype(model)), model.device.type, drawn.fingerprint, head, len(classes), REVISION])
+
+    def fit() -> tensorfile.Content:
+        features, labels = read_features(backbone, drawn)
+        _check_labels(labels, classes, head, drawn)
+        about = {"model": model.fingerprint, "training": drawn.fingerprint, "head": head, "images": len(labels)}
+        return FITS[head](features, labels), about
+
+    tensors, _ = fit() if folder is None else tensorfile.cached(folder / f"{head}-{key[:16]}.safetensors", fit)
+    return replace(backbone, head=BUILDS[head](tensors, len(classes)).eval().requires_grad_(False).to(model.device))
+
+
+def without_classifier(model: ImageModel) -> ImageModel:
+    """The same model with features for outputs, over the same tensors; the model itself stays as it is."""
+    module = share(model.module)
+    module.reset_classifier(0)  # type: ignore[operator]
+    return replace(model, module=module, classes=0, head=None)
+
+
+def _dtype(model: ImageModel) -> torch.dtype:
+    return next(model.module.parameters()).dtype
+
+
+@torch.no_grad()
+def read_features(backbone: ImageModel, images: LabelledImages) -> tuple[Tensor, Tensor]:
+    """Features [N, width] float32 and labels [N] of all images that can be decoded, on the CPU."""
+    features, labels = [], []
+    parts = torch.arange(len(images)).split(BATCH)
+    for part in track(parts, f"features of {backbone.name}"):
+        for batch in images.batches(BATCH, part):
+            features.append(backbone.body(batch.images).float().cpu())
+            labels.append(batch.labels)
+    return torch.cat(features), torch.cat(labels)
+
+
+def fit_probe(features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Multinomial logistic regression on standardised features, as one linear layer: weight [classes, width], bias [classes]."""
+    mean, std = features.mean(0), features.std(0)
+    std = torch.where(std > 0, std, 1.0)
+    inputs, targets = ((features - mean) / std).double().numpy(), labels.numpy()
+    held = np.zeros(len(targets), dtype=bool)
+    held[np.argsort(targets, kind="stable")[4::5]] = True
+
+    def score(strength: float) -> float:
+        return float(_regression(inputs[~held], targets[~held], strength).score(inputs[held], targets[held]))
+
+    best = max(STRENGTHS, key=score) if held.any() and len(set(targets[~held])) > 1 else STRENGTHS[1]
+    fitted = _regression(inputs, targets, best)
+    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    weight = weight / std.double()
+    return {"weight": weight.float(), "bias": (bias - weight @ mean.double()).float()}
+
+
+def _regression(inputs: NDArray[np.float64], targets: NDArray[np.int64], strength: float) -> "LogisticRegression":
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():  # where 500 steps end is a good head, and the same one each time
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, max_iter=500).fit(inputs, targets)
+
+
+def fit_neighbours(features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The bank itself."""
+    return {"bank": features, "labels": labels}
+
+
+def build_probe(tensors: dict[str, Tensor], classes: int) -> nn.Module:
+    """The fitted linear layer."""
+    weight = tensors["weight"]
+    probe = nn.utils.skip_init(Probe, weight.shape[1], classes)
+    probe.load_state_dict(tensors)
+    return probe
+
+
+def build_neighbours(tensors: dict[str, Tensor], classes: int) -> nn.Module:
+    """The neighbours of the bank."""
+    return Neighbours(tensors["bank"], tensors["labels"], classes)
+
+
+FITS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {"probe": fit_probe, "knn": fit_neighbours}
+BUILDS: dict[str, Callable[[dict[str, Tensor], int], nn.Module]] = {"probe": build_probe, "knn": build_neighbours}
+
+
+def _check_own(model: ImageModel, classes: tuple[str, ...]) -> None:
+    if model.classes == 0:
+        raise UserError(f"head=own: {model.name} has no classifier; head=probe or head=knn works")
+    if model.classes != len(classes):
+        raise UserError(
+            f"head=own: the data has {len(classes)} classes, the classifier of {model.name} has {model.classes};"
+            " head=probe or head=knn works, and so does data of its classes"
+        )
+
+
+def _check_labels(labels: Tensor, classes: tuple[str, ...], head: str, drawn: LabelledImages) -> None:
+    seen = set(labels.tolist())
+    if outside := sorted(label for label in seen if not 0 <= label < len(classes)):
+        raise UserError(f"data: {drawn.split.title} has the label {outside[0]}; labels from 0 to {len(classes) - 1} work")
+    absent = [name for index, name in enumerate(classes) if index not in seen]
+    if absent:
+        listed = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        raise UserError(
+            f"model.head_images={len(drawn)}: head={head} saw no image of {len(absent)} of {len(classes)} classes ({listed});"
+            " more images work, where the training split has these classes"
+        )

@@ -1,0 +1,44 @@
+"""An image classifier as the rest of sqbench sees it: a backbone with its preprocessing, and a head."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.data.preprocessing import Preprocessing
+from sqbench.models.base import Model
+
+HEADS = ("own", "probe", "knn")
+
+
+@dataclass(frozen=True)
+class ImageModel(Model):
+    """A timm model: `module(images)` are its logits, or the features that a fitted head reads.
+
+    Attributes:
+        preprocessing: what its inputs went through, from timm's data config.
+        classes: outputs of its own classifier; 0 for a backbone without one.
+        head: a fitted head on the features, which stays in float; None is the module's own classifier.
+    """
+
+    kind: ClassVar[str] = "images"
+
+    preprocessing: Preprocessing = None  # type: ignore[assignment]  # dataclasses want a default after those of Model
+    classes: int = 0
+    head: nn.Module | None = None
+
+    def example(self) -> Tensor:
+        """Two images of noise, [2, channels, height, width]."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(2, *self.preprocessing.input_size, generator=generator).to(self.device)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [images, classes] of normalised images."""
+        outputs = self.body(inputs)
+        return outputs if self.head is None else self.head(outputs)
+
+    def body(self, inputs: Tensor) -> Tensor:
+        """What the module itself returns: logits, or features [images, width] under a fitted head."""
+        parameter = next(self.module.parameters())
+        return self.module(inputs.to(parameter.device, parameter.dtype))

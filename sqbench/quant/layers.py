@@ -1,0 +1,163 @@
+"""Linear and convolution layers: their weights whatever class they have, and the quantized layer that takes their place."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.quant.formats import Format
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a class of layers stores its weight and reads its input.
+
+    Attributes:
+        transposed: the weight is [in, out].
+        axis: of the input, which holds its channels.
+        folds: a scale per input channel can be multiplied into its weight's columns.
+    """
+
+    transposed: bool = False
+    axis: int = -1
+    folds: bool = True
+
+
+# By class name: Conv1D is GPT-2's, and lives in transformers; Conv2dSame is timm's, and pads as TensorFlow does.
+KINDS = {
+    "Linear": Kind(),
+    "Conv1D": Kind(transposed=True),
+    "Conv2d": Kind(axis=1, folds=False),
+    "Conv2dSame": Kind(axis=1, folds=False),
+}
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """The kind of a layer whose weight and input can be quantized; None for every other module."""
+    return KINDS.get(type(module).__name__)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is y = x W^T + b with a weight we can read and replace."""
+    kind = kind_of(module)
+    return kind is not None and kind.folds
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer as [out, in], of a convolution [out, in / groups * height * width]; a view, never a copy."""
+    weight, kind = module.weight, kind_of(module)
+    assert isinstance(weight, Tensor)
+    return weight.detach().t() if kind is not None and kind.transposed else weight.detach().flatten(1)
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Give a layer a new weight, shaped as `weight_of` has it; the old tensor is left as it was, for whoever shares it."""
+    old, kind = module.weight, kind_of(module)
+    assert isinstance(old, Tensor)
+    stored = weight.t().contiguous() if kind is not None and kind.transposed else weight.reshape(old.shape)
+    module.weight = nn.Parameter(stored, requires_grad=False)
+
+
+def channels_last(module: nn.Module, x: Tensor) -> Tensor:
+    """A layer's input as [..., channels]; a view."""
+    kind = kind_of(module)
+    return x if kind is None else x.movedim(kind.axis, -1)
+
+
+class ActivationQuantizer(nn.Module):
+    """Fake-quantizes an activation: with fixed ranges if they are given, else with those of the tensor.
+
+    Layers that read the same tensor share one: it does the work for the first of `readers` and hands the others the result.
+    """
+
+    def __init__(self, fmt: Format, limits: tuple[Tensor, Tensor] | None = None, readers: int = 1, axis: int = -1) -> None:
+        """`axis` holds the channels: it is what a token's or a group's range runs along."""
+        super().__init__()
+        assert fmt.dynamic == (limits is None), "static formats need limits, dynamic formats have none"
+        self.fmt = fmt
+        self.static = None if limits is None else qparams(*limits, fmt)
+        self.readers = readers
+        self.axis = axis
+        self._known: tuple[Tensor, int, Tensor] | None = None  # input, its version, result
+        self._waiting = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        version = -1 if x.is_inference() else x._version  # inference tensors keep none, and no layer writes to its input
+        if self._known is not None and self._known[0] is x and self._known[1] == version:
+            result = self._known[2]
+            self._waiting -= 1
+        else:
+            result = self._quantized(x)
+            self._known, self._waiting = (x, version, result), self.readers - 1
+        if self._waiting <= 0:
+            self._known = None  # nobody else reads it: let it go
+        return result
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
+        blocks = to_blocks(ordered, self.fmt)
+        params = self.static if self.static is not None else qparams(*block_range(blocks), self.fmt)
+        result = fake_quantize(blocks, params, self.fmt).view(ordered.shape).to(x.dtype)
+        return result if ordered is x else result.movedim(-1, self.axis)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
+        if self.static is not None:
+            self.static = QParams(*(fn(part) for part in self.static))
+        return super()._apply(fn, recurse)
+
+
+class QuantLayer(nn.Module):
+    """A layer whose weight (and input) went through the quantizer. Simulated: holds the dequantized weight."""
+
+    def __init__(
+        self, layer: nn.Module, fmt: Format | None, limits: tuple[Tensor, Tensor] | None, activation: nn.Module | None
+    ) -> None:
+        """`limits` are clipping ranges over the weight's blocks; None takes each block's own minimum and maximum."""
+        super().__init__()
+        self.format = fmt
+        self.activation = activation
+        self.layer = layer if fmt is None else with_weight(layer, round_trip(weight_of(layer), fmt, limits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x if self.activation is None else self.activation(x))
+
+    def stored_bytes(self) -> int:
+        """Bytes of the weight as stored in its format (codes, scales, zero-points), not as simulated."""
+        weight = weight_of(self.layer)
+        return weight.numel() * weight.element_size() if self.format is None else self.format.stored_bytes(*weight.shape)
+
+    def extra_repr(self) -> str:
+        return f"weight {self.format or 'float'}"
+
+
+def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
+    """The same layer with another weight (as `weight_of` has it); everything else is shared."""
+    other = copy.copy(layer)
+    other._parameters = dict(layer._parameters)  # copy.copy shares the dictionary itself
+    set_weight(other, weight)
+    return other
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Weight bytes of a whole model as stored: quantized layers in their format, everything else as it is, tied tensors once."""
+    total, seen = 0, set()
+    for module in model.modules():
+        if isinstance(module, QuantLayer):
+            total += module.stored_bytes()
+            seen.add(weight_of(module.layer).data_ptr())
+    for tensor in model.parameters():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+    """Signal to quantization noise ratio in dB: 10 log10(sum x^2 / sum (x - x^)^2); capped at 200 for an exact copy."""
+    signal = reference.double().square().sum()
+    noise = (reference.double() - approximation.double()).square().sum()
+    if signal == 0:
+        return 200.0 if noise == 0 else -200.0
+    return float(torch.clamp(10 * torch.log10(signal / noise.clamp(min=1e-300)), max=200.0))

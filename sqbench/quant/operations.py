@@ -1,0 +1,226 @@
+"""Tensors that no layer reads: operands of attention's two matrix products, softmax inputs, the residual stream.
+
+They have no module to replace. A module that computes with them (its *owner*) gets hooks instead, between which every call of
+a product, an addition or fused attention goes through `visit`: to be found, to be observed, or to be quantized. Which of them are
+quantized is the scheme's op set (PTQ4ViT, Yuan et al., 2022, quantizes the products; FQ-ViT, Lin et al., 2022, every tensor).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+# Op set (see Scheme.ops) -> the kinds of points that are quantized besides the inputs of layers.
+KINDS: dict[str, tuple[str, ...]] = {"linear": (), "linear+matmul": ("matmul",), "full": ("matmul", "stream")}
+
+Visit = Callable[[str, str, Tensor], Tensor]  # (name, kind, tensor) -> what takes its place
+
+
+@dataclass(frozen=True)
+class Point:
+    """One tensor inside a module.
+
+    Attributes:
+        owner: name of the module that computes with it.
+        name: which of its tensors: `q`, `k`, `v`, `probs`, `scores`, `add0`, `matmul0.a`, `input`; numbered from the second on.
+        kind: `matmul` (an operand of a product) or `stream` (softmax inputs, sums, inputs of norms).
+        channels: the last axis holds channels; else it has no meaning of its own.
+    """
+
+    owner: str
+    name: str
+    kind: str
+    channels: bool
+
+    @property
+    def site(self) -> str:
+        """Its name among all sites of a model."""
+        return f"{self.owner}:{self.name}"
+
+    def rows(self, x: Tensor) -> Tensor:
+        """As statistics take it: [examples, ..., channels]."""
+        return x if self.channels else x.flatten(1).unsqueeze(-1)
+
+
+def has_channels(name: str, x: Tensor) -> bool:
+    """Whether the last axis of a tensor at a point means the same for every input."""
+    return x.dim() <= 3 if name.startswith(("add", "input")) else name.startswith(("q", "k", "v"))
+
+
+def attention(
+    visit: Visit,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` in its parts, each operand visited: softmax(q k^T scale + mask) v."""
+    query, key, value = visit("q", "matmul", query), visit("k", "matmul", key), visit("v", "matmul", value)
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = visit("scores", "stream", scores)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    probs = torch.nn.functional.dropout(scores.softmax(-1), dropout_p, training=dropout_p > 0)
+    return visit("probs", "matmul", probs) @ value
+
+
+def _fused(visit: Visit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return attention(visit, *args, **kwargs)
+
+
+def _product(visit: Visit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) < 2 or not all(_is_activation(operand) for operand in args[:2]):
+        return function(*args, **kwargs)
+    return function(visit("matmul.a", "matmul", args[0]), visit("matmul.b", "matmul", args[1]), *args[2:], **kwargs)
+
+
+def _sum(visit: Visit, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = function(*args, **kwargs)
+    both = len(args) > 1 and all(isinstance(operand, Tensor) and operand.dim() > 1 for operand in args[:2])
+    return visit("add", "stream", result) if both and _is_activation(result) else result
+
+
+def _is_activation(x: Any) -> bool:
+    return isinstance(x, Tensor) and not isinstance(x, nn.Parameter) and x.is_floating_point() and x.dim() > 2
+
+
+HANDLERS: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": _fused,
+    **dict.fromkeys(("matmul", "__matmul__", "bmm"), _product),
+    **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _sum),
+}
+
+
+class _Intercept(TorchFunctionMode):
+    """Sends the operations of `HANDLERS` through a visitor while it is entered."""
+
+    def __init__(self, visit: Visit) -> None:
+        super().__init__()
+        self.visit = visit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = HANDLERS.get(getattr(func, "__name__", ""))
+        if handler is None:
+            return func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():  # an enclosing owner must not see these calls as its own
+            return handler(self.visit, func, args, kwargs or {})
+
+
+class _Names:
+    """Numbers equal names within one call of an owner: add, add1, add2."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+
+    def __call__(self, name: str) -> str:
+        count = self.seen.get(name, 0)
+        self.seen[name] = count + 1
+        stem, dot, operand = name.partition(".")
+        return name if not count else f"{stem}{count}{dot}{operand}"
+
+
+class Owner(nn.Module):
+    """Lives on a module and takes every tensor of its points through `visit(site, tensor)`, quantizers for example."""
+
+    def __init__(self, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.points = {point.name: point for point in points}
+        self.visit = visit
+        self._entered: list[_Intercept] = []
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        names = _Names()
+
+        def visit(name: str, kind: str, x: Tensor) -> Tensor:
+            point = self.points.get(names(name))
+            return x if point is None else self.visit(point, x)
+
+        mode = _Intercept(visit)
+        mode.__enter__()
+        self._entered.append(mode)
+        own = self.points.get("input")
+        return (self.visit(own, args[0]), *args[1:]) if own is not None else None
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._entered.pop().__exit__(None, None, None)
+
+    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+        """Hook onto a module; the hooks are copied with it."""
+        return [module.register_forward_pre_hook(self.enter), module.register_forward_hook(self.leave, always_call=True)]
+
+
+def attach(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> list[RemovableHandle]:
+    """Send all these points of a model through `visit`, from now until the handles are removed."""
+    owners: dict[str, list[Point]] = {}
+    for point in points:
+        owners.setdefault(point.owner, []).append(point)
+    return [handle for name, own in owners.items() for handle in Owner(own, visit).attach(root.get_submodule(name))]
+
+
+@contextmanager
+def visiting(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> Iterator[None]:
+    """`attach` for a block."""
+    handles = attach(root, points, visit)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_points(root: nn.Module, forward: Callable[[], Any]) -> tuple[Point, ...]:
+    """Every point of one forward pass, in order of execution.
+
+    Inputs of norms and activation functions are points too, unless a sum wrote them: that is a point already.
+    """
+    found: dict[str, Point] = {}
+    stack: list[tuple[str, _Names]] = []
+    summed: list[Tensor] = []  # kept alive, so that identity means something
+
+    def visit(name: str, kind: str, x: Tensor) -> Tensor:
+        owner, names = stack[-1]
+        point = Point(owner, names(name), kind, has_channels(name, x))
+        found.setdefault(point.site, point)
+        if name == "add":
+            summed.append(x)
+        return x
+
+    def enter(name: str, pointwise: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            stack.append((name, _Names()))
+            if pointwise and args and _is_activation(args[0]) and not any(args[0] is x for x in summed):
+                visit("input", "stream", args[0])
+
+        return hook
+
+    handles = []
+    for name, module in root.named_modules():
+        leaf = not list(module.children())
+        weight = getattr(module, "weight", None)
+        norm = leaf and isinstance(weight, Tensor) and weight.dim() == 1 and not isinstance(module, _BatchNorm)  # it will be folded
+        activation = leaf and type(module).__module__.startswith(("torch.nn.modules.activation", "timm.layers.activations"))
+        handles.append(module.register_forward_pre_hook(enter(name, norm or activation)))
+        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
+    try:
+        with _Intercept(visit):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(found.values())

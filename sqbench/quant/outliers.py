@@ -1,0 +1,95 @@
+"""How uneven an input is, in numbers: what a range must cover, what few values it covers it for, and whether they stay in place."""
+
+import torch
+from torch import Tensor
+
+from sqbench.quant.statistics import InputStatistics, top_size
+
+CENTRAL = 0.999  # the share of values whose part of the range is told
+
+
+def describe(stats: InputStatistics) -> dict[str, float]:
+    """Outlier diagnostics of one input; every value is finite.
+
+    absmax: the largest |x|.
+    channel_median, channel_p90, channel_p99: quantiles of the channels' absmax, over channels that were ever other than 0.
+    ratio: the largest channel absmax over their median.
+    kurtosis: E (x - m)^4 / (E (x - m)^2)^2 of all values; 3 for a normal distribution. The mean m and the second moment are exact
+        (channel sums, Gram diagonal), the fourth is the histogram's, uniform within a bin. 0 if all values are equal.
+    range_used: the part of [min, max] between the 0.05 % and the 99.95 % quantile of the histogram; 1 for an empty range.
+    persistence: agreement (`agreement`) of the examples' sets of largest channels; `persistence_tokens`: of the sample rows' sets.
+    chance: what both would be if the largest channels were drawn anew each time.
+
+    `chance` is absent for a single channel, a persistence also where there are no two sets to compare. After
+    `InputStatistics.scaled`, kurtosis, range_used and the examples' sets rest on the sample rows.
+    """
+    channels = len(stats.low)
+    absmax = stats.absmax.double().cpu()
+    live = absmax[absmax > 0] if stats.reach else absmax.new_zeros(1)
+    median, p90, p99 = torch.quantile(live, absmax.new_tensor([0.5, 0.9, 0.99])).tolist()
+    numbers = {
+        "absmax": float(live.max()),
+        "channel_median": median,
+        "channel_p90": p90,
+        "channel_p99": p99,
+        "ratio": float(live.max()) / median if median else 1.0,
+        "kurtosis": _kurtosis(stats),
+        "range_used": _range_used(stats),
+    }
+    if channels == 1:
+        return numbers
+    size = top_size(channels)
+    numbers["chance"] = size / (2 * channels - size)
+    by_token = InputStatistics.empty(channels, stats.rows.device)
+    by_token.count_top(stats.rows.abs())
+    for name, counted in (("persistence", stats), ("persistence_tokens", by_token)):
+        if counted.examples > 1:
+            numbers[name] = agreement(counted.top, counted.examples)
+    return numbers
+
+
+def agreement(top: Tensor, examples: int) -> float:
+    """The Jaccard index at the mean intersection I of two examples' sets of k largest channels: I / (2 k - I).
+
+    From how often every channel c was among an example's k largest, I is exact: sum_c t_c (t_c - 1) / (n (n - 1)) over n examples.
+    The index is convex in the intersection, so the mean of the pairs' own indices is at least this, and equal where they agree
+    in equally many channels. Sets drawn at random have I = k^2 / C, which gives k / (2 C - k).
+
+    Args:
+        top: [C] integer counts with sum k n.
+        examples: n, at least 2.
+    """
+    counts = top.double()
+    size = float(counts.sum()) / examples
+    shared = float((counts * (counts - 1)).sum()) / (examples * (examples - 1))
+    return shared / (2 * size - shared)
+
+
+def _kurtosis(stats: InputStatistics) -> float:
+    values = stats.tokens * len(stats.low)
+    if not stats.reach or stats.low.min() == stats.high.max():
+        return 0.0
+    mean = float(stats.sum.sum()) / values
+    squares = float(stats.gram.diagonal(dim1=1, dim2=2).double().sum())
+    edges = torch.linspace(-stats.reach, stats.reach, len(stats.bins) + 1, dtype=torch.float64) - mean
+    width = 2 * stats.reach / len(stats.bins)
+    counts = stats.bins.double().cpu()
+    fourth = float((counts * edges.pow(5).diff()).sum() / (5 * width * counts.sum()))
+    variance = max(squares / values - mean**2, width**2 / 12)  # below a bin's own, rounding is all there is
+    return max(1.0, fourth / variance**2)  # no distribution is below 1, but sample rows can miss what the moments saw
+
+
+def _range_used(stats: InputStatistics) -> float:
+    low, high = float(stats.low.min()), float(stats.high.max())
+    if not stats.reach or low == high:
+        return 1.0
+    counts = stats.bins.double().cpu()
+    below = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    edges = torch.linspace(-stats.reach, stats.reach, len(below), dtype=torch.float64)
+    ends = []
+    for share in ((1 - CENTRAL) / 2, (1 + CENTRAL) / 2):
+        wanted = share * float(below[-1])
+        at = int(torch.searchsorted(below, wanted, right=False)) - 1  # the bin in which the count passes `wanted`
+        inside = (wanted - below[at]) / counts[at]
+        ends.append(float((edges[at] + inside * (edges[at + 1] - edges[at])).clamp(low, high)))
+    return (ends[1] - ends[0]) / (high - low)

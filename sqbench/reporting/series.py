@@ -1,0 +1,149 @@
+"""What pictures of records show, as numbers: pure steps from frames and grids, before anything is drawn."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sqbench.errors import UserError
+from sqbench.reporting import tables
+from sqbench.reporting.frame import FIELDS, in_order, labels, point_fields
+from sqbench.reporting.tables import Grid, lay_out
+
+SERIES = ("method", "bits", "alpha")
+MOST_LINES = 14  # that a reader can follow
+_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss")  # parts of the names of metrics where less is better
+NOISE = (("input_sqnr_db", "layer input"), ("weight_sqnr_db", "layer weight"))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better: of lm-eval's names too."""
+    return any(part in metric for part in _LOWER)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of the alpha picture; `alphas` is empty for a method without alpha, which then has one value.
+
+    Attributes:
+        alphas: numbers as text, or `auto`.
+        values, low, high: as shown on the axis; the interval's ends are NaN where it is unknown.
+    """
+
+    label: str
+    alphas: tuple[str, ...]
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def shown_cells(grid: Grid) -> pd.DataFrame:
+    """The finished cells of a table in the units of an axis; `low` and `high` are ends of the value's interval.
+
+    The interval is that of the paired difference from the float model, put where the value is: float value + [low, high].
+    """
+    unit, _ = tables._UNITS.get(grid.metric, (1.0, ""))
+    cells = grid.cells[grid.cells["points"] > 0]
+    reference = cells["value"] - cells["delta"]
+    ends = {name: (reference + cells[name]) / unit for name in ("low", "high")}
+    return cells.assign(value=cells["value"] / unit, **ends)
+
+
+def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
+    """The float model's value, and a line for each method and bits, from a grid with method, bits and alpha as rows.
+
+    Raises:
+        UserError: the results are of several models or data sets.
+    """
+    same_basis(grid)
+    cells = shown_cells(grid)
+    floats = cells[cells["method"] == "fp"]
+    found = []
+    names = [name for name in grid.rows if name != "alpha"]
+    for key, rows in cells[cells["method"] != "fp"].groupby(names, sort=False):
+        alphas = tuple(alpha for alpha in rows["alpha"] if alpha)
+        label = " ".join([*key[:2], *(f"{name}={value}" for name, value in zip(names[2:], key[2:], strict=True) if value)])
+        found.append(Curve(label, alphas, *(tuple(rows[name]) for name in ("value", "low", "high"))))
+    return (float(floats["value"].iloc[0]) if len(floats) else None), found
+
+
+def same_basis(grid: Grid) -> None:
+    """Raise UserError if results that no axis can hold together are in one grid."""
+    for name in ("model", "data"):
+        if name in grid.added:
+            values = sorted(set(grid.cells[name]))
+            raise UserError(
+                f"results of {len(values)} {name}s ({', '.join(values)}) in one picture: where.{name}={values[0]} works"
+            )
+
+
+def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool) -> list[int]:
+    """The points that no other point beats, from small to large: none is as small or smaller, and better.
+
+    Of equal points the first stands.
+    """
+    sign = 1.0 if lower else -1.0
+    best, found = math.inf, []
+    for index in sorted(range(len(sizes)), key=lambda index: (sizes[index], sign * values[index])):
+        if sign * values[index] < best:
+            best = sign * values[index]
+            found.append(index)
+    return found
+
+
+def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
+    """The grid of a metric, and its finished cells with weight megabytes (`size`), a `label`, and whether they are on the `front`.
+
+    Raises:
+        UserError: no point has the metric and a size.
+    """
+    grid = lay_out(frame, SERIES, (), metric)
+    if "data" in grid.added:
+        same_basis(grid)
+    if metric == "weight_bytes" or "weight_bytes" not in set(frame["metric"]):
+        raise UserError(f"metric={metric}: a picture against weight bytes needs points that have both")
+    keys = list(grid.rows)
+    sizes = lay_out(frame, keys, (), "weight_bytes").cells
+    unit, _ = tables._UNITS["weight_bytes"]
+    sizes = sizes.assign(size=sizes["value"] / unit)[[*keys, "size"]]
+    cells = shown_cells(grid).merge(sizes, on=keys).dropna(subset=["value", "size"]).reset_index(drop=True)
+    best = front(cells["size"].tolist(), cells["value"].tolist(), lower=lower_is_better(metric))
+    named = [name for name in keys if name not in ("alpha", "weights", "activations")]
+    texts = cells[named].agg(lambda row: " ".join(filter(None, row)), axis=1).str.replace(r"^fp fp", "float", regex=True)
+    return grid, cells.assign(label=texts, front=cells.index.isin(best))
+
+
+def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per point and layer: `label` of the point, `index` and `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float).
+
+    Raises:
+        UserError: there is nothing to show, or too much, or of several models.
+    """
+    points = [(record, point_fields(record)) for record in records if record["quantized"].get("per_layer")]
+    if not points:
+        raise UserError("layers: no finished point has quantized layers; python -m sqbench.run method=rtn makes one")
+    models = sorted({fields["model"] for _, fields in points})
+    if len(models) > 1:
+        raise UserError(f"layers: {len(models)} models ({', '.join(models)}) in one picture: where.model={models[0]} works")
+    named = in_order(pd.DataFrame([{**fields, "at": at} for at, (_, fields) in enumerate(points)]), (*SERIES, "seed"))
+    texts = named.assign(**{name: labels(named[name]) for name in (*FIELDS, "seed") if name in named})
+    label = texts["method"] + " " + texts["bits"] + texts["alpha"].map(lambda alpha: f" α={alpha}" if alpha else "")
+    for name in [name for name in ("ops", "head", "data", "images", "windows", "seed") if name in texts]:
+        telling = texts.groupby(label)[name].transform("nunique") > 1
+        label = label.where(~telling, label + f" {name}=" + texts[name])
+    label = label.where(~label.duplicated(keep=False), label + " " + texts["point_id"])
+    if len(label) > MOST_LINES:
+        raise UserError(f"layers: {len(label)} lines, {MOST_LINES} can be told apart; where.method=..., where.bits=... choose")
+    rows = [
+        {
+            "label": name,
+            "index": index,
+            "layer": entry["layer"],
+            **{noise: entry.get(noise, math.nan) for noise, _ in NOISE},
+        }
+        for name, at in zip(label, named["at"], strict=True)
+        for index, entry in enumerate(points[at][0]["quantized"]["per_layer"])
+    ]
+    return pd.DataFrame(rows).assign(model=models[0])

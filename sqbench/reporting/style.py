@@ -1,0 +1,104 @@
+"""How every picture looks: told apart without colour vision and on grey paper, and the same bytes every time."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from sqbench.errors import UserError, known
+from sqbench.storage import atomic_path
+
+# Okabe and Ito's palette (2008) without its yellow, too pale for lines on white. Markers and dashes say the same once more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+# Before and after: width tells them apart too.
+PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.6}, {"color": COLOURS[1], "linewidth": 0.8})
+GREY = "#595959"
+
+WIDTH = 7.0  # inches: a text column of an A4 page; at least 8 points there
+DPI = 200
+METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # no dates, no versions
+_SETTINGS = {
+    "font.size": 8,
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
+    "figure.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "svg.hashsalt": "sqbench",  # ids inside a file follow from its content
+}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Draw and save inside this block: our settings on top of matplotlib's own defaults, whatever the user's file says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SETTINGS)
+        yield
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the series of a number; pairwise different up to 56."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
+
+
+def floor(*parts: np.ndarray) -> float:
+    """The smallest |value| other than 0: where zeros are drawn on a logarithmic axis."""
+    values = np.abs(np.concatenate([part.reshape(-1) for part in parts]))
+    return float(values[values > 0].min()) if (values > 0).any() else 1.0
+
+
+def plain(axes: Axes) -> None:
+    """Numbers rather than powers of ten on a logarithmic axis that spans few of them."""
+    low, high = axes.get_ylim()
+    if low > 1e-3 and high < 1e4:
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def titled(figure: Figure, title: str, caption: str) -> None:
+    """A title above, and below what all of the picture has in common."""
+    width = figure.get_size_inches()[0]
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.supxlabel(textwrap.fill(caption, int(width * 17.5)), x=0.01, ha="left", fontsize=8, color=GREY)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise UserError for a file format that we do not write."""
+    for name in formats:
+        if name not in METADATA:
+            raise UserError(f"formats=[{','.join(formats)}]: unknown {name}; {known(name, METADATA)}")
+    if not formats:
+        raise UserError(f"formats=[]: one of them at least; {known('', METADATA)}")
+
+
+def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
+    """Write a figure to `folder/stem.FORMAT` for every format; each file is whole or not there."""
+    name = re.sub(r"[^\w.,-]+", "-", stem).strip("-")
+    paths = [folder / f"{name}.{kind}" for kind in formats]
+    for path, kind in zip(paths, formats, strict=True):
+        with atomic_path(path) as part:
+            figure.savefig(part, format=kind, dpi=DPI, metadata=METADATA[kind])
+    return paths
