@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +15,8 @@ from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.records.store import Store
 from sqbench.reporting.frame import main_metric, results_frame, select
-from sqbench.reporting.tables import Grid, lay_out, to_markdown, write_tables
+from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
+from sqbench.reporting.tables import lay_out, to_markdown, write_tables
 
 
 @dataclass
@@ -38,35 +40,58 @@ class CollectConfig:
     results_dir: str = "results"
     rows: list[str] = field(default_factory=lambda: ["method", "alpha"])  # columns of long.csv that make the rows
     columns: list[str] = field(default_factory=lambda: ["bits"])  # and those that make the columns
-    metric: str | None = None  # null: perplexity, or else the first that the records have
+    metric: str | None = None  # null: perplexity, or else the first that the records have; outliers: of every layer's input
     where: WhereConfig = field(default_factory=WhereConfig)
 
 
-def collect(config: CollectConfig) -> tuple[Grid, list[Path]]:
+def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     """Write the tables of one metric to `results_dir/tables`.
 
     Returns:
-        The table's cells, and the files written.
+        The table as Markdown, and the files written.
 
     Raises:
         UserError: there are no records, or a name in the config is unknown.
     """
-    results_dir = Path(config.results_dir).expanduser()
-    # A store may create what it does not find: a mistyped folder must stay missing.
-    records = list(Store(results_dir).records()) if (results_dir / "runs").is_dir() else []
-    if not records:
-        where = "no readable record in its runs/" if results_dir.is_dir() else f"no such folder (from {Path.cwd()})"
-        command = f"python -m sqbench.run results_dir={shlex.quote(config.results_dir)}"
-        raise UserError(f"results_dir={config.results_dir}: {where}; `{command}` makes the first")
+    records = records_of(config.results_dir)
+    folder = Path(config.results_dir).expanduser() / "tables"
     frame = results_frame(records)
-    wanted = {name: _names(value) for name, value in asdict(config.where).items()}
+    shown = chosen(frame, config.where)
+    if config.metric == OUTLIERS:
+        return write_outliers(outliers_frame(records, set(shown["point_id"])), folder)
+    metric = config.metric or main_metric(shown["metric"])
+    grid = lay_out(shown, config.rows, config.columns, metric)
+    return to_markdown(grid), write_tables(frame, grid, folder)  # long.csv has all results, whatever this table shows
+
+
+def records_of(results_dir: str) -> list[dict[str, Any]]:
+    """All whole records of a results folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = Path(results_dir).expanduser()
+    # A store may create what it does not find: a mistyped folder must stay missing.
+    records = list(Store(folder).records()) if (folder / "runs").is_dir() else []
+    if not records:
+        where = "no readable record in its runs/" if folder.is_dir() else f"no such folder (from {Path.cwd()})"
+        command = f"python -m sqbench.run results_dir={shlex.quote(results_dir)}"
+        raise UserError(f"results_dir={results_dir}: {where}; `{command}` makes the first")
+    return records
+
+
+def chosen(frame: pd.DataFrame, where: WhereConfig) -> pd.DataFrame:
+    """The rows of the long frame that are asked for.
+
+    Raises:
+        UserError: a name is unknown, or no row has all of them.
+    """
+    wanted = {name: _names(value) for name, value in asdict(where).items()}
     shown = select(frame, **wanted)
     if shown.empty:
         given = ", ".join(f"where.{name}=[{','.join(names)}]" for name, names in wanted.items() if names is not None)
         raise UserError(f"{given}: no point matches all of them; one of them less shows more")
-    metric = config.metric or main_metric(shown["metric"])
-    grid = lay_out(shown, config.rows, config.columns, metric)
-    return grid, write_tables(frame, grid, results_dir / "tables")  # long.csv has all results, whatever this table shows
+    return shown
 
 
 def _names(value: Any) -> list[str] | None:
@@ -84,11 +109,11 @@ ConfigStore.instance().store(name="collect_schema", node=CollectConfig)
 def main(cfg: DictConfig) -> None:
     """The command line: the table on stdout, what the user can fix on stderr with exit status 2."""
     try:
-        grid, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
+        table, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    sys.stdout.write(to_markdown(grid) + "\n" + "".join(f"{path}\n" for path in files))
+    sys.stdout.write(table + "\n" + "".join(f"{path}\n" for path in files))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def check(cfg: DictConfig) -> None:
         if wants != kind:
             raise UserError(f"eval={cfg.eval.name}: is for {wants}, {cfg.model.name} reads {kind}; eval=auto works")
     if METHODS[cfg.method.name].trains and kind != "images":
-        raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}, so a PTQ method works")
+        raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}: a PTQ method works")
     if cfg.head is not None:
         choose("head", HEADS)
     choose("model.head", HEADS)

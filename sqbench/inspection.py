@@ -9,13 +9,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from sqbench import api
-from sqbench.calibration.collect import as_batches, replay_sample
+from sqbench import api, data, models
+from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
+from sqbench.config import device_of
 from sqbench.errors import UserError, known
 from sqbench.methods import METHODS, Method, Move, Task, configured, scheme_of
 from sqbench.methods.smoothquant import column_absmax
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
+from sqbench.quant.affine import qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
 from sqbench.reporting.divisions import Division
@@ -40,17 +42,13 @@ class Inspected:
     def model(self) -> Model:
         return self.task.model
 
-    @property
-    def group_names(self) -> str:
-        return "; ".join(map(str, self.task.topology.groups)) or "none"
-
     def move(self, group: Group) -> Move | None:
         """What the method moves in a group; None if it moves nothing there."""
         return next((move for move in self.method.moves(self.task) if move.group == group), None)
 
 
 def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
-    """Load and calibrate as a run with this configuration does, sharing its caches in `folder`.
+    """Load and calibrate as a run with this configuration does, sharing its statistics in `folder`.
 
     Args:
         examples: inputs to look at; None is one text window, or four images.
@@ -58,8 +56,15 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     Raises:
         UserError: the model or the data cannot be had.
     """
-    model, found = api.load(cfg=cfg, folder=folder / "heads")
-    statistics = api.calibrate(model, found.calibration, search=api.search_size(cfg, model), folder=folder / "calibration")
+    source = models.locate(cfg.model)
+    api.check_window(cfg, source)
+    model = source.load(device_of(cfg.device))  # without the head that a run may fit: nothing below reads it
+    found = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
+    search = api.search_size(cfg, model)
+    try:
+        statistics = api.calibrate(model, found.calibration, search=search, folder=folder / "calibration")
+    except CalibrationError as error:
+        raise UserError(f"model={model.name}: {error}") from error
     batches = as_batches(found.calibration)
     inputs = replay_sample(batches, examples or {"text": 1, "images": 4}[model.kind])
     return Inspected(Task(model, statistics, scheme_of(cfg)), configured(cfg), cfg.method.name, inputs, len(batches))
@@ -94,7 +99,8 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     def state(name: str, scale: Tensor) -> Tensors:
         columns = weight * scale if name == "smoothed" else weight  # of a convolution they are no input channels
         scaled = stats.scaled(scale) if name == "smoothed" else stats
-        low, high = (float(limit) for limit in told.activation_limits(scaled, fmt))
+        params = qparams(*told.activation_limits(scaled, fmt), fmt)
+        low, high = (float((code - params.zero_point) * params.scale) for code in (fmt.code_min, fmt.code_max))
         ranges = _array(scaled.absmax), _array(columns.abs().amax(0))
         return Tensors(name, _array(activation / scale), _array(columns.t()), *ranges, (low, high))
 
@@ -125,7 +131,7 @@ def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, flo
     group = next((group for group in groups if name in (None, group.source, *group.readers)), None)
     if group is None:
         names = [place for group in groups for place in (group.source, *group.readers)]
-        raise UserError(f"layer={name}: {_closest(str(name), names)}; groups: {seen.group_names}")
+        raise UserError(f"layer={name}: {_closest(str(name), names)}. Groups: {'; '.join(map(str, groups))}")
     move = seen.move(group)
     if move is None:
         able = ", ".join(sorted(other for other, cls in METHODS.items() if cls.moves is not Method.moves))

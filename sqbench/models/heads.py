@@ -90,7 +90,8 @@ def attach(
         return FITS[head](features, labels), about
 
     tensors, _ = fit() if folder is None else tensorfile.cached(folder / f"{head}-{key[:16]}.safetensors", fit)
-    return replace(backbone, head=BUILDS[head](tensors, len(classes)).eval().requires_grad_(False).to(model.device))
+    fitted = BUILDS[head](tensors, len(classes)).eval().requires_grad_(False).to(model.device)
+    return replace(backbone, head=fitted, fingerprint=key)  # another function than the model it came from
 
 
 def without_classifier(model: ImageModel) -> ImageModel:

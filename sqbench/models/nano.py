@@ -1,5 +1,6 @@
 """Small classifiers trained on first use by the recipe in their YAML: real networks where no hub and no wheel can be had."""
 
+import hashlib
 import logging
 import math
 import time
@@ -21,8 +22,9 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError, known
 from sqbench.models.base import Source
 from sqbench.models.image import ImageModel
+from sqbench.models.timm_models import pretrained_cfg
 from sqbench.progress import track
-from sqbench.storage import cache_dir, digest, known_digest
+from sqbench.storage import cache_dir, digest
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +90,20 @@ class Recipe:
         return Preprocessing(self.input_size, (self.mean,) * channels, (self.std,) * channels, interpolation="bilinear")
 
     def build(self, classes: int) -> nn.Module:
-        """The network, its weights drawn from torch's global generator."""
+        """The network, its weights drawn from torch's global generator.
+
+        Raises:
+            UserError: timm has no such architecture, or it takes no such options.
+        """
         import timm
 
-        module: nn.Module = timm.create_model(self.architecture, num_classes=classes, **self.options)
+        pretrained_cfg(self.architecture, "model.recipe.architecture")
+        try:
+            module: nn.Module = timm.create_model(self.architecture, num_classes=classes, **self.options)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"model.recipe.options={self.options}: {self.architecture} cannot be built with them ({error})"
+            ) from error
         return module
 
 
@@ -102,8 +114,9 @@ def from_recipe(cfg: ModelConfig) -> Source:
     training = LabelledImages(found.train, range(len(found.train)), recipe.preprocessing)
     about = {"recipe": asdict(recipe), "training": training.fingerprint, "classes": len(found.classes), "revision": REVISION}
     kept = cache_dir() / "models" / f"{cfg.name}-{digest(about)[:12]}.safetensors"
-    tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
-    fingerprint = digest({"weights": known_digest(kept), **about})
+    tensors, _ = tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
+    weights = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+    fingerprint = digest({"weights": weights, **about})  # not of the file: the order of a safetensors header is left to chance
     return Source(fingerprint, partial(load, cfg, recipe, kept, len(found.classes), fingerprint))
 
 

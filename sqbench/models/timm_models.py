@@ -32,7 +32,7 @@ class Weights:
     place: str
 
 
-def pretrained_cfg(name: str) -> Any:
+def pretrained_cfg(name: str, key: str = "model.name") -> Any:
     """What timm knows of an architecture, or of `architecture.tag`: preprocessing, classifier, place on the hub.
 
     Raises:
@@ -44,13 +44,13 @@ def pretrained_cfg(name: str) -> Any:
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         hint = f"{', '.join(close)} are close" if close else "timm.list_models() lists them"
-        raise UserError(f"model.name={name}: no architecture that timm has; {hint}")
+        raise UserError(f"{key}={name}: no architecture that timm has; {hint}")
     try:
         return get_pretrained_cfg(name) or PretrainedCfg()
     except RuntimeError as error:
         names = list(get_arch_pretrained_cfgs(name))
         close = get_close_matches(name, names, n=4, cutoff=0.0)
-        raise UserError(f"model.name={name}: timm has other weights of this architecture; {', '.join(close)} work") from error
+        raise UserError(f"{key}={name}: timm has other weights of this architecture; {', '.join(close)} work") from error
 
 
 def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:

@@ -44,7 +44,7 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
 
     The interval is that of the paired difference from the float model, put where the value is: float value + [low, high].
     """
-    unit, _ = tables._UNITS.get(grid.metric, (1.0, ""))
+    unit, _ = tables.UNITS.get(grid.metric, (1.0, ""))
     cells = grid.cells[grid.cells["points"] > 0]
     reference = cells["value"] - cells["delta"]
     ends = {name: (reference + cells[name]) / unit for name in ("low", "high")}
@@ -106,9 +106,11 @@ def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
         raise UserError(f"metric={metric}: a picture against weight bytes needs points that have both")
     keys = list(grid.rows)
     sizes = lay_out(frame, keys, (), "weight_bytes").cells
-    unit, _ = tables._UNITS["weight_bytes"]
+    unit, _ = tables.UNITS["weight_bytes"]
     sizes = sizes.assign(size=sizes["value"] / unit)[[*keys, "size"]]
     cells = shown_cells(grid).merge(sizes, on=keys).dropna(subset=["value", "size"]).reset_index(drop=True)
+    if cells.empty:
+        raise UserError(f"metric={metric}: no finished point has it and a size")
     best = front(cells["size"].tolist(), cells["value"].tolist(), lower=lower_is_better(metric))
     named = [name for name in keys if name not in ("alpha", "weights", "activations")]
     texts = cells[named].agg(lambda row: " ".join(filter(None, row)), axis=1).str.replace(r"^fp fp", "float", regex=True)

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, StrMethodFormatter
 
 from sqbench.errors import UserError, known
 from sqbench.storage import atomic_path
@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 # Before and after: width tells them apart too.
-PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.6}, {"color": COLOURS[1], "linewidth": 0.8})
+PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.3}, {"color": COLOURS[1], "linewidth": 0.7})
 GREY = "#595959"
 
 WIDTH = 7.0  # inches: a text column of an A4 page; at least 8 points there
@@ -76,13 +76,15 @@ def plain(axes: Axes) -> None:
     low, high = axes.get_ylim()
     if low > 1e-3 and high < 1e4:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    between = ("2", "5") if high < 10 * low else ()  # else the powers of ten are enough
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda x, place: f"{x:g}" if f"{x:e}"[0] in between else ""))
 
 
 def titled(figure: Figure, title: str, caption: str) -> None:
     """A title above, and below what all of the picture has in common."""
     width = figure.get_size_inches()[0]
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    figure.supxlabel(textwrap.fill(caption, int(width * 17.5)), x=0.01, ha="left", fontsize=8, color=GREY)
+    figure.supxlabel(textwrap.fill(caption, int(width * 16.5)), x=0.01, ha="left", fontsize=8, color=GREY)
 
 
 def check_formats(formats: Sequence[str]) -> None:

@@ -83,14 +83,16 @@ def distributions_picture(
             cell = cells[0, row] if alone else cells[row, column]
             axes = figure.add_subplot(cell, projection="3d", computed_zorder=False)
             _surface(axes, surface, top, f"{name}, {state.name}", sides)
-    for column, (field, name) in enumerate((("activation_range", "input"), ("weight_range", "weight"))):
+    for column, (field, name, side) in enumerate((("activation_range", "input", "channel"), ("weight_range", "weight", channel))):
         axes = figure.add_subplot(cells[-2, column])
         _profile(axes, states, field, sort=False)
+        _legend(axes)
         axes.set_title(f"{name}: range of each channel", loc="left")
-        axes.set_xlabel("channel")
+        axes.set_xlabel(side)
     axes = figure.add_subplot(cells[-1, 0])
     _profile(axes, states, "activation_range", sort=True)
     _profile(axes, states, "weight_range", sort=True, linestyle=(0, (3, 1.5)))
+    _legend(axes)
     axes.set_title("sorted (solid: input, dashed: weight)", loc="left")
     axes.set_xlabel("rank of the channel")
     _values(figure.add_subplot(cells[-1, 1]), states)
@@ -135,9 +137,12 @@ def _profile(axes: Axes, states: Sequence[Tensors], field: str, *, sort: bool, l
     axes.set_ylabel("absmax")
     style.plain(axes)
     axes.margins(x=0.01, y=0.08)
-    if not sort:
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
+
+
+def _legend(axes: Axes) -> None:
+    """In the upper right corner, where nothing is drawn."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * max(2.0, (high / low) ** 0.5))
     axes.legend(loc="upper right")
 
 
@@ -149,9 +154,10 @@ def _values(axes: Axes, states: Sequence[Tensors]) -> None:
         counts, _ = np.histogram(state.activation, edges)
         axes.stairs(counts, edges, label=state.name, **looks)
         for limit in state.limits:
-            axes.axvline(limit, color=looks["color"], linestyle=(0, (4, 2)), linewidth=1.0)
+            axes.axvline(limit, ymax=0.75, color=looks["color"], linestyle=(0, (4, 2)), linewidth=1.0)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
+    most = max(np.histogram(state.activation, edges)[0].max() for state in states)
+    axes.set_ylim(0.7, 3 * float(most) ** 1.35)  # room for the legend
     axes.set_title("values of the input (dashed: clipping range)", loc="left")
     axes.set_xlabel("value")
     axes.set_ylabel("count")

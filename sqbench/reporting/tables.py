@@ -22,7 +22,7 @@ _DECIMALS = {
     "latency_ms": 2,
     "tokens_per_s": 1,
 }  # else 4
-_UNITS = {"weight_bytes": (1e6, "MB"), "top1": (0.01, "%"), "top5": (0.01, "%")}  # shown as: divided by, and called
+UNITS = {"weight_bytes": (1e6, "MB"), "top1": (0.01, "%"), "top5": (0.01, "%")}  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
@@ -101,7 +101,7 @@ def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -
     >>> number(15.1, "perplexity"), number(0.3, "perplexity", signed=True, extra=1), number(123456.0, "perplexity")
     ('15.10', '+0.300', '1.2e5')
     """
-    scaled = value / _UNITS.get(metric, (1.0, ""))[0]
+    scaled = value / UNITS.get(metric, (1.0, ""))[0]
     if not math.isfinite(scaled):
         return str(scaled)
     sign = "+" if signed else ""
@@ -114,7 +114,7 @@ def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -
 
 def change_text(delta: float, low: float, high: float, metric: str) -> str:
     """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change."""
-    extra = int(abs(delta) < 1 and _DECIMALS.get(metric, 4) < 4)
+    extra = int(abs(delta / UNITS.get(metric, (1.0, ""))[0]) < 1 and _DECIMALS.get(metric, 4) < 4)
     text = number(delta, metric, signed=True, extra=extra)
     bounds = ", ".join(number(bound, metric, extra=extra) for bound in (low, high))
     return text if math.isnan(low) or math.isnan(high) else f"{text} [{bounds}]"
@@ -134,7 +134,7 @@ def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
 
 def caption(grid: Grid) -> str:
     """What the table shows, what all of its results share, and how to read a cell."""
-    cells, (_, unit) = grid.cells, _UNITS.get(grid.metric, (1.0, ""))
+    cells, (_, unit) = grid.cells, UNITS.get(grid.metric, (1.0, ""))
     title = f"{grid.metric} ({unit})" if unit else grid.metric
     parts = [f"{title} by {', '.join(grid.rows)}" + f" (down) and {', '.join(grid.columns)} (across)" * bool(grid.columns)]
     if grid.context:
@@ -195,12 +195,17 @@ def to_markdown(grid: Grid) -> str:
     """A Markdown table, its columns aligned, and the caption below it."""
     texts = _texts(grid)
     sides = texts.index.to_frame(index=False).to_numpy()
-    lines = [[*grid.rows, *_heads(texts)], *([*side, *row] for side, row in zip(sides, texts.to_numpy(), strict=True))]
-    escaped = [[_markdown(text) for text in line] for line in lines]
+    lines = [[*side, *row] for side, row in zip(sides, texts.to_numpy(), strict=True)]
+    return markdown_table([*grid.rows, *_heads(texts)], lines, len(grid.rows)) + f"\n\n{_markdown(caption(grid))}\n"
+
+
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], sides: int) -> str:
+    """Aligned Markdown; the first `sides` columns are labels, flush left, the others numbers."""
+    escaped = [[_markdown(text) for text in line] for line in (head, *lines)]
     widths = [max(3, *(len(text) for text in column)) for column in zip(*escaped, strict=True)]
-    escaped.insert(1, ["-" * width if place < len(grid.rows) else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
+    escaped.insert(1, ["-" * width if place < sides else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
     rows = ("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in escaped)
-    return "\n".join(rows) + f"\n\n{_markdown(caption(grid))}\n"
+    return "\n".join(rows)
 
 
 def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path) -> list[Path]:

@@ -1,0 +1,128 @@
+"""Quantization-aware training: what is trained, for how long, and how the ranges move. `sqbench.training` does the training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sqbench.errors import UserError, known
+from sqbench.methods.base import Method, register
+from sqbench.quant import ranges
+from sqbench.quant.affine import block_range, to_blocks
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
+
+
+def own_limits(weight: Tensor, fmt: Format) -> ranges.Limits:
+    """Minimum and maximum of each block of a weight."""
+    return block_range(to_blocks(weight, fmt))
+
+
+@register("qat")
+@dataclass(frozen=True)
+class Qat(Method):
+    """Straight-through gradients with min-max ranges: weights have their own, static activations a moving average of the batches'.
+
+    With a float scheme the float model takes the same steps: the control for what is due to training rather than quantization.
+
+    Attributes:
+        epochs: how often each training image is seen at most.
+        images: of the training split, to train and validate on; None is all of it.
+        batch: images of one gradient step.
+        lr: the peak learning rate of AdamW, which falls to 0 along a cosine.
+        weight_decay: of weights with two axes and more; biases, norms and ranges have none.
+        distill: the share of the float model's logits in the loss: 0 learns from labels alone, 1 from the float model alone.
+        temperature: that both models' logits are divided by for it.
+        freeze: the share of all steps, at the end, in which BatchNorm statistics and moving ranges stay as they are.
+        patience: epochs without a lower validation loss after which training stops early; None never does.
+        validation: the share of the images that is held out to choose the best epoch; with 0 that is the last.
+    """
+
+    trains: ClassVar[bool] = True
+
+    epochs: int = 10
+    images: int | None = None
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    distill: float = 0.5
+    temperature: float = 2.0
+    freeze: float = 0.25
+    patience: int | None = None
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._require("epochs", self.epochs >= 1, "1 or more works")
+        self._require("images", self.images is None or self.images >= 4, "4 or more work, or null for the whole training split")
+        self._require("batch", self.batch >= 2, "2 or more work")
+        self._require("lr", 0 < self.lr < 1, "a number between 0 and 1 works, 1e-3 for example")
+        self._require("weight_decay", 0 <= self.weight_decay < 1, "a number from 0 to below 1 works")
+        self._require("distill", 0 <= self.distill <= 1, "a share from 0 (labels alone) to 1 (the float model alone) works")
+        self._require("temperature", 0 < self.temperature <= 100, "a number above 0, up to 100, works")
+        self._require("freeze", 0 <= self.freeze <= 1, "a share of the steps from 0 to 1 works")
+        self._require("validation", 0 <= self.validation <= 0.5, "a share of the images from 0 to 0.5 works")
+        self._require("patience", self.patience is None or self.patience >= 1, "1 or more works, or null to never stop early")
+        nothing = self.patience is not None and self.validation == 0
+        self._require("patience", not nothing, "needs images to validate on; method.validation=0.1 works, or null here")
+
+    @property
+    def range_lr(self) -> float:
+        """The peak learning rate of what ranges learn; min-max ranges learn nothing."""
+        return self.lr
+
+    def _require(self, field: str, holds: bool, works: str) -> None:
+        if not holds:
+            raise UserError(f"method.{field}={getattr(self, field)}: {works}")
+
+    def weight_range(self, weight: Tensor, fmt: Format) -> Range:
+        """How the clipping ranges of a weight [out, in], BatchNorm folded, move while it trains."""
+        return OwnRange(fmt)
+
+    def activation_range(self, stats: InputStatistics, fmt: Format) -> Range:
+        """How the clipping range of an activation moves; its statistics give the start."""
+        return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, self.activation_limits(stats, fmt))
+
+
+STARTS: dict[str, tuple[Callable[..., ranges.Limits], Callable[..., ranges.Limits]]] = {  # of activations, of weights
+    "mean": (ranges.minmax, own_limits),
+    "minmax": (ranges.minmax, own_limits),
+    "mse": (ranges.mse, ranges.shrink_blocks),
+}
+
+
+@register("qat_lsq")
+@dataclass(frozen=True)
+class QatLsq(Qat):
+    """Learned step sizes (LSQ, Esser et al., 2020), of each weight block and each static activation.
+
+    Steps learn in the log domain. Zero-points stay those of the min-max range. A dynamic format has no step to learn: its gradient
+    passes straight through.
+
+    Attributes:
+        start: of the steps: `mean` is the paper's 2 mean|x| / sqrt(Qp); `minmax` and `mse` the clipping ranges of those methods.
+        step_lr: learning rate of the steps' logarithms, as a multiple of `lr`.
+    """
+
+    start: str = "mse"
+    step_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("start", self.start in STARTS, known(str(self.start), STARTS))
+        self._require("step_lr", 0 <= self.step_lr <= 1000, "a multiple of method.lr from 0 to 1000 works")
+
+    @property
+    def range_lr(self) -> float:
+        return self.lr * self.step_lr
+
+    def weight_range(self, weight: Tensor, fmt: Format) -> Range:
+        mean = to_blocks(weight, fmt).abs().mean(-1, keepdim=True)
+        return LearnedStep(fmt, STARTS[self.start][1](weight, fmt), mean if self.start == "mean" else None)
+
+    def activation_range(self, stats: InputStatistics, fmt: Format) -> Range:
+        if fmt.dynamic:
+            return OwnRange(fmt)
+        low, high = (limit.reshape(1, 1) for limit in STARTS[self.start][0](stats, fmt))
+        return LearnedStep(fmt, (low, high), stats.abs_mean.mean().reshape(1, 1) if self.start == "mean" else None)

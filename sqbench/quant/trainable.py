@@ -1,0 +1,217 @@
+"""Fake quantization that gradients pass through: the rounding is that of `affine`, the ranges follow the tensor or are learned.
+
+A *range* decides the clipping range of blocks (`affine.to_blocks`) and how gradients pass. When training ends it is asked for its
+`limits`: a `QuantLayer` and an `ActivationQuantizer` with those compute what the trained layer computed.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import ActivationQuantizer, kind_of
+
+Limits = tuple[Tensor, Tensor]
+
+MOMENTUM = 0.99  # of moving ranges: what torch.ao's MovingAverageMinMaxObserver keeps per step
+
+
+class StraightThrough(torch.autograd.Function):
+    """`fake_quantize` with gradient 1 where the code is inside the format, 0 where it was clipped (Bengio et al., 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
+        # A value within half a step of the last code has that code: cutting its gradient would hold the largest weights still.
+        low, high = (fmt.code_min - zero_point - 0.5) * scale, (fmt.code_max - zero_point + 0.5) * scale
+        ctx.save_for_backward((blocks >= low) & (blocks <= high))
+        return fake_quantize(blocks, QParams(scale, zero_point), fmt)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None, None
+
+
+class LearnedStepSize(torch.autograd.Function):
+    """`fake_quantize` with the gradients of LSQ (Esser et al., 2020, eq. 3 to 5), v = x / s between the codes Qn and Qp.
+
+    To x: 1 for Qn <= v <= Qp, else 0. To s: round(v) - v inside, Qn or Qp outside, summed over what shares s, times `factor`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, step: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format, factor: float) -> Tensor:
+        result = fake_quantize(blocks, QParams(scale, zero_point), fmt)
+        scaled = blocks / scale
+        inside = (scaled >= fmt.code_min - zero_point) & (scaled <= fmt.code_max - zero_point)
+        ctx.save_for_backward(inside, result / scale - scaled * inside)
+        ctx.factor = factor
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inside, by_step = ctx.saved_tensors
+        return grad * inside, (grad * by_step).sum(-1, keepdim=True) * ctx.factor, None, None, None, None
+
+
+class Range(nn.Module):
+    """Decides what clips some blocks, and what that has to do with gradients."""
+
+    def __init__(self, fmt: Format) -> None:
+        super().__init__()
+        self.fmt = fmt
+
+    @abstractmethod
+    def limits(self, blocks: Tensor | None = None) -> Limits:
+        """(lo, hi) for `affine.qparams`, without gradient; only ranges that follow the blocks need to see them."""
+
+    def forward(self, blocks: Tensor, sharing: int) -> Tensor:
+        """Fake-quantized blocks; `sharing` is how many elements of one example share a scale."""
+        return StraightThrough.apply(blocks, *qparams(*self.limits(blocks), self.fmt), self.fmt)
+
+    def extra_repr(self) -> str:
+        return str(self.fmt)
+
+
+class OwnRange(Range):
+    """Each block's own minimum and maximum, anew in every pass: weights with min-max ranges, activations in dynamic formats."""
+
+    def limits(self, blocks: Tensor | None = None) -> Limits:
+        assert blocks is not None
+        return block_range(blocks.detach())
+
+
+class MovingRange(Range):
+    """One static range: a moving average of each batch's minimum and maximum while it trains, fixed in evaluation mode."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, fmt: Format, limits: Limits) -> None:
+        super().__init__(fmt)
+        for name, limit in zip(("low", "high"), limits, strict=True):
+            self.register_buffer(name, limit.detach().clone().reshape(()))
+
+    def limits(self, blocks: Tensor | None = None) -> Limits:
+        return self.low.clone(), self.high.clone()
+
+    def forward(self, blocks: Tensor, sharing: int) -> Tensor:
+        if self.training:
+            low, high = block_range(blocks.detach().view(1, -1))
+            self.low.lerp_(low.view(()).to(self.low.dtype), 1 - MOMENTUM)
+            self.high.lerp_(high.view(()).to(self.high.dtype), 1 - MOMENTUM)
+        return super().forward(blocks, sharing)
+
+
+class LearnedStep(Range):
+    """A step that is learned (LSQ) for every block; a zero-point, if the format has one, stays where it starts.
+
+    What is learned is log s: s stays positive, and an update by Adam, which forgets a gradient's size, is relative to s. The
+    gradient to s itself is the paper's.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, fmt: Format, limits: Limits, mean: Tensor | None = None) -> None:
+        """Starts from clipping ranges [blocks, 1]; `mean` |x| of the blocks, if given, from the paper's 2 mean|x| / sqrt(Qp)."""
+        super().__init__(fmt)
+        params = qparams(*limits, fmt)
+        step = params.scale
+        if mean is not None:
+            by_mean = 2 * mean / self._outermost(params.zero_point).sqrt()
+            step = torch.where(by_mean > torch.finfo(step.dtype).tiny, by_mean.to(step.dtype), step)
+        self.log_step = nn.Parameter(step.detach().log())
+        self.register_buffer("zero_point", params.zero_point.detach().clone())
+
+    def _outermost(self, zero_point: Tensor) -> Tensor:
+        """The paper's Qp; with a zero-point, the distance from it to the farther end of the codes: the same for unsigned data."""
+        if self.fmt.symmetric:
+            return torch.full_like(zero_point, self.fmt.code_max)
+        return torch.maximum(self.fmt.code_max - zero_point, zero_point - self.fmt.code_min)
+
+    def limits(self, blocks: Tensor | None = None) -> Limits:
+        step, fmt = self.log_step.detach().exp(), self.fmt
+        if fmt.symmetric:
+            bound = step * (fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2)
+            return -bound, bound
+        return (fmt.code_min - self.zero_point) * step, (fmt.code_max - self.zero_point) * step
+
+    def forward(self, blocks: Tensor, sharing: int) -> Tensor:
+        params = qparams(*self.limits(), self.fmt)
+        factor = 1 / (sharing * self._outermost(params.zero_point)).sqrt()
+        return LearnedStepSize.apply(blocks, self.log_step.exp(), *params, self.fmt, factor)
+
+
+class TrainableActivation(ActivationQuantizer):
+    """An activation quantizer whose range trains; readers of one tensor share its result and its gradient."""
+
+    def __init__(self, range_: Range, readers: int = 1, axis: int = -1) -> None:
+        super().__init__(range_.fmt, None if range_.fmt.dynamic else range_.limits(), readers, axis)
+        self.static = None  # the range knows better from the first step on
+        self.range = range_
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
+        result = self.range(to_blocks(ordered, self.fmt), x.numel() // max(len(x), 1)).view(ordered.shape)
+        return result if ordered is x else result.movedim(-1, self.axis)
+
+    def settled(self) -> ActivationQuantizer:
+        """The quantizer that evaluation runs, with the range as it is now."""
+        return ActivationQuantizer(self.fmt, None if self.fmt.dynamic else self.range.limits(), self.readers, self.axis)
+
+
+class TrainableLayer(nn.Module):
+    """A layer that computes with its quantized weight and input, and trains the float weight behind it.
+
+    With a BatchNorm behind the layer, the weight is quantized as folding will leave it, W gamma / sigma, and divided by
+    gamma / sigma again: the BatchNorm itself stays where it is and may still learn (Jacob et al., 2018, section 3.2; sigma is the
+    running one, as in Krishnamoorthi, 2018, section 3.2.2).
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        weights: Range | None,
+        activation: TrainableActivation | None,
+        norm_scale: Callable[[], Tensor] | None = None,
+    ) -> None:
+        """`norm_scale` gives gamma / sigma [out] with its gradient; None where no BatchNorm folds into the layer."""
+        super().__init__()
+        self.layer = layer
+        self.weights = weights
+        self.activation = activation
+        self.norm_scale = norm_scale
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """The float weight [out, in] as it will be quantized, and the scale [out, 1] in it."""
+        weight, kind = self.layer.weight, kind_of(self.layer)
+        assert isinstance(weight, Tensor)
+        matrix = weight.t() if kind is not None and kind.transposed else weight.flatten(1)
+        if self.norm_scale is None:
+            return matrix, None
+        scale = self.norm_scale().unsqueeze(1).to(matrix.dtype)
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # the BatchNorm silences such a channel on its own
+        return matrix * scale, scale
+
+    def weight_limits(self) -> Limits | None:
+        """Clipping ranges over the blocks of the folded weight, as `QuantLayer` takes them."""
+        if self.weights is None:
+            return None
+        return self.weights.limits(to_blocks(self.folded()[0].detach(), self.weights.fmt))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.activation is None else self.activation(x)
+        if self.weights is None:
+            return self.layer(x)
+        matrix, scale = self.folded()
+        blocks = to_blocks(matrix, self.weights.fmt)
+        quantized = self.weights(blocks, blocks.shape[-1]).view(matrix.shape)
+        quantized = quantized if scale is None else quantized / scale
+        old, kind = self.layer.weight, kind_of(self.layer)
+        assert isinstance(old, Tensor)
+        stored = quantized.t() if kind is not None and kind.transposed else quantized.view(old.shape)
+        return functional_call(self.layer, {"weight": stored}, (x,))

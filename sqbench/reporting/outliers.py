@@ -1,0 +1,73 @@
+"""What stands out in the inputs of a model's layers, layer by layer, from the records of points that moved no scale."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sqbench.errors import UserError
+from sqbench.reporting.frame import point_fields
+from sqbench.reporting.tables import markdown_table
+from sqbench.storage import write_text
+
+OUTLIERS = "outliers"  # what `metric=` calls it
+# Columns of outliers.csv; sqbench.quant.outliers says what each is.
+DIAGNOSTICS = (
+    *("absmax", "channel_median", "channel_p90", "channel_p99", "ratio", "kurtosis", "range_used"),
+    *("persistence", "chance", "persistence_tokens"),
+)
+_SHOWN = ("ratio", "kurtosis", "range_used", "persistence", "persistence_tokens", "chance")
+_KEYS = ("model", "data", "calibration")
+
+
+def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
+    """One row per model, data set, calibration draw and layer, in order of execution, with `DIAGNOSTICS` as columns.
+
+    Raises:
+        UserError: no chosen point has seen its model's inputs as they are.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: record["point_id"]):
+        layers = record["quantized"].get("per_layer")
+        if record["point_id"] not in points or not layers or record["quantized"].get("groups"):
+            continue
+        fields, calibration = point_fields(record), record["identity"]["calibration"]
+        count = calibration.get("images", calibration.get("windows"))
+        draw = f"{count}, seed {calibration['seed']}"
+        for place, layer in enumerate(layers):
+            key = (fields["model"], fields["data"], draw, place)
+            named = {"model": key[0], "data": key[1], "calibration": draw, "layer": layer["layer"]}
+            rows.setdefault(key, {**named, **{name: layer.get(name) for name in DIAGNOSTICS}})
+    if not rows:
+        raise UserError(
+            "metric=outliers: no point here has seen its model's inputs unscaled; one with method=minmax does, for example"
+            " python -m sqbench.run model=... method=minmax"
+        )
+    return pd.DataFrame([rows[key] for key in sorted(rows)])
+
+
+def write_outliers(frame: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
+    """Write every layer to `outliers.csv`, and median and largest over a model's layers to `outliers.md`.
+
+    Returns:
+        The summary as Markdown, and the files.
+    """
+    groups = frame.groupby(list(_KEYS), sort=True)
+    lines = []
+    for key, layers in groups:
+        top = layers.loc[layers["ratio"].astype(float).idxmax()]
+        for name in ("median", "largest"):
+            values = layers[list(_SHOWN)].astype(float).agg("median" if name == "median" else "max")
+            lines.append([*key, f"{name} of {len(layers)}", *(f"{value:.3g}" for value in values)])
+        lines[-1][len(_KEYS)] += f" (ratio: {top['layer']})"
+    note = (
+        "Of every layer's input over the calibration set. ratio: the largest channel's absmax / the median channel's; range_used:"
+        " share of the range that the central 99.9 % of values need; persistence: overlap (Jaccard) of the top 1 % of channels"
+        " between examples, and between tokens; chance: what random channels would have. Every layer is in outliers.csv."
+    )
+    text = markdown_table([*_KEYS, "layers", *_SHOWN], lines, sides=len(_KEYS) + 1) + f"\n\n{note}\n"
+    files = {"outliers.csv": frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "outliers.md": text}
+    for name, content in files.items():
+        write_text(folder / name, content)
+    return text, [folder / name for name in files]

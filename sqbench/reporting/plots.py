@@ -1,0 +1,152 @@
+"""Pictures of records: a metric against alpha, against bytes, and the noise of every layer. Draw inside `style.applied`."""
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sqbench.errors import UserError
+from sqbench.reporting import style, tables
+from sqbench.reporting.series import NOISE, curves, lower_is_better, sized
+from sqbench.reporting.tables import Grid
+
+LOG_FROM = 20.0  # largest over smallest value from which an axis is logarithmic
+
+
+def alpha_picture(grid: Grid) -> Figure:
+    """A metric against alpha: a line for each method and bits, level for methods without alpha, dashed for the float model."""
+    reference, found = curves(grid)
+    if not any(curve.alphas for curve in found):
+        raise UserError("alpha: no finished point has an alpha; python -m sqbench.run -m alpha=0.3,0.5,0.8 makes some")
+    numbers = sorted({float(alpha) for curve in found for alpha in curve.alphas if alpha != "auto"})
+    left, right = (numbers[0], numbers[-1]) if numbers else (0.0, 0.0)
+    span = (right - left) or 1.0
+    auto = right + 0.15 * span
+    figure = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    ends = (left - 0.04 * span, (auto if any("auto" in curve.alphas for curve in found) else right) + 0.04 * span)
+    for place, curve in enumerate(found):
+        looks = style.look(place)
+        shift = (place - (len(found) - 1) / 2) * 0.006 * span  # intervals at the same alpha stand beside each other
+        if not curve.alphas:
+            axes.plot(ends, curve.values * 2, label=curve.label, **looks, markerfacecolor="white", clip_on=False)
+            if not math.isnan(curve.low[0]):
+                axes.axhspan(curve.low[0], curve.high[0], color=looks["color"], alpha=0.12, linewidth=0)
+            continue
+        for is_auto in (False, True):
+            picked = [index for index, alpha in enumerate(curve.alphas) if (alpha == "auto") == is_auto]
+            at = [auto + shift if is_auto else float(curve.alphas[index]) + shift for index in picked]
+            values = [curve.values[index] for index in picked]
+            axes.plot(at, values, **{**looks, "linestyle": "none" if is_auto else looks["linestyle"]})
+            bars = [[abs(end[index] - curve.values[index]) for index in picked] for end in (curve.low, curve.high)]
+            axes.errorbar(at, values, bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
+        axes.plot([], [], label=curve.label, **looks)
+    if reference is not None:
+        axes.axhline(reference, color="black", linestyle=(0, (6, 3)), linewidth=1.0, label="float model")
+    if any("auto" in curve.alphas for curve in found):
+        shown = numbers if len(numbers) <= 12 else numbers[:: -(-len(numbers) // 12)]
+        axes.set_xticks([*shown, auto], [*(f"{number:g}" for number in shown), "auto"])
+    axes.set_xlim(*ends)
+    axes.set_xlabel("α")
+    _value_axis(axes.yaxis, axes, grid.metric, [value for curve in found for value in curve.values] + [reference or math.nan])
+    _legend(axes)
+    style.titled(figure, f"{_titles(grid.metric)} against α", _caption(grid))
+    return figure
+
+
+def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
+    """A metric against weight megabytes: every point with its interval, and the line of those that no other beats."""
+    grid, cells = sized(frame, metric)
+    figure = Figure(figsize=(style.WIDTH, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    best = cells[cells["front"]].sort_values("size")
+    axes.plot(best["size"], best["value"], color=style.GREY, drawstyle="steps-post", linewidth=1.0, zorder=1)
+    axes.plot(best["size"], best["value"], "o", color=style.GREY, fillstyle="none", markersize=10, zorder=1)
+    for place, (label, rows) in enumerate(cells.groupby("label", sort=False)):
+        looks = {**style.look(place), "linestyle": "none"}
+        axes.plot(rows["size"], rows["value"], label=label, **looks)
+        bars = [(rows[end] - rows["value"]).abs() for end in ("low", "high")]
+        axes.errorbar(rows["size"], rows["value"], bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
+    axes.plot([], [], "o-", color=style.GREY, fillstyle="none", markersize=10, linewidth=1.0, label="none is smaller and better")
+    below = -12 if lower_is_better(metric) else 6  # the side of a front point that no other point is on
+    for _, row in best.iterrows():
+        name = row["label"] + (f" α={row['alpha']}" if row["alpha"] else "")
+        side, ha = (-8, "right") if row["size"] == best["size"].max() else (8, "left")
+        axes.annotate(name, (row["size"], row["value"]), xytext=(side, below), textcoords="offset points", ha=ha)
+    _scale(axes.xaxis, cells["size"].tolist())
+    axes.set_xlabel("weights as stored (MB)")
+    _value_axis(axes.yaxis, axes, metric, cells["value"].tolist())
+    axes.margins(0.06, 0.1)
+    _legend(axes)
+    style.titled(figure, f"{_titles(metric)} against the size of the weights", _caption(grid))
+    return figure
+
+
+def layers_picture(layers: pd.DataFrame) -> Figure:
+    """Signal to quantization noise of every layer's input and weight, by point; of each line the worst layer is named."""
+    figure = Figure(figsize=(style.WIDTH, 6.0), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, (name, title) in zip(panels, NOISE, strict=True):
+        worst = layers.loc[layers[name].idxmin()] if layers[name].notna().any() else None
+        for place, (label, rows) in enumerate(layers.groupby("label", sort=False)):
+            looks = style.look(place)
+            axes.plot(rows["index"], rows[name], label=label, markersize=3, linewidth=0.8, **looks)
+        if worst is None:
+            axes.text(0.5, 0.5, "left in float by all of these points", transform=axes.transAxes, ha="center", color=style.GREY)
+        else:
+            late = worst["index"] > layers["index"].max() / 2
+            axes.plot(worst["index"], worst[name], "o", color=style.GREY, fillstyle="none", markersize=9)
+            said = f"{worst['layer']}  {worst[name]:.1f} dB"
+            side, ha = (-8, "right") if late else (8, "left")
+            axes.annotate(said, (worst["index"], worst[name]), xytext=(side, -3), textcoords="offset points", ha=ha)
+        axes.set_ylabel(f"{title}: SQNR (dB, higher is better)")
+        axes.margins(0.02, 0.12)
+    panels[-1].set_xlabel("layer, in order of execution")
+    _legend(panels[0], panels[1])
+    count = layers["index"].max() + 1
+    said = f"Model {layers['model'].iloc[0]}, {count} layers. Inputs: the calibration's sample rows. A ring marks the worst layer."
+    style.titled(figure, "Signal to quantization noise, layer by layer", said)
+    return figure
+
+
+def _titles(metric: str) -> str:
+    return metric[:1].upper() + metric[1:]
+
+
+def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None:
+    unit = tables.UNITS.get(metric, (1.0, ""))[1]
+    better = "lower" if lower_is_better(metric) else "higher"
+    axes.set_ylabel(f"{metric} ({', '.join([unit] * bool(unit) + [f'{better} is better'])})")
+    _scale(axis, values)
+
+
+def _scale(axis: Any, values: list[float]) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM:
+        axis._set_axes_scale("log")
+
+
+def _legend(axes: Axes, source: Axes | None = None) -> None:
+    """The series of `source`, by default of these axes, named above them."""
+    handles, names = (source or axes).get_legend_handles_labels()
+    columns = max(1, min(4, 90 // (max(map(len, names), default=1) + 8)))
+    axes.legend(handles, names, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
+
+
+def _caption(grid: Grid) -> str:
+    """What all results share, what the intervals are, and the number of examples."""
+    cells = grid.cells
+    parts = ["All with " + ", ".join(f"{name} {value}" for name, value in grid.context.items())] if grid.context else []
+    levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"].dropna())))
+    if levels:
+        parts.append(f"Intervals: {levels}, of the paired difference from the float model")
+    if (cells["points"] > 1).any():
+        parts.append("Points of several seeds are their mean, without interval")
+    if failed := int(cells["failed"].sum()):
+        parts.append(f"{failed} failed points are not shown")
+    counts = sorted(set(cells["n"].dropna()))
+    if counts:
+        parts.append("n = " + (f"{counts[0]:.0f}" if len(counts) == 1 else f"{counts[0]:.0f} to {counts[-1]:.0f}") + " examples")
+    return ". ".join(parts) + "."
