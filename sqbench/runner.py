@@ -148,6 +148,11 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
     return record, samples
 
 
+def checkpoint_of(store: Store, point: Point) -> Path:
+    """Where training keeps what a killed point goes on from; it stays, because trained weights are the costly part."""
+    return store.folder(point.id) / "checkpoint.safetensors"
+
+
 def _refuse_nonfinite(record: dict[str, Any]) -> None:
     """Raise ArithmeticError, naming the place, if a result is NaN or infinite: no record holds such a number."""
 
@@ -189,7 +194,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         )
     if method.trains:
         with watch.stage("train"):
-            checkpoint = store.folder(point.id) / "checkpoint.safetensors"
+            checkpoint = checkpoint_of(store, point)
             if cfg.force:
                 checkpoint.unlink(missing_ok=True)
             assert isinstance(method, Qat)

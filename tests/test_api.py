@@ -1,5 +1,6 @@
 """The four verbs, and the README's ten lines."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -55,10 +56,13 @@ def test_every_method_has_its_two_files_and_every_yaml_composes() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes_and_says_how_to_run_it(path: Path) -> None:
-    header = path.read_text(encoding="utf-8").split("\nhydra:")[0]
-    assert f"python -m sqbench.run experiment={path.stem}" in header
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert re.search(rf"Run: +python -m sqbench\.(run|plot \w+) experiment={path.stem}\b", header)
     assert "Shows:" in header
     assert "Time:" in header
+    if path.stem.startswith("lab_"):
+        assert "ImageNet" in header
     api.configure(f"experiment={path.stem}")
 
 

@@ -71,7 +71,6 @@ class Decoder:
         self._kept = torch.from_numpy(np.empty((room, *preprocessing.input_size), np.uint8))  # costs memory as it is written
         self._slots: dict[int, int] = {}
         self._warned = 0
-        self._converted = False
 
     def pixels(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
         """uint8 [K, channels, height, width], and the K of the indices that could be decoded, in their order."""
@@ -98,9 +97,8 @@ class Decoder:
         side = max(self.preprocessing.input_size[1:]) / self.preprocessing.crop_pct
         if side**2 * max(width, height) / min(width, height) > (Image.MAX_IMAGE_PIXELS or float("inf")):
             raise ValueError(f"{width} x {height} pixels are too narrow to resize")
-        if image.mode != mode and not self._converted:
-            self._converted = True
-            log.info("%s: some images are %s: converted to %s", self.split.title, _KINDS.get(image.mode, image.mode), mode)
+        if image.mode != mode:
+            _say_once(f"{self.split.title}: some images are {_KINDS.get(image.mode, image.mode)}: converted to {mode}")
         return self.preprocessing.pixels(image)
 
     def warn(self) -> None:
@@ -111,6 +109,12 @@ class Decoder:
             named = "; ".join(f"{self.split.name(index)} ({reason})" for index, reason in new[:NAMED])
             rest = f"; and {len(new) - NAMED} more" if len(new) > NAMED else ""
             log.warning("%s: skipped %d images that cannot be decoded: %s%s", self.split.title, len(new), named, rest)
+
+
+@lru_cache(maxsize=1000)
+def _say_once(text: str) -> None:
+    """Log a line, once in a process: the two splits of a data set often have one title."""
+    log.info("%s", text)
 
 
 @lru_cache(maxsize=2)  # the two splits of one data set

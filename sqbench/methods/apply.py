@@ -1,5 +1,6 @@
 """From a float model to a quantized one: fold, then round. The only place that replaces layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,12 +103,11 @@ def _crosses(group: Group, points: list[Point]) -> bool:
     return group.kind == "pair" and parent != "" and any(point.owner == parent and point.kind == "matmul" for point in points)
 
 
-def place_points(module: nn.Module, points: list[Point], make: Any) -> None:
-    """Hook quantizers, made by `make(point)`, onto the owners of points; they become submodules, to move with the model."""
-    by_site = {point.site: make(point) for point in points}
-    if by_site:
-        module.add_module("quantized_points", nn.ModuleList(by_site.values()))
-        operations.attach(module, points, lambda point, x: by_site[point.site](x))
+def place_points(module: nn.Module, points: list[Point], make: Callable[[Point], nn.Module]) -> None:
+    """Hook quantizers, made by `make(point)`, onto the owners of points; they become submodules of these, to move with them."""
+    for owner in dict.fromkeys(point.owner for point in points):
+        own = [point for point in points if point.owner == owner]
+        operations.quantize_points(module.get_submodule(owner), own, [make(point) for point in own])
 
 
 def _activation(

@@ -85,6 +85,8 @@ class Awq(Method):
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
             return None
+        if stats.gram.shape[0] * stats.gram.shape[1] != weight.shape[1]:
+            return None  # a convolution's columns are pixels of a patch, of which the Gram blocks know nothing
         return clip_limits(weight, stats.gram, fmt)
 
 

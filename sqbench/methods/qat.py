@@ -106,7 +106,7 @@ class QatLsq(Qat):
     """
 
     start: str = "mse"
-    step_lr: float = 1.0
+    step_lr: float = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

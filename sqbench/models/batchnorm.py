@@ -1,5 +1,7 @@
 """Folding BatchNorm into the convolution before it: at inference it is an affine map per output channel."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,8 +27,8 @@ def batchnorm_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def after_fold(norm: nn.Module) -> nn.Module:
     """What is left of a BatchNorm module once its affine map is gone: timm's carry an activation and a drop layer."""
-    rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
-    return nn.Sequential(*rest) if rest else nn.Identity()
+    rest = {name: part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)}
+    return nn.Sequential(OrderedDict(rest)) if rest else nn.Identity()  # under their own names: others know them by these
 
 
 @torch.no_grad()

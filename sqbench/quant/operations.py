@@ -173,6 +173,13 @@ def attach(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor]
     return [handle for name, own in owners.items() for handle in Owner(own, visit).attach(root.get_submodule(name))]
 
 
+def quantize_points(owner: nn.Module, points: list[Point], quantizers: list[nn.Module]) -> None:
+    """Send an owner's points through quantizers, which become its submodules: they move, and are found, with it."""
+    by_name = {point.name: quantizer for point, quantizer in zip(points, quantizers, strict=True)}
+    owner.add_module("quantized_points", nn.ModuleList(quantizers))
+    Owner(points, lambda point, x: by_name[point.name](x)).attach(owner)
+
+
 @contextmanager
 def visiting(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> Iterator[None]:
     """`attach` for a block."""

@@ -127,6 +127,8 @@ def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None
 
     run.summary.update({"status": record["status"], **record["metrics"], **dict(_flat("delta", record["delta"]))})
     run.summary.update(dict(_flat("cost", record["cost"])))
+    for entry in record["quantized"].get("training", {}).get("curve", []):
+        run.log({f"training/{name}": value for name, value in entry.items() if value is not None})
     layers = record["quantized"].get("per_layer")
     if layers:
         run.log({"per_layer": _table(pd.DataFrame(layers))})

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sqbench.config import CalibrationConfig, DataConfig
+from sqbench.data import image_decoding
 from sqbench.data.base import Batches
 from sqbench.data.image_decoding import Decoder, decode
 from sqbench.data.image_splits import Split, carve, draw, in_memory, sealed
@@ -339,6 +340,7 @@ def test_an_image_that_resizing_would_blow_up_is_corrupt(monkeypatch: pytest.Mon
 
 def stored(*images: Image.Image) -> Split:
     """A split of images encoded as PNG."""
+    image_decoding._say_once.cache_clear()  # what another test has seen said
     contents = [encoded(image, "PNG", **({"transparency": image.info["transparency"]} if image.info else {})) for image in images]
     labels = np.zeros(len(images), np.int64)
     return Split(labels, lambda i: decode(io.BytesIO(contents[i])), str, sealed(labels, str), "stored")

@@ -198,3 +198,15 @@ def test_the_callers_own_run_and_environment_stay(tmp_path, monkeypatch):
 
 def test_long_names_become_valid_tags():
     assert tracker._tags("a", "x" * 80, "", "a") == ["a", "x" * 64]
+
+
+def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
+    record = build("qat", "w8a8")
+    curve = [{"epoch": 0, "loss": None, "validation_top1": 0.5}, {"epoch": 1, "loss": 0.7, "validation_top1": 0.75}]
+    record["quantized"]["training"] = {"gradient_steps": 9, "curve": curve}
+    mirror(record, tmp_path)
+    (folder,) = run_folders(tmp_path, record["point_id"])
+    entries = [json.loads(line) for line in inspect(folder).splitlines()]
+    assert "training/validation_top1" in json.dumps(entries)
+    summary = summary_of(tmp_path, record["point_id"])["summary"]
+    assert summary["training/loss"] == 0.7

@@ -1,0 +1,147 @@
+"""The network that trains, computing through quantizers, and the quantized network it becomes."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.methods.apply import (
+    check_widths,
+    coverage,
+    describe_layer,
+    empty_report,
+    fold_batchnorms,
+    place_points,
+    point_format,
+    quantized_points,
+)
+from sqbench.methods.base import Task
+from sqbench.methods.qat import Qat
+from sqbench.models.batchnorm import batchnorm_scale, is_batchnorm
+from sqbench.models.folding import share
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
+from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
+
+
+@dataclass
+class Network:
+    """One trainable copy of a float model.
+
+    Attributes:
+        latent: the float network behind the quantizers, in float32 whatever the model is.
+        module: a second tree over the same tensors, its layers and points quantized.
+        layers: name -> the layer in `module`, in order of execution; none for a float scheme.
+        points: site -> the quantizer of a tensor that no layer reads.
+    """
+
+    latent: nn.Module
+    module: nn.Module
+    layers: dict[str, TrainableLayer]
+    points: dict[str, TrainableActivation]
+
+    @classmethod
+    def of(cls, task: Task, method: Qat) -> "Network":
+        """A network that starts where calibration and the method's ranges put it; the task's model is left as it is.
+
+        Raises:
+            UserError: a group size does not divide a layer.
+        """
+        check_widths(task)
+        latent = copy.deepcopy(task.model.module).float().eval().requires_grad_(True)
+        network = cls(latent, share(latent), {}, {})
+        if not task.scheme.is_float:
+            network._place_layers(task, method)
+            network._place_points(task, method)
+        return network
+
+    def _place_layers(self, task: Task, method: Qat) -> None:
+        topology, norms = task.topology, dict(task.topology.batchnorms)
+        shared: dict[tuple[str, Format | None], TrainableActivation | None] = {}
+        for index, name in enumerate(topology.layers):
+            layer, site = self.module.get_submodule(name), topology.site[name]
+            weights, activations = task.scheme.of_layer(index, len(topology.layers))
+            if (site, activations) not in shared:
+                readers, kind = list(topology.site.values()).count(site), kind_of(layer)
+                range_ = None if activations is None else method.activation_range(task.statistics.inputs[site], activations)
+                axis = -1 if kind is None else kind.axis
+                shared[site, activations] = None if range_ is None else TrainableActivation(range_, readers, axis)
+            norm_scale = partial(_scale, self.module.get_submodule(norms[name])) if name in norms else None
+            trainable = TrainableLayer(layer, None, shared[site, activations], norm_scale)
+            if weights is not None:
+                trainable.weights = method.weight_range(trainable.folded()[0].detach(), weights)
+            self.module.set_submodule(name, trainable)
+            self.layers[name] = trainable
+
+    def _place_points(self, task: Task, method: Qat) -> None:
+        points = quantized_points(task)
+        for point in points:
+            assert task.scheme.activations is not None
+            fmt = point_format(task.scheme.activations)
+            self.points[point.site] = TrainableActivation(method.activation_range(task.statistics.inputs[point.site], fmt))
+        place_points(self.module, points, lambda point: self.points[point.site])
+
+    def ranges(self) -> Iterator[tuple[str, Range]]:
+        """Every range by its name, shared ones once."""
+        return ((name, module) for name, module in self.module.named_modules() if isinstance(module, Range))
+
+    def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Those of the float network, and the steps that are learned."""
+        steps = [range_.log_step for _, range_ in self.ranges() if isinstance(range_, LearnedStep)]
+        return list(self.latent.parameters()), steps
+
+    def observe(self, observing: bool) -> None:
+        """Whether BatchNorms use and follow the statistics of batches, and moving ranges their extremes; nothing else changes."""
+        for module in self.module.modules():
+            if is_batchnorm(module) or isinstance(module, Range):
+                module.training = observing
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, by name: the tensors themselves, tied ones once."""
+        tensors = {f"float/{name}": value for name, value in (*self.latent.named_parameters(), *self.latent.named_buffers())}
+        for name, range_ in self.ranges():
+            tensors |= {f"range/{name}/{key}": value for key, value in range_.state_dict().items()}
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` held at another time."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    @torch.no_grad()
+    def settled(self, task: Task) -> tuple[nn.Module, dict[str, Any]]:
+        """The quantized network, of the modules that any method makes, and its report.
+
+        Signal-to-noise ratios of weights are against the trained float weight behind them.
+        """
+        dtype = next(task.model.module.parameters()).dtype
+        module = copy.deepcopy(self.latent).requires_grad_(False).to(dtype)
+        fold_batchnorms(module, task)
+        report, settled = empty_report(), {}
+        if not self.layers:
+            return module, report
+        for name, trained in self.layers.items():
+            layer, activation = module.get_submodule(name), trained.activation
+            if id(activation) not in settled:
+                settled[id(activation)] = None if activation is None else activation.settled()
+            fmt = None if trained.weights is None else trained.weights.fmt
+            quantized = QuantLayer(layer, fmt, trained.weight_limits(), settled[id(activation)])
+            module.set_submodule(name, quantized)
+            stats = task.statistics.inputs[task.topology.site[name]]
+            report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats))
+        points = quantized_points(task)
+        place_points(module, points, lambda point: self._settled_point(point.site))
+        report.update(layers=len(self.layers), coverage=coverage(task), points=len(points))
+        return module, report
+
+    def _settled_point(self, site: str) -> ActivationQuantizer:
+        return self.points[site].settled()
+
+
+def _scale(norm: nn.Module) -> Tensor:
+    return batchnorm_scale(norm)[0]

@@ -1,0 +1,225 @@
+"""Image models quantized whole: convolutions, op sets, edges, smoothing and refusals, on small models that have learnt."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from labs import Convnet, Lab, scheme, tiny_vit, trained
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax
+
+from sqbench import api
+from sqbench.errors import UserError
+from sqbench.methods import METHODS
+from sqbench.methods.awq import Awq
+from sqbench.methods.minmax import MinMax
+from sqbench.methods.smoothquant import SmoothQuant
+from sqbench.models.base import Model
+from sqbench.models.batchnorm import is_batchnorm
+from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+
+
+@pytest.fixture(scope="module")
+def vit() -> Lab:
+    torch.manual_seed(0)
+    return trained(tiny_vit(), "vit")
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Lab:
+    torch.manual_seed(0)
+    return trained(Convnet(), "cnn")
+
+
+def divergence(lab: Lab, model: Model) -> float:
+    """KL(float || model) over the test images, in nats."""
+    batch = next(lab.test.batches(len(lab.test)))
+    with torch.no_grad():
+        own, floats = (log_softmax(each.forward(batch.images).double(), dim=-1) for each in (model, lab.model))
+    return float(kl_div(own, floats, reduction="batchmean", log_target=True))
+
+
+def quantized(lab: Lab, bits: Scheme, method: object = None) -> Model:
+    return api.quantize(lab.model, lab.statistics, method or MinMax(), bits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_fewer_bits_cost_more(name: str, request: pytest.FixtureRequest) -> None:
+    lab = request.getfixturevalue(name)
+    costs = [divergence(lab, quantized(lab, scheme(bits, bits))) for bits in (8, 4, 3, 2)]
+    assert costs == sorted(costs)
+    assert 0 < costs[0] < 5e-3 < costs[2]  # at 8 bits what is left is values beyond the calibrated ranges
+    assert divergence(lab, quantized(lab, scheme(8, None))) < costs[0]
+
+
+def test_larger_op_sets_cost_more(vit: Lab) -> None:
+    models = {ops: quantized(vit, scheme(6, 6, ops=ops)) for ops in ("linear", "linear+matmul", "full")}
+    costs = [divergence(vit, model) for model in models.values()]
+    assert costs == sorted(costs)
+    assert costs[0] < costs[1] < costs[2]
+    points = {ops: model.report["points"] for ops, model in models.items()}
+    assert points == {"linear": 0, "linear+matmul": 8, "full": len(vit.model.topology.points)}
+
+
+def test_quantized_points_hold_few_values(vit: Lab) -> None:
+    model = quantized(vit, scheme(8, 3, ops="linear+matmul"))
+    seen: dict[str, int] = {}
+    owner = model.module.get_submodule("blocks.0.attn")
+    for place, quantizer in enumerate(owner.quantized_points):
+        quantizer.register_forward_hook(lambda layer, x, y, name=str(place): seen.update({name: len(y.unique())}))
+    model.forward(vit.model.example())
+    assert len(seen) == 4
+    assert all(count <= 8 for count in seen.values())
+
+
+def test_points_of_a_cnn_live_on_after_its_batchnorms() -> None:
+    """timm keeps the activation inside BatchNorm: its input is a point, and stays one when the norm is folded away."""
+    from timm import create_model
+
+    from sqbench.calibration import collect
+    from sqbench.data.preprocessing import Preprocessing
+    from sqbench.models.image import ImageModel
+
+    torch.manual_seed(0)
+    module = create_model("test_efficientnet", num_classes=3).eval().requires_grad_(False)
+    model = ImageModel(module, "net", "net", preprocessing=Preprocessing((3, 64, 64), (0.5,) * 3, (0.5,) * 3), classes=3)
+    topology = model.topology
+    assert any(".act:" in point.site for point in topology.points)
+    statistics = collect(module, model.body, topology.sites, torch.randn(8, 3, 64, 64), points=topology.points)
+    full = api.quantize(model, statistics, MinMax(), scheme(8, 8, ops="full"))
+    assert torch.isfinite(full.forward(model.example())).all()
+    assert full.report["points"] == len(topology.points)
+
+
+def test_dynamic_formats_reach_points_too(vit: Lab) -> None:
+    token = Format(8, granularity="token", dynamic=True)
+    dynamic = Scheme("w8a8_dynamic", Format(8, granularity="channel"), token, "full")
+    assert divergence(vit, quantized(vit, dynamic)) < 1e-3
+    grouped = replace(dynamic, activations=Format(8, granularity="group", group_size=8, dynamic=True), ops="linear+matmul")
+    linears = tuple(name for name in vit.model.topology.layers if name != "patch_embed.proj")
+    assert linears  # one channel of input cannot be cut in groups of 8: the patch embedding stays in float
+    kept = Lab(replace(vit.model, keep=("patch_embed.proj",)), vit.statistics, vit.train, vit.test)
+    assert divergence(kept, quantized(kept, grouped)) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_eight_bit_edges_help_at_three_bits(name: str, request: pytest.FixtureRequest) -> None:
+    lab = request.getfixturevalue(name)
+    plain, edges = (quantized(lab, scheme(3, 3, edge_bits=bits)) for bits in (None, 8))
+    assert divergence(lab, edges) < divergence(lab, plain)
+    widths = [layer.format.bits for layer in edges.module.modules() if isinstance(layer, QuantLayer) and layer.format]
+    assert widths == [8, *[3] * (len(widths) - 2), 8]
+
+
+def test_convolutions_are_quantized_with_their_batchnorm_folded(cnn: Lab) -> None:
+    model = quantized(cnn, scheme(4, None))
+    assert not any(is_batchnorm(layer) for layer in model.module.modules())
+    assert any(is_batchnorm(layer) for layer in cnn.model.module.modules())
+    layer = model.module.conv2
+    assert isinstance(layer, QuantLayer)
+    weight = weight_of(layer.layer)
+    assert weight.shape == (16, 72)
+    assert all(len(row.unique()) <= 15 for row in weight)
+    assert model.report["layers"] == 3
+    assert model.report["coverage"] == 1
+    float_weights = quantized(cnn, scheme(8, None))
+    assert torch.allclose(float_weights.forward(cnn.model.example()), cnn.model.forward(cnn.model.example()), atol=0.2)
+
+
+def test_per_channel_weights_beat_per_tensor(cnn: Lab) -> None:
+    tensor = Scheme("w4", Format(4, granularity="tensor"), None)
+    assert divergence(cnn, quantized(cnn, scheme(4, None))) < divergence(cnn, quantized(cnn, tensor))
+
+
+def test_pixels_are_the_tokens_of_a_convolution(cnn: Lab) -> None:
+    quantizer = ActivationQuantizer(Format(8, granularity="token", dynamic=True), axis=1)
+    x = torch.randn(2, 8, 5, 5)
+    x[:, :, 0, 0] *= 100  # one loud pixel must not cost the others their resolution
+    error = (quantizer(x) - x).abs()
+    assert error[:, :, 1:].max() < 0.05
+    assert quantizer(x).shape == x.shape
+
+
+def test_smoothing_leaves_the_float_vit_and_reaches_every_norm(vit: Lab) -> None:
+    for alpha in (0.0, 0.5, 1.0):
+        folded = quantized(vit, Scheme("fp"), SmoothQuant(alpha=alpha))
+        before, after = (model.forward(vit.model.example()) for model in (vit.model, folded))
+        assert (before - after).abs().max() <= 1e-5 * before.abs().max()
+    sources = [group["source"] for group in quantized(vit, scheme(8, 8), SmoothQuant()).report["groups"]]
+    assert sources == ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2"]
+
+
+def test_smoothing_repairs_planted_outliers(vit: Lab) -> None:
+    """Two channels of each norm made 40 times larger and their columns smaller: the same function, hard to quantize."""
+    from sqbench.calibration import collect
+    from sqbench.models.folding import fold, share
+
+    module = share(vit.model.module)
+    for group in vit.model.topology.groups:
+        scale = torch.ones(32)
+        scale[:2] = 1 / 40
+        fold(module, group, scale)
+    model = replace(vit.model, module=module)
+    inputs = next(vit.train.batches(64)).images
+    hard = Lab(model, collect(module, model.body, model.topology.sites, inputs), vit.train, vit.test)
+    plain, smooth = (divergence(hard, quantized(hard, scheme(8, 6), method)) for method in (MinMax(), SmoothQuant(alpha=0.5)))
+    assert smooth < plain / 4
+
+
+@pytest.mark.parametrize("method", [SmoothQuant(), Awq(alpha=0.5)])
+def test_a_cnn_has_nothing_to_smooth_and_says_so(cnn: Lab, method: object) -> None:
+    with pytest.raises(UserError, match=r"cnn has no (norm -> linear )?group .*no linear reads a norm's output"):
+        quantized(cnn, scheme(4, None), method)
+
+
+def test_awq_searches_a_vit(vit: Lab) -> None:
+    weights = Scheme("w3a16", Format(3, granularity="channel"), None)
+    searched = quantized(vit, weights, Awq(alpha="auto", grid=10))
+    assert all(group["loss"] <= group["loss_rtn"] for group in searched.report["groups"])
+    assert divergence(vit, searched) < divergence(vit, quantized(vit, weights))
+
+
+def test_every_method_runs_on_both_and_the_float_model_stays(vit: Lab, cnn: Lab) -> None:
+    for name, cls in METHODS.items():
+        for lab in (vit, cnn):
+            if cls.trains or (lab is cnn and cls.needs_alpha):
+                continue
+            before = {key: value.clone() for key, value in lab.model.module.state_dict().items()}
+            model = quantized(lab, scheme(8, 8), cls())
+            assert torch.isfinite(model.forward(lab.model.example())).all(), name
+            assert model.report["gradient_steps"] == 0
+            assert all(torch.equal(before[key], value) for key, value in lab.model.module.state_dict().items())
+
+
+def test_scales_do_not_cross_a_quantized_product() -> None:
+    """v -> o moves a tensor whose range the calibration knows unscaled: with products quantized the pair is left, and named."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sqbench.calibration import collect
+    from sqbench.models.language import LanguageModel
+
+    torch.manual_seed(0)
+    options = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 64}
+    module = LlamaForCausalLM(LlamaConfig(**options)).eval().requires_grad_(False)
+    model = LanguageModel(module, "llama", "llama")
+    topology = model.topology
+    statistics = collect(module, model.forward, topology.sites, torch.arange(48).view(4, 12), points=topology.points)
+    method = SmoothQuant(pairs=True)
+    plain = api.quantize(model, statistics, method, scheme(8, 8))
+    products = api.quantize(model, statistics, method, scheme(8, 8, ops="linear+matmul"))
+    assert len(plain.report["groups"]) == len(products.report["groups"]) + 1 == 4
+    (refused,) = products.report["refused"]
+    assert refused["group"] == "model.layers.0.self_attn.v_proj -> o_proj"
+    assert "bits.ops=linear+matmul" in refused["reason"]
+
+
+def test_layers_that_no_class_table_names_stay_float() -> None:
+    class Odd(nn.Conv2d):
+        """Standardises its weight: what is stored is not what it computes with."""
+
+    model = nn.Sequential(Odd(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    from sqbench.models.topology import discover
+
+    with torch.no_grad():
+        assert discover(model, lambda: model(torch.randn(1, 3, 9, 9))).layers == ("2",)
