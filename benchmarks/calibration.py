@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sqbench import api
 from sqbench.calibration import collect
-from sqbench.models.language import LanguageModel
+from sqbench.models import Model
 from sqbench.quiet import quiet
 from sqbench.records.provenance import peak_rss_bytes, reset_peak_rss
 
@@ -35,7 +35,7 @@ def over(run: Callable[[Tensor], Tensor], windows: Tensor) -> None:
         run(window)
 
 
-def ratios(model: LanguageModel, windows: Tensor) -> None:
+def ratios(model: Model, windows: Tensor) -> None:
     sites = model.topology.sites
     over(model.forward, windows[:2])
     collect(model.module, model.body, sites, windows[:2])
@@ -53,7 +53,7 @@ def ratios(model: LanguageModel, windows: Tensor) -> None:
     print(f"seconds per window: forward {forward:.3f}, without head {headless:.3f}, calibration {observed:.3f}")
 
 
-def memory(model: LanguageModel, windows: Tensor) -> None:
+def memory(model: Model, windows: Tensor) -> None:
     sites = model.topology.sites
     collect(model.module, model.body, sites, windows[:2])
     for count in (len(windows) // 4, len(windows)):

@@ -1,6 +1,7 @@
-"""How exactly folding leaves a float model as it was: smooth all of it, at three strengths, and compare the logits.
+"""How exactly folding leaves a float model as it was: smooth all of it, at three strengths, and compare the outputs.
 
 python -m scripts.fold_error model=smollm2_135m
+python -m scripts.fold_error model=vit_nano
 """
 
 import sys
@@ -16,19 +17,21 @@ from sqbench.quiet import quiet
 @torch.no_grad()
 def main() -> None:
     quiet()
-    model, windows = api.load("calibration.windows=4", *sys.argv[1:])
-    statistics = api.calibrate(model, windows.calibration)
-    ids = windows.evaluation[:1]
-    before = model.forward(ids)
+    model, examples = api.load("calibration.windows=4", *sys.argv[1:])
+    statistics = api.calibrate(model, examples.calibration, search=1)
+    inputs = statistics.sample
+    before = model.forward(inputs)
     found = model.topology
     print(f"{model.name}: {len(found.groups)} groups, {len(found.pairs)} pairs, {len(found.refused)} refused")
     for alpha in (0.3, 0.5, 0.8):
         for pairs in (False, True):
             folded = api.quantize(model, statistics, SmoothQuant(alpha=alpha, pairs=pairs), Scheme("fp"))
-            after = folded.forward(ids)
+            after = folded.forward(inputs)
             error = ((after - before).norm() / before.norm()).item()
             worst = ((after - before).abs().max() / before.abs().max()).item()
-            print(f"alpha {alpha} pairs {pairs!s:5}  relative error of the logits {error:.2e}  largest / largest logit {worst:.2e}")
+            print(
+                f"alpha {alpha} pairs {pairs!s:5}  relative error of the output {error:.2e}  largest / largest output {worst:.2e}"
+            )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ print(sqbench.evaluate(quantized, windows, baseline).metrics)
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["calibrate", "evaluate", "load", "quantize"]
+__all__ = ["calibrate", "evaluate", "load", "quantize", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The four verbs, imported on first use: command lines that only read records need no torch."""
+    """The verbs, imported on first use: command lines that only read records need no torch."""
     if name in __all__:
         from sqbench import api
 

@@ -1,4 +1,4 @@
-"""Four verbs, for notebooks and for the runner alike: load, calibrate, quantize, evaluate."""
+"""Five verbs, for notebooks and for the runner alike: load, calibrate, quantize or train, evaluate."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sqbench import calibration, config, data, models
+from sqbench import calibration, config, data, models, training
 from sqbench.calibration import Statistics
 from sqbench.data import Batches, Examples
 from sqbench.data.images import ImageExamples, LabelledImages
@@ -16,24 +16,29 @@ from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
+from sqbench.methods.qat import Qat
 from sqbench.models import Model
 from sqbench.models.heads import attach
 from sqbench.models.image import ImageModel
 from sqbench.quant.formats import Scheme
 
 
+def compose_config(*overrides: str) -> DictConfig:
+    """The configuration that a command line with these overrides has."""
+    config.register()
+    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, whose search path serves
+        return compose(config_name="config", overrides=list(overrides))
+    with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        return compose(config_name="config", overrides=list(overrides))
+
+
 def configure(*overrides: str) -> DictConfig:
-    """The configuration that a command line with these overrides has, checked.
+    """`compose_config`, checked.
 
     Raises:
         UserError: a value cannot work.
     """
-    config.register()
-    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, whose search path serves
-        cfg = compose(config_name="config", overrides=list(overrides))
-    else:
-        with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-            cfg = compose(config_name="config", overrides=list(overrides))
+    cfg = compose_config(*overrides)
     config.check(cfg)
     return cfg
 
@@ -126,14 +131,57 @@ def quantize(
     Raises:
         UserError: a name or value is unknown, or the method finds nothing to work on.
     """
-    if isinstance(method, str):
-        overrides = [f"method={method}"] + [f"method.{key}={value}" for key, value in parameters.items()]
-        overrides += [f"bits={bits}"] * isinstance(bits, str) + [f"alpha={alpha}"] * (alpha is not None)
-        cfg = configure(*overrides)
-        method, bits = configured(cfg), scheme_of(cfg) if isinstance(bits, str) else bits
-    if isinstance(bits, str):
-        bits = scheme_of(configure("method=rtn" if bits == "auto" else f"bits={bits}"))
-    return _quantize(Task(model, statistics, bits), method)
+    method, scheme = _chosen(method, bits, alpha, parameters)
+    if method.trains:
+        raise UserError(
+            "method: takes gradient steps, for which it needs images; sqbench.train(model, statistics, images, ...) works"
+        )
+    return _quantize(Task(model, statistics, scheme), method)
+
+
+def train(
+    model: Model,
+    statistics: Statistics,
+    images: LabelledImages,
+    method: str | Qat = "qat_lsq",
+    bits: str | Scheme = "auto",
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    **parameters: Any,
+) -> Model:
+    """A model trained while it is quantized; the float model stays as it is.
+
+    Args:
+        images: `examples.training`.
+        method, bits, parameters: as for `quantize`: qat or qat_lsq, for example `epochs=3`.
+        seed: of the order of images and of those that validate.
+        checkpoint: a file that an interrupted call goes on from.
+
+    Raises:
+        UserError: a name or value is unknown, the method does not train, or there is nothing to train on.
+    """
+    chosen, scheme = _chosen(method, bits, None, parameters)
+    if not isinstance(chosen, Qat):
+        raise UserError(
+            "method: takes no gradient steps; sqbench.quantize(model, statistics, ...) works, and so does method=qat_lsq"
+        )
+    return training.fit(Task(model, statistics, scheme), chosen, images, seed=seed, checkpoint=checkpoint)
+
+
+def _chosen(
+    method: str | Method, bits: str | Scheme, alpha: float | str | None, parameters: dict[str, Any]
+) -> tuple[Method, Scheme]:
+    """A method and a scheme by their names, as on the command line, or as they are."""
+    named = [f"method={method}"] * isinstance(method, str) + [f"bits={bits}"] * isinstance(bits, str)
+    values = [f"method.{key}={value}" for key, value in parameters.items()] + [f"alpha={alpha}"] * (alpha is not None)
+    if not isinstance(method, str) and bits == "auto":
+        named = ["method=rtn"]  # objects have no natural scheme
+    cfg = compose_config(*named, *(values if isinstance(method, str) else ()))
+    found = configured(cfg) if isinstance(method, str) else method
+    scheme = scheme_of(cfg) if isinstance(bits, str) else bits
+    scheme.check()
+    return found, scheme
 
 
 def evaluate(model: Model, examples: Examples, reference: Result | None = None, *, name: str = "auto") -> Result:
@@ -141,4 +189,4 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
     return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference)
 
 
-__all__ = ["METHODS", "calibrate", "configure", "evaluate", "load", "quantize"]
+__all__ = ["METHODS", "calibrate", "configure", "evaluate", "load", "quantize", "train"]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import sqbench
 from sqbench import api
@@ -38,15 +39,31 @@ def test_the_readme_example_runs(tiny_folder: Path, text_file: Path, capsys: pyt
 
 def test_the_package_offers_its_verbs_only() -> None:
     assert sqbench.quantize is api.quantize
-    with pytest.raises(AttributeError, match="has no attribute 'train'"):
-        sqbench.train  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'prune'"):
+        sqbench.prune  # noqa: B018
+
+
+def test_training_and_quantizing_are_told_apart(tiny, statistics) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=r"takes gradient steps.*sqbench\.train"):
+        sqbench.quantize(tiny, statistics, "qat")
+    with pytest.raises(UserError, match=r"takes no gradient steps.*sqbench\.quantize"):
+        sqbench.train(tiny, statistics, None, "minmax")
+
+
+def test_training_in_a_notebook() -> None:
+    from labs import images, scheme, tiny_vit, trained
+
+    torch.manual_seed(0)
+    lab = trained(tiny_vit(), "vit")
+    model = sqbench.train(lab.model, lab.statistics, images(256, 1), "qat", scheme(4, 4), epochs=1)
+    assert model.report["gradient_steps"] == 230 // 64
 
 
 def test_every_method_has_its_two_files_and_every_yaml_composes() -> None:
     names = {path.stem for path in (CONF_DIR / "method").glob("*.yaml")}
     assert names == set(METHODS)
     for name in names:
-        cfg = api.configure(f"method={name}")
+        cfg = api.compose_config(f"method={name}")
         assert isinstance(configured(cfg), METHODS[name])
         assert scheme_of(cfg).name == cfg.method.natural.name
     for path in (CONF_DIR / "bits").glob("*.yaml"):
