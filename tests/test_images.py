@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from cli import Ended, call
+from cli import Ended, call, start, wait_for
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -243,3 +243,24 @@ def test_what_cannot_work_is_refused_before_anything_runs(command: Command, resu
         assert message in ended.err, (overrides, ended.err)
         assert "Traceback" not in ended.err
     assert not list(results.glob("runs/*/record.json"))
+
+
+def test_killed_training_goes_on_from_its_last_epoch_to_the_same_model(
+    command: Command, cache: Path, results: Path, tmp_path: Path
+) -> None:
+    run = ("model=vit_nano", *RECIPES["vit_nano"], "method=qat_lsq", "method.epochs=40", "method.images=100", "method.batch=16")
+    assert command(*run).code == 0
+    whole = of(results, "qat_lsq")
+    elsewhere = tmp_path / "elsewhere"
+    process = start(*run, *SMALL, f"results_dir={elsewhere}", cwd=tmp_path)
+    checkpoint = elsewhere / "runs" / whole["point_id"] / "checkpoint.safetensors"
+    assert wait_for(checkpoint.is_file)
+    process.kill()
+    process.communicate()
+    assert not records(elsewhere)
+    ended = command(*run, f"results_dir={elsewhere}")
+    assert ended.code == 0
+    assert "going on after epoch" in ended.err
+    resumed = of(elsewhere, "qat_lsq")
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["quantized"] == whole["quantized"]
