@@ -143,6 +143,7 @@ def train(
     model: Model,
     statistics: Statistics,
     images: LabelledImages,
+    /,
     method: str | Qat = "qat_lsq",
     bits: str | Scheme = "auto",
     *,

@@ -84,7 +84,7 @@ class SchemeConfig:
     weights: FormatConfig | None = None
     activations: FormatConfig | None = None
     ops: str = "linear"
-    edge_bits: int | None = None  # of the first and the last layer; null is the same as everywhere
+    edge_bits: int | None = None  # of the first and the last layer that is quantized; null is the same as everywhere
 
 
 @dataclass

@@ -133,7 +133,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             quantized=result.model.report or {},
         )
         _refuse_nonfinite(record)
-        fingerprints |= examples.about()
+        fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
         trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}

@@ -67,7 +67,7 @@ def known_digest(path: Path) -> str:
     return _digest_of(path, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2**21)  # an ImageNet
 def _digest_of(path: Path, size: int, modified: int) -> str:
     return file_digest(path)
 

@@ -39,11 +39,11 @@ class Statistics:
     sample: Tensor
 
 
-def as_batches(inputs: Tensor | Batches) -> Batches:
-    """A tensor of model inputs [B, ...] as batches of one."""
+def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:
+    """A tensor of model inputs [B, ...] as batches of one, with a fingerprint if `sealed`."""
     if isinstance(inputs, Batches):
         return inputs
-    return Batches(len(inputs), lambda number: inputs[number : number + 1], digest(inputs.tolist()))
+    return Batches(len(inputs), lambda number: inputs[number : number + 1], digest(inputs.tolist()) if sealed else "")
 
 
 def replay_sample(batches: Batches, count: int) -> Tensor:
@@ -121,7 +121,7 @@ def collect_cached(
     folder: Path,
 ) -> Statistics:
     """`collect`, read from `folder` if the same model saw the same inputs before. Layers and points are kept apart, each once."""
-    batches = as_batches(inputs)
+    batches = as_batches(inputs, sealed=True)
     parameter = next(module.parameters())
     found: dict[str, InputStatistics] = {}
     for wanted, inside in ((list(sites), []), ([], list(points))):

@@ -42,7 +42,7 @@ class ImageExamples:
         return self.evaluation.fingerprint
 
     def about(self) -> dict[str, Any]:
-        """How many evaluate, which calibrated, and which were skipped so far."""
+        """How many were drawn to evaluate on, which to calibrate, and which of those that this process read were skipped."""
         return {
             "images": len(self.evaluation),
             "skipped": {**self.training.skipped, **self.evaluation.skipped},

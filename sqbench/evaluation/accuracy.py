@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sqbench.data.images import ImageExamples
-from sqbench.evaluation.base import Evaluation, Result, require_finite
+from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.evaluation.statistics import Difference, proportion_difference
 from sqbench.models.image import ImageModel
 from sqbench.progress import track
@@ -14,6 +14,7 @@ from sqbench.quant.layers import stored_bytes
 
 BATCH = 32  # images at once
 TOP = 5
+RETRY = "the images have changed, or reading fails now and then: with the folder cache/baselines removed both are read anew"
 
 
 @torch.no_grad()
@@ -27,7 +28,8 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
         EvaluationError: a logit is NaN or infinite.
         UserError: no image could be read.
     """
-    rows, kept, seen = [], [], 0
+    rows, kept = [], []
+    place = {} if reference is None else {image: row for row, image in enumerate(reference.samples["image"].tolist())}
     batches = examples.evaluation.batches(BATCH)
     for batch in track(batches, "evaluate", total=-(-len(examples.evaluation) // BATCH)):
         logits = model.forward(batch.images).float().cpu()
@@ -35,12 +37,17 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
         base = None
         if reference is not None:
             assert reference.kept is not None
-            base = reference.kept[seen : seen + len(logits)]
-        seen += len(logits)
+            if unpaired := [image for image in batch.index.tolist() if image not in place]:
+                raise EvaluationError(
+                    f"image {unpaired[0]} of the draw can be read now, and could not for the float model; {RETRY}"
+                )
+            base = reference.kept[[place[image] for image in batch.index.tolist()]]
         rows.append(_compare(logits, batch.labels, batch.index, base))
         if reference is None:
             kept.append(logits)
     samples = pd.concat(rows, ignore_index=True)
+    if reference is not None and len(samples) < len(place):
+        raise EvaluationError(f"{len(place) - len(samples)} images cannot be read now, and could for the float model; {RETRY}")
     return Result(_metrics(samples, model), samples, model, torch.cat(kept) if kept else None)
 
 

@@ -20,7 +20,7 @@ def reference(model: Model, examples: Examples, name: str, folder: Path) -> Resu
     key = {
         "version": VERSION,
         "evaluation": name,
-        "model": model.fingerprint,
+        "model": model.prediction_fingerprint,
         "examples": examples.fingerprint(),
         "dtype": str(next(model.module.parameters()).dtype),
         "device": model.device.type,

@@ -57,4 +57,5 @@ def scheme_of(cfg: DictConfig) -> Scheme:
         typed = OmegaConf.merge(OmegaConf.structured(SchemeConfig), chosen)
     except OmegaConfBaseException as error:
         raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    return Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]
+    scheme = Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]
+    return Scheme(scheme.name) if scheme.is_float else scheme  # without formats the rest says nothing

@@ -1,23 +1,28 @@
 """From a float model to a quantized one: fold, then round. The only place that replaces layers."""
 
+import logging
+import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group, fold, share
-from sqbench.models.topology import common_parent
 from sqbench.progress import track
 from sqbench.quant import operations
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, sqnr_db, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, kind_of, sqnr_db, weight_of
 from sqbench.quant.operations import Point
 from sqbench.quant.outliers import describe
 from sqbench.quant.statistics import InputStatistics
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -35,7 +40,6 @@ def quantize(task: Task, method: Method) -> Model:
         return task.model.with_module(task.model.module, empty_report())
     check_widths(task)
     module = share(task.model.module)
-    fold_batchnorms(module, task)
     stats = dict(task.statistics.inputs)
     points = quantized_points(task)
     crossing = f"its channels cross a tensor that bits.ops={scheme.ops} quantizes, and whose range after scaling is not known"
@@ -49,39 +53,79 @@ def quantize(task: Task, method: Method) -> Model:
         fold(module, move.group, move.scale)
         site = topology.site[move.group.readers[0]]
         stats[site] = stats[site].scaled(move.group.spread(move.scale))
+    fold_batchnorms(module, task)  # after the moves: a norm that is folded away can be the source of one
     report = empty_report()
     report.update(
         groups=[_move(move) for move in moves],
         refused=[{"group": name, "reason": reason} for name, reason in refused],
+        floating=[{"layer": name, "reason": reason} for name, reason in topology.floating],
     )
     if scheme.is_float:
         return task.model.with_module(module, report)
+    formats = formats_of(task)
+    readers = Counter((topology.site[name], activations) for name, (_, activations) in formats.items())
     quantizers: dict[tuple[str, Format | None], ActivationQuantizer | None] = {}
-    for index, name in enumerate(track(topology.layers, "quantize")):
+    for name, (weights, activations) in track(formats.items(), "quantize"):
         layer, site = module.get_submodule(name), topology.site[name]
-        weights, activations = scheme.of_layer(index, len(topology.layers))
         if (site, activations) not in quantizers:
-            readers = list(topology.site.values()).count(site)
-            quantizers[site, activations] = _activation(method, activations, stats[site], readers, layer)
+            quantizers[site, activations] = _activation(method, activations, stats[site], readers[site, activations], layer)
         limits = None if weights is None else method.weight_limits(name, weight_of(layer), stats[site], weights)
         quantized = QuantLayer(layer, weights, limits, quantizers[site, activations])
         module.set_submodule(name, quantized)
         report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats[site]))
     place_points(module, points, lambda point: _point(method, task, point))
     report.update(layers=len(topology.layers), coverage=coverage(task), points=len(points))
+    warn_of_floats(task)
     return task.model.with_module(module, report)
 
 
 def empty_report() -> dict[str, Any]:
     """What is said of a model that nothing was done to."""
-    return {"layers": 0, "coverage": 0.0, "points": 0, "gradient_steps": 0, "groups": [], "refused": [], "per_layer": []}
+    return {
+        "layers": 0,
+        "coverage": 0.0,
+        "points": 0,
+        "gradient_steps": 0,
+        "groups": [],
+        "refused": [],
+        "floating": [],
+        "per_layer": [],
+    }
+
+
+def warn_of_floats(task: Task) -> None:
+    """Say which layers stay in float though nobody asked for it: a table would not show it."""
+    if floating := task.topology.floating:
+        name, reason = floating[0]
+        log.warning(
+            "%s: %d layers stay in float (%s: %s); %.0f %% of the weights are quantized",
+            *(task.model.name, len(floating), name, reason, 100 * coverage(task)),
+        )
 
 
 def check_widths(task: Task) -> None:
-    """Raise UserError if groups of weights do not divide a layer."""
-    if task.scheme.weights is not None:
-        for name in task.topology.layers:
-            task.scheme.weights.check_width(name, weight_of(task.model.module.get_submodule(name)).shape[1])
+    """Raise UserError if groups of weights or activations do not divide a linear layer."""
+    for name, formats in formats_of(task).items():
+        width = weight_of(task.model.module.get_submodule(name)).shape[1]
+        for key, fmt in zip(("bits.weights", "bits.activations"), formats, strict=True):
+            if fmt is not None:
+                fmt.check_width(name, width, key)
+
+
+def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
+    """Layer -> formats of its weight and its input.
+
+    Groups run along the inputs of linears. A convolution's rows are patches, of few channels or odd sizes: it gets scales per
+    output channel instead, and its input per pixel.
+    """
+    formats = {}
+    layers = task.topology.layers
+    for index, name in enumerate(layers):
+        weights, activations = task.scheme.of_layer(index, len(layers))
+        if not is_linear(task.model.module.get_submodule(name)):
+            weights, activations = weights and weights.ungrouped("channel"), activations and activations.ungrouped("token")
+        formats[name] = (weights, activations)
+    return formats
 
 
 def fold_batchnorms(module: nn.Module, task: Task) -> None:
@@ -94,20 +138,23 @@ def quantized_points(task: Task) -> list[Point]:
     """The tensors besides inputs of layers that the scheme's op set quantizes."""
     if task.scheme.activations is None:
         return []
-    return [point for point in task.topology.points if point.kind in operations.KINDS[task.scheme.ops]]
+    points = [point for point in task.topology.points if point.kind in operations.KINDS[task.scheme.ops]]
+    if any(point.site not in task.statistics.inputs for point in points):
+        raise UserError(f"bits.ops={task.scheme.ops}: the statistics hold no points; calibrate(model, inputs, points=True) works")
+    return points
 
 
 def _crosses(group: Group, points: list[Point]) -> bool:
-    """Whether what moves between two layers passes a quantized product on its way: v -> o does, norm -> linears does not."""
-    parent = common_parent((group.source, *group.readers), {point.owner for point in points})
-    return group.kind == "pair" and parent != "" and any(point.owner == parent and point.kind == "matmul" for point in points)
+    """Whether what moves between two layers may pass a quantized tensor on its way: v -> o does, norm -> linears does not."""
+    parent = os.path.commonpath([name.replace(".", "/") for name in (group.source, *group.readers)]).replace("/", ".")
+    return group.kind == "pair" and any(f"{point.owner}.".startswith(f"{parent}." if parent else "") for point in points)
 
 
 def place_points(module: nn.Module, points: list[Point], make: Callable[[Point], nn.Module]) -> None:
-    """Hook quantizers, made by `make(point)`, onto the owners of points; they become submodules of these, to move with them."""
+    """Put quantizers, made by `make(point)`, into the owners of points."""
     for owner in dict.fromkeys(point.owner for point in points):
         own = [point for point in points if point.owner == owner]
-        operations.quantize_points(module.get_submodule(owner), own, [make(point) for point in own])
+        operations.QuantizedOwner(module.get_submodule(owner), own, [make(point) for point in own])
 
 
 def _activation(
@@ -120,20 +167,20 @@ def _activation(
     return ActivationQuantizer(fmt, limits, readers, axis=-1 if kind is None else kind.axis)
 
 
-def point_format(fmt: Format) -> Format:
-    """The activation format as far as a tensor without channels of its own can have it: groups become tokens."""
-    return Format(**{**vars(fmt), "granularity": "token", "group_size": None}) if fmt.granularity == "group" else fmt
-
-
 def _point(method: Method, task: Task, point: Point) -> ActivationQuantizer:
     assert task.scheme.activations is not None
-    fmt = point_format(task.scheme.activations)
+    fmt = task.scheme.activations.ungrouped("token")
     return ActivationQuantizer(fmt, None if fmt.dynamic else method.activation_limits(task.statistics.inputs[point.site], fmt))
 
 
 def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputStatistics) -> dict[str, Any]:
     """What quantization did to one layer: outliers of its input, noise of its weight and (on the sample rows) of its input."""
-    entry: dict[str, Any] = {"layer": name, "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3), **describe(stats)}
+    entry: dict[str, Any] = {
+        "layer": name,
+        "format": str(layer.format or "float"),
+        "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3),
+        **describe(stats),
+    }
     if isinstance(layer.activation, ActivationQuantizer):
         entry["input_sqnr_db"] = round(sqnr_db(stats.rows, layer.activation(stats.rows)), 3)
     return entry

@@ -36,6 +36,11 @@ class Model(ABC):
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
+    @property
+    def prediction_fingerprint(self) -> str:
+        """sha256 of everything that predictions come from."""
+        return self.fingerprint
+
     @abstractmethod
     def example(self) -> Tensor:
         """A small fixed batch of inputs: enough to trace and to prove folds on."""

@@ -19,7 +19,8 @@ def batchnorm_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, _BatchNorm)
     assert norm.running_var is not None
     assert norm.running_mean is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
+    wide = torch.promote_types(norm.running_var.dtype, torch.float32)  # half precision would round twice
+    scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight
     shift = -norm.running_mean * scale
     return scale, shift if norm.bias is None else shift + norm.bias
@@ -37,7 +38,7 @@ def fold_batchnorm(module: nn.Module, layer: str, norm: str) -> None:
     before, after = module.get_submodule(layer), module.get_submodule(norm)
     scale, shift = batchnorm_scale(after)
     weight = weight_of(before)
-    set_weight(before, weight * scale.unsqueeze(1).to(weight.dtype))
+    set_weight(before, (weight * scale.unsqueeze(1)).to(weight.dtype))
     bias = before.bias
     assert bias is None or isinstance(bias, Tensor)
     shift = shift if bias is None else shift + bias.detach() * scale

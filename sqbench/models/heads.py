@@ -91,7 +91,7 @@ def attach(
 
     tensors, _ = fit() if folder is None else tensorfile.cached(folder / f"{head}-{key[:16]}.safetensors", fit)
     fitted = BUILDS[head](tensors, len(classes)).eval().requires_grad_(False).to(model.device)
-    return replace(backbone, head=fitted, fingerprint=key)  # another function than the model it came from
+    return replace(backbone, head=fitted, head_fingerprint=key)
 
 
 def without_classifier(model: ImageModel) -> ImageModel:

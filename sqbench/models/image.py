@@ -20,6 +20,7 @@ class ImageModel(Model):
         preprocessing: what its inputs went through, from timm's data config.
         classes: outputs of its own classifier; 0 for a backbone without one.
         head: a fitted head on the features, which stays in float; None is the module's own classifier.
+        head_fingerprint: sha256 of what it was fitted on and how.
     """
 
     kind: ClassVar[str] = "images"
@@ -27,6 +28,12 @@ class ImageModel(Model):
     preprocessing: Preprocessing = None  # type: ignore[assignment]  # dataclasses want a default after those of Model
     classes: int = 0
     head: nn.Module | None = None
+    head_fingerprint: str = ""
+
+    @property
+    def prediction_fingerprint(self) -> str:
+        """sha256 of the weights and the head."""
+        return f"{self.fingerprint}{self.head_fingerprint}"
 
     def example(self) -> Tensor:
         """Two images of noise, [2, channels, height, width]."""

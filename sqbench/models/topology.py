@@ -38,6 +38,7 @@ class Topology:
         refused: (name, reason) of each candidate that failed its proof.
         batchnorms: proven (layer, BatchNorm) neighbours that fold into one.
         points: tensors that no layer reads: operands of products, sums, softmax inputs.
+        floating: (name, reason) of each layer that stays in float though nobody asked for it.
     """
 
     layers: tuple[str, ...]
@@ -47,6 +48,7 @@ class Topology:
     refused: tuple[tuple[str, str], ...]
     batchnorms: tuple[tuple[str, str], ...] = ()
     points: tuple[Point, ...] = ()
+    floating: tuple[tuple[str, str], ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name in trace.calls:
                 trace.often.add(name)
-            trace.calls[name] = (args, kwargs)
+            trace.calls[name] = (_copied(args), _copied(kwargs))  # a caller may add to a list that it handed over
             if args and isinstance(args[0], Tensor):
                 if kind_of(layer) is not None:
                     trace.layers.append(name)
@@ -105,6 +107,24 @@ def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
         for handle in handles:
             handle.remove()
     return trace
+
+
+def _copied(value: Any) -> Any:
+    """The same containers anew, around the same tensors."""
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(item) for item in value) if type(value) in (tuple, list) else value
+    return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _floating(module: nn.Module, trace: _Trace) -> Iterator[tuple[str, str]]:
+    """Layers with weights that a method would be expected to quantize, and cannot."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and name not in trace.input_of:
+            known = kind_of(layer) is not None
+            yield (
+                name,
+                "its weight is used without calling it" if known else f"layers of class {type(layer).__name__} are not known",
+            )
 
 
 def common_parent(names: tuple[str, ...], called: Any) -> str:
@@ -296,4 +316,10 @@ def discover(
         reason = prove(module, pair, trace)
         refused.append((str(pair), reason)) if reason else pairs.append(pair)
     folds = tuple(pair for pair in trace.batchnorms if _folds(module, *pair, trace))
-    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, find_points(module, forward))
+    unfolded = {name for name, layer in module.named_modules() if is_batchnorm(layer) and name in trace.calls} - {
+        n for _, n in folds
+    }
+    refused += [(name, "a BatchNorm that folds into no layer: none comes directly before it") for name in sorted(unfolded)]
+    floating = tuple(_floating(module, trace))
+    found = find_points(module, forward)
+    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, floating)

@@ -66,12 +66,16 @@ class Format:
         if activations and self.granularity in ("token", "group") and not self.dynamic:
             raise refuse("dynamic", f"{self.granularity} ranges of activations exist only at run time: true works")
 
-    def check_width(self, layer: str, in_features: int) -> None:
-        """Raise UserError if groups do not divide a layer's input axis."""
+    def ungrouped(self, granularity: str) -> "Format":
+        """The same format, with another granularity in place of groups."""
+        return replace(self, granularity=granularity, group_size=None) if self.granularity == "group" else self
+
+    def check_width(self, layer: str, in_features: int, key: str = "bits.weights") -> None:
+        """Raise UserError, naming `key`, if groups do not divide a layer's input axis."""
         if self.group_size is not None and in_features % self.group_size:
             divisors = [g for g in (16, 32, 64, 96, 128, 192, 256) if in_features % g == 0] or "none of the usual"
             raise UserError(
-                f"bits.weights.group_size={self.group_size} does not divide in_features={in_features} of {layer}"
+                f"{key}.group_size={self.group_size} does not divide in_features={in_features} of {layer}"
                 f" ({in_features} % {self.group_size} = {in_features % self.group_size}); these do: {divisors}"
             )
 
@@ -97,7 +101,8 @@ class Scheme:
         ops: the set of operations whose inputs are quantized: two results with different op sets are not comparable. `linear`:
             linear and convolution layers; `linear+matmul`: attention's two products too; `full`: the residual stream, softmax
             inputs and inputs of norms and activation functions as well.
-        edge_bits: of the first and the last layer, where it is often 8; None is the same as everywhere.
+        edge_bits: of the first and the last layer that is quantized, where it is often 8; None is the same as everywhere. (An
+            output embedding and a fitted head stay in float: the layer before them is the last then.)
     """
 
     name: str

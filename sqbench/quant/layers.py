@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +123,16 @@ class QuantLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x if self.activation is None else self.activation(x))
+
+    @property
+    def weight(self) -> Any:
+        """The simulated weight, for whoever asks the layer it replaces for its dtype or device."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """That of the layer it replaces."""
+        return self.layer.bias
 
     def stored_bytes(self) -> int:
         """Bytes of the weight as stored in its format (codes, scales, zero-points), not as simulated."""

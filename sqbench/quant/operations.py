@@ -1,12 +1,12 @@
 """Tensors that no layer reads: operands of attention's two matrix products, softmax inputs, the residual stream.
 
-They have no module to replace. A module that computes with them (its *owner*) gets hooks instead, between which every call of
-a product, an addition or fused attention goes through `visit`: to be found, to be observed, or to be quantized. Which of them are
+They have no module to replace. A module that computes with them (their *owner*) has its forward pass watched instead: every call of
+a product, an addition or fused attention goes through `visit`, to be found, to be observed, or to be quantized. Which of them are
 quantized is the scheme's op set (PTQ4ViT, Yuan et al., 2022, quantizes the products; FQ-ViT, Lin et al., 2022, every tensor).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 # Op set (see Scheme.ops) -> the kinds of points that are quantized besides the inputs of layers.
 KINDS: dict[str, tuple[str, ...]] = {"linear": (), "linear+matmul": ("matmul",), "full": ("matmul", "stream")}
@@ -100,22 +99,29 @@ def _is_activation(x: Any) -> bool:
     return isinstance(x, Tensor) and not isinstance(x, nn.Parameter) and x.is_floating_point() and x.dim() > 2
 
 
-HANDLERS: dict[str, Callable[..., Any]] = {
+Handler = Callable[[Visit, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+HANDLERS: dict[str, Handler] = {
     "scaled_dot_product_attention": _fused,
     **dict.fromkeys(("matmul", "__matmul__", "bmm"), _product),
     **dict.fromkeys(("add", "__add__", "__radd__", "add_", "__iadd__"), _sum),
 }
 
 
-class _Intercept(TorchFunctionMode):
-    """Sends the operations of `HANDLERS` through a visitor while it is entered."""
+def handlers_of(points: Iterable[Point]) -> dict[str, Handler]:
+    """What an owner of these points has to see; attention inside it that is not its own stays fused."""
+    needed = {_sum if point.name.startswith("add") else _product if point.name.startswith("matmul") else _fused for point in points}
+    return {name: handler for name, handler in HANDLERS.items() if handler in needed}
 
-    def __init__(self, visit: Visit) -> None:
+
+class _Intercept(TorchFunctionMode):
+    """Sends operations, those of `HANDLERS` unless told otherwise, through a visitor while it is entered."""
+
+    def __init__(self, visit: Visit, handlers: dict[str, Handler] = HANDLERS) -> None:
         super().__init__()
-        self.visit = visit
+        self.visit, self.handlers = visit, handlers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        handler = HANDLERS.get(getattr(func, "__name__", ""))
+        handler = self.handlers.get(getattr(func, "__name__", ""))
         if handler is None:
             return func(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():  # an enclosing owner must not see these calls as its own
@@ -136,59 +142,72 @@ class _Names:
 
 
 class Owner(nn.Module):
-    """Lives on a module and takes every tensor of its points through `visit(site, tensor)`, quantizers for example."""
+    """Takes the place of a module's `forward`, and every tensor of its points through `take`.
 
-    def __init__(self, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> None:
+    The module copies it along with itself. An exception, Ctrl-C among them, leaves nothing behind in torch.
+    """
+
+    def __init__(self, module: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.points = {point.name: point for point in points}
+        self.handlers = handlers_of(point for point in points if point.name != "input")
         self.visit = visit
-        self._entered: list[_Intercept] = []
+        self._module = [module]  # in a list: it is not a submodule of its own part
+        self._before = module.__dict__.get("forward")
+        module.forward = self.run
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        names = _Names()
+    def take(self, point: Point, x: Tensor) -> Tensor:
+        """What takes the place of a tensor."""
+        assert self.visit is not None
+        return self.visit(point, x)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward pass, watched."""
+        (module,), names = self._module, _Names()
 
         def visit(name: str, kind: str, x: Tensor) -> Tensor:
             point = self.points.get(names(name))
-            return x if point is None else self.visit(point, x)
+            return x if point is None else self.take(point, x)
 
-        mode = _Intercept(visit)
-        mode.__enter__()
-        self._entered.append(mode)
-        own = self.points.get("input")
-        return (self.visit(own, args[0]), *args[1:]) if own is not None else None
+        if (own := self.points.get("input")) is not None:
+            args = (self.take(own, args[0]), *args[1:])
+        with _Intercept(visit, self.handlers):
+            return type(module).forward(module, *args, **kwargs) if self._before is None else self._before(*args, **kwargs)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._entered.pop().__exit__(None, None, None)
-
-    def attach(self, module: nn.Module) -> list[RemovableHandle]:
-        """Hook onto a module; the hooks are copied with it."""
-        return [module.register_forward_pre_hook(self.enter), module.register_forward_hook(self.leave, always_call=True)]
-
-
-def attach(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> list[RemovableHandle]:
-    """Send all these points of a model through `visit`, from now until the handles are removed."""
-    owners: dict[str, list[Point]] = {}
-    for point in points:
-        owners.setdefault(point.owner, []).append(point)
-    return [handle for name, own in owners.items() for handle in Owner(own, visit).attach(root.get_submodule(name))]
+    def remove(self) -> None:
+        """Give the module its own forward back."""
+        (module,) = self._module
+        if self._before is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.forward = self._before
 
 
-def quantize_points(owner: nn.Module, points: list[Point], quantizers: list[nn.Module]) -> None:
-    """Send an owner's points through quantizers, which become its submodules: they move, and are found, with it."""
-    by_name = {point.name: quantizer for point, quantizer in zip(points, quantizers, strict=True)}
-    owner.add_module("quantized_points", nn.ModuleList(quantizers))
-    Owner(points, lambda point, x: by_name[point.name](x)).attach(owner)
+class QuantizedOwner(Owner):
+    """An owner whose points go through quantizers, which are submodules of the module: they move, and are copied, with it."""
+
+    def __init__(self, module: nn.Module, points: list[Point], quantizers: list[nn.Module]) -> None:
+        super().__init__(module, points)
+        self.places = {point.name: place for place, point in enumerate(points)}
+        module.add_module("quantized_points", nn.ModuleList(quantizers))
+
+    def take(self, point: Point, x: Tensor) -> Tensor:
+        """The quantized tensor."""
+        return self._module[0].quantized_points[self.places[point.name]](x)  # type: ignore[index, operator]
 
 
 @contextmanager
 def visiting(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> Iterator[None]:
-    """`attach` for a block."""
-    handles = attach(root, points, visit)
+    """Send all these points of a model through `visit` for a block."""
+    owners: dict[str, list[Point]] = {}
+    for point in points:
+        owners.setdefault(point.owner, []).append(point)
+    entered = [Owner(root.get_submodule(name), own, visit) for name, own in owners.items()]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for owner in reversed(entered):
+            owner.remove()
 
 
 def find_points(root: nn.Module, forward: Callable[[], Any]) -> tuple[Point, ...]:

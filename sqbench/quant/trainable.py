@@ -186,6 +186,16 @@ class TrainableLayer(nn.Module):
         self.activation = activation
         self.norm_scale = norm_scale
 
+    @property
+    def weight(self) -> Any:
+        """The float weight, for whoever asks the layer it replaces for its dtype or device."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """That of the layer it replaces."""
+        return self.layer.bias
+
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The float weight [out, in] as it will be quantized, and the scale [out, 1] in it."""
         weight, kind = self.layer.weight, kind_of(self.layer)

@@ -31,13 +31,16 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         assert isinstance(corpus, ImageCorpus)
         fitted = {"on": corpus.trained_on(cfg.model.head_images)} if chosen != "own" else {}
         model["head"] = {"name": chosen, **fitted}
-    training = {"training": corpus.trained_on()} if method.trains and isinstance(corpus, ImageCorpus) else {}
+    fields = asdict(configured(cfg))
+    training = (
+        {"training": corpus.trained_on(fields.get("images"), cfg.seed)} if method.trains and isinstance(corpus, ImageCorpus) else {}
+    )
     return {
         **training,
         "revision": REVISION,
         "model": model,
         "data": evaluated_on,
-        "method": {"name": cfg.method.name, **asdict(configured(cfg))},
+        "method": {"name": cfg.method.name, **fields},
         "scheme": asdict(scheme_of(cfg)),
         "calibration": calibrated_on if calibrated else None,
         "eval": {"name": natural_evaluation(cfg.eval.name, kind), "resamples": cfg.eval.resamples, "level": cfg.eval.level},

@@ -9,7 +9,7 @@ import pandas as pd
 from sqbench.errors import UserError
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.tables import markdown_table
-from sqbench.storage import write_text
+from sqbench.storage import canonical_json, write_text
 
 OUTLIERS = "outliers"  # what `metric=` calls it
 # Columns of outliers.csv; sqbench.quant.outliers says what each is.
@@ -18,33 +18,36 @@ DIAGNOSTICS = (
     *("persistence", "chance", "persistence_tokens"),
 )
 _SHOWN = ("ratio", "kurtosis", "range_used", "persistence", "persistence_tokens", "chance")
-_KEYS = ("model", "data", "calibration")
+_KEYS = ("model", "weights", "data", "calibration")
 
 
 def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
-    """One row per model, data set, calibration draw and layer, in order of execution, with `DIAGNOSTICS` as columns.
+    """One row per model and its weights, data set, calibration draw and layer, with `DIAGNOSTICS` as columns.
 
     Raises:
         UserError: no chosen point has seen its model's inputs as they are.
     """
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    seen: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda record: record["point_id"]):
         layers = record["quantized"].get("per_layer")
         if record["point_id"] not in points or not layers or record["quantized"].get("groups"):
             continue
-        fields, calibration = point_fields(record), record["identity"]["calibration"]
-        count = calibration.get("images", calibration.get("windows"))
-        draw = f"{count}, seed {calibration['seed']}"
-        for place, layer in enumerate(layers):
-            key = (fields["model"], fields["data"], draw, place)
-            named = {"model": key[0], "data": key[1], "calibration": draw, "layer": layer["layer"]}
-            rows.setdefault(key, {**named, **{name: layer.get(name) for name in DIAGNOSTICS}})
-    if not rows:
+        fields, identity = point_fields(record), record["identity"]
+        calibration = identity["calibration"]
+        draw = f"{calibration.get('images', calibration.get('windows'))}, seed {calibration['seed']}"
+        # The weights' fingerprint holds the image size too: what else is called the same keeps its own rows.
+        named = {"model": fields["model"], "weights": identity["model"]["weights"][:8], "data": fields["data"], "calibration": draw}
+        rows = [{**named, "layer": layer["layer"], **{name: layer.get(name) for name in DIAGNOSTICS}} for layer in layers]
+        known = seen.setdefault(canonical_json([named, identity["model"]["dtype"], calibration]), rows)
+        known += [
+            row for row in rows if row["layer"] not in {other["layer"] for other in known}
+        ]  # of a point that kept fewer in float
+    if not seen:
         raise UserError(
             "metric=outliers: no point here has seen its model's inputs unscaled; one with method=minmax does, for example"
             " python -m sqbench.run model=... method=minmax"
         )
-    return pd.DataFrame([rows[key] for key in sorted(rows)])
+    return pd.DataFrame([row for _, rows in sorted(seen.items()) for row in rows])
 
 
 def write_outliers(frame: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:

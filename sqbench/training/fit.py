@@ -130,10 +130,11 @@ class Training:
             progress.step += 1
             count += 1
         loss = float(total) / max(count, 1)
-        if not math.isfinite(loss):
+        lr = self.method.lr * self._falling(progress.step - 1)
+        entry: dict[str, Any] = {"epoch": epoch, "loss": loss, "lr": lr, **self._validate()}
+        if not math.isfinite(loss + (entry["validation_loss"] or 0.0)):
             raise UserError(f"method.lr={self.method.lr}: training diverged in epoch {epoch} (loss {loss}); a smaller one works")
         progress.epoch = epoch
-        entry = {"epoch": epoch, "loss": loss, "lr": self.method.lr * self._falling(progress.step - 1), **self._validate()}
         progress.curve.append(entry)
         best = progress.curve[progress.best_epoch]["validation_loss"]
         if best is None or entry["validation_loss"] < best:

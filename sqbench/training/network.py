@@ -1,6 +1,7 @@
 """The network that trains, computing through quantizers, and the quantized network it becomes."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,10 @@ from sqbench.methods.apply import (
     describe_layer,
     empty_report,
     fold_batchnorms,
+    formats_of,
     place_points,
-    point_format,
     quantized_points,
+    warn_of_floats,
 )
 from sqbench.methods.base import Task
 from sqbench.methods.qat import Qat
@@ -62,14 +64,17 @@ class Network:
     def _place_layers(self, task: Task, method: Qat) -> None:
         topology, norms = task.topology, dict(task.topology.batchnorms)
         shared: dict[tuple[str, Format | None], TrainableActivation | None] = {}
-        for index, name in enumerate(topology.layers):
+        formats = formats_of(task)
+        readers = Counter((topology.site[name], activations) for name, (_, activations) in formats.items())
+        for name, (weights, activations) in formats.items():
             layer, site = self.module.get_submodule(name), topology.site[name]
-            weights, activations = task.scheme.of_layer(index, len(topology.layers))
             if (site, activations) not in shared:
-                readers, kind = list(topology.site.values()).count(site), kind_of(layer)
+                kind = kind_of(layer)
                 range_ = None if activations is None else method.activation_range(task.statistics.inputs[site], activations)
                 axis = -1 if kind is None else kind.axis
-                shared[site, activations] = None if range_ is None else TrainableActivation(range_, readers, axis)
+                shared[site, activations] = (
+                    None if range_ is None else TrainableActivation(range_, readers[site, activations], axis)
+                )
             norm_scale = partial(_scale, self.module.get_submodule(norms[name])) if name in norms else None
             trainable = TrainableLayer(layer, None, shared[site, activations], norm_scale)
             if weights is not None:
@@ -81,7 +86,7 @@ class Network:
         points = quantized_points(task)
         for point in points:
             assert task.scheme.activations is not None
-            fmt = point_format(task.scheme.activations)
+            fmt = task.scheme.activations.ungrouped("token")
             self.points[point.site] = TrainableActivation(method.activation_range(task.statistics.inputs[point.site], fmt))
         place_points(self.module, points, lambda point: self.points[point.site])
 
@@ -136,7 +141,9 @@ class Network:
             report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats))
         points = quantized_points(task)
         place_points(module, points, lambda point: self._settled_point(point.site))
-        report.update(layers=len(self.layers), coverage=coverage(task), points=len(points))
+        floating = [{"layer": name, "reason": reason} for name, reason in task.topology.floating]
+        report.update(layers=len(self.layers), coverage=coverage(task), points=len(points), floating=floating)
+        warn_of_floats(task)
         return module, report
 
     def _settled_point(self, site: str) -> ActivationQuantizer:

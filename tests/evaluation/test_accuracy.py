@@ -85,6 +85,18 @@ def test_the_float_model_does_not_differ_from_itself() -> None:
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
 
 
+def test_images_are_paired_by_what_they_are_not_by_their_turn() -> None:
+    """An image that only one of the two could read must never shift the others."""
+    whole, model = examples(), classifier(0)
+    base = TOP1.as_reference(TOP1.run(model, whole))
+    fewer = examples(skip=7)
+    with pytest.raises(EvaluationError, match=r"8 images cannot be read now, and could for the float model"):
+        TOP1.run(model, fewer, base)
+    short = TOP1.as_reference(TOP1.run(model, fewer))
+    with pytest.raises(EvaluationError, match=r"image 0 of the draw can be read now, and could not for the float model"):
+        TOP1.run(model, whole, short)
+
+
 def test_the_baseline_comes_back_from_disk_as_it_was(tmp_path: Any) -> None:
     data, model = examples(), classifier(0)
     first, again = (reference(model, data, "top1", tmp_path) for _ in range(2))

@@ -97,10 +97,7 @@ def test_dynamic_formats_reach_points_too(vit: Lab) -> None:
     dynamic = Scheme("w8a8_dynamic", Format(8, granularity="channel"), token, "full")
     assert divergence(vit, quantized(vit, dynamic)) < 1e-3
     grouped = replace(dynamic, activations=Format(8, granularity="group", group_size=8, dynamic=True), ops="linear+matmul")
-    linears = tuple(name for name in vit.model.topology.layers if name != "patch_embed.proj")
-    assert linears  # one channel of input cannot be cut in groups of 8: the patch embedding stays in float
-    kept = Lab(replace(vit.model, keep=("patch_embed.proj",)), vit.statistics, vit.train, vit.test)
-    assert divergence(kept, quantized(kept, grouped)) < 1e-3
+    assert divergence(vit, quantized(vit, grouped)) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])
@@ -223,3 +220,113 @@ def test_layers_that_no_class_table_names_stay_float() -> None:
 
     with torch.no_grad():
         assert discover(model, lambda: model(torch.randn(1, 3, 9, 9))).layers == ("2",)
+
+
+class Functional(nn.Module):
+    """One linear whose weight is used without calling it, as BEiT's qkv is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.called = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.called(torch.nn.functional.linear(x, self.hidden.weight))
+
+
+def test_layers_that_stay_float_are_named_and_warned_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    from sqbench.models.topology import discover
+
+    module = Functional().eval().requires_grad_(False)
+    with torch.no_grad():
+        topology = discover(module, lambda: module(torch.randn(2, 4)))
+    assert topology.layers == ("called",)
+    assert topology.floating == (("hidden", "its weight is used without calling it"),)
+    monkeypatch.setattr(logging.getLogger("sqbench"), "propagate", True)
+    from sqbench.methods.apply import warn_of_floats
+    from sqbench.methods.base import Task
+    from sqbench.models.image import ImageModel
+
+    model = ImageModel(module, "odd", "odd")
+    object.__setattr__(model, "__dict__", {**model.__dict__, "topology": topology})
+    warn_of_floats(Task(model, None, scheme(8, 8)))  # type: ignore[arg-type]
+    assert "odd: 1 layers stay in float (hidden: its weight is used without calling it); 50 % of the weights" in caplog.text
+
+
+class Normed(nn.Module):
+    """Linear, BatchNorm, linear: the norm folds into the first and is the source of a group for the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.norm(self.first(x.flatten(1))))
+
+
+def test_a_norm_that_is_folded_away_is_smoothed_first() -> None:
+    from sqbench.calibration import collect
+    from sqbench.data.preprocessing import Preprocessing
+    from sqbench.models.image import ImageModel
+
+    torch.manual_seed(0)
+    module = Normed()
+    module.norm.running_var.uniform_(0.5, 2)
+    module.norm.running_mean.normal_()
+    module.eval().requires_grad_(False)
+    model = ImageModel(module, "normed", "normed", preprocessing=Preprocessing((2, 2, 2), (0.5,) * 2, (0.5,) * 2), classes=3)
+    assert model.topology.batchnorms
+    assert model.topology.groups
+    inputs = torch.randn(64, 2, 2, 2)
+    statistics = collect(module, model.body, model.topology.sites, inputs)
+    folded = api.quantize(model, statistics, SmoothQuant(), Scheme("fp"))
+    assert folded.report["groups"]
+    torch.testing.assert_close(folded.forward(inputs), model.forward(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_around_a_quantized_activation_is_left() -> None:
+    from sqbench.calibration import collect
+    from sqbench.models.topology import discover
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))).eval().requires_grad_(False)
+    inputs = torch.randn(64, 1, 8)
+    with torch.no_grad():
+        topology = discover(module, lambda: module(inputs))
+    assert "0.1:input" in {point.site for point in topology.points}
+    assert topology.pairs
+    from sqbench.methods.apply import _crosses
+
+    stream = [point for point in topology.points if point.kind == "stream"]
+    assert _crosses(topology.pairs[0], stream)
+    assert not _crosses(topology.pairs[0], [])
+    assert collect(module, module, topology.sites, inputs).inputs
+
+
+def test_groups_run_along_linears_and_convolutions_have_channels(vit: Lab) -> None:
+    grouped = Scheme("w4a16", Format(4, symmetric=False, granularity="group", group_size=16))
+    model = quantized(vit, grouped)
+    formats = {entry["layer"]: entry["format"] for entry in model.report["per_layer"]}
+    assert formats["patch_embed.proj"] == "int4 asym channel"
+    assert formats["blocks.0.attn.qkv"] == "int4 asym group 16"
+    with pytest.raises(UserError, match=r"bits\.weights\.group_size=24 does not divide in_features=32 of blocks\.0\.attn\.qkv"):
+        quantized(vit, Scheme("odd", Format(4, granularity="group", group_size=24)))
+    uneven = Format(8, granularity="group", group_size=24, dynamic=True)
+    with pytest.raises(UserError, match=r"bits\.activations\.group_size=24 does not divide in_features=32"):
+        quantized(vit, Scheme("odd", Format(8, granularity="channel"), uneven))
+
+
+def test_points_without_statistics_are_asked_for(vit: Lab) -> None:
+    from sqbench.calibration import Statistics
+
+    bare = {site: stats for site, stats in vit.statistics.inputs.items() if ":" not in site}
+    lab = Lab(vit.model, Statistics(bare, vit.statistics.sample), vit.train, vit.test)
+    with pytest.raises(UserError, match=r"bits\.ops=full: the statistics hold no points; calibrate\(model, inputs, points=True\)"):
+        quantized(lab, scheme(8, 8, ops="full"))
+
+
+def test_a_quantized_layer_tells_dtype_and_device_as_the_float_one_did(vit: Lab) -> None:
+    layer = quantized(vit, scheme(8, 8)).module.get_submodule("blocks.0.attn.proj")
+    assert layer.weight.dtype == torch.float32
+    assert layer.bias is not None

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sqbench.quant.operations import Owner, Point, attention, find_points, visiting
+from sqbench.quant.operations import Point, QuantizedOwner, attention, find_points, visiting
 
 
 def vit() -> nn.Module:
@@ -136,17 +136,35 @@ def test_products_of_two_activations_are_points_and_others_are_not() -> None:
     assert names == ["matmul.a", "matmul.b", "matmul1.a", "matmul1.b"]
 
 
-def test_hooks_are_copied_with_the_module() -> None:
+def test_quantizers_are_copied_with_the_module() -> None:
     import copy
 
-    module = vit()
-    points = list(points_of(module))
-    count = [0]
+    class Zero(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0
 
-    def visit(point: Point, x: Tensor) -> Tensor:
-        count[0] += 1
+    module = vit()
+    before = module(IMAGES)
+    own = [point for point in points_of(module) if point.owner == "blocks.0"]
+    QuantizedOwner(module.blocks[0], own, [nn.Identity() for _ in own])
+    other = copy.deepcopy(module)
+    other.blocks[0].quantized_points[1] = Zero()
+    assert torch.equal(module(IMAGES), before)  # the copy has its own
+    after = other.blocks[1:](torch.zeros(2, 10, 32))
+    torch.testing.assert_close(other(IMAGES), other.forward_head(other.norm(after)))
+
+
+def test_ctrl_c_inside_leaves_nothing_behind_in_torch() -> None:
+    module = vit()
+    points, before = list(points_of(module)), module(IMAGES)
+
+    def impatient(point: Point, x: Tensor) -> Tensor:
+        if point.site == "blocks.1.attn:probs":
+            raise KeyboardInterrupt
         return x
 
-    Owner([point for point in points if point.owner == "blocks.0.attn"], visit).attach(module.blocks[0].attn)
-    copy.deepcopy(module)(IMAGES)
-    assert count[0] == 5
+    with visiting(module, points, impatient), pytest.raises(KeyboardInterrupt):
+        module(IMAGES)
+    assert torch._C._len_torch_function_stack() == 0
+    assert torch.equal(module(IMAGES), before)
+    assert "forward" not in module.blocks[0].__dict__
