@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.evaluation.statistics import Difference
 from sqbench.models.base import Model
-from sqbench.models.topology import first_tensor
+from sqbench.models.tracing import first_tensor
 
 
 class EvaluationError(Exception):

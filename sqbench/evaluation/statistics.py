@@ -57,8 +57,7 @@ def proportion_difference(
         return Difference(value, float("nan"), float("nan"), level, count, "paired bootstrap over images")
     shares = [float((change == outcome).mean()) for outcome in (-1, 0, 1)]
     draws = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
-    low, high = np.quantile((draws[:, 2] - draws[:, 0]) / count, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(value, float(low), float(high), level, count, "paired bootstrap over images")
+    return _percentile(value, (draws[:, 2] - draws[:, 0]) / count, level, count, "paired bootstrap over images")
 
 
 def perplexity_difference(
@@ -82,5 +81,10 @@ def perplexity_difference(
         return Difference(value, float("nan"), float("nan"), level, count, "paired bootstrap over windows")
     draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
     differences = np.exp(nll[draws].mean(1)) - np.exp(nll_fp[draws].mean(1))
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(value, float(low), float(high), level, count, "paired bootstrap over windows")
+    return _percentile(value, differences, level, count, "paired bootstrap over windows")
+
+
+def _percentile(value: float, draws: NDArray[np.float64], level: float, count: int, test: str) -> Difference:
+    """A difference with the central part of its bootstrap distribution for an interval."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(value, float(low), float(high), level, count, test)

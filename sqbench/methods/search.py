@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sqbench.methods.base import Task
 from sqbench.models.folding import Group, share
-from sqbench.models.topology import common_parent, first_tensor
+from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.progress import track
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format

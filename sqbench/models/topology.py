@@ -6,9 +6,8 @@ the first layer's outputs by distinct factors and see which inputs of the second
 scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
 """
 
-import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from sqbench.errors import UserError
 from sqbench.models.batchnorm import fold_batchnorm, is_batchnorm
 from sqbench.models.folding import Group, fold, random_scale, share
+from sqbench.models.tracing import Block, Trace, common_parent, relative_difference, trace_calls
 from sqbench.quant.layers import is_linear, kind_of, weight_of
 from sqbench.quant.operations import Point, find_points
 
@@ -56,67 +56,7 @@ class Topology:
         return tuple(dict.fromkeys(self.site.values()))
 
 
-@dataclass
-class _Trace:
-    """Calls recorded during one forward pass on a small batch."""
-
-    layers: list[str] = field(default_factory=list)
-    input_of: dict[str, Tensor] = field(default_factory=dict)  # kept alive, so that ids stay unique
-    norm_of: dict[int, str] = field(default_factory=dict)  # id of an output tensor -> the norm that wrote it
-    layer_of: dict[int, str] = field(default_factory=dict)  # id of an output tensor -> the layer that wrote it
-    batchnorms: list[tuple[str, str]] = field(default_factory=list)  # (layer, the BatchNorm that reads its output)
-    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
-    often: set[str] = field(default_factory=set)
-    outputs: list[Tensor] = field(default_factory=list)
-
-
-def _trace(module: nn.Module, forward: Callable[[], Any]) -> _Trace:
-    trace, handles = _Trace(), []
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name in trace.calls:
-                trace.often.add(name)
-            trace.calls[name] = (_copied(args), _copied(kwargs))  # a caller may add to a list that it handed over
-            if args and isinstance(args[0], Tensor):
-                if kind_of(layer) is not None:
-                    trace.layers.append(name)
-                    trace.input_of[name] = args[0]
-                elif is_batchnorm(layer) and id(args[0]) in trace.layer_of:
-                    trace.batchnorms.append((trace.layer_of[id(args[0])], name))
-
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor):
-                trace.outputs.append(output)
-                (trace.norm_of if kind_of(layer) is None else trace.layer_of)[id(output)] = name
-
-        return hook
-
-    for name, layer in module.named_modules():
-        handles.append(layer.register_forward_pre_hook(before(name), with_kwargs=True))
-        weight = getattr(layer, "weight", None)
-        is_norm = isinstance(weight, Tensor) and weight.dim() == 1 and not list(layer.children())
-        if is_norm or kind_of(layer) is not None:
-            handles.append(layer.register_forward_hook(after(name)))
-    try:
-        forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return trace
-
-
-def _copied(value: Any) -> Any:
-    """The same containers anew, around the same tensors."""
-    if isinstance(value, tuple | list):
-        return type(value)(_copied(item) for item in value) if type(value) in (tuple, list) else value
-    return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
-
-
-def _floating(module: nn.Module, trace: _Trace) -> Iterator[tuple[str, str]]:
+def _floating(module: nn.Module, trace: Trace) -> Iterator[tuple[str, str]]:
     """Layers with weights that a method would be expected to quantize, and cannot."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and name not in trace.input_of:
@@ -127,104 +67,41 @@ def _floating(module: nn.Module, trace: _Trace) -> Iterator[tuple[str, str]]:
             )
 
 
-def common_parent(names: tuple[str, ...], called: Any) -> str:
-    """The innermost module in `called` that holds all of `names`; of a single name, that module itself if it was called."""
-    paths = [name.split(".") for name in names]
-    shared: list[str] = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    while shared and ".".join(shared) not in called:
-        shared.pop()
-    return ".".join(shared)
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The tensor that a module returns, or the first of a tuple or model output."""
-    while not isinstance(output, Tensor):
-        output = output[0]
-    return output
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max() / a.double().abs().max().clamp(min=1e-30))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The innermost called module around some layers, and the call that the trace saw; in float32 at least.
-
-    Half precision cannot tell a legal fold from an illegal one, nor two channels apart: there a copy of this one block is made.
-    """
-
-    module: nn.Module
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @classmethod
-    def around(cls, module: nn.Module, names: tuple[str, ...], trace: _Trace) -> "_Block":
-        name = common_parent(names, trace.calls)
-        block, (args, kwargs) = module.get_submodule(name), trace.calls[name]
-        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in block.parameters()):
-            block, args, kwargs = copy.deepcopy(block).float(), _widened(args), _widened(kwargs)
-        return cls(block, name, args, kwargs)
-
-    def inside(self, name: str) -> nn.Module:
-        return self.module.get_submodule(name.removeprefix(self.name).removeprefix("."))
-
-    def run(self, module: nn.Module | None = None) -> Tensor:
-        """What the block (or another one in its place) returns for the traced call."""
-        return first_tensor((module or self.module)(*self.args, **self.kwargs))
-
-
-def _widened(value: Any) -> Any:
-    """Half-precision tensors in arguments, however nested, as float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, tuple | list):
-        return type(value)(_widened(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _widened(item) for key, item in value.items()}
-    return value
-
-
-def prove(module: nn.Module, group: Group, trace: _Trace) -> str | None:
+def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
     """Fold with random scales inside the innermost module that holds the group; None if its output stays, else the reason."""
     names = (group.source, *group.readers)
     if repeated := [name for name in names if name in trace.often]:
         return f"{repeated[0]} runs more than once per forward pass"
-    block = _Block.around(module, names, trace)
+    block = Block.around(module, names, trace)
     weight = block.inside(group.source).weight
     assert isinstance(weight, Tensor)
     channels = len(weight) if group.kind == "norm" else len(weight_of(block.inside(group.source)))
     folded = share(block.module)
     fold(folded, group, random_scale(channels, seed=1, device=weight.device), block.name)
-    error = _difference(block.run(), block.run(folded))
+    error = relative_difference(block.run(), block.run(folded))
     if not error <= TOLERANCE:
         place = block.name or "the model"
         return f"folding random scales changes the output of {place} by {error:.2g} (relative): something else reads it"
     return None
 
 
-def _folds(module: nn.Module, layer: str, norm: str, trace: _Trace) -> bool:
+def _folds(module: nn.Module, layer: str, norm: str, trace: Trace) -> bool:
     """Whether folding a BatchNorm into the layer before it leaves the output of the innermost module around both."""
     if {layer, norm} & trace.often:
         return False
-    block = _Block.around(module, (layer, norm), trace)
+    block = Block.around(module, (layer, norm), trace)
     folded = share(block.module)
     fold_batchnorm(folded, *(name.removeprefix(block.name).removeprefix(".") for name in (layer, norm)))
-    return _difference(block.run(), block.run(folded)) <= TOLERANCE
+    return relative_difference(block.run(), block.run(folded)) <= TOLERANCE
 
 
-def _origin(module: nn.Module, first: str, second: str, trace: _Trace) -> Tensor | None:
+def _origin(module: nn.Module, first: str, second: str, trace: Trace) -> Tensor | None:
     """Which output channel of `first` each input channel of `second` is proportional to; None if some are to none.
 
     Scales the outputs of `first` by distinct factors, runs the innermost common module, and reads the factors off the inputs of
     `second`.
     """
-    block = _Block.around(module, (first, second), trace)
+    block = Block.around(module, (first, second), trace)
     a, b = block.inside(first), block.inside(second)
     weight = weight_of(a)
     scale = random_scale(len(weight), seed=0, device=weight.device)
@@ -251,7 +128,7 @@ def _origin(module: nn.Module, first: str, second: str, trace: _Trace) -> Tensor
     return origin.cpu()
 
 
-def _pair_candidates(layers: list[str], trace: _Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
+def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
     """(first, second): `second` reads no norm, `first` ran before it in the same innermost module, and the widths can match."""
     ids = [id(trace.input_of[name]) for name in layers]
     for index, second in enumerate(layers):
@@ -282,7 +159,7 @@ def discover(
         UserError: no quantizable layer was run.
     """
     keep = keep or set()
-    trace = _trace(module, forward)
+    trace = trace_calls(module, forward)
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in trace.layers):
             raise UserError(f"model.keep={pattern}: matches no layer; there are, for example, {', '.join(trace.layers[:8])}")

@@ -109,7 +109,23 @@ class ActivationQuantizer(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class QuantLayer(nn.Module):
+class StandIn(nn.Module):
+    """What takes the place of a layer and computes through it; its weight can still be asked for dtype and device."""
+
+    layer: nn.Module
+
+    @property
+    def weight(self) -> Any:
+        """That of the layer."""
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """That of the layer."""
+        return self.layer.bias
+
+
+class QuantLayer(StandIn):
     """A layer whose weight (and input) went through the quantizer. Simulated: holds the dequantized weight."""
 
     def __init__(
@@ -123,16 +139,6 @@ class QuantLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x if self.activation is None else self.activation(x))
-
-    @property
-    def weight(self) -> Any:
-        """The simulated weight, for whoever asks the layer it replaces for its dtype or device."""
-        return self.layer.weight
-
-    @property
-    def bias(self) -> Any:
-        """That of the layer it replaces."""
-        return self.layer.bias
 
     def stored_bytes(self) -> int:
         """Bytes of the weight as stored in its format (codes, scales, zero-points), not as simulated."""

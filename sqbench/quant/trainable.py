@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, kind_of
+from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
 
 Limits = tuple[Tensor, Tensor]
 
@@ -164,7 +164,7 @@ class TrainableActivation(ActivationQuantizer):
         return ActivationQuantizer(self.fmt, None if self.fmt.dynamic else self.range.limits(), self.readers, self.axis)
 
 
-class TrainableLayer(nn.Module):
+class TrainableLayer(StandIn):
     """A layer that computes with its quantized weight and input, and trains the float weight behind it.
 
     With a BatchNorm behind the layer, the weight is quantized as folding will leave it, W gamma / sigma, and divided by
@@ -185,16 +185,6 @@ class TrainableLayer(nn.Module):
         self.weights = weights
         self.activation = activation
         self.norm_scale = norm_scale
-
-    @property
-    def weight(self) -> Any:
-        """The float weight, for whoever asks the layer it replaces for its dtype or device."""
-        return self.layer.weight
-
-    @property
-    def bias(self) -> Any:
-        """That of the layer it replaces."""
-        return self.layer.bias
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The float weight [out, in] as it will be quantized, and the scale [out, 1] in it."""

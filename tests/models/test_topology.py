@@ -8,7 +8,8 @@ from torch import nn
 from sqbench.errors import UserError
 from sqbench.models.folding import Group, fold, random_scale, share
 from sqbench.models.language import LanguageModel
-from sqbench.models.topology import common_parent, discover
+from sqbench.models.topology import discover
+from sqbench.models.tracing import common_parent
 from sqbench.quant.layers import weight_of
 
 SMALL = {"vocab_size": 101, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
