@@ -214,7 +214,9 @@ _slots: dict[str, tuple[Hashable, Any]] = {}
 def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
     """What points of one process share: the latest value of each slot, made anew when what it depends on changes."""
     if slot not in _slots or _slots[slot][0] != key:
-        _slots.pop(slot, None)  # free the old one before the new one is made
+        if slot in _slots:  # free the old one before the new one is made, and what was made from it: they hold it too
+            for later in list(_slots)[list(_slots).index(slot) :]:
+                del _slots[later]
         _slots[slot] = (key, make())
     return _slots[slot][1]
 

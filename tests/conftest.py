@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 import torch
 from cli import Ended, call, tiny_run
+from labs import Convnet, Lab, tiny_vit, trained
 
 from sqbench.calibration import Statistics
 from sqbench.config import CalibrationConfig, DataConfig
@@ -139,6 +140,20 @@ def statistics(tiny: LanguageModel, windows: Windows) -> Statistics:
 def baseline(tiny: LanguageModel, windows: Windows) -> Result:
     """The float result."""
     return perplexity(tiny, windows)
+
+
+@pytest.fixture(scope="session")
+def cnn() -> Lab:
+    """Two convolutions with BatchNorm and a linear layer, trained on patterns."""
+    torch.manual_seed(0)
+    return trained(Convnet(), "cnn")
+
+
+@pytest.fixture(scope="session")
+def vit() -> Lab:
+    """timm's ViT with two blocks of width 32, trained on patterns."""
+    torch.manual_seed(0)
+    return trained(tiny_vit(), "vit")
 
 
 @pytest.fixture

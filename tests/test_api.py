@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
+from labs import Lab, images, scheme
 
 import sqbench
 from sqbench import api
@@ -50,12 +50,8 @@ def test_training_and_quantizing_are_told_apart(tiny, statistics) -> None:  # ty
         sqbench.train(tiny, statistics, None, "minmax")
 
 
-def test_training_in_a_notebook() -> None:
-    from labs import images, scheme, tiny_vit, trained
-
-    torch.manual_seed(0)
-    lab = trained(tiny_vit(), "vit")
-    model = sqbench.train(lab.model, lab.statistics, images(256, 1), "qat", scheme(4, 4), epochs=1)
+def test_training_in_a_notebook(vit: Lab) -> None:
+    model = sqbench.train(vit.model, vit.statistics, images(256, 1), "qat", scheme(4, 4), epochs=1)
     assert model.report["gradient_steps"] == 230 // 64
 
 

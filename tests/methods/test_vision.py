@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from labs import Convnet, Lab, scheme, tiny_vit, trained
+from labs import Lab, scheme
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax
 
@@ -18,18 +18,6 @@ from sqbench.models.base import Model
 from sqbench.models.batchnorm import is_batchnorm
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
-
-
-@pytest.fixture(scope="module")
-def vit() -> Lab:
-    torch.manual_seed(0)
-    return trained(tiny_vit(), "vit")
-
-
-@pytest.fixture(scope="module")
-def cnn() -> Lab:
-    torch.manual_seed(0)
-    return trained(Convnet(), "cnn")
 
 
 def divergence(lab: Lab, model: Model) -> float:
