@@ -61,9 +61,13 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:
-    """Raise UserError if a window is longer than the model's context."""
+    """Raise UserError if a window, or a prompt and what is written after it, is longer than the model's context."""
     if source.context is not None and cfg.data.window > source.context:
         raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} takes at most {source.context} tokens")
+    writes = "decode" in EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
+    if source.context is not None and writes and cfg.eval.prompt + cfg.eval.decode > source.context:
+        asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
+        raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens, fewer work")
 
 
 def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:
@@ -185,9 +189,13 @@ def _chosen(
     return found, scheme
 
 
-def evaluate(model: Model, examples: Examples, reference: Result | None = None, *, name: str = "auto") -> Result:
-    """Metrics and per-example outcomes; with the float model's result as `reference`, paired with it."""
-    return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference)
+def evaluate(model: Model, examples: Examples, reference: Result | None = None, *, name: str = "auto", **settings: Any) -> Result:
+    """Metrics and per-example outcomes; with the float model's result as `reference`, paired with it.
+
+    Args:
+        settings: of the evaluation, for example `name="latency", repetitions=20`.
+    """
+    return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference, **settings)
 
 
 __all__ = ["METHODS", "calibrate", "configure", "evaluate", "load", "quantize", "train"]

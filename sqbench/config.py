@@ -92,6 +92,11 @@ class EvalConfig:
     name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
     resamples: int = 10_000  # of the paired bootstrap
     level: float = 0.95  # of its interval
+    repetitions: int = 5  # latency: measurements, each of both models, one after the other
+    warmup: int = 1  # latency: repetitions before them that do not count
+    batch: int = 8  # latency: images at once
+    prompt: int = 128  # latency: tokens that are read at once
+    decode: int = 16  # latency: tokens that are written after them, one by one
 
 
 @dataclass
@@ -165,9 +170,9 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; data={', '.join(fitting)} work")
     if cfg.eval.name != "auto":
         choose("eval.name", EVALUATIONS)
-        wants = EVALUATIONS[cfg.eval.name].kind
-        if wants != kind:
-            raise UserError(f"eval={cfg.eval.name}: is for {wants}, {cfg.model.name} reads {kind}; eval=auto works")
+        kinds = EVALUATIONS[cfg.eval.name].settings
+        if kind not in kinds:
+            raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; eval=auto works")
     if METHODS[cfg.method.name].trains and kind != "images":
         raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}: a PTQ method works")
     if cfg.head is not None:
@@ -186,6 +191,9 @@ def check(cfg: DictConfig) -> None:
     at_least("calibration.windows", 1)
     at_least("calibration.search_windows", 1)
     at_least("eval.resamples", 100)
+    for key in ("repetitions", "batch", "prompt", "decode"):
+        at_least(f"eval.{key}", 1)
+    at_least("eval.warmup", 0)
     for key in ("seed", "calibration.seed"):
         if not -(2**63) <= OmegaConf.select(cfg, key) < 2**63:
             raise UserError(f"{key}={OmegaConf.select(cfg, key)}: a number of 64 bits works")

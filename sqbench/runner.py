@@ -18,7 +18,7 @@ from sqbench import api, data, models, training
 from sqbench.calibration import Statistics
 from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
-from sqbench.evaluation import EVALUATIONS, Result
+from sqbench.evaluation import EVALUATIONS, Result, settings_of
 from sqbench.evaluation.baseline import reference
 from sqbench.methods import Task, configured, scheme_of
 from sqbench.methods.qat import Qat
@@ -183,8 +183,13 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             "baseline", (*same_model, name), lambda: reference(model, examples, name, cache / "baselines")
         )
     method, scheme = configured(cfg), scheme_of(cfg)
-    if method.is_float:
+    evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
+    if method.is_float and evaluation.beside is None:
         return float_result, float_result, examples
+    if method.is_float:
+        with watch.stage("evaluate"):
+            result = evaluation.run(model, examples, float_result, **settings)
+        return result, result.baseline or result, examples
     with watch.stage("calibrate"):
         search, inside = api.search_size(cfg, model), scheme.ops != "linear"
         statistics: Statistics = _shared(
@@ -204,8 +209,8 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         with watch.stage("quantize"):
             quantized = api.quantize(model, statistics, method, scheme)
     with watch.stage("evaluate"):
-        result = EVALUATIONS[name].run(quantized, examples, float_result)
-    return result, float_result, examples
+        result = evaluation.run(quantized, examples, float_result, **settings)
+    return result, result.baseline or float_result, examples
 
 
 _slots: dict[str, tuple[Hashable, Any]] = {}

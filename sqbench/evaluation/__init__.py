@@ -1,14 +1,22 @@
 """Evaluation: metrics and per-example outcomes, paired with the float model's."""
 
+from typing import Any
+
 from sqbench.evaluation.accuracy import ACCURACY
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result
+from sqbench.evaluation.latency import LATENCY
 from sqbench.evaluation.perplexity import PERPLEXITY
 
-EVALUATIONS: dict[str, Evaluation] = {"perplexity": PERPLEXITY, "top1": ACCURACY}
+EVALUATIONS: dict[str, Evaluation] = {"perplexity": PERPLEXITY, "top1": ACCURACY, "latency": LATENCY}
 
-__all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "natural_evaluation"]
+__all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "natural_evaluation", "settings_of"]
 
 
 def natural_evaluation(name: str, kind: str) -> str:
     """The evaluation that `eval=auto` stands for: the first that takes this kind of data."""
-    return next(known for known, evaluation in EVALUATIONS.items() if evaluation.kind == kind) if name == "auto" else name
+    return next(known for known, evaluation in EVALUATIONS.items() if kind in evaluation.settings) if name == "auto" else name
+
+
+def settings_of(name: str, kind: str, chosen: Any) -> dict[str, Any]:
+    """Of the chosen values of `eval`, those that the numbers of an evaluation depend on."""
+    return {key: chosen[key] for key in EVALUATIONS[name].settings[kind]}

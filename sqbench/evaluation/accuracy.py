@@ -101,4 +101,4 @@ def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[st
     return found
 
 
-ACCURACY = Evaluation("images", "top1", accuracy, _as_reference, _differences)
+ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, _differences)

@@ -1,7 +1,7 @@
 """What every evaluation is: metrics and per-example outcomes of a model, and their paired difference from the float model's."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Result:
         model: what was evaluated.
         kept: what a later comparison needs of each example, [examples, ...]: hidden states of text, logits of images; None where
             that is too large to keep, and the model runs again.
+        baseline: the float model's result, where that was made beside this one.
     """
 
     metrics: dict[str, float]
     samples: pd.DataFrame
     model: Any
     kept: Tensor | None
+    baseline: "Result | None" = None
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,20 @@ class Evaluation:
     """One way to judge a model.
 
     Attributes:
-        kind: of the data it takes.
+        settings: the kinds of data it takes, and for each the keys of `eval` that its numbers depend on.
         metric: the headline.
-        run: (model, examples, reference or None) -> result.
+        run: (model, examples, reference or None, **settings) -> result.
         as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
         differences: (samples, resamples, level) -> metric -> paired difference from the float model.
+        beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
     """
 
-    kind: str
+    settings: Mapping[str, tuple[str, ...]]
     metric: str
     run: Callable[..., Result]
     as_reference: Callable[[Result], Result]
     differences: Callable[[pd.DataFrame, int, float], dict[str, Difference]]
+    beside: str | None = None
 
 
 def first_nonfinite(model: Model, inputs: Tensor) -> str:

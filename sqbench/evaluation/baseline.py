@@ -1,5 +1,6 @@
 """The float model's result, computed once per model and examples, and kept on disk."""
 
+import copy
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,13 @@ VERSION = 2  # of what is kept; part of the cache key
 
 
 def reference(model: Model, examples: Examples, name: str, folder: Path) -> Result:
-    """The float model's result of the evaluation `name`, as others are compared with it, from `folder` if it is there."""
+    """The float model's result of the evaluation `name`, as others are compared with it, from `folder` if it is there.
+
+    Where it is to run beside every point, only the float model itself, in the dtype that the evaluation compares with.
+    """
     evaluation = EVALUATIONS[name]
+    if evaluation.beside is not None:
+        return Result({}, pd.DataFrame(), in_dtype(model, getattr(torch, evaluation.beside)), None)
     key = {
         "version": VERSION,
         "evaluation": name,
@@ -36,3 +42,10 @@ def reference(model: Model, examples: Examples, name: str, folder: Path) -> Resu
     tensors, about = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
     samples = pd.DataFrame({column: tensors[f"samples/{column}"].numpy() for column in about["columns"]})
     return Result(about["metrics"], samples, model, tensors.get("kept"))
+
+
+def in_dtype(model: Model, dtype: torch.dtype) -> Model:
+    """The same weights in another float format; the model itself where they are in it already."""
+    if next(model.module.parameters()).dtype == dtype:
+        return model
+    return model.with_module(copy.deepcopy(model.module).to(dtype), model.report)

@@ -104,4 +104,4 @@ def differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str
     return {"perplexity": perplexity_difference(nll, nll_fp, resamples=resamples, level=level)}
 
 
-PERPLEXITY = Evaluation("text", "perplexity", perplexity, as_reference, differences)
+PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, differences)

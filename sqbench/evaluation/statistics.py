@@ -14,7 +14,7 @@ class Difference:
     """A paired difference with its confidence interval.
 
     Attributes:
-        value: the difference, model minus float.
+        value: the difference, model minus float; of a speed-up, how many times as fast as float.
         low, high: bounds of the interval; NaN with fewer than two examples.
         level: its coverage, 0.95 for example.
         n: examples.
@@ -82,6 +82,31 @@ def perplexity_difference(
     draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
     differences = np.exp(nll[draws].mean(1)) - np.exp(nll_fp[draws].mean(1))
     return _percentile(value, differences, level, count, "paired bootstrap over windows")
+
+
+def speedup(
+    seconds: NDArray[np.float64],
+    seconds_fp: NDArray[np.float64],
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = BOOTSTRAP_SEED,
+) -> Difference:
+    """How many times as fast as float: the median of seconds_fp / seconds, with a percentile bootstrap interval over repetitions.
+
+    The ratio is taken inside each repetition, where both ran one after the other: what slows the machine down for longer cancels.
+
+    Args:
+        seconds, seconds_fp: [repetitions] positive.
+    """
+    assert seconds.shape == seconds_fp.shape
+    assert seconds.ndim == 1
+    ratios = seconds_fp / seconds
+    count, value = len(ratios), float(np.median(ratios))
+    if count < 2:
+        return Difference(value, float("nan"), float("nan"), level, count, "paired bootstrap over repetitions")
+    draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    return _percentile(value, np.median(ratios[draws], axis=1), level, count, "paired bootstrap over repetitions")
 
 
 def _percentile(value: float, draws: NDArray[np.float64], level: float, count: int, test: str) -> Difference:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from sqbench.config import device_of
 from sqbench.data import Corpus
 from sqbench.data.images import ImageCorpus
-from sqbench.evaluation import natural_evaluation
+from sqbench.evaluation import EVALUATIONS, natural_evaluation, settings_of
 from sqbench.methods import METHODS, configured, scheme_of
 from sqbench.models import LOADERS, Source
 from sqbench.storage import digest
@@ -32,6 +32,10 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         fitted = {"on": corpus.trained_on(cfg.model.head_images)} if chosen != "own" else {}
         model["head"] = {"name": chosen, **fitted}
     fields = asdict(configured(cfg))
+    evaluation = natural_evaluation(cfg.eval.name, kind)
+    judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval)}
+    if (beside := EVALUATIONS[evaluation].beside) is not None:
+        judged["beside"] = beside
     training = (
         {"training": corpus.trained_on(fields.get("images"), cfg.seed)} if method.trains and isinstance(corpus, ImageCorpus) else {}
     )
@@ -43,9 +47,9 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         "method": {"name": cfg.method.name, **fields},
         "scheme": asdict(scheme_of(cfg)),
         "calibration": calibrated_on if calibrated else None,
-        "eval": {"name": natural_evaluation(cfg.eval.name, kind), "resamples": cfg.eval.resamples, "level": cfg.eval.level},
+        "eval": {**judged, "resamples": cfg.eval.resamples, "level": cfg.eval.level},
         "seed": cfg.seed if calibrated else 0,
-        "backend": cfg.backend,
+        "backend": cfg.backend if calibrated else "sim",
         "device": device_of(cfg.device).type,
     }
 

@@ -16,7 +16,10 @@ METHODS = (
     *("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy"),
     *("smoothquant", "awq", "qat", "qat_lsq"),
 )
-METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "kl_to_fp", "agreement", "sqnr_db", "weight_bytes", "latency_ms")
+METRICS = (
+    *("perplexity", "bits_per_byte", "top1", "top5", "kl_to_fp", "agreement", "sqnr_db"),
+    *("tokens_per_s", "decode_tokens_per_s", "images_per_s", "latency_ms", "weight_bytes", "resident_bytes"),
+)
 
 # What tells two results apart, in the order of sorting. Results that differ in anything but their seeds never share a cell.
 FIELDS = (
@@ -26,7 +29,7 @@ FIELDS = (
 GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
 _BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "device")  # what a point shares with its float baseline
 _SEEDS = ("seed", "calibration.seed")
-_EXACT = ("weight_bytes", "peak_rss_bytes")  # not an average over examples: no n
+_EXACT = ("weight_bytes", "resident_bytes", "peak_rss_bytes")  # not an average over examples: no n
 _INTEGERS = ("seed", "window", "windows", "images", "n")
 _NUMERIC = ("alpha", *_INTEGERS)
 _FLOATS = ("value", "stderr", "low", "high", "level")
@@ -172,8 +175,10 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     implied: dict[str, dict[str, Any]] = {}
     for record in sorted(records, key=lambda record: record["point_id"]):
         identity = record["identity"]
-        # What a float result depends on; the interval's own settings are not among it.
+        # What a float result depends on; the interval's own settings are not among it. Speed is compared with one dtype for all.
         basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
+        if beside := identity["eval"].get("beside"):
+            basis["model"] = {**identity["model"], "dtype": beside}
         basis["eval"] = {key: value for key, value in identity["eval"].items() if key not in ("resamples", "level")}
         key = canonical_json(basis)
         as_float = {"identity": {**basis, "method": {"name": "fp"}, "scheme": {"name": "fp"}}, "delta": {}}
@@ -181,6 +186,8 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             points.append(record)
         elif record["status"] == "failed":
             points.append({**record, **as_float})
+        elif identity["model"] != basis["model"]:
+            points.append({**record, "identity": {**as_float["identity"], "model": identity["model"]}})
         else:
             run.setdefault(key, {**record, **as_float})
         if record["baseline"]:
@@ -221,7 +228,8 @@ def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, 
     metrics, deltas, data = record["metrics"], record["delta"], record["identity"]["data"]
     errors = {name: _stderr_name(name) for name in metrics}
     for name in metrics.keys() - set(errors.values()):
-        count = deltas.get(name, {}).get("n", data.get("windows", data.get("images")))
+        repeated = record["identity"]["eval"].get("repetitions")
+        count = deltas.get(name, {}).get("n", repeated or data.get("windows", data.get("images")))
         yield {
             **fields,
             "metric": name,

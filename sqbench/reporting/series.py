@@ -46,6 +46,9 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
     """
     unit, _ = tables.UNITS.get(grid.metric, (1.0, ""))
     cells = grid.cells[grid.cells["points"] > 0]
+    if (power := tables.SPEEDS.get(grid.metric)) is not None:
+        low, high = [cells["value"] * (cells[name] / cells["delta"]) ** power for name in ("low", "high")][::power]
+        return cells.assign(low=low, high=high)
     reference = cells["value"] - cells["delta"]
     ends = {name: (reference + cells[name]) / unit for name in ("low", "high")}
     return cells.assign(value=cells["value"] / unit, **ends)

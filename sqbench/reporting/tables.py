@@ -19,10 +19,20 @@ _DECIMALS = {
     "agreement": 3,
     "sqnr_db": 1,
     "weight_bytes": 1,
+    "resident_bytes": 1,
     "latency_ms": 2,
     "tokens_per_s": 1,
+    "decode_tokens_per_s": 1,
+    "images_per_s": 1,
 }  # else 4
-UNITS = {"weight_bytes": (1e6, "MB"), "top1": (0.01, "%"), "top5": (0.01, "%")}  # shown as: divided by, and called
+# The change of these is how many times as fast as float: the metric itself grows with it, or falls.
+SPEEDS = {"tokens_per_s": 1, "decode_tokens_per_s": 1, "images_per_s": 1, "latency_ms": -1}
+UNITS = {
+    "weight_bytes": (1e6, "MB"),
+    "resident_bytes": (1e6, "MB"),
+    "top1": (0.01, "%"),
+    "top5": (0.01, "%"),
+}  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
@@ -113,7 +123,12 @@ def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -
 
 
 def change_text(delta: float, low: float, high: float, metric: str) -> str:
-    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change."""
+    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change.
+
+    Of a speed `x3.53 [3.50, 3.60]`.
+    """
+    if metric in SPEEDS:
+        return f"x{delta:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else "")
     extra = int(abs(delta / UNITS.get(metric, (1.0, ""))[0]) < 1 and _DECIMALS.get(metric, 4) < 4)
     text = number(delta, metric, signed=True, extra=extra)
     bounds = ", ".join(number(bound, metric, extra=extra) for bound in (low, high))
@@ -143,7 +158,8 @@ def caption(grid: Grid) -> str:
         parts.append(f"Split by {', '.join(grid.added)}, so that no cell mixes them")
     if cells["delta"].notna().any():
         levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"].dropna())))
-        parts.append("In brackets the change against the float model" + f" [and its {levels} interval]" * bool(levels))
+        change = "how many times as fast as the float model" if grid.metric in SPEEDS else "the change against the float model"
+        parts.append(f"In brackets {change}" + f" [and its {levels} interval]" * bool(levels))
     if (cells["points"] > 1).any():
         parts.append("± is the standard deviation over seeds")
     counts = set(cells["n"].dropna())

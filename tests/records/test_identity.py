@@ -80,6 +80,7 @@ NOTHING = {
     "data.path": ["{file}"],
     "calibration.path": ["{file}"],
     "eval.name": ["perplexity"],  # what auto stands for here
+    **{f"eval.{key}": ["7"] for key in ("repetitions", "warmup", "batch", "prompt", "decode")},  # of latency
     "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
     "model.image_size": ["98"],
     "model.head": ["probe"],
@@ -118,6 +119,12 @@ def test_what_can_change_a_number_with_another_changes_the_id(change: str) -> No
 def test_what_cannot_change_a_number_does_not_change_the_id(change: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     assert known_as(change.format(file=tmp_path / "file")) == known_as()
+
+
+@pytest.mark.parametrize("key", ["repetitions", "warmup", "prompt", "decode"])
+def test_what_latency_depends_on_changes_its_id_and_no_other(key: str) -> None:
+    assert known_as("eval=latency", f"eval.{key}=7") != known_as("eval=latency") != known_as()
+    assert known_as("eval=latency", "eval.batch=7") == known_as("eval=latency")  # of images
 
 
 def test_each_change_is_a_point_of_its_own() -> None:

@@ -1,0 +1,155 @@
+"""How fast a model runs and what it holds in memory, beside the float model: A B A B in one process, never against another day."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sqbench.config import EvalConfig
+from sqbench.data import Examples
+from sqbench.data.images import ImageExamples
+from sqbench.data.text import Windows
+from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.decoding import Decoder
+from sqbench.evaluation.memory import resident_bytes
+from sqbench.evaluation.statistics import Difference, speedup
+from sqbench.models.base import Model
+from sqbench.progress import track
+from sqbench.quant.layers import stored_bytes
+
+QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
+# Metric -> the column of seconds that it is made of, and the key of `eval` that says how much was done in them; None: milliseconds.
+FIGURES: dict[str, dict[str, tuple[str, str | None]]] = {
+    "text": {
+        "latency_ms": ("first_s", None),
+        "tokens_per_s": ("first_s", "prompt"),
+        "decode_tokens_per_s": ("decode_s", "decode"),
+    },
+    "images": {"latency_ms": ("first_s", None), "images_per_s": ("batch_s", "batch")},
+}
+
+
+@torch.no_grad()
+def latency(
+    model: Model,
+    examples: Examples,
+    reference: Result | None = None,
+    *,
+    repetitions: int = EvalConfig.repetitions,
+    warmup: int = EvalConfig.warmup,
+    batch: int = EvalConfig.batch,
+    prompt: int = EvalConfig.prompt,
+    decode: int = EvalConfig.decode,
+) -> Result:
+    """Medians over repetitions, and their 10 % and 90 % quantiles (`_p10`, `_p90`).
+
+    Text, one sequence at a time: `latency_ms` from a prompt to the first token, `tokens_per_s` of the prompt in that time (with the
+    logits of its last token alone), `decode_tokens_per_s` of greedy decoding after it, with a KV cache. Images: `latency_ms` of one
+    image, `images_per_s` in batches. `weight_bytes` are those of the format, `resident_bytes` those that are allocated.
+
+    Samples have a row per repetition with seconds: `repetition, first_s`, `decode_s` or `batch_s`, and against a reference (whose
+    model runs in turn with this one) the same with `_fp`. The reference's figures of these very repetitions are in `baseline`.
+    """
+    sizes = {"batch": batch, "prompt": prompt, "decode": decode}
+    other = None if reference is None or reference.model.module is model.module else reference.model
+    run = _runner(model, examples, sizes)
+    run_fp = run if other is None else _runner(other, examples, sizes)
+    rows = []
+    for number in track(range(-warmup, repetitions), "evaluate", total=warmup + repetitions):
+        row = {"repetition": number, **run()}
+        if other is not None:
+            row |= {f"{stage}_fp": seconds for stage, seconds in run_fp().items()}
+        rows.append(row)
+    samples = pd.DataFrame(rows[warmup:])
+    if other is None:
+        alone = Result(_metrics(model, samples, sizes, ""), samples, model, None)
+        return alone if reference is None else _as_reference(alone)
+    baseline = Result(_metrics(other, samples, sizes, "_fp"), samples, other, None)
+    return Result(_metrics(model, samples, sizes, ""), samples, model, None, baseline)
+
+
+def _runner(model: Model, examples: Any, sizes: dict[str, int]) -> Callable[[], dict[str, float]]:
+    """What runs a model once and returns the seconds of each stage."""
+    if isinstance(examples, Windows):
+        ids = _repeated(examples.evaluation.flatten(), sizes["prompt"]).unsqueeze(0).to(model.device)
+        return lambda: _generate(model, ids, sizes["decode"])
+    assert isinstance(examples, ImageExamples)
+    images = _repeated(next(examples.evaluation.batches(sizes["batch"])).images, sizes["batch"]).to(model.device)
+    return lambda: _classify(model, images)
+
+
+def _repeated(inputs: Tensor, count: int) -> Tensor:
+    """`count` rows: time does not depend on what they hold, so few examples serve as well as many."""
+    return inputs[torch.arange(count) % len(inputs)]
+
+
+def _generate(model: Model, ids: Tensor, count: int) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    decoder = Decoder(model.module)
+    with _timed(seconds, "first_s", model.device):
+        decoder.prefill(ids)
+    with _timed(seconds, "decode_s", model.device):
+        for _ in range(count):
+            decoder.step()
+    return seconds
+
+
+def _classify(model: Model, images: Tensor) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "first_s", model.device):
+        model.forward(images[:1])
+    with _timed(seconds, "batch_s", model.device):
+        model.forward(images)
+    return seconds
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+    """Note the seconds of a block, all work on the device included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds[stage] = time.perf_counter() - start
+
+
+def _metrics(model: Model, samples: pd.DataFrame, sizes: dict[str, int], side: str) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, (stage, amount) in FIGURES[model.kind].items():
+        seconds = samples[stage + side].to_numpy()
+        values = 1000 * seconds if amount is None else sizes[amount] / seconds
+        metrics |= {f"{name}{suffix}": float(np.quantile(values, share)) for suffix, share in QUANTILES.items()}
+    sizes_of = {"weight_bytes": stored_bytes(model.module), "resident_bytes": resident_bytes(model.module)}
+    return metrics | {name: float(size) for name, size in sizes_of.items()}
+
+
+def _as_reference(result: Result) -> Result:
+    """A float result with what every comparison has: it is as fast as itself."""
+    own = {f"{name}_fp": result.samples[name] for name in result.samples if name != "repetition"}
+    return Result(result.metrics, result.samples.assign(**own), result.model, None, result.baseline)
+
+
+def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+    """How many times as fast as float, by metric; the ratio of seconds whatever the metric's unit."""
+    figures = FIGURES["text" if "decode_s" in samples else "images"]
+    return {
+        name: speedup(samples[stage].to_numpy(), samples[f"{stage}_fp"].to_numpy(), resamples=resamples, level=level)
+        for name, (stage, _) in figures.items()
+    }
+
+
+LATENCY = Evaluation(
+    {"text": ("repetitions", "warmup", "prompt", "decode"), "images": ("repetitions", "warmup", "batch")},
+    "latency_ms",
+    latency,
+    _as_reference,
+    _differences,
+    beside="float32",
+)
