@@ -122,7 +122,7 @@ class RunConfig:
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default
     head: str | None = None  # own, probe or knn; null is the model's own default
     seed: int = 0
-    backend: str = "sim"
+    backend: str = "sim"  # a key of sqbench.execution.BACKENDS
     device: str = "auto"
     results_dir: str = "results"
     force: bool = False  # compute points again that are finished
@@ -138,6 +138,7 @@ def check(cfg: DictConfig) -> None:
     """Raise UserError for any value that cannot work, without loading anything."""
     from sqbench.data import SOURCES
     from sqbench.evaluation import EVALUATIONS
+    from sqbench.execution import BACKENDS
     from sqbench.methods import METHODS, configured, scheme_of
     from sqbench.models import LOADERS
     from sqbench.models.image import HEADS
@@ -180,7 +181,7 @@ def check(cfg: DictConfig) -> None:
     choose("model.head", HEADS)
     choose("model.dtype", ("float32", "bfloat16", "float16"))
     choose("tracker.mode", ("offline", "online", "disabled"))
-    choose("backend", ("sim",))
+    choose("backend", BACKENDS)
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.images is not None:

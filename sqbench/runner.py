@@ -20,6 +20,7 @@ from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
 from sqbench.evaluation import EVALUATIONS, Result, settings_of
 from sqbench.evaluation.baseline import reference
+from sqbench.execution import lower
 from sqbench.methods import Task, configured, scheme_of
 from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
@@ -208,6 +209,8 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     else:
         with watch.stage("quantize"):
             quantized = api.quantize(model, statistics, method, scheme)
+    with watch.stage("lower"):
+        quantized = lower(quantized, cfg.backend)
     with watch.stage("evaluate"):
         result = evaluation.run(quantized, examples, float_result, **settings)
     return result, result.baseline or float_result, examples

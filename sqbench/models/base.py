@@ -63,8 +63,11 @@ class Model(ABC):
         return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
 
     def with_module(self, module: nn.Module, report: Any) -> Self:
-        """The same model with other insides."""
-        return replace(self, module=module, report=report)
+        """The same model with other insides; what reads what stays as it was traced."""
+        other = replace(self, module=module, report=report)
+        if "topology" in self.__dict__:
+            other.__dict__["topology"] = self.topology
+        return other
 
 
 @dataclass(frozen=True)

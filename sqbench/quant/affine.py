@@ -63,7 +63,7 @@ def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
 
 def quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     """Codes (int8, same shape): clamp(round(x / scale) + zero_point)."""
-    codes = torch.round(blocks / params.scale) + params.zero_point
+    codes = (blocks / params.scale).round_().add_(params.zero_point)
     return codes.clamp_(fmt.code_min, fmt.code_max).to(torch.int8)
 
 

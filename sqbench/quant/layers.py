@@ -1,13 +1,15 @@
 """Linear and convolution layers: their weights whatever class they have, and the quantized layer that takes their place."""
 
 import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, quantize, to_blocks
 from sqbench.quant.formats import Format
 
 
@@ -67,10 +69,34 @@ def channels_last(module: nn.Module, x: Tensor) -> Tensor:
     return x if kind is None else x.movedim(kind.axis, -1)
 
 
+class Shared:
+    """Work on a tensor that several layers read: done for the first of `readers`, its result handed to the others."""
+
+    def __init__(self, readers: int) -> None:
+        self.readers = readers
+        self._known: tuple[Tensor, int, Any] | None = None  # input, its version, result
+        self._waiting = 0
+
+    def __call__(self, work: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """work(x), or what it was."""
+        if self.readers < 2:
+            return work(x)
+        version = -1 if x.is_inference() else x._version  # inference tensors keep none, and no layer writes to its input
+        if self._known is not None and self._known[0] is x and self._known[1] == version:
+            result = self._known[2]
+            self._waiting -= 1
+        else:
+            result = work(x)
+            self._known, self._waiting = (x, version, result), self.readers - 1
+        if self._waiting <= 0:
+            self._known = None  # nobody else reads it: let it go
+        return result
+
+
 class ActivationQuantizer(nn.Module):
     """Fake-quantizes an activation: with fixed ranges if they are given, else with those of the tensor.
 
-    Layers that read the same tensor share one: it does the work for the first of `readers` and hands the others the result.
+    Layers that read the same tensor share one.
     """
 
     def __init__(self, fmt: Format, limits: tuple[Tensor, Tensor] | None = None, readers: int = 1, axis: int = -1) -> None:
@@ -81,22 +107,12 @@ class ActivationQuantizer(nn.Module):
         self.static = None if limits is None else qparams(*limits, fmt)
         self.readers = readers
         self.axis = axis
-        self._known: tuple[Tensor, int, Tensor] | None = None  # input, its version, result
-        self._waiting = 0
+        self.shared = Shared(readers)
 
     def forward(self, x: Tensor) -> Tensor:
-        version = -1 if x.is_inference() else x._version  # inference tensors keep none, and no layer writes to its input
-        if self._known is not None and self._known[0] is x and self._known[1] == version:
-            result = self._known[2]
-            self._waiting -= 1
-        else:
-            result = self._quantized(x)
-            self._known, self._waiting = (x, version, result), self.readers - 1
-        if self._waiting <= 0:
-            self._known = None  # nobody else reads it: let it go
-        return result
+        return self.shared(self.quantized, x)
 
-    def _quantized(self, x: Tensor) -> Tensor:
+    def quantized(self, x: Tensor) -> Tensor:
         ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
         blocks = to_blocks(ordered, self.fmt)
         params = self.static if self.static is not None else qparams(*block_range(blocks), self.fmt)
@@ -107,6 +123,16 @@ class ActivationQuantizer(nn.Module):
         if self.static is not None:
             self.static = QParams(*(fn(part) for part in self.static))
         return super()._apply(fn, recurse)
+
+
+class Stored(nn.Module, ABC):
+    """A layer that knows how many bytes its weight takes in its format, however it is held in memory."""
+
+    weight: Any
+
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Bytes of the weight as stored: codes, scales, zero-points."""
 
 
 class StandIn(nn.Module):
@@ -125,7 +151,7 @@ class StandIn(nn.Module):
         return self.layer.bias
 
 
-class QuantLayer(StandIn):
+class QuantLayer(StandIn, Stored):
     """A layer whose weight (and input) went through the quantizer. Simulated: holds the dequantized weight."""
 
     def __init__(
@@ -135,15 +161,45 @@ class QuantLayer(StandIn):
         super().__init__()
         self.format = fmt
         self.activation = activation
-        self.layer = layer if fmt is None else with_weight(layer, round_trip(weight_of(layer), fmt, limits))
+        self.layer = layer
+        self.params: QParams | None = None
+        held = None
+        if fmt is not None:
+            weight = weight_of(layer)
+            blocks = to_blocks(weight, fmt)
+            self.params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
+            self.layer = with_weight(layer, fake_quantize(blocks, self.params, fmt).view(weight.shape).to(weight.dtype))
+            if weight.element_size() < 4:  # half precision rounds a dequantized weight: its code cannot be read off it
+                held = quantize(blocks, self.params, fmt).view(weight.shape)
+        self.register_buffer("held", held, persistent=False)
+        self.held: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x if self.activation is None else self.activation(x))
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return len(weight_of(self.layer))
 
     def stored_bytes(self) -> int:
         """Bytes of the weight as stored in its format (codes, scales, zero-points), not as simulated."""
         weight = weight_of(self.layer)
         return weight.numel() * weight.element_size() if self.format is None else self.format.stored_bytes(*weight.shape)
+
+    def codes(self) -> Tensor:
+        """The weight's codes [out, in], int8. In float32 they are read off the dequantized weight: they are at most 255 steps apart."""
+        assert self.format is not None
+        assert self.params is not None
+        if self.held is not None:
+            return self.held
+        weight = weight_of(self.layer)
+        return quantize(to_blocks(weight, self.format), self.params, self.format).view(weight.shape)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
+        if self.params is not None:
+            self.params = QParams(*(fn(part) for part in self.params))
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         return f"weight {self.format or 'float'}"
@@ -161,9 +217,9 @@ def stored_bytes(model: nn.Module) -> int:
     """Weight bytes of a whole model as stored: quantized layers in their format, everything else as it is, tied tensors once."""
     total, seen = 0, set()
     for module in model.modules():
-        if isinstance(module, QuantLayer):
+        if isinstance(module, Stored):
             total += module.stored_bytes()
-            seen.add(weight_of(module.layer).data_ptr())
+            seen.add(module.weight.data_ptr())
     for tensor in model.parameters():
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())

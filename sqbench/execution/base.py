@@ -1,0 +1,93 @@
+"""What every integer layer is: made from the simulated layer that it must agree with."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.quant.layers import QuantLayer, Shared, Stored, is_linear
+
+
+class IntegerLayer(Stored):
+    """Takes the place of `QuantLayer`s and computes the same function from integer codes; holds no float weight.
+
+    Attributes:
+        kernel: what executes it, as records name it.
+        merges: layers that read the same tensor may be computed by one product, their outputs side by side.
+        convolves: takes convolutions rather than linear layers.
+        device: where it runs.
+        weight: a parameter without elements: models ask a layer's weight for its dtype and device.
+        bias: [out] in the dtype that is returned, or None.
+    """
+
+    kernel: ClassVar[str]
+    merges: ClassVar[bool] = False
+    convolves: ClassVar[bool] = False
+    device: ClassVar[str] = "cpu"
+
+    def __init__(self, layers: list[QuantLayer]) -> None:
+        """`layers` become one; several only where the class merges."""
+        super().__init__()
+        assert len(layers) == 1 or self.merges
+        floats = layers[0].weight
+        self.weight = nn.Parameter(torch.empty(0, dtype=floats.dtype, device=floats.device), requires_grad=False)
+        self.bias = _side_by_side([layer.bias for layer in layers], [layer.out_features for layer in layers])
+        self.out_features = sum(layer.out_features for layer in layers)
+        self.shared = Shared(len(layers))
+        self._stored_bytes = sum(layer.stored_bytes() for layer in layers)
+
+    @classmethod
+    def takes(cls, layer: QuantLayer) -> bool:
+        """Whether this is a kernel for a layer of that kind, on that device."""
+        return is_linear(layer.layer) != cls.convolves and layer.weight.device.type == cls.device
+
+    @classmethod
+    @abstractmethod
+    def refusal(cls, layer: QuantLayer) -> str | None:
+        """Why it cannot execute a layer that it takes, as a sentence for the record; None if it can."""
+
+    @abstractmethod
+    def run(self, x: Tensor) -> Tensor:
+        """What the simulated layers return, side by side, to float accumulation error."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self.run, x)
+
+    def stored_bytes(self) -> int:
+        """Bytes of the weight in its format, as the simulated layer counts them."""
+        return self._stored_bytes
+
+    def extra_repr(self) -> str:
+        return self.kernel
+
+
+class Part(nn.Module):
+    """One of several layers that an integer layer computes together: a slice of its outputs."""
+
+    def __init__(self, whole: IntegerLayer, start: int, stop: int) -> None:
+        super().__init__()
+        self.whole = whole
+        self.start, self.stop = start, stop
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the whole: no elements, but a dtype and a device."""
+        return self.whole.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[stop - start], or None."""
+        return None if self.whole.bias is None else self.whole.bias[self.start : self.stop]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.whole(x)[..., self.start : self.stop]
+
+
+def _side_by_side(biases: list[Tensor | None], sizes: list[int]) -> nn.Parameter | None:
+    """Biases of layers that become one: zeros where one has none."""
+    known = next((bias for bias in biases if bias is not None), None)
+    if known is None:
+        return None
+    parts = [known.new_zeros(size) if bias is None else bias.detach() for bias, size in zip(biases, sizes, strict=True)]
+    return nn.Parameter(torch.cat(parts), requires_grad=False)

@@ -1,0 +1,155 @@
+"""Activations as the integer codes that products read, and integer layers that read them."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.execution import native
+from sqbench.execution.base import IntegerLayer
+from sqbench.quant.affine import QParams, block_range, qparams, quantize, to_blocks
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+
+OFFSET = 128  # stored = code + 128 on CPUs: their 8-bit products take one unsigned operand
+
+
+class Codes(NamedTuple):
+    """Codes of an activation, shaped as it is (uint8 with `OFFSET` added, or int8 without), their scale and zero-point.
+
+    Parameters are 0-dim for a whole tensor and [rows, 1] per token; the zero-point is that of signed codes.
+    """
+
+    values: Tensor
+    params: QParams
+
+
+class CodeQuantizer(nn.Module):
+    """From a float activation to the codes that an `ActivationQuantizer` rounds it to. Readers of one tensor share one."""
+
+    def __init__(self, simulated: ActivationQuantizer, *, unsigned: bool = True) -> None:
+        super().__init__()
+        self.fmt = simulated.fmt
+        self.axis = simulated.axis
+        self.unsigned = unsigned
+        self.static = None if simulated.static is None else QParams(*(part.view(()) for part in simulated.static))
+        # Python numbers: kernels want them, and asking a tensor for its value at every call costs more than a small product.
+        self.scale, self.zero_point = (1.0, 0) if self.static is None else (float(self.static.scale), int(self.static.zero_point))
+        self.shared = Shared(simulated.readers)
+        self.rounding: Callable[[Tensor], Codes] = self._codes
+
+    def forward(self, x: Tensor) -> Codes:
+        return self.shared(self.rounding, x)
+
+    def _codes(self, x: Tensor) -> Codes:
+        one_pass = self.unsigned and native.takes(x)
+        if self.static is not None:
+            values = native.quantize_static(x, self.scale, self.zero_point, self.fmt) if one_pass else self._rounded(x, self.static)
+            return Codes(values, self.static)
+        if one_pass and self.fmt.granularity == "token" and self.fmt.scale_dtype == "float32":
+            values, scale, zero = native.quantize_rows(x.view(-1, x.shape[-1]), self.fmt)
+            return Codes(values.view(x.shape), QParams(scale.unsqueeze(1), zero.unsqueeze(1)))
+        blocks = to_blocks(x, self.fmt)
+        params = qparams(*block_range(blocks), self.fmt)
+        values = self._rounded(blocks, params).view(x.shape)
+        whole = self.fmt.granularity == "tensor"
+        return Codes(values, QParams(*(part.view(()) for part in params)) if whole else params)
+
+    def _rounded(self, blocks: Tensor, params: QParams) -> Tensor:
+        codes = quantize(blocks, params, self.fmt)
+        return codes.view(torch.uint8).bitwise_xor_(OFFSET) if self.unsigned else codes  # flipping the top bit adds 128
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
+        if self.static is not None:
+            self.static = QParams(*(fn(part) for part in self.static))
+        return super()._apply(fn, recurse)
+
+
+class CodedLayer(IntegerLayer):
+    """A layer of 8-bit products: weight codes with a scale per output channel, times codes of its input.
+
+    Attributes:
+        activation: quantizes the input, unless the layer before wrote our codes.
+        scale: [out] float32, of the weight.
+        post: an activation function applied to the output, by its name in `flow.FUNCTIONS`; "none" is none.
+        output: the next layer's quantizer, if this one is to write that layer's codes instead of floats.
+    """
+
+    unsigned: ClassVar[bool] = True
+    scale: Tensor
+    output: CodeQuantizer | None
+
+    def __init__(self, layers: list[QuantLayer]) -> None:
+        super().__init__(layers)
+        simulated = layers[0].activation
+        assert isinstance(simulated, ActivationQuantizer)
+        self.activation = CodeQuantizer(simulated, unsigned=self.unsigned)
+        self.register_buffer("scale", torch.cat([_per_channel(layer) for layer in layers]), persistent=False)
+        self.post = "none"
+        self.__dict__["output"] = None
+
+    @classmethod
+    def takes(cls, layer: QuantLayer) -> bool:
+        return super().takes(layer) and layer.activation is not None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether calibration fixed the ranges of the input."""
+        return self.activation.static is not None
+
+    def fuses(self, post: str) -> bool:
+        """Whether the product can apply this function, or none, and then round to the codes of a layer with static ranges."""
+        return False
+
+    def fuse(self, post: str, output: CodeQuantizer | None) -> None:
+        """Apply a function to the output, and write the codes of another layer instead of floats."""
+        self.post = post
+        self.__dict__["output"] = output  # not a submodule of this layer: it is the other's
+
+    @abstractmethod
+    def product(self, codes: Codes) -> Tensor:
+        """The layer's output: floats, or the codes of `output`."""
+
+    def run(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:  # the layer before wrote our codes
+            assert self.activation.static is not None
+            codes = Codes(x, self.activation.static)
+        else:
+            codes = self.activation(x)
+        result = self.product(codes)
+        return result if self.output is not None else result.to(self.weight.dtype)
+
+
+def refuse_formats(weights: Format | None, activation: nn.Module | None) -> str | None:
+    """Why a pair of formats has no 8-bit product anywhere; None if it may have."""
+    if weights is None or not isinstance(activation, ActivationQuantizer):
+        return "needs quantized weights and activations"
+    if not weights.symmetric:
+        return "weights with zero-points have no kernel for integer activations"
+    if weights.granularity == "group":
+        return "weights in groups have no kernel for integer activations"
+    if activation.fmt.granularity == "group":
+        return "activations in groups have no integer kernel"
+    return None
+
+
+def rescale(product: Tensor, params: QParams, column_sums: Tensor, bias: Tensor | None, symmetric: bool) -> Tensor:
+    """scale (product - zero_point column_sums) + bias: what is left to do when ranges are known at run time only.
+
+    Args:
+        product: sum over the inputs of codes times the dequantized weight, [..., out] float32; it is overwritten.
+        column_sums: sum over the inputs of the dequantized weight, [out].
+    """
+    rows = product.view(-1, product.shape[-1])
+    if not symmetric:
+        rows = rows.sub_(params.zero_point * column_sums)
+    rows = rows.mul_(params.scale) if bias is None else torch.addcmul(bias.to(rows.dtype), rows, params.scale)
+    return rows.view(product.shape)
+
+
+def _per_channel(layer: QuantLayer) -> Tensor:
+    """A weight's scales [out], float32."""
+    assert layer.params is not None
+    return layer.params.scale.float().flatten().expand(layer.out_features).contiguous()

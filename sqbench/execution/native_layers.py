@@ -1,0 +1,120 @@
+"""Layers on our own CPU kernels (`native`): 8-bit products that are exact without VNNI, and weight-only products in float32."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from sqbench.execution import native
+from sqbench.execution.base import IntegerLayer
+from sqbench.execution.codes import OFFSET, CodedLayer, Codes, refuse_formats
+from sqbench.execution.simulated import OnePassQuantizer
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+
+FEW_ROWS = 8  # up to here a product reads packed weights; beyond, unpacking them once is cheaper
+
+
+class NativeInt8(CodedLayer):
+    """Linear layers over one input as a single product: static or dynamic, per tensor or per token."""
+
+    kernel = "native int8"
+    merges = True
+
+    def __init__(self, layers: list[QuantLayer]) -> None:
+        super().__init__(layers)
+        codes = torch.cat([layer.codes() for layer in layers])
+        self.register_buffer("packed", native.pack_int8(codes), persistent=False)
+        self.register_buffer("column_sums", codes.sum(1, dtype=torch.int32), persistent=False)
+        self.packed: Tensor
+        self.column_sums: Tensor
+
+    @classmethod
+    def refusal(cls, layer: QuantLayer) -> str | None:
+        return refuse_formats(layer.format, layer.activation) or native.unavailable()
+
+    def fuses(self, post: str) -> bool:
+        return True
+
+    def product(self, codes: Codes) -> Tensor:
+        values = codes.values.view(-1, codes.values.shape[-1])
+        scale, zero = (part.float().view(-1) for part in codes.params)
+        result = native.int8_linear(
+            values,
+            self.packed,
+            self.out_features,
+            self.scale,
+            scale,
+            zero + OFFSET,
+            self.column_sums,
+            None if self.bias is None else self.bias.float(),
+            self.post,
+            None if self.output is None else (self.output.scale, self.output.zero_point + OFFSET),
+        )
+        return result.view(*codes.values.shape[:-1], self.out_features)
+
+
+class NativeWeightOnly(IntegerLayer):
+    """A linear layer whose weight stays in 4 or 8 bits in memory, with scales per channel or group; float32 inputs.
+
+    Narrower codes are stored in the next of these widths. An input that is quantized as well is so in simulation.
+    """
+
+    merges = True
+    bits: ClassVar[int]
+
+    def __init__(self, layers: list[QuantLayer]) -> None:
+        super().__init__(layers)
+        codes = torch.cat([layer.codes() for layer in layers])
+        self.register_buffer("packed", native.pack_int4(codes) if self.bits == 4 else codes.contiguous(), persistent=False)
+        self.packed: Tensor
+        self.in_features = codes.shape[1]
+        self.register_buffer("scale", torch.cat([_by_group(layer, 0) for layer in layers]), persistent=False)
+        self.register_buffer("zero_point", torch.cat([_by_group(layer, 1) for layer in layers]), persistent=False)
+        self.scale: Tensor
+        self.zero_point: Tensor
+        activation = layers[0].activation
+        self.activation = OnePassQuantizer(activation) if isinstance(activation, ActivationQuantizer) else None
+
+    @classmethod
+    def takes(cls, layer: QuantLayer) -> bool:
+        return super().takes(layer) and layer.format is not None and (layer.format.bits <= 4) == (cls.bits == 4)
+
+    @classmethod
+    def refusal(cls, layer: QuantLayer) -> str | None:
+        assert layer.format is not None
+        if layer.weight.dtype != torch.float32:
+            return f"native weight-only kernels take float32, and the model is {layer.weight.dtype}"
+        if layer.format.group_size is not None and layer.format.group_size % 8:
+            return f"native weight-only kernels take groups of a multiple of 8, not {layer.format.group_size}"
+        return native.unavailable()
+
+    def run(self, x: Tensor) -> Tensor:
+        x = x if self.activation is None else self.activation(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= FEW_ROWS:
+            result = native.weight_only_linear(rows, self.packed, self.bits, self.scale, self.zero_point, self.bias)
+            return result.view(*x.shape[:-1], self.out_features)
+        weight = native.dequantize(self.packed, self.bits, self.scale, self.zero_point, self.out_features, self.in_features)
+        return linear(x, weight, self.bias)
+
+
+class NativeInt4Weight(NativeWeightOnly):
+    """Weights of up to 4 bits."""
+
+    kernel = "native int4 weight-only"
+    bits = 4
+
+
+class NativeInt8Weight(NativeWeightOnly):
+    """Weights of 5 to 8 bits."""
+
+    kernel = "native int8 weight-only"
+    bits = 8
+
+
+def _by_group(layer: QuantLayer, part: int) -> Tensor:
+    """Scales (part 0) or zero-points (1) of a weight, [out, groups] float32."""
+    assert layer.params is not None
+    values = layer.params[part].float().squeeze(-1)  # blocks: [1] of a tensor, [out] of channels, [out, groups]
+    return values.view(len(values), -1).expand(layer.out_features, -1).contiguous()
