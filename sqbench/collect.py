@@ -53,26 +53,26 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     Raises:
         UserError: there are no records, or a name in the config is unknown.
     """
-    records = records_of(config.results_dir)
+    frame = results_frame(records_of(config.results_dir))
     folder = Path(config.results_dir).expanduser() / "tables"
-    frame = results_frame(records)
     shown = chosen(frame, config.where)
     if config.metric == OUTLIERS:
-        return write_outliers(outliers_frame(records, set(shown["point_id"])), folder)
+        points = set(shown["point_id"])
+        return write_outliers(outliers_frame(Store(config.results_dir).records(points), points), folder)
     metric = config.metric or main_metric(shown["metric"])
     grid = lay_out(shown, config.rows, config.columns, metric)
     return to_markdown(grid), write_tables(frame, grid, folder)  # long.csv has all results, whatever this table shows
 
 
 def records_of(results_dir: str) -> list[dict[str, Any]]:
-    """All whole records of a results folder.
+    """All whole records of a results folder, without `quantized`.
 
     Raises:
         UserError: there are none.
     """
     folder = Path(results_dir).expanduser()
     # A store may create what it does not find: a mistyped folder must stay missing.
-    records = list(Store(folder).records()) if (folder / "runs").is_dir() else []
+    records = list(Store(folder).records(brief=True)) if (folder / "runs").is_dir() else []
     if not records:
         where = "no readable record in its runs/" if folder.is_dir() else f"no such folder (from {Path.cwd()})"
         command = f"python -m sqbench.run results_dir={shlex.quote(results_dir)}"

@@ -17,6 +17,7 @@ from sqbench.config import RunConfig
 from sqbench.errors import UserError, known
 from sqbench.progress import output
 from sqbench.quiet import quiet
+from sqbench.records.store import Store
 
 
 @dataclass
@@ -114,7 +115,7 @@ def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:
     from sqbench.reporting import plots, series, style
     from sqbench.reporting.tables import lay_out
 
-    frame, _, metric = _records(config)
+    frame, metric = _records(config)
     grid = lay_out(frame, series.SERIES, (), metric)
     with style.applied():
         return _save(config, plots.alpha_picture(grid), "alpha", metric, grid.context.get("model", ""))
@@ -124,7 +125,7 @@ def pareto(config: RecordsConfig, overrides: list[str]) -> list[Path]:
     """A metric against the bytes of the weights, with intervals, and the points that no other beats."""
     from sqbench.reporting import plots, style
 
-    frame, _, metric = _records(config)
+    frame, metric = _records(config)
     models = sorted(set(frame["model"]))
     with style.applied():
         return _save(config, plots.pareto_picture(frame, metric), "pareto", metric, models[0] if len(models) == 1 else "")
@@ -134,9 +135,8 @@ def layers(config: RecordsConfig, overrides: list[str]) -> list[Path]:
     """Signal to quantization noise of every layer's input and weight, by point."""
     from sqbench.reporting import plots, series, style
 
-    frame, records, _ = _records(config)
-    chosen = set(frame["point_id"])
-    shown = series.layers_frame(record for record in records if record["point_id"] in chosen)
+    frame, _ = _records(config)
+    shown = series.layers_frame(Store(config.results_dir).records(set(frame["point_id"])))
     with style.applied():
         return _save(config, plots.layers_picture(shown), "layers", shown["model"].iloc[0])
 
@@ -186,13 +186,12 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
     return config, rest
 
 
-def _records(config: RecordsConfig) -> tuple[Any, list[dict[str, Any]], str]:
-    """The chosen rows of the long frame, all records, and the metric."""
+def _records(config: RecordsConfig) -> tuple[Any, str]:
+    """The chosen rows of the long frame, and the metric."""
     from sqbench.reporting.frame import main_metric, results_frame
 
-    records = records_of(config.results_dir)
-    frame = chosen(results_frame(records), config.where)
-    return frame, records, config.metric or main_metric(frame["metric"])
+    frame = chosen(results_frame(records_of(config.results_dir)), config.where)
+    return frame, config.metric or main_metric(frame["metric"])
 
 
 def _save(config: PlotConfig, figure: Any, *names: str) -> list[Path]:

@@ -65,13 +65,13 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     from sqbench.runner import estimate
 
     store = Store(results_dir)
-    records = list(store.records())
+    records = list(store.records(brief=True))
     table = Table(title="plan: nothing is computed", title_justify="left")
     for column in ("point", "method", "bits", "alpha", "state", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     total, unknown = 0.0, 0
     for point in points:
-        record = store.read(point.id)
+        record = store.read(point.id, brief=True)
         state = (
             "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
         )
@@ -100,7 +100,7 @@ def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str |
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
     store = Store(results_dir)
-    records = [record for outcome in outcomes if (record := store.read(outcome.point_id))]
+    records = [record for outcome in outcomes if (record := store.read(outcome.point_id, brief=True))]
     if records:
         output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}

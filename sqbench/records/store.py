@@ -1,8 +1,9 @@
 """The results folder: one folder a point, whose record is written once, atomically, and last."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pandas as pd
 
 from sqbench.errors import UserError
 from sqbench.records.claims import claim
-from sqbench.storage import CorruptFile, atomic_path, digest, set_aside, write_text
+from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, set_aside, write_text
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of record.json; raised when a reader would have to know
+_BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
 
 
 class Store:
@@ -42,11 +44,11 @@ class Store:
     def folder(self, point_id: str) -> Path:
         return self.runs / point_id
 
-    def read(self, point_id: str) -> dict[str, Any] | None:
-        """A point's record; None if there is none. A damaged one is moved aside and counts as none."""
+    def read(self, point_id: str, *, brief: bool = False) -> dict[str, Any] | None:
+        """A point's record, None if there is none; without `quantized` if `brief`. A damaged one is moved aside and is none."""
         path = self.folder(point_id) / "record.json"
         try:
-            return _verified(path)
+            return _verified(path, brief)
         except FileNotFoundError:
             return None
         except CorruptFile as reason:
@@ -55,7 +57,7 @@ class Store:
 
     def finished(self, point_id: str) -> bool:
         """Whether a point has a whole record with status ok."""
-        record = self.read(point_id)
+        record = self.read(point_id, brief=True)
         return record is not None and record["status"] == "ok"
 
     def write(self, record: dict[str, Any], samples: pd.DataFrame | None = None) -> Path:
@@ -65,14 +67,20 @@ class Store:
             with atomic_path(folder / "samples.parquet") as part:
                 samples.to_parquet(part, index=False)
         path = folder / "record.json"
-        write_text(path, json.dumps({**record, "checksum": digest(record)}, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_text(path, _text({**record, "checksum": digest(record)}))
         return path
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """All whole records, by point id. Damaged ones are named and passed over, and stay where they are."""
+    def records(self, point_ids: Collection[str] | None = None, *, brief: bool = False) -> Iterator[dict[str, Any]]:
+        """All whole records, or those of some points, by point id. Damaged ones are named and passed over, and stay where they are.
+
+        Args:
+            brief: without `quantized`: what tables are made of, in a twentieth of the time and memory.
+        """
         for path in sorted(self.runs.glob("*/record.json")):
+            if point_ids is not None and path.parent.name not in point_ids:
+                continue
             try:
-                yield _verified(path)
+                yield _verified(path, brief)
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
@@ -81,18 +89,33 @@ class Store:
         return claim(self.folder(point_id) / "claim.json")
 
 
-def _verified(path: Path) -> dict[str, Any]:
-    """A record whose checksum matches its content."""
+def _text(record: dict[str, Any]) -> str:
+    """JSON with one member a line, whose lines put together are the record's canonical JSON: its bytes can be checked unparsed."""
+    return "{\n" + ",\n".join(f"{canonical_json(key)}:{canonical_json(record[key])}" for key in sorted(record)) + "\n}\n"
+
+
+def _verified(path: Path, brief: bool) -> dict[str, Any]:
+    """A record whose checksum matches its content; a brief one without its bulk.
+
+    Raises:
+        CorruptFile: it does not match, or is no JSON object.
+        FileNotFoundError: there is none.
+    """
+    raw = path.read_bytes()
+    lines = raw.split(b"\n")
+    body = b"".join(line for line in lines if not line.startswith(b'"checksum":'))
+    sealed = b'"checksum":"%b",' % hashlib.sha256(body).hexdigest().encode() in lines
     try:
-        record = json.loads(path.read_bytes())
+        if sealed:  # neither line is the last, which has no comma: every record has a `status`
+            return dict(json.loads(b"".join(line for line in lines if not line.startswith(_BULK)) if brief else raw))
+        record = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"no JSON: {error}") from error
     if not isinstance(record, dict):
         raise CorruptFile("no JSON object")
-    body = {key: value for key, value in record.items() if key != "checksum"}
-    try:
-        if record.get("checksum") != digest(body):
+    try:  # a record in any other layout, of an earlier version or of another writer
+        if record.get("checksum") != digest({key: value for key, value in record.items() if key != "checksum"}):
             raise CorruptFile("checksum does not match")
     except ValueError as error:  # NaN, which no record holds
         raise CorruptFile(str(error)) from error
-    return record
+    return {key: value for key, value in record.items() if key != "quantized"} if brief else record

@@ -24,11 +24,15 @@ _KEYS = ("model", "weights", "data", "calibration")
 def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
     """One row per model and its weights, data set, calibration draw and layer, with `DIAGNOSTICS` as columns.
 
+    Args:
+        records: with `quantized`, by point id, as a store lists them; the first that has a layer speaks for it
+        points: ids of the chosen ones.
+
     Raises:
         UserError: no chosen point has seen its model's inputs as they are.
     """
     seen: dict[str, list[dict[str, Any]]] = {}
-    for record in sorted(records, key=lambda record: record["point_id"]):
+    for record in records:
         layers = record["quantized"].get("per_layer")
         if record["point_id"] not in points or not layers or record["quantized"].get("groups"):
             continue

@@ -20,7 +20,7 @@ from sqbench.records import claims
 from sqbench.records.claims import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
-from sqbench.storage import digest
+from sqbench.storage import canonical_json, digest
 
 ID = "0123456789ab"
 SAMPLES = pd.DataFrame({"window": [0, 1], "nll": [1.5, 0.1 + 0.2], "nll_fp": [1.4, 0.3]})
@@ -55,6 +55,48 @@ def test_a_record_comes_back_with_its_checksum(store: Store) -> None:
 def test_the_same_record_is_the_same_bytes(store: Store) -> None:
     first = store.write(record()).read_bytes()
     assert store.write(dict(reversed(record().items()))).read_bytes() == first
+
+
+def test_the_lines_of_a_file_put_together_are_its_canonical_json(store: Store) -> None:
+    """What lets a checksum be compared without parsing; and every member can be found with grep."""
+    written = record(quantized={"per_layer": [{"layer": "a: b,\n", "ratio": 1e-7}]}, text="ü\u2028")
+    lines = store.write(written).read_text(encoding="utf-8").split("\n")
+    assert "".join(line for line in lines if not line.startswith('"checksum"')) == canonical_json(written)
+    assert len(lines) == len(written) + 1 + 3  # the checksum; two brackets and the end
+
+
+@pytest.mark.parametrize("layout", [{}, {"indent": 1, "sort_keys": True}, {"separators": (",", ":"), "ensure_ascii": False}])
+def test_a_record_in_any_other_layout_is_read_and_checked_too(store: Store, layout: dict[str, Any]) -> None:
+    written = record(quantized={"layers": 2}, text="ü")
+    path = store.write(written)
+    path.write_text(json.dumps({**written, "checksum": digest(written)}, **layout), encoding="utf-8")
+    assert content(store.read(ID)) == written
+    assert content(next(store.records(brief=True))) == {key: value for key, value in written.items() if key != "quantized"}
+    path.write_text(path.read_text(encoding="utf-8").replace("5.7", "5.8"), encoding="utf-8")
+    assert store.read(ID) is None
+
+
+def test_a_brief_record_lacks_its_bulk_and_nothing_else(store: Store) -> None:
+    written = record(quantized={"per_layer": [{"layer": "q_proj"}]})
+    store.write(written)
+    brief = {key: value for key, value in written.items() if key != "quantized"}
+    assert content(store.read(ID, brief=True)) == brief
+    assert [content(found) for found in store.records(brief=True)] == [brief]
+    assert [content(found) for found in store.records()] == [written]
+
+
+def test_a_damaged_bulk_is_seen_without_being_read(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    path = store.write(record(quantized={"per_layer": [{"layer": "q_proj"}]}))
+    path.write_text(path.read_text().replace("q_proj", "q_prok"))
+    assert list(store.records(brief=True)) == []
+    assert f"{path} is damaged" in caplog.text
+    assert not store.finished(ID)
+
+
+def test_records_of_some_points_only(store: Store) -> None:
+    for name in "cab":
+        store.write(record(name * 12))
+    assert [found["point_id"] for found in store.records({"b" * 12, "c" * 12, "d" * 12})] == ["b" * 12, "c" * 12]
 
 
 def test_a_point_without_a_record_is_not_finished(store: Store) -> None:
