@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, gram_block, top_size
+from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, count_bins, gram_block, top_size
 
 
 def batches(count: int = 5, channels: int = 96) -> list[Tensor]:
@@ -80,6 +80,23 @@ def test_histogram_is_exact_however_the_range_grew() -> None:
     assert stats.bins.sum() == x.numel()
     assert stats.reach / 2 < x.abs().max() <= stats.reach
     assert torch.equal(stats.bins, torch.histc(x, BINS, -stats.reach, stats.reach).long())
+
+
+@pytest.mark.parametrize("power", [-99, -20, 0, 7, 60])
+def test_bins_count_what_histc_counts_at_every_edge(power: int) -> None:
+    reach = 2.0**power
+    edges = torch.linspace(-reach, reach, BINS + 1, dtype=torch.float64).float()
+    beside = [torch.nextafter(edges, torch.full_like(edges, side)) for side in (-reach, reach)]
+    spread = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0)).clamp(-4, 4) * reach / 4
+    x = torch.cat([edges, *beside, *spread, torch.zeros(3), torch.full((2,), reach * 1e-12)])
+    assert torch.equal(count_bins(x, reach), torch.histc(x, BINS, -reach, reach).long())
+
+
+def test_values_near_the_end_of_float32_have_a_histogram() -> None:
+    for value in (1e-44, 3e38):
+        stats = collected([torch.full((2, 8), value)])
+        assert stats.bins.sum() == 16
+        assert stats.reach >= value
 
 
 def test_memory_does_not_grow_with_tokens() -> None:
