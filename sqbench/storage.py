@@ -17,6 +17,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
 
 class CorruptFile(Exception):
     """A file whose content does not match its own checksum or format."""
@@ -47,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, NaN and infinity refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any) -> str:

@@ -123,8 +123,13 @@ def main_metric(names: Iterable[str]) -> str:
 
 def in_order(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The rows sorted by the `rank` of these columns, numbered anew."""
-    keys = list(zip(*([rank(name, text) for text in labels(frame[name])] for name in by), strict=True))
-    return frame.iloc[sorted(range(len(frame)), key=keys.__getitem__)].reset_index(drop=True)
+    keys = []
+    for name in by:
+        texts = labels(frame[name])
+        ranks = {text: rank(name, text) for text in set(texts)}  # few, however many rows there are
+        keys.append([ranks[text] for text in texts])
+    places = list(zip(*keys, strict=True))
+    return frame.iloc[sorted(range(len(frame)), key=places.__getitem__)].reset_index(drop=True)
 
 
 def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
@@ -135,6 +140,8 @@ def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
     Raises:
         UserError: a wanted name is nowhere in the column.
     """
+    if all(names is None for names in wanted.values()):
+        return frame.reset_index(drop=True)
     keep = pd.Series(True, index=frame.index)
     for column, names in wanted.items():
         present = set(labels(frame[column]))
@@ -165,7 +172,7 @@ def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
 
 def labels(column: pd.Series) -> list[str]:
     """The texts of a column, empty where there is no value."""
-    return ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return ["" if missing else str(value) for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)]
 
 
 def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
