@@ -8,12 +8,12 @@ Any override of sqbench.run works. Times alternate A B C A B C over pieces of ei
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.timing import seconds
 from sqbench import api
 from sqbench.calibration import collect
 from sqbench.models import Model
@@ -21,12 +21,6 @@ from sqbench.quiet import quiet
 from sqbench.records.provenance import peak_rss_bytes, reset_peak_rss
 
 PIECE = 8
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 @torch.no_grad()

@@ -1,0 +1,116 @@
+"""Work timed in turns, A B A B in one process, and one table of ratios: what slows the machine down meanwhile hits every side."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sqbench.errors import UserError, known
+from sqbench.reporting.tables import markdown_table
+
+Work = Callable[[], object]
+
+
+def seconds(work: Work) -> float:
+    """Of one call, with whatever it left running on a GPU."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(sides: Mapping[str, Work], repetitions: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every side, one list entry per round; a round calls all sides, and `warmup` rounds before do not count."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-warmup, repetitions):
+        for name, work in sides.items():
+            spent = seconds(work)
+            if turn >= 0:
+                times[name].append(spent)
+    return times
+
+
+def speedups(times: Mapping[str, Sequence[float]], base: str) -> dict[str, float]:
+    """How many times as fast as `base` each side is: the median over rounds of the ratio inside a round."""
+    return {
+        name: statistics.median(other / own for other, own in zip(times[base], values, strict=True))
+        for name, values in times.items()
+    }
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def child(*arguments: str) -> tuple[float, int, str]:
+    """Seconds, peak resident bytes and output of a Python process.
+
+    The kernel counts the memory of the process that starts it as well: call it where nothing large is loaded.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as output:
+        said = output.read()
+    _, status, usage = os.wait4(process.pid, 0)  # of this child alone
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(arguments)}: exit status {process.returncode}\n{said}")
+    return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), said
+
+
+def arguments(given: Sequence[str], **defaults: Any) -> tuple[dict[str, Any], list[str]]:
+    """The `key=value` of a benchmark itself, of the type of their defaults, and the others, which are overrides of sqbench.run.
+
+    Raises:
+        UserError: something is no `key=value`, or a value is of another type than the default.
+    """
+    own, others = dict(defaults), []
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"{item}: key=value works; {known(key, defaults)}")
+        if key not in defaults:
+            others.append(item)
+            continue
+        kind = type(defaults[key])
+        try:
+            own[key] = value.split(",") if kind is list else kind(value)
+        except ValueError as error:
+            raise UserError(f"{item}: a value of the kind of {defaults[key]} works") from error
+    return own, others
+
+
+def chosen(work: Sequence[str], there: Mapping[str, object]) -> list[str]:
+    """The names asked for.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    for name in work:
+        if name not in there:
+            raise UserError(f"work={name}: {known(name, there)}")
+    return list(work)
+
+
+def machine() -> str:
+    """What the numbers hold for."""
+    from sqbench.records.provenance import _processor
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{_processor()}, {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]], sides: int = 2) -> None:
+    """Print the table, and the machine below it."""
+    print(markdown_table(head, rows, sides))
+    print(f"\n{machine()}; sides took turns, medians")
