@@ -1,11 +1,264 @@
-"""placeholder until the kernels are there"""
+"""Kernels of our own, for what torch's CPU kernels do wrongly or slowly: exact 8-bit products without VNNI, weight-only products in
+float32, quantization in one pass.
 
+Tensors are contiguous and on the CPU; activations have `OFFSET` added to their codes, which makes them unsigned. The arithmetic is
+in `kernels/*.c`; nothing here falls back, so callers ask `unavailable` first.
+"""
+
+import ctypes
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from sqbench.execution import compiler
+from sqbench.quant.formats import Format
+
+OFFSET = 128
+PANEL = 16  # as in kernels/common.h
+POSTS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # in the order of kernels/functions.h
+
+_GRAIN = 1 << 15  # values: below this, a second thread starts later than the first one ends
+_PRODUCTS = 1 << 17
 
 
+@lru_cache(maxsize=1)
 def unavailable() -> str | None:
-    return "not built yet"
+    """Why there are no kernels here, as a clause for a record; None if there are. The first call may compile, for some seconds."""
+    library = compiler.load()
+    return str(library) if isinstance(library, compiler.Unavailable) else None
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = compiler.load()
+    assert isinstance(library, ctypes.CDLL), f"native kernels are unavailable: {library}"
+    return library
 
 
 def takes(x: Tensor) -> bool:
-    return False
+    """Whether the quantizers here can read a tensor: float32, contiguous, on the CPU, and kernels are available."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() and unavailable() is None
+
+
+# ---- int8 times int8 ---------------------------------------------------------------------------------------------------------
+
+
+class Requantization(NamedTuple):
+    """Of the codes that a product writes: clamp(round(y / scale) + zero_point, low, high), all with `OFFSET` added."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+
+def pack_int8(codes: Tensor) -> Tensor:
+    """Weight codes [N, K] (int8) in the order that `int8_linear` reads them; N is rounded up to 16, K to 2."""
+    assert codes.dtype == torch.int8
+    assert codes.ndim == 2
+    count, depth = codes.shape
+    whole = pad(codes, (0, depth % 2, 0, -count % PANEL))
+    return whole.view(-1, PANEL, whole.shape[1] // 2, 2).transpose(1, 2).contiguous()
+
+
+def int8_linear(
+    x: Tensor,
+    packed: Tensor,
+    out_features: int,
+    scale: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    column_sums: Tensor,
+    bias: Tensor | None = None,
+    post: str = "none",
+    out: Requantization | None = None,
+) -> Tensor:
+    """post(x_scale scale (x - x_zero) W^T + bias), the product exact in 32 bits.
+
+    Args:
+        x: stored codes [M, K] uint8.
+        packed: by `pack_int8`, of W [N, K].
+        scale: of W's rows, [N] float32.
+        x_scale, x_zero: [M], or [1] for all rows, float32; the zero-point is that of stored codes (`OFFSET` added).
+        column_sums: sum of the codes of each row of W, [N] int32.
+        bias: [N] float32.
+        post: one of `POSTS`.
+        out: write codes instead of floats.
+
+    Returns:
+        [M, N] float32, or uint8 with `out`.
+    """
+    (rows, depth), columns = x.shape, out_features
+    assert x.dtype == torch.uint8
+    assert packed.dtype == torch.int8
+    assert packed.shape == (-(-columns // PANEL), (depth + 1) // 2, PANEL, 2)
+    assert scale.shape == column_sums.shape == (columns,)
+    assert column_sums.dtype == torch.int32
+    assert x_scale.shape == x_zero.shape
+    assert x_scale.numel() in (1, rows)
+    assert bias is None or bias.shape == (columns,)
+    _check_floats(scale, x_scale, x_zero, bias)
+    _check_layout(x, packed, scale, x_scale, x_zero, column_sums, bias)
+    result = torch.empty(rows, columns, dtype=torch.float32 if out is None else torch.uint8)
+    if result.numel():
+        _library().int8_linear(
+            x.data_ptr(), packed.data_ptr(), scale.data_ptr(), x_scale.data_ptr(), x_zero.data_ptr(), x_scale.numel() > 1,
+            column_sums.data_ptr(), _pointer(bias), result.data_ptr(), rows, columns, depth, POSTS.index(post),
+            out is not None, *(out or (1.0, 0, 0, 0)), _threads(rows * columns * depth, _PRODUCTS),
+        )  # fmt: skip
+    return result
+
+
+# ---- Float times int4 or int8 ------------------------------------------------------------------------------------------------
+
+
+def refuses(in_features: int, groups: int) -> str | None:
+    """Why a weight with so many groups along its input axis has no weight-only kernel; None if it has."""
+    if in_features % groups or in_features // groups % 8:
+        return f"{in_features} inputs in {groups} groups: sizes of groups must be multiples of 8"
+    return None
+
+
+def pack_weight(codes: Tensor, bits: int) -> Tensor:
+    """Weight codes [N, K] (int8, of at most `bits` bits: 4 or 8) as `weight_only_linear` reads them; N is rounded up to 16."""
+    assert codes.dtype == torch.int8
+    assert bits in (4, 8)
+    count, depth = codes.shape
+    assert depth % 8 == 0
+    panels = pad(codes, (0, 0, 0, -count % PANEL)).view(-1, PANEL, depth // 8, 8)
+    if bits == 8:
+        stored = panels.view(torch.uint8).bitwise_xor(OFFSET).view(-1, PANEL, depth // 4, 4)
+    else:
+        assert -8 <= int(codes.amin()) <= int(codes.amax()) <= 7
+        nibbles = panels.add(8).view(torch.uint8)
+        stored = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    return stored.transpose(1, 2).contiguous()
+
+
+def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias with W = (codes - zero) scale, in float32, for few rows: at the speed at which memory delivers the codes.
+
+    For more than some 16 rows, `dequantize` and a float product are faster.
+
+    Args:
+        x: [M, K] float32.
+        packed: by `pack_weight`, of the codes of W [N, K] with `bits` bits.
+        scale, zero: [N, G] float32 for groups of K / G inputs; read fastest if stored by columns (`scale.t().contiguous().t()`).
+        bias: [N] float32.
+
+    Returns:
+        [M, N] float32.
+    """
+    (rows, depth), (columns, groups) = x.shape, scale.shape
+    _check_weight(packed, bits, scale, zero, depth)
+    assert bias is None or bias.shape == (columns,)
+    _check_floats(x, bias)
+    _check_layout(x, bias)
+    result = torch.empty(rows, columns)
+    if rows:
+        by_group = scale.t().contiguous(), zero.t().contiguous()
+        _library().weight_only_linear(
+            x.data_ptr(), packed.data_ptr(), by_group[0].data_ptr(), by_group[1].data_ptr(), _pointer(bias), result.data_ptr(),
+            rows, columns, depth, groups, bits, _threads(rows * columns * depth, _PRODUCTS),
+        )  # fmt: skip
+    return result
+
+
+def dequantize(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, out_features: int, in_features: int) -> Tensor:
+    """(codes - zero) scale, [out, in] float32, of a weight packed by `pack_weight`; scale and zero are [out, G]."""
+    _check_weight(packed, bits, scale, zero, in_features)
+    columns, groups = scale.shape
+    assert columns == out_features
+    result = torch.empty(columns, in_features)
+    by_group = scale.t().contiguous(), zero.t().contiguous()
+    _library().dequantize(
+        packed.data_ptr(), by_group[0].data_ptr(), by_group[1].data_ptr(), result.data_ptr(),
+        columns, in_features, groups, bits, _threads(result.numel(), _GRAIN),
+    )  # fmt: skip
+    return result
+
+
+def _check_weight(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, depth: int) -> None:
+    columns, groups = scale.shape
+    assert bits in (4, 8)
+    assert refuses(depth, groups) is None
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (-(-columns // PANEL), depth * bits // 32, PANEL, 4)
+    assert zero.shape == scale.shape
+    _check_floats(scale, zero)
+    _check_layout(packed)
+
+
+# ---- Quantization of activations ---------------------------------------------------------------------------------------------
+
+
+def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
+    """Per token, with ranges of its own: what `affine` computes, bit by bit, reading x once.
+
+    Args:
+        x: [M, K] float32.
+        fmt: scales in float32.
+
+    Returns:
+        Stored codes [M, K] uint8 (`OFFSET` added; of a nan: undefined), scale [M] and zero-point [M] of codes without `OFFSET`.
+    """
+    scale, zero = torch.empty(len(x)), torch.empty(len(x))
+    return _quantize_rows(x, fmt, torch.empty_like(x, dtype=torch.uint8), scale, zero), scale, zero
+
+
+def fake_quantize_rows(x: Tensor, fmt: Format) -> Tensor:
+    """`quantize_rows` and back, as `affine.fake_quantize` has it; a row with nan or infinity becomes what it becomes there."""
+    return _quantize_rows(x, fmt, torch.empty_like(x), None, None)
+
+
+def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, zero: Tensor | None) -> Tensor:
+    assert x.ndim == 2
+    assert fmt.scale_dtype == "float32"
+    _check_floats(x)
+    _check_layout(x)
+    if out.numel():
+        levels = (fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2) if fmt.symmetric else 2**fmt.bits - 1
+        _library().quantize_rows(
+            x.data_ptr(), out.data_ptr(), _pointer(scale), _pointer(zero), *x.shape, fmt.symmetric, out.dtype != torch.uint8,
+            levels, fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
+        )  # fmt: skip
+    return out
+
+
+def quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor:
+    """Stored codes (uint8, `OFFSET` added) of x (float32, any shape) for a scale and a zero-point of codes without `OFFSET`."""
+    return _quantize_static(x, scale, zero, fmt, torch.empty_like(x, dtype=torch.uint8))
+
+
+def fake_quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor:
+    """`quantize_static` and back, as `affine.fake_quantize` has it."""
+    return _quantize_static(x, scale, zero, fmt, torch.empty_like(x))
+
+
+def _quantize_static(x: Tensor, scale: float, zero: float, fmt: Format, out: Tensor) -> Tensor:
+    _check_floats(x)
+    _check_layout(x)
+    _library().quantize_static(
+        x.data_ptr(), out.data_ptr(), scale, zero, x.numel(), out.dtype != torch.uint8,
+        fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
+    )  # fmt: skip
+    return out
+
+
+def _threads(work: int, grain: int) -> int:
+    return max(1, min(torch.get_num_threads(), work // grain))
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _check_floats(*tensors: Tensor | None) -> None:
+    assert all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def _check_layout(*tensors: Tensor | None) -> None:
+    assert all(tensor is None or (tensor.is_contiguous() and tensor.device.type == "cpu") for tensor in tensors)

@@ -1,0 +1,107 @@
+// Quantization of activations, in one pass over memory.
+//
+// The arithmetic is that of `quant/affine.py`, operation by operation, and so are the results, bit by bit.
+
+#include "common.h"
+
+typedef struct {
+    const float *x;
+    void *out;  // stored codes (uint8), or floats on the grid
+    float *scale, *zero;
+    long rows, depth;
+    bool symmetric, fake;
+    float levels, low, high;  // codes of the grid, as stored: 128 added
+} Quantize;
+
+INLINE __m256 on_grid(__m256 x, __m256 scale, __m256 zero, __m256 low, __m256 high, bool fake) {
+    __m256 code = nearest(_mm256_div_ps(x, scale));
+    // Faking leaves the zero-point out and clamps by shifted bounds.
+    return fake ? _mm256_mul_ps(clamp(code, low, high), scale) : clamp(_mm256_add_ps(code, zero), low, high);
+}
+
+INLINE void quantize_run(const float *x, void *out, long count, float scale, float zero, float low, float high, bool fake) {
+    if (fake && isnan(zero)) scale = NAN;  // then every value is
+    float shift = fake ? zero + 128 : 0;
+    __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero + 128);
+    __m256 lo = _mm256_set1_ps(low - shift), hi = _mm256_set1_ps(high - shift);
+    long i = 0;
+    for (; i + 32 <= count; i += 32) {
+        __m256 v[4];
+        for (int j = 0; j < 4; j++) v[j] = on_grid(_mm256_loadu_ps(x + i + 8 * j), s, z, lo, hi, fake);
+        if (fake)
+            for (int j = 0; j < 4; j++) _mm256_storeu_ps((float *)out + i + 8 * j, v[j]);
+        else store_32_bytes((uint8_t *)out + i, v);
+    }
+    for (; i < count; i += 8) {
+        __m256 v = on_grid(load(x + i, count - i), s, z, lo, hi, fake);
+        if (fake) store((float *)out + i, v, count - i);
+        else store_bytes((uint8_t *)out + i, v, count - i);
+    }
+}
+
+static void quantize_any(const Quantize *p, long from, long count, float scale, float zero) {
+    if (p->fake) quantize_run(p->x + from, (float *)p->out + from, count, scale, zero, p->low, p->high, true);
+    else quantize_run(p->x + from, (uint8_t *)p->out + from, count, scale, zero, p->low, p->high, false);
+}
+
+// Range of a row, widened to 0; nan, both ends, where the row has one.
+static void range_of(const float *x, long count, float *low, float *high) {
+    __m256 lo[4], hi[4], bad = _mm256_setzero_ps();
+    for (int j = 0; j < 4; j++) lo[j] = hi[j] = bad;
+    long i = 0;
+    for (; i + 32 <= count; i += 32)
+        for (int j = 0; j < 4; j++) {
+            __m256 v = _mm256_loadu_ps(x + i + 8 * j);
+            bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+            lo[j] = _mm256_min_ps(v, lo[j]);
+            hi[j] = _mm256_max_ps(v, hi[j]);
+        }
+    for (; i < count; i += 8) {
+        __m256 v = load(x + i, count - i);
+        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        lo[0] = _mm256_min_ps(v, lo[0]);
+        hi[0] = _mm256_max_ps(v, hi[0]);
+    }
+    float lows[8], highs[8];
+    _mm256_storeu_ps(lows, _mm256_min_ps(_mm256_min_ps(lo[0], lo[1]), _mm256_min_ps(lo[2], lo[3])));
+    _mm256_storeu_ps(highs, _mm256_max_ps(_mm256_max_ps(hi[0], hi[1]), _mm256_max_ps(hi[2], hi[3])));
+    *low = *high = 0;
+    for (int j = 0; j < 8; j++) {
+        if (lows[j] < *low) *low = lows[j];
+        if (highs[j] > *high) *high = highs[j];
+    }
+    if (_mm256_movemask_ps(bad)) *low = *high = NAN;
+}
+
+static void quantize_my_rows(void *arguments) {
+    const Quantize *p = arguments;
+    Range mine = my_share(p->rows);
+    for (long row = mine.begin; row < mine.end; row++) {
+        float low, high;
+        range_of(p->x + row * p->depth, p->depth, &low, &high);
+        float scale = p->symmetric ? (-low > high ? -low : high) / p->levels : (high - low) / p->levels;
+        if (!(scale > 1.17549435e-38f)) scale = 1;  // dead, too narrow, or nan
+        float zero = p->symmetric ? 0 : p->low - 128 - nearbyintf(low / scale);
+        if (p->scale) p->scale[row] = scale;
+        if (p->zero) p->zero[row] = zero;
+        quantize_any(p, row * p->depth, p->depth, scale, zero);
+    }
+}
+
+void quantize_rows(const float *x, void *out, float *scale, float *zero, long rows, long depth, int symmetric, int fake, float levels,
+                   float low, float high, int threads) {
+    Quantize p = {x, out, scale, zero, rows, depth, symmetric, fake, levels, low, high};
+    team(quantize_my_rows, &p, (unsigned)threads, 0);
+}
+
+static void quantize_my_values(void *arguments) {
+    const Quantize *p = arguments;
+    Range mine = my_share((p->depth + 31) / 32);
+    long from = mine.begin * 32, to = at_most(mine.end * 32, p->depth);
+    if (to > from) quantize_any(p, from, to - from, *p->scale, *p->zero);
+}
+
+void quantize_static(const float *x, void *out, float scale, float zero, long count, int fake, float low, float high, int threads) {
+    Quantize p = {.x = x, .out = out, .scale = &scale, .zero = &zero, .depth = count, .fake = fake, .low = low, .high = high};
+    team(quantize_my_values, &p, (unsigned)threads, 0);
+}
