@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 
 def prepare(folder: Path, overrides: list[str]) -> None:
@@ -25,16 +26,22 @@ def prepare(folder: Path, overrides: list[str]) -> None:
 
 
 @torch.no_grad()
+def perplexity(module: nn.Module, windows: Tensor) -> float:
+    """By transformers' own loss, of windows [N, tokens], one at a time."""
+    losses = [module(input_ids=ids.unsqueeze(0), labels=ids.unsqueeze(0), use_cache=False).loss.item() for ids in windows]
+    return math.exp(sum(losses) / len(losses))
+
+
 def evaluate(folder: Path) -> dict[str, float]:
-    """Perplexity by transformers' own loss, window by window, and the seconds it took after loading."""
+    """Perplexity of the folder's windows, and the seconds it took after loading."""
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     windows = load_file(folder / "windows.safetensors")["windows"]
     start = time.perf_counter()
-    losses = [module(input_ids=ids.unsqueeze(0), labels=ids.unsqueeze(0), use_cache=False).loss.item() for ids in windows]
-    return {"seconds": time.perf_counter() - start, "perplexity": math.exp(sum(losses) / len(losses))}
+    found = perplexity(module, windows)
+    return {"seconds": time.perf_counter() - start, "perplexity": found}
 
 
 if __name__ == "__main__":
