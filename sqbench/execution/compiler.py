@@ -59,6 +59,19 @@ def load() -> ctypes.CDLL | Unavailable:
     return library
 
 
+def unavailable() -> str | None:
+    """Why there are no kernels here, as a clause for a record; None if there are. The first call may compile, for some seconds."""
+    loaded = load()
+    return str(loaded) if isinstance(loaded, Unavailable) else None
+
+
+def library() -> ctypes.CDLL:
+    """The kernels, for those who have seen that they are available."""
+    loaded = load()
+    assert isinstance(loaded, ctypes.CDLL), f"no native kernels: {loaded}"
+    return loaded
+
+
 def _compiler() -> list[str]:
     """The command that compiles C: $CC if it is set, else the first one on the PATH."""
     chosen = shlex.split(os.environ.get("CC", ""))

@@ -5,15 +5,13 @@ Tensors are contiguous and on the CPU; activations have `OFFSET` added to their 
 in `kernels/*.c`; nothing here falls back, so callers ask `unavailable` first.
 """
 
-import ctypes
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sqbench.execution import compiler
+from sqbench.execution.compiler import library, unavailable
 from sqbench.quant.formats import Format
 
 OFFSET = 128
@@ -24,23 +22,9 @@ _GRAIN = 1 << 15  # values: below this, a second thread starts later than the fi
 _PRODUCTS = 1 << 17
 
 
-@lru_cache(maxsize=1)
-def unavailable() -> str | None:
-    """Why there are no kernels here, as a clause for a record; None if there are. The first call may compile, for some seconds."""
-    library = compiler.load()
-    return str(library) if isinstance(library, compiler.Unavailable) else None
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    library = compiler.load()
-    assert isinstance(library, ctypes.CDLL), f"native kernels are unavailable: {library}"
-    return library
-
-
 def takes(x: Tensor) -> bool:
     """Whether the quantizers here can read a tensor: float32, contiguous, on the CPU, and kernels are available."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() and unavailable() is None
+    return x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and unavailable() is None
 
 
 # ---- int8 times int8 ---------------------------------------------------------------------------------------------------------
@@ -99,12 +83,12 @@ def int8_linear(
     assert column_sums.dtype == torch.int32
     assert x_scale.shape == x_zero.shape
     assert x_scale.numel() in (1, rows)
-    assert bias is None or bias.shape == (columns,)
-    _check_floats(scale, x_scale, x_zero, bias)
-    _check_layout(x, packed, scale, x_scale, x_zero, column_sums, bias)
+    _check_bias(bias, columns)
+    assert scale.dtype == x_scale.dtype == x_zero.dtype == torch.float32
+    _check(x, packed, scale, x_scale, x_zero, column_sums)
     result = torch.empty(rows, columns, dtype=torch.float32 if out is None else torch.uint8)
     if result.numel():
-        _library().int8_linear(
+        library().int8_linear(
             x.data_ptr(), packed.data_ptr(), scale.data_ptr(), x_scale.data_ptr(), x_zero.data_ptr(), x_scale.numel() > 1,
             column_sums.data_ptr(), _pointer(bias), result.data_ptr(), rows, columns, depth, POSTS.index(post),
             out is not None, *(out or (1.0, 0, 0, 0)), _threads(rows * columns * depth, _PRODUCTS),
@@ -154,14 +138,14 @@ def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero
     """
     (rows, depth), (columns, groups) = x.shape, scale.shape
     _check_weight(packed, bits, scale, zero, depth)
-    assert bias is None or bias.shape == (columns,)
-    _check_floats(x, bias)
-    _check_layout(x, bias)
+    assert x.dtype == torch.float32
+    _check_bias(bias, columns)
+    _check(x)
     result = torch.empty(rows, columns)
     if rows:
-        by_group = scale.t().contiguous(), zero.t().contiguous()
-        _library().weight_only_linear(
-            x.data_ptr(), packed.data_ptr(), by_group[0].data_ptr(), by_group[1].data_ptr(), _pointer(bias), result.data_ptr(),
+        scale, zero = _by_columns(scale), _by_columns(zero)
+        library().weight_only_linear(
+            x.data_ptr(), packed.data_ptr(), scale.data_ptr(), zero.data_ptr(), _pointer(bias), result.data_ptr(),
             rows, columns, depth, groups, bits, _threads(rows * columns * depth, _PRODUCTS),
         )  # fmt: skip
     return result
@@ -173,9 +157,9 @@ def dequantize(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, out_featu
     columns, groups = scale.shape
     assert columns == out_features
     result = torch.empty(columns, in_features)
-    by_group = scale.t().contiguous(), zero.t().contiguous()
-    _library().dequantize(
-        packed.data_ptr(), by_group[0].data_ptr(), by_group[1].data_ptr(), result.data_ptr(),
+    scale, zero = _by_columns(scale), _by_columns(zero)
+    library().dequantize(
+        packed.data_ptr(), scale.data_ptr(), zero.data_ptr(), result.data_ptr(),
         columns, in_features, groups, bits, _threads(result.numel(), _GRAIN),
     )  # fmt: skip
     return result
@@ -188,8 +172,15 @@ def _check_weight(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, depth:
     assert packed.dtype == torch.uint8
     assert packed.shape == (-(-columns // PANEL), depth * bits // 32, PANEL, 4)
     assert zero.shape == scale.shape
-    _check_floats(scale, zero)
-    _check_layout(packed)
+    assert scale.dtype == zero.dtype == torch.float32
+    assert scale.is_cpu
+    assert zero.is_cpu
+    _check(packed)
+
+
+def _by_columns(values: Tensor) -> Tensor:
+    """[N, G] with neighbouring rows side by side in memory."""
+    return values if values.stride() == (1, len(values)) else values.t().contiguous().t()
 
 
 # ---- Quantization of activations ---------------------------------------------------------------------------------------------
@@ -217,11 +208,11 @@ def fake_quantize_rows(x: Tensor, fmt: Format) -> Tensor:
 def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, zero: Tensor | None) -> Tensor:
     assert x.ndim == 2
     assert fmt.scale_dtype == "float32"
-    _check_floats(x)
-    _check_layout(x)
+    assert x.dtype == torch.float32
+    _check(x)
     if out.numel():
         levels = (fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2) if fmt.symmetric else 2**fmt.bits - 1
-        _library().quantize_rows(
+        library().quantize_rows(
             x.data_ptr(), out.data_ptr(), _pointer(scale), _pointer(zero), *x.shape, fmt.symmetric, out.dtype != torch.uint8,
             levels, fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
         )  # fmt: skip
@@ -239,9 +230,9 @@ def fake_quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> T
 
 
 def _quantize_static(x: Tensor, scale: float, zero: float, fmt: Format, out: Tensor) -> Tensor:
-    _check_floats(x)
-    _check_layout(x)
-    _library().quantize_static(
+    assert x.dtype == torch.float32
+    _check(x)
+    library().quantize_static(
         x.data_ptr(), out.data_ptr(), scale, zero, x.numel(), out.dtype != torch.uint8,
         fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
     )  # fmt: skip
@@ -256,9 +247,14 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _check_floats(*tensors: Tensor | None) -> None:
-    assert all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
+def _check_bias(bias: Tensor | None, columns: int) -> None:
+    if bias is not None:
+        assert bias.shape == (columns,)
+        assert bias.dtype == torch.float32
+        _check(bias)
 
 
-def _check_layout(*tensors: Tensor | None) -> None:
-    assert all(tensor is None or (tensor.is_contiguous() and tensor.device.type == "cpu") for tensor in tensors)
+def _check(*tensors: Tensor) -> None:
+    for tensor in tensors:
+        assert tensor.is_contiguous()
+        assert tensor.is_cpu

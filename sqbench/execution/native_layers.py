@@ -8,9 +8,9 @@ from torch.nn.functional import linear
 
 from sqbench.execution import native
 from sqbench.execution.base import IntegerLayer
-from sqbench.execution.codes import OFFSET, CodedLayer, Codes, refuse_formats
+from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes, refuse_formats
 from sqbench.execution.simulated import OnePassQuantizer
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
 
 FEW_ROWS = 8  # up to here a product reads packed weights; beyond, unpacking them once is cheaper
 
@@ -37,7 +37,7 @@ class NativeInt8(CodedLayer):
         return True
 
     def product(self, codes: Codes) -> Tensor:
-        values = codes.values.view(-1, codes.values.shape[-1])
+        values = codes.values.reshape(-1, codes.values.shape[-1]).contiguous()
         scale, zero = (part.float().view(-1) for part in codes.params)
         result = native.int8_linear(
             values,
@@ -49,7 +49,7 @@ class NativeInt8(CodedLayer):
             self.column_sums,
             None if self.bias is None else self.bias.float(),
             self.post,
-            None if self.output is None else (self.output.scale, self.output.zero_point + OFFSET),
+            None if self.output is None else _requantization(self.output),
         )
         return result.view(*codes.values.shape[:-1], self.out_features)
 
@@ -66,11 +66,11 @@ class NativeWeightOnly(IntegerLayer):
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
         codes = torch.cat([layer.codes() for layer in layers])
-        self.register_buffer("packed", native.pack_int4(codes) if self.bits == 4 else codes.contiguous(), persistent=False)
+        self.register_buffer("packed", native.pack_weight(codes, self.bits), persistent=False)
         self.packed: Tensor
         self.in_features = codes.shape[1]
-        self.register_buffer("scale", torch.cat([_by_group(layer, 0) for layer in layers]), persistent=False)
-        self.register_buffer("zero_point", torch.cat([_by_group(layer, 1) for layer in layers]), persistent=False)
+        self.register_buffer("scale", _by_columns([_by_group(layer, 0) for layer in layers]), persistent=False)
+        self.register_buffer("zero_point", _by_columns([_by_group(layer, 1) for layer in layers]), persistent=False)
         self.scale: Tensor
         self.zero_point: Tensor
         activation = layers[0].activation
@@ -85,13 +85,13 @@ class NativeWeightOnly(IntegerLayer):
         assert layer.format is not None
         if layer.weight.dtype != torch.float32:
             return f"native weight-only kernels take float32, and the model is {layer.weight.dtype}"
-        if layer.format.group_size is not None and layer.format.group_size % 8:
-            return f"native weight-only kernels take groups of a multiple of 8, not {layer.format.group_size}"
-        return native.unavailable()
+        in_features = weight_of(layer.layer).shape[1]
+        groups = in_features // (layer.format.group_size or in_features)
+        return native.refuses(in_features, groups) or native.unavailable()
 
     def run(self, x: Tensor) -> Tensor:
         x = x if self.activation is None else self.activation(x)
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         if len(rows) <= FEW_ROWS:
             result = native.weight_only_linear(rows, self.packed, self.bits, self.scale, self.zero_point, self.bias)
             return result.view(*x.shape[:-1], self.out_features)
@@ -113,8 +113,19 @@ class NativeInt8Weight(NativeWeightOnly):
     bits = 8
 
 
+def _requantization(output: CodeQuantizer) -> native.Requantization:
+    """The codes that another layer's quantizer would make of a product."""
+    low, high = output.fmt.code_min + OFFSET, output.fmt.code_max + OFFSET
+    return native.Requantization(output.scale, output.zero_point + OFFSET, low, high)
+
+
 def _by_group(layer: QuantLayer, part: int) -> Tensor:
     """Scales (part 0) or zero-points (1) of a weight, [out, groups] float32."""
     assert layer.params is not None
     values = layer.params[part].float().squeeze(-1)  # blocks: [1] of a tensor, [out] of channels, [out, groups]
     return values.view(len(values), -1).expand(layer.out_features, -1).contiguous()
+
+
+def _by_columns(parts: list[Tensor]) -> Tensor:
+    """One below the other; stored by columns, as the kernels read them."""
+    return torch.cat(parts).t().contiguous().t()

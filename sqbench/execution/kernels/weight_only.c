@@ -1,7 +1,8 @@
 // Float activations times int4 or int8 weights with a scale and a zero-point per group.
 //
 // Codes are stored unsigned, 32 bits holding neighbouring inputs of one output, panels of 16 outputs side by side. A field is not
-// shifted down but converted where it lies, as code 2^(bits j), and x carries the factor 2^(-bits j): both are exact.
+// shifted down but converted where it lies, as code 2^(bits j), and x carries the factor 2^(-bits j): both are exact. The offset
+// that made codes unsigned is subtracted from the sums: it costs a digit where codes are small, and no time.
 
 #include "common.h"
 
@@ -30,15 +31,16 @@ INLINE void panel_rows(const WeightOnly *p, const int32_t *words, long column, l
     for (long g = 0; g < p->groups; g++) {
         __m256 sum[CHAINS][2];
         for (int c = 0; c < rows * chains; c++) sum[c][0] = sum[c][1] = _mm256_setzero_ps();
+        const float *x[4];
+        for (int r = 0; r < rows; r++) x[r] = p->scaled + (row + r) * p->depth + g * group;
         for (long k = 0; k < group; k += fields, words += PANEL) {
             __m256i word[2] = {_mm256_loadu_si256((const __m256i *)words), _mm256_loadu_si256((const __m256i *)words + 1)};
-            const float *x = p->scaled + row * p->depth + g * group + k;
 #pragma GCC unroll 8
             for (int j = 0; j < fields; j++) {
                 __m256 w[2] = {field(word[0], j, bits), field(word[1], j, bits)};
 #pragma GCC unroll 4
                 for (int r = 0; r < rows; r++) {
-                    __m256 one = _mm256_broadcast_ss(x + r * p->depth + j);
+                    __m256 one = _mm256_broadcast_ss(x[r] + k + j);
                     int c = r * chains + j % chains;
                     for (int v = 0; v < 2; v++) sum[c][v] = _mm256_fmadd_ps(w[v], one, sum[c][v]);
                 }
@@ -48,7 +50,7 @@ INLINE void panel_rows(const WeightOnly *p, const int32_t *words, long column, l
             long at = g * p->columns + column + 8 * v, count = left - 8 * v;
             if (count <= 0) break;
             __m256 scale = load(p->scale + at, count), zero = load(p->zero + at, count);
-            zero = _mm256_add_ps(zero, _mm256_set1_ps((float)(1 << (bits - 1))));  // stored codes are unsigned
+            zero = _mm256_add_ps(zero, _mm256_set1_ps((float)(1 << (bits - 1))));
             for (int r = 0; r < rows; r++) {
                 __m256 products = sum[r * chains][v];
                 for (int c = 1; c < chains; c++) products = _mm256_add_ps(products, sum[r * chains + c][v]);
