@@ -1,5 +1,6 @@
 """`python -m sqbench.collect`: tables from the records under results_dir. Its values are in conf/collect.yaml."""
 
+import gc
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field
@@ -108,6 +109,7 @@ ConfigStore.instance().store(name="collect_schema", node=CollectConfig)
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="collect")
 def main(cfg: DictConfig) -> None:
     """The command line: the table on stdout, what the user can fix on stderr with exit status 2."""
+    gc.disable()  # 10,000 records are a million objects without a cycle: looking for one is a tenth of the time
     try:
         table, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
     except UserError as error:

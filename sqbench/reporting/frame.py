@@ -209,7 +209,9 @@ def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[s
         alike[tuple(fields.get(name) for name in FIELDS)].append(index)
     variants = [""] * len(points)
     for members in alike.values():
-        settings = [dict(_flat(points[index][0]["identity"])) for index in members]
+        identities = [points[index][0]["identity"] for index in members]
+        parts = [part for part in set().union(*identities) if len({canonical_json(one.get(part)) for one in identities}) > 1]
+        settings = [dict(_flat({part: one.get(part) for part in parts})) for one in identities]
         names = sorted(set().union(*settings) - set(_SEEDS))
         telling = [name for name in names if len({one.get(name) for one in settings}) > 1]
         for index, one in zip(members, settings, strict=True):

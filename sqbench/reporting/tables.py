@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, in_order, labels, rank
@@ -83,8 +85,8 @@ def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], me
         if name not in keys and (shown.groupby(keys)[name].nunique() > 1).any():
             added.append(name)
             keys.append(name)
-    changes = dict(list(deltas.groupby(keys)))
-    cells = [dict(zip(keys, key, strict=True)) | _cell(group, changes.get(key)) for key, group in shown.groupby(keys)]
+    changes = _by_cell(deltas, keys)
+    cells = [dict(zip(keys, key, strict=True)) | _cell(found, changes.get(key, [])) for key, found in _by_cell(shown, keys).items()]
     measured = shown if (shown["method"] == "fp").all() else shown[shown["method"] != "fp"]
     constant = [name for name in FIELDS if name not in keys and measured[name].nunique() == 1]
     context = {name: measured[name].iloc[0] for name in constant if measured[name].iloc[0]}
@@ -234,21 +236,31 @@ def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _cell(group: pd.DataFrame, change: pd.DataFrame | None) -> dict[str, Any]:
+def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
+    """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
+    numbers = frame[["status", "value", "low", "high", "level", "n"]].astype({"n": "float64"})
+    found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
+        found[key].append(row)
+    return dict(sorted(found.items()))
+
+
+def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
     """The numbers of one cell; points that failed are counted, never left out without a word."""
-    done = group[group["status"] != "failed"]
-    if change is None or len(change) != len(done):
-        change = pd.DataFrame({name: [math.nan] for name in ("value", "low", "high", "level")})  # no mean of part of the points
-    counts = set(done["n"].dropna())
-    return {
-        "value": done["value"].mean(skipna=False),
-        "seed_std": done["value"].std(skipna=False),
-        "points": len(done),
-        "failed": len(group) - len(done),
-        "n": float(counts.pop()) if len(counts) == 1 else math.nan,
-        "delta": change["value"].mean(skipna=False),
-        **{name: change[name].iloc[0] if len(change) == 1 else math.nan for name in ("low", "high", "level")},
-    }
+    done = [row for row in found if row.status != "failed"]
+    values = [row.value for row in done]
+    counts = {row.n for row in done if not math.isnan(row.n)}
+    paired = [row.value for row in changes] if len(changes) == len(done) else []  # no mean of part of the points
+    with np.errstate(invalid="ignore"):  # the spread of infinite values is not known
+        return {
+            "value": np.mean(values) if values else math.nan,
+            "seed_std": np.std(values, ddof=1) if len(values) > 1 else math.nan,
+            "points": len(done),
+            "failed": len(found) - len(done),
+            "n": counts.pop() if len(counts) == 1 else math.nan,
+            "delta": np.mean(paired) if paired else math.nan,
+            **{name: getattr(changes[0], name) if len(paired) == 1 else math.nan for name in ("low", "high", "level")},
+        }
 
 
 def _index(keys: Sequence[tuple[str, ...]], names: Sequence[str]) -> pd.Index:

@@ -1,5 +1,6 @@
 # ruff: noqa: E501 (the goldens are as wide as they are)
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -128,6 +129,11 @@ def test_a_cell_says_what_is_missing_from_it(make_record):
 def test_a_value_that_is_no_number_is_not_missing(make_record):
     grid = by_method(make_record("rtn", metrics={"perplexity": None}, delta={}))
     assert to_wide_csv(grid).splitlines()[2] == "rtn,--,nan"
+
+
+def test_the_spread_of_infinite_values_is_unknown_and_no_warning(make_record):
+    grid = by_method(*(make_record("rtn", perplexity=math.inf, identity__seed=seed, delta={}) for seed in (0, 1)))
+    assert "inf ± nan (2 seeds)" in to_markdown(grid)
 
 
 def test_a_failure_of_another_evaluation_is_not_in_the_table(make_record):
