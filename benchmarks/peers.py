@@ -28,6 +28,7 @@ from benchmarks.plain import perplexity
 from benchmarks.timing import Work, alternate, arguments, chosen, medians, seconds, show, speedups
 from sqbench.errors import UserError
 from sqbench.models import Model
+from sqbench.progress import console
 from sqbench.quiet import quiet
 
 OURS = "sqbench"
@@ -39,6 +40,7 @@ def attempt(makers: Mapping[str, Make]) -> tuple[dict[str, Work], dict[str, str]
     """The work of every tool that is there and has run once, and for each other the reason."""
     works, failed = {}, {}
     for name, make in makers.items():
+        console.print(f"{name} ...", style="dim", highlight=False)  # some take minutes for their first call
         try:
             work = make()
             work()
@@ -51,8 +53,10 @@ def attempt(makers: Mapping[str, Make]) -> tuple[dict[str, Work], dict[str, str]
 
 def compared(work: str, unit: str, amount: int, base: Work, ours: Work, peers: Mapping[str, Make], repetitions: int) -> list[Row]:
     """A row per side: the base, sqbench, every tool that runs, and every tool that does not."""
-    works, failed = attempt(peers)
-    times = alternate({latency.BASE: base, OURS: ours, **works}, repetitions)
+    works, failed = attempt({latency.BASE: lambda: base, OURS: lambda: ours, **peers})
+    if broken := {latency.BASE, OURS} & failed.keys():
+        raise RuntimeError(f"{work}: {', '.join(f'{name} ({failed[name]})' for name in broken)}")
+    times = alternate(works, repetitions, warmup=0)  # each has run once
     faster = speedups(times, latency.BASE)
     rows = []
     for name, spent in medians(times).items():
@@ -128,6 +132,7 @@ def method_rows(work: str, task: Task, methods: Mapping[str, Callable[[Task], An
     """Seconds and perplexities of every tool, each of which runs once."""
     rows, spent = [], {}
     for name, method in methods.items():
+        console.print(f"{name} ...", style="dim", highlight=False)
         found: list[Any] = []
         try:
             spent[name] = seconds(lambda method=method, found=found: found.append(method(task)))  # type: ignore[misc]
