@@ -41,14 +41,14 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
                 raise EvaluationError(
                     f"image {unpaired[0]} of the draw can be read now, and could not for the float model; {RETRY}"
                 )
-            base = reference.kept[[place[image] for image in batch.index.tolist()]]
+            base = reference.kept["logits"][[place[image] for image in batch.index.tolist()]]
         rows.append(_compare(logits, batch.labels, batch.index, base))
         if reference is None:
             kept.append(logits)
     samples = pd.concat(rows, ignore_index=True)
     if reference is not None and len(samples) < len(place):
         raise EvaluationError(f"{len(place) - len(samples)} images cannot be read now, and could for the float model; {RETRY}")
-    return Result(_metrics(samples, model), samples, model, torch.cat(kept) if kept else None)
+    return Result(_metrics(samples, model), samples, model, {"logits": torch.cat(kept)} if kept else None)
 
 
 def _compare(logits: Tensor, labels: Tensor, index: Tensor, base: Tensor | None) -> pd.DataFrame:

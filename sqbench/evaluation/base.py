@@ -26,15 +26,15 @@ class Result:
         metrics: name -> number.
         samples: one row per example, with numbers of the model and, against a reference, of the float model beside them.
         model: what was evaluated.
-        kept: what a later comparison needs of each example, [examples, ...]: hidden states of text, logits of images; None where
-            that is too large to keep, and the model runs again.
+        kept: name -> what a later comparison needs of each example, [examples, ...]; None where that is too large to keep, and
+            the model runs again.
         baseline: the float model's result, where that was made beside this one.
     """
 
     metrics: dict[str, float]
     samples: pd.DataFrame
     model: Any
-    kept: Tensor | None
+    kept: dict[str, Tensor] | None
     baseline: "Result | None" = None
 
 

@@ -12,7 +12,7 @@ from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.models.base import Model
 from sqbench.storage import digest
 
-VERSION = 2  # of what is kept; part of the cache key
+VERSION = 3  # of what is kept; part of the cache key
 
 
 def reference(model: Model, examples: Examples, name: str, folder: Path) -> Result:
@@ -35,13 +35,13 @@ def reference(model: Model, examples: Examples, name: str, folder: Path) -> Resu
     def compute() -> tensorfile.Content:
         result = evaluation.as_reference(evaluation.run(model, examples))
         tensors = {f"samples/{column}": torch.tensor(result.samples[column].to_numpy()) for column in result.samples}
-        if result.kept is not None:
-            tensors["kept"] = result.kept
+        tensors |= {f"kept/{name}": value for name, value in (result.kept or {}).items()}
         return tensors, {"key": key, "metrics": result.metrics, "columns": list(result.samples)}
 
     tensors, about = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
     samples = pd.DataFrame({column: tensors[f"samples/{column}"].numpy() for column in about["columns"]})
-    return Result(about["metrics"], samples, model, tensors.get("kept"))
+    kept = {name.removeprefix("kept/"): value for name, value in tensors.items() if name.startswith("kept/")}
+    return Result(about["metrics"], samples, model, kept or None)
 
 
 def in_dtype(model: Model, dtype: torch.dtype) -> Model:

@@ -5,18 +5,17 @@ import math
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from sqbench.data.text import Windows
+from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.evaluation.statistics import Difference, perplexity_difference
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
 
-CHUNK = 128  # tokens whose logits exist at once: a vocabulary of 49,152 makes 25 MB of them
 MOST_NATS = 100.0  # per token and window: a perplexity of 1e43 says no more than "broken", and exp overflows soon after
-KEEP_BYTES = 2**30  # of a reference's hidden states; beyond that the float model runs again beside every point
+KEEP_BYTES = 2**30  # of what a comparison asks of the float model; beyond that the float model runs again beside every point
 
 
 @torch.no_grad()
@@ -32,51 +31,39 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
         EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
     """
     rows, kept = [], []
-    keep = reference is None and model.head is not None
-    expected = windows.evaluation.numel() * model.module.config.hidden_size * 4
+    keep = reference is None and windows.evaluation.numel() * model.module.config.hidden_size * 4 <= KEEP_BYTES
+    linear = reference is not None and reference.kept is not None and divergence.same_head(model, reference.model)
     for number, ids in enumerate(track(windows.evaluation, "evaluate")):
         outputs = _outputs(model, ids)
-        row = {"window": number, "tokens": len(ids) - 1, **_compare(model, outputs, ids, reference, number)}
+        target = ids[1:].to(outputs.device)
+        if reference is None:
+            columns, summary = divergence.predict(model, outputs, target)
+            if keep:
+                kept.append({name: value.cpu() for name, value in summary.items()})
+        else:
+            known = (
+                {} if reference.kept is None else {name: value[number].to(target.device) for name, value in reference.kept.items()}
+            )
+            if linear and "row" in known:
+                columns = divergence.compare(model, outputs, target, known)
+            else:
+                base = known["outputs"] if "outputs" in known else _outputs(reference.model, ids)
+                columns = divergence.compare_logits(model, outputs, target, reference.model, base)
+        row = {"window": number, "tokens": len(target), **{name: value.double().mean().item() for name, value in columns.items()}}
         require_finite(row["nll"], f"window {number}", model, ids.unsqueeze(0))
         if row["nll"] > MOST_NATS:
             raise EvaluationError(f"the loss of window {number} is {row['nll']:.3g} nats per token: no perplexity worth the name")
+        if reference is not None:
+            row |= {"nll_fp": float(reference.samples["nll"][number]), "kl": max(row["kl"], 0.0)}  # of equal models a hair below
         rows.append(row)
-        if keep and expected <= KEEP_BYTES:
-            kept.append(outputs.cpu())
     samples = pd.DataFrame(rows)
-    return Result(_metrics(samples, windows, model), samples, model, torch.stack(kept) if kept else None)
+    stacked = {name: torch.stack([one[name] for one in kept]) for name in kept[0]} if kept else None
+    return Result(_metrics(samples, windows, model), samples, model, stacked or None)
 
 
 def _outputs(model: LanguageModel, ids: Tensor) -> Tensor:
-    """What the head reads [tokens, width]; the logits themselves [tokens, vocabulary] where the head is not separate."""
-    return (model.forward if model.head is None else model.body)(ids.unsqueeze(0))[0]
-
-
-def _compare(model: LanguageModel, outputs: Tensor, ids: Tensor, reference: Result | None, number: int) -> dict[str, float]:
-    """Mean negative log-likelihood of a window, and against the reference its own, the KL divergence and the agreement."""
-    target = ids[1:].to(outputs.device)
-    base = None
-    if reference is not None:
-        base = _outputs(reference.model, ids) if reference.kept is None else reference.kept[number].to(outputs.device)
-    sums = torch.zeros(4, dtype=torch.float64)
-    for start in range(0, len(target), CHUNK):
-        piece = slice(start, min(start + CHUNK, len(target)))
-        logp = _log_probabilities(model, outputs[piece])
-        wanted = target[piece].unsqueeze(1)
-        sums[0] -= logp.gather(1, wanted).double().sum().item()
-        if reference is not None and base is not None:
-            logp_fp = _log_probabilities(reference.model, base[piece])
-            sums[1] -= logp_fp.gather(1, wanted).double().sum().item()
-            sums[3] += (logp.argmax(1) == logp_fp.argmax(1)).sum().item()
-            sums[2] += logp_fp.exp().mul_(logp_fp - logp).sum(1).double().sum().item()
-    sums[2].clamp_(min=0)  # rounding can take the divergence of equal models a hair below
-    nll, nll_fp, kl, agreement = (sums / len(target)).tolist()
-    return {"nll": nll} if reference is None else {"nll": nll, "nll_fp": nll_fp, "kl": kl, "agreement": agreement}
-
-
-def _log_probabilities(model: LanguageModel, outputs: Tensor) -> Tensor:
-    logits = outputs if model.head is None else model.head(outputs)
-    return log_softmax(logits.float(), dim=-1)
+    """What the head reads of the tokens that predict [tokens, width]; logits [tokens, vocabulary] if it is not separate."""
+    return (model.forward if model.head is None else model.body)(ids.unsqueeze(0))[0, :-1]
 
 
 def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> dict[str, float]:
