@@ -101,9 +101,8 @@ def int8_linear(
 
 def refuses(in_features: int, groups: int) -> str | None:
     """Why a weight with so many groups along its input axis has no weight-only kernel; None if it has."""
-    if in_features % groups or in_features // groups % 8:
-        return f"{in_features} inputs in {groups} groups: sizes of groups must be multiples of 8"
-    return None
+    size = in_features / groups
+    return f"weight-only kernels take groups of a multiple of 8 inputs, not {size:g}" if size % 8 else None
 
 
 def pack_weight(codes: Tensor, bits: int) -> Tensor:

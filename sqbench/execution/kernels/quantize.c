@@ -44,32 +44,29 @@ static void quantize_any(const Quantize *p, long from, long count, float scale, 
     else quantize_run(p->x + from, (uint8_t *)p->out + from, count, scale, zero, p->low, p->high, false);
 }
 
+INLINE void widen(__m256 *low, __m256 *high, __m256 *bad, __m256 x) {
+    *low = _mm256_min_ps(x, *low);  // these two forget a nan
+    *high = _mm256_max_ps(x, *high);
+    *bad = _mm256_or_ps(*bad, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+INLINE float largest(__m256 x) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 // Range of a row, widened to 0; nan, both ends, where the row has one.
-static void range_of(const float *x, long count, float *low, float *high) {
-    __m256 lo[4], hi[4], bad = _mm256_setzero_ps();
-    for (int j = 0; j < 4; j++) lo[j] = hi[j] = bad;
+INLINE void range_of(const float *x, long count, float *low, float *high) {
+    __m256 zero = _mm256_setzero_ps(), bad = zero, low_0 = zero, low_1 = zero, high_0 = zero, high_1 = zero;
     long i = 0;
-    for (; i + 32 <= count; i += 32)
-        for (int j = 0; j < 4; j++) {
-            __m256 v = _mm256_loadu_ps(x + i + 8 * j);
-            bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-            lo[j] = _mm256_min_ps(v, lo[j]);
-            hi[j] = _mm256_max_ps(v, hi[j]);
-        }
-    for (; i < count; i += 8) {
-        __m256 v = load(x + i, count - i);
-        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-        lo[0] = _mm256_min_ps(v, lo[0]);
-        hi[0] = _mm256_max_ps(v, hi[0]);
+    for (; i + 16 <= count; i += 16) {
+        widen(&low_0, &high_0, &bad, _mm256_loadu_ps(x + i));
+        widen(&low_1, &high_1, &bad, _mm256_loadu_ps(x + i + 8));
     }
-    float lows[8], highs[8];
-    _mm256_storeu_ps(lows, _mm256_min_ps(_mm256_min_ps(lo[0], lo[1]), _mm256_min_ps(lo[2], lo[3])));
-    _mm256_storeu_ps(highs, _mm256_max_ps(_mm256_max_ps(hi[0], hi[1]), _mm256_max_ps(hi[2], hi[3])));
-    *low = *high = 0;
-    for (int j = 0; j < 8; j++) {
-        if (lows[j] < *low) *low = lows[j];
-        if (highs[j] > *high) *high = highs[j];
-    }
+    for (; i < count; i += 8) widen(&low_0, &high_0, &bad, load(x + i, count - i));
+    *low = -largest(_mm256_sub_ps(zero, _mm256_min_ps(low_0, low_1)));
+    *high = largest(_mm256_max_ps(high_0, high_1));
     if (_mm256_movemask_ps(bad)) *low = *high = NAN;
 }
 
