@@ -42,7 +42,6 @@ class Requantization(NamedTuple):
 def pack_int8(codes: Tensor) -> Tensor:
     """Weight codes [N, K] (int8) in the order that `int8_linear` reads them; N is rounded up to 16, K to 2."""
     assert codes.dtype == torch.int8
-    assert codes.ndim == 2
     count, depth = codes.shape
     whole = pad(codes, (0, depth % 2, 0, -count % PANEL))
     return whole.view(-1, PANEL, whole.shape[1] // 2, 2).transpose(1, 2).contiguous()
@@ -83,9 +82,9 @@ def int8_linear(
     assert column_sums.dtype == torch.int32
     assert x_scale.shape == x_zero.shape
     assert x_scale.numel() in (1, rows)
-    _check_bias(bias, columns)
+    assert bias is None or (bias.shape == (columns,) and bias.dtype == torch.float32)
     assert scale.dtype == x_scale.dtype == x_zero.dtype == torch.float32
-    _check(x, packed, scale, x_scale, x_zero, column_sums)
+    _check(x, packed, scale, x_scale, x_zero, column_sums, bias)
     result = torch.empty(rows, columns, dtype=torch.float32 if out is None else torch.uint8)
     if result.numel():
         library().int8_linear(
@@ -138,8 +137,8 @@ def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero
     (rows, depth), (columns, groups) = x.shape, scale.shape
     _check_weight(packed, bits, scale, zero, depth)
     assert x.dtype == torch.float32
-    _check_bias(bias, columns)
-    _check(x)
+    assert bias is None or (bias.shape == (columns,) and bias.dtype == torch.float32)
+    _check(x, bias)
     result = torch.empty(rows, columns)
     if rows:
         scale, zero = _by_columns(scale), _by_columns(zero)
@@ -205,7 +204,6 @@ def fake_quantize_rows(x: Tensor, fmt: Format) -> Tensor:
 
 
 def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, zero: Tensor | None) -> Tensor:
-    assert x.ndim == 2
     assert fmt.scale_dtype == "float32"
     assert x.dtype == torch.float32
     _check(x)
@@ -246,14 +244,6 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _check_bias(bias: Tensor | None, columns: int) -> None:
-    if bias is not None:
-        assert bias.shape == (columns,)
-        assert bias.dtype == torch.float32
-        _check(bias)
-
-
-def _check(*tensors: Tensor) -> None:
+def _check(*tensors: Tensor | None) -> None:
     for tensor in tensors:
-        assert tensor.is_contiguous()
-        assert tensor.is_cpu
+        assert tensor is None or (tensor.is_contiguous() and tensor.is_cpu)
