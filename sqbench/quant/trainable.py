@@ -154,7 +154,7 @@ class TrainableActivation(ActivationQuantizer):
         self.static = None  # the range knows better from the first step on
         self.range = range_
 
-    def _quantized(self, x: Tensor) -> Tensor:
+    def quantized(self, x: Tensor) -> Tensor:
         ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
         result = self.range(to_blocks(ordered, self.fmt), x.numel() // max(len(x), 1)).view(ordered.shape)
         return result if ordered is x else result.movedim(-1, self.axis)
