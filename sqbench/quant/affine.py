@@ -74,10 +74,11 @@ def dequantize(codes: Tensor, params: QParams) -> Tensor:
 
 def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     """dequantize(quantize(x)), without leaving float: the values that integer execution would see."""
-    scaled = (blocks / params.scale).round_()
+    codes = (blocks / params.scale).round_()
     if fmt.symmetric:
-        return scaled.clamp_(fmt.code_min, fmt.code_max).mul_(params.scale)
-    return scaled.clamp_(fmt.code_min - params.zero_point, fmt.code_max - params.zero_point).mul_(params.scale)
+        return codes.clamp_(fmt.code_min, fmt.code_max).mul_(params.scale)
+    # Bounds that are numbers: a clamp between tensors takes longer than all the rest.
+    return codes.add_(params.zero_point).clamp_(fmt.code_min, fmt.code_max).sub_(params.zero_point).mul_(params.scale)
 
 
 def round_trip(x: Tensor, fmt: Format, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
