@@ -20,6 +20,7 @@ from sqbench.quant.statistics import InputStatistics
 
 SMALLEST = 1e-4
 CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
+CLIP_ROWS = 128  # of a weight at once: what ten ratios pass over ten times should stay in a core's cache
 
 
 @register("awq")
@@ -99,6 +100,9 @@ def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
     Args:
         weight: [out, in]; gram: [in / b, b, b].
     """
+    if fmt.granularity != "tensor" and len(weight) > CLIP_ROWS:  # rows know nothing of each other
+        pieces = [clip_limits(piece, gram, fmt) for piece in weight.split(CLIP_ROWS)]
+        return torch.cat([lo for lo, _ in pieces]), torch.cat([hi for _, hi in pieces])
     blocks = to_blocks(weight, fmt)
     lo, hi = block_range(blocks)
     largest = torch.maximum(-lo, hi)

@@ -68,6 +68,19 @@ def test_search_measures_the_block_it_says(tiny: LanguageModel, statistics: Stat
 @pytest.mark.parametrize(
     "fmt", [W3, Format(bits=3, symmetric=False, granularity="channel"), Format(bits=3, granularity="group", group_size=16)], ids=str
 )
+def test_clipping_row_by_row_is_clipping_at_once(fmt: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(11, 64, generator=generator) ** 3, torch.randn(50, 64, generator=generator)
+    gram = (x.t() @ x).unsqueeze(0)
+    whole = clip_limits(weight, gram, fmt)
+    monkeypatch.setattr("sqbench.methods.awq.CLIP_ROWS", 4)
+    for piece, expected in zip(clip_limits(weight, gram, fmt), whole, strict=True):
+        assert torch.equal(piece, expected)
+
+
+@pytest.mark.parametrize(
+    "fmt", [W3, Format(bits=3, symmetric=False, granularity="channel"), Format(bits=3, granularity="group", group_size=16)], ids=str
+)
 def test_clipping_minimises_the_output_error_per_block(fmt: Format) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 64, generator=generator) ** 3
