@@ -20,7 +20,7 @@ from sqbench.quant.statistics import InputStatistics
 
 SMALLEST = 1e-4
 CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
-CLIP_ROWS = 128  # of a weight at once: what ten ratios pass over ten times should stay in a core's cache
+CLIP_ROWS = 384  # of a weight at once: what ten ratios pass over ten times should stay in a core's cache
 
 
 @register("awq")

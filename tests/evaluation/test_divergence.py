@@ -15,7 +15,7 @@ from sqbench.evaluation.perplexity import perplexity
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 
-WIDTH, WORDS, TOKENS = 24, 300, 200  # more tokens than a chunk
+WIDTH, WORDS, TOKENS = 24, 300, divergence.CHUNK + 50
 
 
 def with_head(model: LanguageModel, head: nn.Module | None) -> LanguageModel:
