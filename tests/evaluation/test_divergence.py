@@ -43,13 +43,15 @@ def test_from_a_summary_as_by_definition(tiny: LanguageModel, bias: bool, moved:
     own, known = divergence.predict(model, h_fp, target)
     found = divergence.compare(model, h, target, known)
     exact = nn.Linear(WIDTH, WORDS, bias=bias, dtype=torch.float64)
-    exact.load_state_dict(linear.double().state_dict())
+    exact.load_state_dict(linear.state_dict())
+    exact.requires_grad_(False)
     p, q = (exact(x.double()).log_softmax(-1) for x in (h_fp, h))
     kl = (p.exp() * (p - q)).sum(-1)
     torch.testing.assert_close(own["nll"].double(), -p[torch.arange(TOKENS), target], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["nll"].double(), -q[torch.arange(TOKENS), target], rtol=1e-5, atol=1e-6)
-    assert (found["kl"] - kl).abs().max() < 2e-6
-    assert found["kl"].mean().item() == pytest.approx(kl.mean().item(), rel=1e-4, abs=1e-7)
+    rounding = 8 * torch.finfo(torch.float32).eps * exact(h.double()).abs().max().item()  # of float32 logits, in nats
+    assert (found["kl"] - kl).abs().max() < rounding
+    assert found["kl"].mean().item() == pytest.approx(kl.mean().item(), rel=1e-4, abs=4 * rounding / TOKENS**0.5)
     assert torch.equal(found["agreement"], p.argmax(-1) == q.argmax(-1))
 
 
