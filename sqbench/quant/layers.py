@@ -188,7 +188,7 @@ class QuantLayer(StandIn, Stored):
         return weight.numel() * weight.element_size() if self.format is None else self.format.stored_bytes(*weight.shape)
 
     def codes(self) -> Tensor:
-        """The weight's codes [out, in], int8. In float32 they are read off the dequantized weight: they are at most 255 steps apart."""
+        """The weight's codes [out, in], int8; in float32 they are read off the dequantized weight, which is exact."""
         assert self.format is not None
         assert self.params is not None
         if self.held is not None:
