@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu, silu
 
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.layers import QuantLayer, version_of
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": relu,
@@ -80,7 +80,7 @@ def watch(module: nn.Module, forward: Callable[[], Any]) -> Flow:
     def before(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             if args and isinstance(args[0], Tensor):
-                entered[name] = args[0], args[0]._version
+                entered[name] = args[0], version_of(args[0])
 
         return hook
 

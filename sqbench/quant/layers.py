@@ -69,6 +69,11 @@ def channels_last(module: nn.Module, x: Tensor) -> Tensor:
     return x if kind is None else x.movedim(kind.axis, -1)
 
 
+def version_of(x: Tensor) -> int:
+    """How often a tensor was written to; inference tensors do not count, and no layer writes to its input."""
+    return -1 if x.is_inference() else x._version
+
+
 class Shared:
     """Work on a tensor that several layers read: done for the first of `readers`, its result handed to the others."""
 
@@ -81,7 +86,7 @@ class Shared:
         """work(x), or what it was."""
         if self.readers < 2:
             return work(x)
-        version = -1 if x.is_inference() else x._version  # inference tensors keep none, and no layer writes to its input
+        version = version_of(x)
         if self._known is not None and self._known[0] is x and self._known[1] == version:
             result = self._known[2]
             self._waiting -= 1

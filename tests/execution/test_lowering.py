@@ -71,6 +71,14 @@ def test_the_given_model_stays_as_it_is(vit: Lab, pixels: Tensor) -> None:
     assert sum(isinstance(part, QuantLayer) for part in quantized.module.modules()) == len(vit.model.topology.layers)
 
 
+def test_lowering_works_in_inference_mode(vit: Lab, pixels: Tensor) -> None:
+    quantized = api.quantize(vit.model, vit.statistics, "minmax", scheme(7, 8))
+    with torch.inference_mode():
+        executed = lower(quantized, "int")
+        assert executed.report["fused"] == 2
+        assert apart(executed, quantized, pixels) < 2e-2
+
+
 def test_fc1_applies_gelu_and_writes_the_codes_of_fc2(vit: Lab) -> None:
     executed = lower(api.quantize(vit.model, vit.statistics, "minmax", scheme(7, 8)), "int")
     block = executed.module.blocks[0].mlp
