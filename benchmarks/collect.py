@@ -4,8 +4,8 @@
     python -m benchmarks.collect records=1000 record=results/runs/0123456789ab/record.json   # copies that record instead
 
 The copies differ as a sweep's points do, in model, method, bits, alpha, seed and results; all keep the first one's layers, which
-make its size. They lie in a temporary folder (1.2 GB), which is removed. Interpreter, imports and writing are part of each time; processor time says what a
-busy machine hides.
+make its size. They lie in a temporary folder (1.2 GB), which is removed. Interpreter, imports and writing are part of each time;
+processor time says what a busy machine hides.
 """
 
 import copy
