@@ -11,9 +11,9 @@ from sqbench.execution.flow import Chain, function_of
 
 log = logging.getLogger(__name__)
 
-# Relative change (of the norm) of the model's output that still is rounding: a code on the edge between two may fall to either
-# side, and a deep model makes more of it. What reads codes where it expects floats is off by its own size.
-TOLERANCE = 0.05
+# Relative change (of the norm) of the output that may be rounding: a code on the edge between two falls to either side, and a deep
+# model makes up to its whole quantization error of that. What reads codes where it expects floats is off by many times its size.
+TOLERANCE = 0.25
 
 
 @dataclass
