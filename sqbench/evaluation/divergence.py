@@ -85,7 +85,7 @@ def same_head(model: LanguageModel, floats: LanguageModel) -> bool:
 def _head_weight(model: LanguageModel) -> Tensor | None:
     """W [vocabulary, width] of a head that is a float32 linear layer."""
     head = model.head
-    return head.weight if type(head) is nn.Linear and head.weight.dtype == torch.float32 else None
+    return head.weight if isinstance(head, nn.Linear) and head.weight.dtype == torch.float32 else None
 
 
 def _logits(model: LanguageModel, outputs: Tensor) -> Tensor:

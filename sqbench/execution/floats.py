@@ -21,16 +21,26 @@ PROBE = (512, 576, 1536)  # rows, in, out: a window through a small model's MLP
 GAIN = 1.25  # a smaller one is not worth another rounding of every number
 
 
-class FloatLinear(nn.Module):
-    """y = x W^T + b with a weight that oneDNN laid out once. Float32 on the CPU; differs from torch's by rounding only."""
+class FloatLinear(nn.Linear):
+    """y = x W^T + b with a weight that oneDNN laid out once. Float32 on the CPU; differs from torch's by rounding only.
+
+    Attributes:
+        weight: the layer's own, which the float model holds anyway; without elements once it is dropped.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         weight, bias = weight_of(layer), layer.bias
         assert bias is None or isinstance(bias, Tensor)
+        self.out_features, self.in_features = weight.shape
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)  # for whoever asks its dtype and device
+        self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def drop_weight(self) -> "FloatLinear":
+        """Keep oneDNN's copy alone; what is left of the weight says its dtype and device."""
+        self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")

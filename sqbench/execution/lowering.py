@@ -42,6 +42,10 @@ def lower(model: Model, backend: str) -> Model:
     `sim` computes in float with simulated rounding, in as few passes over memory as this machine's kernels allow. `int` multiplies
     codes; a layer whose formats have no kernel is simulated. The report's `execution` lists which layers ran how, and why.
     """
+    if not any(isinstance(part, QuantLayer) for part in model.module.modules()):
+        if not prefers_onednn(next(model.module.parameters())):
+            return model
+        _ = model.topology  # traced now: afterwards the layers are of other classes
     module = share(model.module)
     report = dict(model.report or {})
 

@@ -40,7 +40,7 @@ class SimulatedLayer(StandIn, Stored):
         self.activation = OnePassQuantizer(activation) if isinstance(activation, ActivationQuantizer) else activation
         self.layer = quantized.layer
         if is_linear(self.layer) and prefers_onednn(self.weight):
-            self.layer = FloatLinear(self.layer)
+            self.layer = FloatLinear(self.layer).drop_weight()
         self._stored_bytes = quantized.stored_bytes()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
 """Float layers on oneDNN: rounding apart the same, chosen once per machine and remembered."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from cli import Ended
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sqbench.execution import floats, lower
 from sqbench.execution.floats import FloatLinear, prefers_onednn
 from sqbench.models.language import LanguageModel
+from sqbench.quant.layers import stored_bytes
+from sqbench.records.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +62,21 @@ def test_a_model_on_prepacked_layers_predicts_the_same(monkeypatch: pytest.Monke
     ids = tiny.example()
     torch.testing.assert_close(packed.forward(ids), tiny.forward(ids), rtol=1e-5, atol=1e-4)
     assert not any(isinstance(part, FloatLinear) for part in tiny.module.modules())
+    assert stored_bytes(packed.module) == stored_bytes(tiny.module)
+
+
+def test_a_sweep_on_prepacked_layers_has_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Ended], results: Path
+) -> None:
+    asked = ("-m", "method=fp,smoothquant", "bits=w8a8", "alpha=0.5")
+    numbers = []
+    for gain, folder in ((1.0, "plain"), (2.0, "packed")):
+        monkeypatch.setattr(floats, "_speedup", lambda gain=gain: gain)
+        floats._onednn_is_faster.cache_clear()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(results / folder))
+        assert command(*asked, f"results_dir={results / folder}").code == 0
+        numbers.append({record["point_id"]: record["metrics"] for record in Store(results / folder).records()})
+    plain, packed = numbers
+    assert plain.keys() == packed.keys()
+    for point, metrics in plain.items():
+        assert packed[point] == pytest.approx(metrics, rel=1e-3, abs=1e-6)  # codes on an edge may fall to the other side
