@@ -82,7 +82,7 @@ def check_record(record: dict[str, Any], results: Path) -> None:
 
     cost = record["cost"]
     assert cost.keys() == {"seconds", "peak_rss_bytes", "weight_bytes"}
-    assert cost["seconds"].keys() == {"load", "baseline", "calibrate", "quantize", "evaluate", "total"}
+    assert cost["seconds"].keys() == {"load", "baseline", "calibrate", "quantize", "lower", "evaluate", "total"}
     assert sum(cost["seconds"].values()) <= 2 * cost["seconds"]["total"] + 0.01
     assert 50e6 < cost["peak_rss_bytes"] < 50e9
     assert cost["weight_bytes"] == metrics["weight_bytes"]

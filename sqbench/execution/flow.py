@@ -51,8 +51,9 @@ class _Call:
     name: str
     module: nn.Module
     source: int | None  # the call that wrote its input
-    input: tuple[int, int]  # identity and version of the input
-    output: Tensor  # kept alive, so that its identity means something
+    input: Tensor  # kept alive as the output is, so that their identities mean something
+    version: int  # of the input
+    output: Tensor
     readers: list[int]
 
 
@@ -95,7 +96,7 @@ def watch(module: nn.Module, forward: Callable[[], Any]) -> Flow:
             if writer is not None:
                 calls[writer].readers.append(len(calls))
             source[id(output)] = len(calls)
-            calls.append(_Call(name, layer, writer, (id(x), version), output, []))
+            calls.append(_Call(name, layer, writer, x, version, output, []))
 
         return hook
 
@@ -124,7 +125,7 @@ def _flow(calls: list[_Call]) -> Flow:
     layers = [call for call in calls if isinstance(call.module, QuantLayer)]
     readers: dict[tuple[Any, ...], list[str]] = {}
     for call in layers:
-        key = (call.name,) if call.name in often else (*call.input, call.source)
+        key = (call.name,) if call.name in often else (id(call.input), call.version, call.source)
         names = readers.setdefault(key, [])
         names += [call.name] * (call.name not in names)
 

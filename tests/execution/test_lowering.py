@@ -94,6 +94,27 @@ def test_dynamic_ranges_keep_their_rounding_to_themselves(vit: Lab, pixels: Tens
     assert apart(executed, quantized, pixels) < 2e-2
 
 
+class Fleeting(nn.Module):
+    """Layers whose inputs nothing holds on to: the next may lie where the last one lay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x * 0.5) * 2
+        return x
+
+
+def test_tensors_are_told_apart_even_when_one_takes_the_place_of_another() -> None:
+    module = Fleeting().requires_grad_(False)
+    for name in [f"layers.{index}" for index in range(8)]:
+        module.set_submodule(name, QuantLayer(module.get_submodule(name), Format(4, granularity="channel"), None, None))
+    found = watch(module, lambda: module(torch.randn(2, 16)))
+    assert found.readers == tuple((f"layers.{index}",) for index in range(8))
+
+
 class Residual(nn.Module):
     """What a layer writes goes to the next one, and around it."""
 
