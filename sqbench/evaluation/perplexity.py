@@ -49,12 +49,14 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
             else:
                 base = known["outputs"] if "outputs" in known else _outputs(reference.model, ids)
                 columns = divergence.compare_logits(model, outputs, target, reference.model, base)
-        row = {"window": number, "tokens": len(target), **{name: value.double().mean().item() for name, value in columns.items()}}
-        require_finite(row["nll"], f"window {number}", model, ids.unsqueeze(0))
-        if row["nll"] > MOST_NATS:
-            raise EvaluationError(f"the loss of window {number} is {row['nll']:.3g} nats per token: no perplexity worth the name")
+        means = {name: value.double().mean().item() for name, value in columns.items()}
+        require_finite(means["nll"], f"window {number}", model, ids.unsqueeze(0))
+        if means["nll"] > MOST_NATS:
+            raise EvaluationError(f"the loss of window {number} is {means['nll']:.3g} nats per token: no perplexity worth the name")
+        row = {"window": number, "tokens": len(target), "nll": means["nll"]}
         if reference is not None:
-            row |= {"nll_fp": float(reference.samples["nll"][number]), "kl": max(row["kl"], 0.0)}  # of equal models a hair below
+            row["nll_fp"] = float(reference.samples["nll"][number])
+            row |= {"kl": max(means["kl"], 0.0), "agreement": means["agreement"]}  # of equal models a hair below 0
         rows.append(row)
     samples = pd.DataFrame(rows)
     stacked = {name: torch.stack([one[name] for one in kept]) for name in kept[0]} if kept else None
