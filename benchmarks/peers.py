@@ -167,7 +167,8 @@ def main() -> None:
         rows = [row for name in chosen(own["work"], WORK) for row in WORK[name](own, others)]
     except UserError as error:
         sys.exit(f"error: {error}")
-    show(["work", "tool", "median", "x float32", "sqbench is x it"], rows)
+    how = "sides took turns, medians; tools of smoothquant and awq ran once each, one after another"
+    show(["work", "tool", "median", "x float32", "sqbench is x it"], rows, how=how)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def machine() -> str:
     return f"{_processor()}, {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def show(head: Sequence[str], rows: Sequence[Sequence[str]], sides: int = 2) -> None:
-    """Print the table, and the machine below it."""
+def show(head: Sequence[str], rows: Sequence[Sequence[str]], sides: int = 2, how: str = "sides took turns, medians") -> None:
+    """Print the table, and below it the machine and how it was measured."""
     print(markdown_table(head, rows, sides))
-    print(f"\n{machine()}; sides took turns, medians")
+    print(f"\n{machine()}; {how}")
