@@ -128,7 +128,8 @@ def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero
     Args:
         x: [M, K] float32.
         packed: by `pack_weight`, of the codes of W [N, K] with `bits` bits.
-        scale, zero: [N, G] float32 for groups of K / G inputs; read fastest if stored by columns (`scale.t().contiguous().t()`).
+        scale, zero: [N, G] for groups of K / G inputs, float32 and int16 (a rounded scale can push a zero-point of 8 bits
+            beyond 8); read fastest if stored by columns (`scale.t().contiguous().t()`).
         bias: [N] float32.
 
     Returns:
@@ -170,7 +171,8 @@ def _check_weight(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, depth:
     assert packed.dtype == torch.uint8
     assert packed.shape == (-(-columns // PANEL), depth * bits // 32, PANEL, 4)
     assert zero.shape == scale.shape
-    assert scale.dtype == zero.dtype == torch.float32
+    assert scale.dtype == torch.float32
+    assert zero.dtype == torch.int16
     assert scale.is_cpu
     assert zero.is_cpu
     _check(packed)

@@ -70,7 +70,7 @@ class NativeWeightOnly(IntegerLayer):
         self.packed: Tensor
         self.in_features = codes.shape[1]
         self.register_buffer("scale", _by_columns([_by_group(layer, 0) for layer in layers]), persistent=False)
-        self.register_buffer("zero_point", _by_columns([_by_group(layer, 1) for layer in layers]), persistent=False)
+        self.register_buffer("zero_point", _by_columns([_by_group(layer, 1).to(torch.int16) for layer in layers]), persistent=False)
         self.scale: Tensor
         self.zero_point: Tensor
         activation = layers[0].activation

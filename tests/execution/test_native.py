@@ -143,9 +143,9 @@ class Weight:
         self.bits = bits
         self.codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (columns, depth), dtype=torch.int8, generator=g)
         self.scale = torch.rand(columns, groups, generator=g) + 0.1
-        self.zero = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (columns, groups), generator=g).float()
+        self.zero = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (columns, groups), dtype=torch.int16, generator=g)
         self.packed = native.pack_weight(self.codes, 4 if bits <= 4 else 8)
-        blocks = QParams(self.scale.unsqueeze(-1), self.zero.unsqueeze(-1))
+        blocks = QParams(self.scale.unsqueeze(-1), self.zero.float().unsqueeze(-1))
         self.values = dequantize(self.codes.unflatten(1, (groups, -1)), blocks).flatten(1)
 
 

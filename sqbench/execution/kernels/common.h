@@ -46,6 +46,13 @@ INLINE __m256i first(long count) {
 // The first `count` values at p (8 if more), zeros behind them.
 INLINE __m256 load(const float *p, long count) { return count >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, first(count)); }
 
+// The same of 16-bit integers.
+INLINE __m256 load_shorts(const int16_t *p, long count) {
+    int16_t values[8] = {0};
+    memcpy(values, p, sizeof(int16_t) * (size_t)at_most(count, 8));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)values)));
+}
+
 INLINE void store(float *p, __m256 values, long count) {
     if (count >= 8) _mm256_storeu_ps(p, values);
     else _mm256_maskstore_ps(p, first(count), values);

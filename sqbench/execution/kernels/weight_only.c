@@ -7,7 +7,8 @@
 #include "common.h"
 
 typedef struct {
-    const float *x, *scale, *zero, *bias;  // scale and zero: [groups, columns]
+    const float *x, *scale, *bias;
+    const int16_t *zero;  // like scale: [groups, columns]
     const int32_t *words;
     float *out, *scaled, *x_sums;
     long rows, columns, depth, groups;
@@ -49,7 +50,7 @@ INLINE void panel_rows(const WeightOnly *p, const int32_t *words, long column, l
         for (int v = 0; v < 2; v++) {
             long at = g * p->columns + column + 8 * v, count = left - 8 * v;
             if (count <= 0) break;
-            __m256 scale = load(p->scale + at, count), zero = load(p->zero + at, count);
+            __m256 scale = load(p->scale + at, count), zero = load_shorts(p->zero + at, count);
             zero = _mm256_add_ps(zero, _mm256_set1_ps((float)(1 << (bits - 1))));
             for (int r = 0; r < rows; r++) {
                 __m256 products = sum[r * chains][v];
@@ -83,7 +84,7 @@ static void weight_only_panels(void *arguments) {
     }
 }
 
-void weight_only_linear(const float *x, const int32_t *words, const float *scale, const float *zero, const float *bias, float *out,
+void weight_only_linear(const float *x, const int32_t *words, const float *scale, const int16_t *zero, const float *bias, float *out,
                         long rows, long columns, long depth, long groups, int bits, int threads) {
     float *scaled = scratch((size_t)(rows * (depth + groups)) * sizeof(float)), *x_sums = scaled + rows * depth;
     float factor[8];
@@ -100,7 +101,7 @@ void weight_only_linear(const float *x, const int32_t *words, const float *scale
         _mm256_storeu_ps(parts, sum);
         x_sums[g] = ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]));
     }
-    WeightOnly p = {x, scale, zero, bias, words, out, scaled, x_sums, rows, columns, depth, groups, bits};
+    WeightOnly p = {x, scale, bias, zero, words, out, scaled, x_sums, rows, columns, depth, groups, bits};
     team(weight_only_panels, &p, (unsigned)threads, 0);
 }
 
@@ -129,7 +130,7 @@ INLINE void dequantize_half(const WeightOnly *p, const int32_t *words, long colu
     for (long k = 0; k < p->depth; k += 8) {
         if (k % group == 0) {
             scale = load(p->scale + k / group * p->columns + column, count);
-            zero = load(p->zero + k / group * p->columns + column, count);
+            zero = load_shorts(p->zero + k / group * p->columns + column, count);
         }
         __m256 v[8];
         for (int i = 0; i < 8; i++) {
@@ -153,7 +154,7 @@ static void dequantize_panels(void *arguments) {
     }
 }
 
-void dequantize(const int32_t *words, const float *scale, const float *zero, float *out, long columns, long depth, long groups,
+void dequantize(const int32_t *words, const float *scale, const int16_t *zero, float *out, long columns, long depth, long groups,
                 int bits, int threads) {
     WeightOnly p = {.scale = scale, .zero = zero, .words = words, .out = out, .columns = columns, .depth = depth, .groups = groups,
                     .bits = bits};
