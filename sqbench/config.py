@@ -137,7 +137,7 @@ def register() -> None:
 def check(cfg: DictConfig) -> None:
     """Raise UserError for any value that cannot work, without loading anything."""
     from sqbench.data import SOURCES
-    from sqbench.evaluation import EVALUATIONS
+    from sqbench.evaluation import EVALUATIONS, natural_evaluation
     from sqbench.execution import BACKENDS
     from sqbench.methods import METHODS, configured, scheme_of
     from sqbench.models import LOADERS
@@ -174,6 +174,7 @@ def check(cfg: DictConfig) -> None:
         kinds = EVALUATIONS[cfg.eval.name].settings
         if kind not in kinds:
             raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; eval=auto works")
+    EVALUATIONS[natural_evaluation(cfg.eval.name, kind)].check(cfg.eval)
     if METHODS[cfg.method.name].trains and kind != "images":
         raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}: a PTQ method works")
     if cfg.head is not None:

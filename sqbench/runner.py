@@ -99,7 +99,7 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
     if record["status"] == "failed":
         message = record["error"]["message"]
         return Outcome(point.id, "failed", overrides, seconds, message, f"{point}: {message}")
-    metric = EVALUATIONS[point.identity["eval"]["name"]].metric
+    metric = EVALUATIONS[point.identity["eval"]["name"]].headline(record["metrics"])
     shown = number(record["metrics"][metric], metric)
     return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: {metric} {shown}")
 
@@ -180,11 +180,14 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         model: Model = _shared("model", same_model, lambda: api.with_head(bare, examples, cfg, cache / "heads"))
     name = point.identity["eval"]["name"]
     evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
+    judged = settings | ({"inputs": inputs} if (inputs := evaluation.inputs(cfg.eval)) else {})
     with watch.stage("baseline"):
         swift: Model = _shared("swift", same_model, lambda: lower(model, "sim"))  # the same on this machine's faster float kernel
         beside = swift if evaluation.beside is None else model  # speed is told against plain torch
         float_result: Result = _shared(
-            "baseline", (*same_model, name), lambda: reference(beside, examples, name, cache / "baselines")
+            "baseline",
+            (*same_model, name, digest(judged)),
+            lambda: reference(beside, examples, name, cache / "baselines", **judged),
         )
     method, scheme = configured(cfg), scheme_of(cfg)
     if method.is_float and evaluation.beside is None:

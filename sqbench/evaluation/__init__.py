@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from sqbench.evaluation.accuracy import ACCURACY
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result
 from sqbench.evaluation.latency import LATENCY
@@ -18,5 +20,6 @@ def natural_evaluation(name: str, kind: str) -> str:
 
 
 def settings_of(name: str, kind: str, chosen: Any) -> dict[str, Any]:
-    """Of the chosen values of `eval`, those that the numbers of an evaluation depend on."""
-    return {key: chosen[key] for key in EVALUATIONS[name].settings[kind]}
+    """Of the chosen values of `eval`, those that the numbers of an evaluation depend on, as plain data."""
+    values = {key: chosen[key] for key in EVALUATIONS[name].settings[kind]}
+    return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()}

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sqbench.config import EvalConfig
 from sqbench.evaluation.statistics import Difference
 from sqbench.models.base import Model
 from sqbench.models.tracing import first_tensor
@@ -44,11 +45,13 @@ class Evaluation:
 
     Attributes:
         settings: the kinds of data it takes, and for each the keys of `eval` that its numbers depend on.
-        metric: the headline.
+        metric: the headline, where the result has it.
         run: (model, examples, reference or None, **settings) -> result.
         as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
         differences: (samples, resamples, level) -> metric -> paired difference from the float model.
         beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
+        check: raises UserError for values of `eval` that cannot work; nothing is loaded.
+        inputs: what else than values of `eval` its numbers depend on, for the identity: fingerprints of files that it reads.
     """
 
     settings: Mapping[str, tuple[str, ...]]
@@ -57,6 +60,12 @@ class Evaluation:
     as_reference: Callable[[Result], Result]
     differences: Callable[[pd.DataFrame, int, float], dict[str, Difference]]
     beside: str | None = None
+    check: Callable[[EvalConfig], None] = lambda chosen: None
+    inputs: Callable[[EvalConfig], dict[str, Any]] = lambda chosen: {}
+
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        """The metric that a line about a result shows: its own headline, else the first."""
+        return self.metric if self.metric in metrics else next(iter(metrics))
 
 
 def first_nonfinite(model: Model, inputs: Tensor) -> str:

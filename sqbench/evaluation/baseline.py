@@ -2,9 +2,11 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype as is_numeric
 
 from sqbench import tensorfile
 from sqbench.data import Examples
@@ -12,13 +14,14 @@ from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.models.base import Model
 from sqbench.storage import digest
 
-VERSION = 3  # of what is kept; part of the cache key
+VERSION = 4  # of what is kept; part of the cache key
 
 
-def reference(model: Model, examples: Examples, name: str, folder: Path) -> Result:
+def reference(model: Model, examples: Examples, name: str, folder: Path, **settings: Any) -> Result:
     """The float model's result of the evaluation `name`, as others are compared with it, from `folder` if it is there.
 
-    Where it is to run beside every point, only the float model itself, in the dtype that the evaluation compares with.
+    `settings` are those of the evaluation, with what else it depends on under `inputs`. Where the float model is to run beside
+    every point: only that model, in the dtype that the evaluation compares with.
     """
     evaluation = EVALUATIONS[name]
     if evaluation.beside is not None:
@@ -30,16 +33,22 @@ def reference(model: Model, examples: Examples, name: str, folder: Path) -> Resu
         "examples": examples.fingerprint(),
         "dtype": str(next(model.module.parameters()).dtype),
         "device": model.device.type,
+        **({"settings": settings} if settings else {}),
     }
+    chosen = {name: value for name, value in settings.items() if name != "inputs"}
 
     def compute() -> tensorfile.Content:
-        result = evaluation.as_reference(evaluation.run(model, examples))
-        tensors = {f"samples/{column}": torch.tensor(result.samples[column].to_numpy()) for column in result.samples}
+        result = evaluation.as_reference(evaluation.run(model, examples, **chosen))
+        texts = {column: result.samples[column].tolist() for column in result.samples if not is_numeric(result.samples[column])}
+        numbers = [column for column in result.samples if column not in texts]
+        tensors = {f"samples/{column}": torch.tensor(result.samples[column].to_numpy()) for column in numbers}
         tensors |= {f"kept/{name}": value for name, value in (result.kept or {}).items()}
-        return tensors, {"key": key, "metrics": result.metrics, "columns": list(result.samples)}
+        return tensors, {"key": key, "metrics": result.metrics, "columns": list(result.samples), "texts": texts}
 
     tensors, about = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
-    samples = pd.DataFrame({column: tensors[f"samples/{column}"].numpy() for column in about["columns"]})
+    texts = about["texts"]
+    columns = {name: texts[name] if name in texts else tensors[f"samples/{name}"].numpy() for name in about["columns"]}
+    samples = pd.DataFrame(columns)
     kept = {name.removeprefix("kept/"): value for name, value in tensors.items() if name.startswith("kept/")}
     return Result(about["metrics"], samples, model, kept or None)
 

@@ -33,7 +33,7 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         model["head"] = {"name": chosen, **fitted}
     fields = asdict(configured(cfg))
     evaluation = natural_evaluation(cfg.eval.name, kind)
-    judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval)}
+    judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval), **EVALUATIONS[evaluation].inputs(cfg.eval)}
     if (beside := EVALUATIONS[evaluation].beside) is not None:
         judged["beside"] = beside
     training = (
