@@ -48,8 +48,9 @@ INLINE __m256 load(const float *p, long count) { return count >= 8 ? _mm256_load
 
 // The same of 16-bit integers.
 INLINE __m256 load_shorts(const int16_t *p, long count) {
+    if (count >= 8) return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)));
     int16_t values[8] = {0};
-    memcpy(values, p, sizeof(int16_t) * (size_t)at_most(count, 8));
+    memcpy(values, p, sizeof(int16_t) * (size_t)count);
     return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)values)));
 }
 
