@@ -10,10 +10,15 @@ from sqbench.comparison.differences import (
     proportion_difference,
     speedup,
 )
+from sqbench.comparison.outcomes import Outcome, differences
+from sqbench.comparison.resampling import BOOTSTRAP_SEED
 
 __all__ = [
+    "BOOTSTRAP_SEED",
     "FEW",
     "Difference",
+    "Outcome",
+    "differences",
     "holm",
     "mean_difference",
     "minimum_detectable",

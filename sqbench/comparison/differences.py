@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, ndtri, stdtrit
 
-from sqbench.comparison.resampling import SEED, Array, Statistic, sign_flips, studentized
+from sqbench.comparison.resampling import BOOTSTRAP_SEED, Array, Statistic, sign_flips, studentized
 
 FEW = 30  # examples: below, an interval rests on too little to be trusted to a percent, and readers are told
 POWER = 0.8
@@ -149,7 +149,7 @@ def speedup(
     *,
     resamples: int = 10_000,
     level: float = 0.95,
-    seed: int = SEED,
+    seed: int = BOOTSTRAP_SEED,
 ) -> Difference:
     """How many times as fast as float: the median of seconds_fp / seconds, with a percentile bootstrap interval over repetitions.
 

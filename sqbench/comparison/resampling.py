@@ -10,12 +10,12 @@ Array = NDArray[np.float64]
 # (a, b) -> the statistic and its derivatives by a and b, each of their shape; see `studentized`.
 Statistic = Callable[[Array, Array], tuple[Array, Array, Array]]
 
-SEED = 20221118
+BOOTSTRAP_SEED = 20221118
 ENUMERATED = 18  # examples that differ, up to which all 2^18 signs are tried: milliseconds, and no chance in the result
 _PIECE = 2**21  # draws that exist at once
 
 
-def sign_flips(change: Array, resamples: int, seed: int = SEED) -> float:
+def sign_flips(change: Array, resamples: int, seed: int = BOOTSTRAP_SEED) -> float:
     """Two-sided p-value of the hypothesis that swapping both models within a unit changes nothing: exact up to `ENUMERATED` units.
 
     The statistic is |sum of changes| over flips of their signs, all of them or `resamples` random ones (whose own draw counts as
@@ -40,7 +40,9 @@ def sign_flips(change: Array, resamples: int, seed: int = SEED) -> float:
     return (1 + reached) / (1 + resamples)
 
 
-def studentized(units: Array, statistic: Statistic, level: float, resamples: int, seed: int = SEED) -> tuple[float, float, float]:
+def studentized(
+    units: Array, statistic: Statistic, level: float, resamples: int, seed: int = BOOTSTRAP_SEED
+) -> tuple[float, float, float]:
     """Bounds of a bootstrap-t interval (Efron 1979; Hall 1988), and the standard error.
 
     The statistic is a function of two ratios of totals over units, a = sum(units[:, 0]) / sum(units[:, 2]) and b likewise of the

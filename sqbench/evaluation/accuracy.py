@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from sqbench.comparison import Difference, Outcome, differences
 from sqbench.data.images import ImageExamples
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
-from sqbench.evaluation.statistics import Difference, proportion_difference
 from sqbench.models.image import ImageModel
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
@@ -93,12 +93,12 @@ def _as_reference(result: Result) -> Result:
 
 
 def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    found = {}
-    for metric, column in (("top1", "correct"), ("top5", "correct5")):
-        if column in samples:
-            pair = samples[column].to_numpy(), samples[f"{column}_fp"].to_numpy()
-            found[metric] = proportion_difference(*pair, resamples=resamples, level=level)
-    return found
+    return differences(samples, _outcomes(samples), resamples, level)
 
 
-ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, _differences)
+def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
+    known = {"top1": ("proportion", "correct"), "top5": ("proportion", "correct5"), "kl_to_fp": ("mean", "kl")}
+    return {metric: Outcome(kind, column, ("image",)) for metric, (kind, column) in known.items() if column in samples}
+
+
+ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, _differences, outcomes=_outcomes)

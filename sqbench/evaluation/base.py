@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sqbench.comparison import Difference, Outcome
 from sqbench.config import EvalConfig
-from sqbench.evaluation.statistics import Difference
 from sqbench.models.base import Model
 from sqbench.models.tracing import first_tensor
 
@@ -51,6 +51,7 @@ class Evaluation:
         differences: (samples, resamples, level) -> metric -> paired difference from the float model.
         beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
         check: raises UserError for values of `eval` that cannot work; nothing is loaded.
+        outcomes: samples -> metric -> the column that it is an average of, by which points are compared with each other, too.
         inputs: what else than values of `eval` its numbers depend on, for the identity: fingerprints of files that it reads.
     """
 
@@ -62,6 +63,7 @@ class Evaluation:
     beside: str | None = None
     check: Callable[[EvalConfig], None] = lambda chosen: None
     inputs: Callable[[EvalConfig], dict[str, Any]] = lambda chosen: {}
+    outcomes: Callable[[pd.DataFrame], dict[str, Outcome]] = lambda samples: {}
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """The metric that a line about a result shows: its own headline, else the first."""

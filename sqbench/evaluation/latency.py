@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sqbench.comparison import Difference, speedup
 from sqbench.config import EvalConfig
 from sqbench.data import Examples
 from sqbench.data.images import ImageExamples
@@ -17,7 +18,6 @@ from sqbench.data.text import Windows
 from sqbench.evaluation.base import Evaluation, Result
 from sqbench.evaluation.decoding import Decoder
 from sqbench.evaluation.memory import resident_bytes
-from sqbench.evaluation.statistics import Difference, speedup
 from sqbench.models.base import Model
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes

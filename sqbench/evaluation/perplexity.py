@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sqbench.comparison import Difference, Outcome
+from sqbench.comparison import differences as compared
 from sqbench.data.text import Windows
 from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
-from sqbench.evaluation.statistics import Difference, perplexity_difference
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
@@ -89,8 +90,15 @@ def as_reference(result: Result) -> Result:
 
 def differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
     """The change of perplexity, paired by window."""
-    nll, nll_fp = samples["nll"].to_numpy(), samples["nll_fp"].to_numpy()
-    return {"perplexity": perplexity_difference(nll, nll_fp, resamples=resamples, level=level)}
+    return compared(samples, outcomes(samples), resamples, level)
 
 
-PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, differences)
+def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
+    return {
+        "perplexity": Outcome("perplexity", "nll", ("window",), weights="tokens"),
+        "kl_to_fp": Outcome("mean", "kl", ("window",)),
+        "agreement": Outcome("mean", "agreement", ("window",)),
+    }
+
+
+PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, differences, outcomes=outcomes)

@@ -1,0 +1,74 @@
+"""What a metric is made of: the column of a point's samples that it is an average of, and the test by which two points compare.
+
+Evaluations know this and records say it, so that whoever reads records can compare two points by example.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from sqbench.comparison.differences import Difference, mean_difference, perplexity_difference, proportion_difference
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The per-example values of a metric.
+
+    Attributes:
+        kind: of metric: `proportion` of right answers, `mean` of numbers, `perplexity` of mean losses.
+        column: of the samples; the float model's values, where there are any, are in `{column}_fp`.
+        by: columns that together name an example.
+        weights: a column with the weights of the average; None weighs all examples alike.
+        clusters: a column with what examples share; None where each stands for itself.
+        where: column -> value of the rows that belong to the metric; all rows by default.
+    """
+
+    kind: str
+    column: str
+    by: tuple[str, ...]
+    weights: str | None = None
+    clusters: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a record; `Outcome.of` reads it."""
+        named = asdict(self) | {"by": list(self.by), "where": dict(self.where)}
+        return {key: value for key, value in named.items() if value}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Outcome":
+        return cls(**{**fields, "by": tuple(fields["by"]), "where": tuple(fields.get("where", {}).items())})
+
+    def columns(self) -> list[str]:
+        """The columns of the samples that it needs, the float model's apart."""
+        named = [*self.by, self.column, self.weights, self.clusters, *(name for name, _ in self.where)]
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+    def rows(self, samples: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the metric, one per example, sorted by what names it, which is the index; of equal names the first stays first."""
+        for name, value in self.where:
+            samples = samples[samples[name] == value]
+        return samples.set_index(list(self.by)).sort_index(kind="stable")
+
+    def compare(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int, level: float) -> Difference:
+        """The difference of a metric between two models, from values of the same examples [rows]."""
+        shared: dict[str, Any] = {"resamples": resamples, "level": level}
+        shared["clusters"] = None if self.clusters is None else rows[self.clusters].to_numpy()
+        if self.kind == "proportion" and pd.api.types.is_bool_dtype(values.dtype) and pd.api.types.is_bool_dtype(other.dtype):
+            return proportion_difference(values, other, **shared)
+        weights = None if self.weights is None else rows[self.weights].to_numpy()
+        test = perplexity_difference if self.kind == "perplexity" else mean_difference  # shares of seeds are numbers
+        return test(values, other, weights=weights, **shared)
+
+
+def differences(samples: pd.DataFrame, outcomes: Mapping[str, Outcome], resamples: int, level: float) -> dict[str, Difference]:
+    """Metric -> change against the float model, of the metrics whose values of both are in the samples."""
+    found = {}
+    for metric, outcome in outcomes.items():
+        if f"{outcome.column}_fp" in samples:
+            rows = outcome.rows(samples)
+            pair = rows[outcome.column].to_numpy(), rows[f"{outcome.column}_fp"].to_numpy()
+            found[metric] = outcome.compare(rows, *pair, resamples, level)
+    return found
