@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, data, models, training
 from sqbench.calibration import Statistics
+from sqbench.comparison import FEW
 from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
 from sqbench.evaluation import EVALUATIONS, Result, settings_of
@@ -118,6 +119,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         "metrics": {},
         "baseline": {},
         "delta": {},
+        "outcomes": {},
         "quantized": {},
     }
     samples = None
@@ -131,14 +133,18 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             metrics=result.metrics,
             baseline=float_result.metrics,
             delta={metric: difference.as_dict() for metric, difference in differences.items()},
+            outcomes={metric: outcome.as_dict() for metric, outcome in evaluation.outcomes(samples).items()},
             quantized=result.model.report or {},
         )
         _refuse_nonfinite(record)
+        if few := [metric for metric in record["outcomes"] if metric in differences and differences[metric].units < FEW]:
+            fewest = differences[few[0]].units
+            log.warning("%s over %d examples: fewer than %d make rough intervals and weak tests", ", ".join(few), fewest, FEW)
         fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
         trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        record.update(status="failed", error=trouble, metrics={}, baseline={}, delta={}, quantized={})
+        record.update(status="failed", error=trouble, metrics={}, baseline={}, delta={}, outcomes={}, quantized={})
         samples = None
     record["cost"] = {
         "seconds": watch.total(),

@@ -19,7 +19,7 @@ from sqbench.storage import digest
 Command = Callable[..., Ended]
 
 SCHEMA = {
-    *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta"),
+    *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta", "outcomes"),
     *("quantized", "cost", "provenance", "checksum"),
 }
 SWEEP = ("method=smoothquant,awq,rtn", "alpha=0.3,0.8")
@@ -69,6 +69,10 @@ def check_record(record: dict[str, Any], results: Path) -> None:
     assert delta["value"] == pytest.approx(metrics["perplexity"] - baseline["perplexity"])
     assert delta["low"] <= delta["high"]
     assert (delta["level"], delta["n"]) == (0.95, 4)
+    assert delta["p"] >= 0.125  # four windows have 2^4 signs, and no test at 5 %
+    assert delta["detectable"] > 0
+    columns = set(pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet"))
+    assert {outcome["column"] for outcome in record["outcomes"].values()} == {"nll", "kl", "agreement"} <= columns
 
     quantized = record["quantized"]
     assert quantized["layers"] == 14  # seven linears in each of two layers

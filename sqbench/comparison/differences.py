@@ -48,6 +48,11 @@ class Difference:
     lost: int | None = None
     flip_rate: float | None = None
 
+    @property
+    def units(self) -> int:
+        """How many independent things it rests on."""
+        return self.n if self.clusters is None else self.clusters
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a record: numbers that do not exist are None, and what this kind of difference has not is left out."""
         known = {key: value for key, value in asdict(self).items() if value is not None}

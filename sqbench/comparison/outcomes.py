@@ -47,7 +47,7 @@ class Outcome:
         return list(dict.fromkeys(name for name in named if name is not None))
 
     def rows(self, samples: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the metric, one per example, sorted by what names it, which is the index; of equal names the first stays first."""
+        """The rows of the metric, one per example, by what names it, in that order; equal names stay as they are."""
         for name, value in self.where:
             samples = samples[samples[name] == value]
         return samples.set_index(list(self.by)).sort_index(kind="stable")
