@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -24,7 +24,7 @@ def place_in_sweep(done: int, total: int) -> None:
     _sweep = (done, total)
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None = None) -> Generator[T, None, None]:
     """Yield the items, showing how far along they are; `total` where the items do not know their number."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     if not console.is_terminal:

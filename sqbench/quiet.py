@@ -27,5 +27,6 @@ def quiet(verbose: bool = False) -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(key, value)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # warns that a model object is a model object
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,0 +1,236 @@
+"""Tasks of lm-eval (EleutherAI's evaluation harness), answered by any point's own model and paired with the float model's."""
+
+import contextlib
+import io
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sqbench.comparison import Difference, Outcome, differences
+from sqbench.config import EvalConfig
+from sqbench.data.text import Windows
+from sqbench.errors import UserError
+from sqbench.evaluation.base import Evaluation, EvaluationError, Result
+from sqbench.evaluation.tasks import asked, manager
+from sqbench.models.language import LanguageModel
+from sqbench.quant.layers import stored_bytes
+
+BOOTSTRAPS = 1000  # of lm-eval's own standard error of perplexities, in plain Python; the paired interval has eval.resamples
+
+# lm-eval's aggregation -> what an outcome adds to it: a number, and its weight in their mean.
+PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
+    "mean": lambda value: (float(value), 1.0),
+    "perplexity": lambda loglikelihood: (-loglikelihood, 1.0),
+    "weighted_perplexity": lambda outcome: (-outcome[0] / outcome[1], outcome[1]),
+    "bits_per_byte": lambda outcome: (-outcome[0] / outcome[1] / math.log(2), outcome[1]),
+}
+EXPONENTIAL = ("perplexity", "weighted_perplexity")  # of that mean; else the mean itself
+KEY = ("metric", "doc_hash", "copy")
+
+
+def harness(
+    model: LanguageModel,
+    examples: Windows,
+    reference: Result | None = None,
+    *,
+    tasks: Sequence[str] = ("smoke",),
+    limit: int | None = None,
+    fewshot: int | None = None,
+    batch: int = EvalConfig.batch,
+) -> Result:
+    """lm-eval's results of `tasks` (see `EvalConfig`), to the last digit what it gives for a float model with the same batches.
+
+    Metrics are `task/metric` and `task/metric_stderr` under lm-eval's names (with `,filter` where a task has filters). Under the
+    plain name stands the unweighted mean over tasks of their main metric: `acc` where a task has it, else its first, if a mean.
+
+    Samples have a row per document and metric: `task, doc_hash, copy` (which of several equal documents), `metric` as above,
+    `aggregation` (lm-eval's, which makes the metric from the rows), `value` (nats or bits where it is a perplexity) and `weight`;
+    what is no number is JSON in `outcome`, with NaN as value. Of a task's main metric `main` is the plain name, and `share` one
+    over the task's documents. Against a reference also `value_fp`, paired by document.
+
+    Where activations are quantized per tensor and dynamically, the padding of a batch has a say in its ranges: keep `batch` equal.
+
+    Args:
+        examples: not read.
+
+    Raises:
+        UserError: a task is unknown, or its data is not to be had.
+        EvaluationError: a log-likelihood is NaN or infinite, a request fits no context, or the reference answered other documents.
+    """
+    with _put_back(model.device):
+        found, loaded = _evaluate(model, tasks, limit, fewshot, batch)
+    samples = _samples(found["samples"], loaded)
+    if reference is not None:
+        samples = _paired(samples, reference.samples)
+    metrics = {
+        _name(task, key): float(value)
+        for task, results in found["results"].items()
+        for key, value in results.items()
+        if "," in key and not isinstance(value, str)  # "N/A", and what is no metric
+    }
+    means: dict[str, float] = {}
+    mains = samples.loc[samples["main"] != "", ["main", "metric"]].drop_duplicates()
+    for plain, of_tasks in mains.groupby("main", sort=False)["metric"]:
+        means[str(plain)] = fmean(metrics[metric] for metric in of_tasks)
+        if all(_stderr(metric) in metrics for metric in of_tasks):
+            means[_stderr(str(plain))] = math.hypot(*(metrics[_stderr(metric)] for metric in of_tasks)) / len(of_tasks)
+    return Result({**means, **metrics, "weight_bytes": float(stored_bytes(model.module))}, samples, model, None)
+
+
+def _evaluate(
+    model: LanguageModel, entries: Sequence[str], limit: int | None, fewshot: int | None, batch: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `lm_eval.simple_evaluate` returns, and the tasks; without its survey of the machine, which takes seconds a point."""
+    from lm_eval import evaluate
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    from sqbench.evaluation.served import Served
+
+    random.seed(DEFAULT_RANDOM_SEED)  # tasks may draw while they read their documents
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    chosen = asked(entries)
+    specified = [task.specify() for task in chosen]
+    try:
+        loaded = manager(any(task.listed for task in chosen)).load(specified)
+    except OSError as error:  # what `datasets` raises when it finds no files and no network
+        names = ",".join(task.name for task in chosen if task.listed)
+        raise UserError(
+            f"eval.tasks=[{names}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one run with a"
+            f" network fills the cache, and a file works without: minimal_pairs:FILE ({type(error).__name__}: {error})"
+        ) from error
+    for task in loaded["tasks"].values():
+        own = task.get_config("num_fewshot")
+        if own is None or (fewshot is not None and own != 0):  # lm-eval keeps a task's 0, which says that it takes none
+            task.set_config("num_fewshot", fewshot or 0)
+        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    found = evaluate(Served(model, batch), loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
+    return found, loaded["tasks"]
+
+
+@contextlib.contextmanager
+def _put_back(device: torch.device) -> Iterator[None]:
+    """Random state as it was before, and nothing printed: lm-eval seeds all generators and prints what it bootstraps."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+def _name(task: str, key: str) -> str:
+    """A metric's name here: lm-eval's `acc,none` of a task is `task/acc`."""
+    return f"{task}/{key.removesuffix(',none')}"
+
+
+def _stderr(metric: str) -> str:
+    """Where the standard error of a metric stands."""
+    stem, comma, filtered = metric.partition(",")
+    return f"{stem}_stderr{comma}{filtered}"
+
+
+def _samples(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> pd.DataFrame:
+    """A row per document and metric."""
+    rows: list[dict[str, Any]] = []
+    for name, documents in logged.items():
+        aggregations = tasks[name].aggregation()
+        keys = {_key(metric, document): metric for document in documents for metric in document["metrics"]}
+        main = next((key for key in keys if keys[key] == "acc"), next(iter(keys)))
+        for document in documents:
+            for metric in document["metrics"]:
+                how = aggregations[metric].__name__ if metric in aggregations else "mean"  # as lm-eval does
+                row = {"task": name, "doc_hash": document["doc_hash"], "metric": _name(name, _key(metric, document))}
+                row |= {"main": metric * (how == "mean" and _key(metric, document) == main), "aggregation": how}
+                rows.append(row | _parts(document[metric], how))
+    samples = pd.DataFrame(rows)
+    samples.insert(2, "copy", samples.groupby(["metric", "doc_hash"]).cumcount())
+    samples["share"] = 1 / samples.groupby("metric")["value"].transform("size")
+    samples.loc[samples["metric"].isin(samples.loc[samples["value"].isna(), "metric"]), "main"] = ""  # no mean of what is no number
+    return samples
+
+
+def _key(metric: str, document: dict[str, Any]) -> str:
+    """lm-eval's key of a metric in its results."""
+    return f"{metric},{document['filter']}"
+
+
+def _parts(outcome: Any, aggregation: str) -> dict[str, Any]:
+    """What a document's outcome adds to the metric, or its text where no mean can tell."""
+    try:
+        value, weight = PARTS[aggregation](outcome)
+    except (KeyError, TypeError, ValueError):
+        return {"value": math.nan, "weight": 1.0, "outcome": json.dumps(outcome, default=str)}
+    return {"value": float(value), "weight": float(weight), "outcome": ""}
+
+
+def _paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The samples with the float model's value beside each, found by its document."""
+    keys, others = (pd.MultiIndex.from_frame(side[[*KEY]]) for side in (samples, other))
+    if len(unpaired := keys.symmetric_difference(others)):
+        raise EvaluationError(
+            f"{unpaired[0][0]}: the documents are not those that the float model answered; with the folder cache/baselines removed"
+            " both are read anew"
+        )
+    return samples.assign(value_fp=other["value"].to_numpy()[others.get_indexer(keys)])
+
+
+def _as_reference(result: Result) -> Result:
+    """A float result with what every comparison has: its own values beside themselves."""
+    return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
+
+
+def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
+    """Every metric that is made of a mean, and the means over tasks.
+
+    A mean over tasks weighs a document by one over those of its task. Its interval counts the spread between tasks, too.
+    """
+    plain = {name: ("main", "share", rows) for name, rows in samples.groupby("main", sort=False) if name}
+    tasks = {name: ("metric", "weight", rows) for name, rows in samples.groupby("metric", sort=False)}
+    found = {}
+    for name, (column, weights, rows) in {**plain, **tasks}.items():
+        if rows["value"].notna().all():
+            alike = rows[weights].nunique() == 1
+            binary = alike and rows["value"].isin((0, 1)).all()
+            kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
+            found[str(name)] = Outcome(kind, "value", KEY, None if alike else weights, where=((column, str(name)),))
+    return found
+
+
+def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+    return differences(samples, _outcomes(samples), resamples, level)
+
+
+def _check(chosen: EvalConfig) -> None:
+    for task in asked(chosen.tasks):
+        task.specify()
+    for key, least in (("limit", 1), ("fewshot", 0)):
+        value = getattr(chosen, key)
+        if value is not None and value < least:
+            raise UserError(f"eval.{key}={value}: {least} or more works, and so does null")
+
+
+def _inputs(chosen: EvalConfig) -> dict[str, Any]:
+    """The tasks by what they are instead of where they lie, and whose code counts."""
+    return {"tasks": {task.name: task.inputs for task in asked(chosen.tasks)}, "lm_eval": version("lm_eval")}
+
+
+LM_EVAL = Evaluation(
+    {"text": ("tasks", "limit", "fewshot", "batch")},
+    "acc",
+    harness,
+    _as_reference,
+    _differences,
+    check=_check,
+    inputs=_inputs,
+    outcomes=_outcomes,
+)

@@ -1,0 +1,171 @@
+"""What stands in `eval.tasks`: a task that lm-eval lists, a YAML file of one's own, or one of our templates over a file."""
+
+import glob
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sqbench.errors import UserError, closest, known
+from sqbench.evaluation.templates import SMOKE, TEMPLATES, json_lines
+from sqbench.storage import known_digest
+
+log = logging.getLogger(__name__)
+
+BUNDLED = {"smoke": f"minimal_pairs:{SMOKE}"}  # tasks that ship with the package
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One entry of `eval.tasks`.
+
+    Attributes:
+        name: what its metrics begin with.
+        inputs: what makes it this task, for the identity: fingerprints instead of paths.
+        listed: whether lm-eval's own list of tasks is needed.
+        specify: what lm-eval's TaskManager loads. Raises UserError if that cannot work.
+    """
+
+    name: str
+    inputs: dict[str, Any]
+    listed: bool
+    specify: Callable[[], str | dict[str, Any]]
+
+
+def asked(entries: Sequence[str]) -> list[Asked]:
+    """The entries of `eval.tasks`, understood; no document is read yet.
+
+    Raises:
+        UserError: there is none, two have one name, a template is unknown, or a file is missing or no task.
+    """
+    if not entries:
+        raise UserError("eval.tasks=[]: at least one task works, smoke for example")
+    found = [_understand(entry) for entry in entries]
+    names = [task.name for task in found]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            both = f"{entries[names.index(name)]} and {entries[place]}"
+            raise UserError(f"eval.tasks: {both} are both called {name} in metrics; files with different names work")
+    return found
+
+
+@lru_cache
+def manager(listed: bool) -> Any:
+    """lm-eval's TaskManager, with or without the tasks that it lists."""
+    from lm_eval.tasks import TaskManager
+
+    if listed:
+        log.info("reading lm-eval's list of tasks, which takes some seconds, once")
+    return TaskManager(include_defaults=listed)
+
+
+def _understand(entry: str) -> Asked:
+    template, colon, path = BUNDLED.get(entry, entry).partition(":")
+    if colon:
+        return _of_template(entry, template, Path(path))
+    if entry.endswith((".yaml", ".yml")):
+        return _of_yaml(entry)
+    return Asked(entry, {"listed": entry}, True, lambda: _listed(entry))
+
+
+def _listed(name: str) -> str:
+    if name not in (names := manager(True).task_index):
+        raise UserError(
+            f"eval.tasks=[{name}]: lm-eval has no such task; {closest(name, names)} A file works too: my.yaml,"
+            f" {', '.join(f'{template}:FILE' for template in TEMPLATES)}"
+        )
+    return name
+
+
+def _of_template(entry: str, name: str, path: Path) -> Asked:
+    if name not in TEMPLATES:
+        raise UserError(f"eval.tasks=[{entry}]: {known(name, TEMPLATES)}")
+    template = TEMPLATES[name]
+    inputs = {"template": name, "file": known_digest(_present(path, entry))}
+
+    def specify() -> dict[str, Any]:
+        documents = template.documents(path)
+        if not documents:
+            raise UserError(f"eval.tasks=[{entry}]: the file holds no document")
+
+        def load(**_: Any) -> dict[str, Any]:
+            from datasets import Dataset
+
+            return {"test": Dataset.from_list(documents)}
+
+        return {"task": path.stem, "custom_dataset": load, "test_split": "test", **template.config}
+
+    return Asked(path.stem, inputs, False, specify)
+
+
+def _of_yaml(entry: str) -> Asked:
+    config = _parsed(Path(entry), entry)
+    group, name = "group" in config, config.get("group", config.get("task"))
+    if not isinstance(name, str):
+        raise UserError(f"eval.tasks=[{entry}]: names no task; `task: my_name` in it works")
+    files = list(_files(Path(entry), entry))
+
+    def specify() -> str:
+        for file in files:
+            if file.suffix == ".jsonl":
+                json_lines(file, dict)
+        return entry
+
+    return Asked(name, {"files": sorted(known_digest(file) for file in files)}, group, specify)
+
+
+class _Function(str):
+    """`!function module.name`, not imported."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as lm-eval writes it, read without running what it names."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: _Function(node.value))
+
+
+def _parsed(path: Path, entry: str) -> dict[str, Any]:
+    try:
+        config = yaml.load(_present(path, entry).read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"eval.tasks=[{entry}]: {path} is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"eval.tasks=[{entry}]: {path} holds no keys; a task of lm-eval works, with `task: my_name` and so on")
+    return config
+
+
+def _files(path: Path, entry: str) -> Iterator[Path]:
+    """Every local file that a task in YAML is made of: its own, those it includes, its Python and its data."""
+    yield _present(path, entry)
+    config = _parsed(path, entry)
+    for value in _leaves(config):
+        if isinstance(value, _Function):
+            module = path.parent / f"{value.rpartition('.')[0].replace('.', '/')}.py"
+            if module.is_file():  # else a module of an installed package
+                yield module
+    for value in _leaves((config.get("dataset_kwargs") or {}).get("data_files")):
+        if "://" not in value:
+            for file in sorted(glob.glob(value)) or [value]:  # noqa: PTH207 (`datasets` takes patterns of any folder)
+                yield _present(Path(file), entry)
+    for included in _leaves(config.get("include")):
+        yield from _files(path.parent / included, entry)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The texts inside nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _leaves(inner)
+
+
+def _present(path: Path, entry: str) -> Path:
+    if not path.is_file():
+        there = "is a folder" if path.is_dir() else f"no such file (from {Path.cwd()})"
+        raise UserError(f"eval.tasks=[{entry}]: {path}: {there}; a file works")
+    return path
