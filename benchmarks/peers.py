@@ -3,6 +3,7 @@
     python -m benchmarks.peers                             # vit, prefill, decode
     python -m benchmarks.peers work=smoothquant            # three alphas, 64 calibration and 16 evaluation windows: long
     python -m benchmarks.peers work=awq                    # 8 calibration windows: long
+    python -m benchmarks.peers work=smoothquant tools=llm-compressor,torchao
     python -m benchmarks.peers work=smoothquant data=wikitext2 data.path=wiki.test.raw
 
 `pip install -e .[peers]` brings torchao, optimum-quanto and ONNX Runtime. llm-compressor asks for an older transformers than
@@ -34,6 +35,11 @@ from sqbench.quiet import quiet
 OURS = "sqbench"
 Row = list[str]
 Make = Callable[[], Work]
+
+
+def asked(own: Mapping[str, Any], tools: Mapping[str, Any]) -> dict[str, Any]:
+    """sqbench, and the tools whose names hold one of `tools=`: all of them by default."""
+    return {name: tool for name, tool in tools.items() if name == OURS or any(part in name for part in own["tools"])}
 
 
 def attempt(makers: Mapping[str, Make]) -> tuple[dict[str, Work], dict[str, str]]:
@@ -69,12 +75,14 @@ def vit(own: dict[str, Any], others: list[str]) -> list[Row]:
     model, examples = latency.load(*latency.VIT, *others)
     images = torch.randn(own["batch"], *model.example().shape[1:], generator=torch.Generator().manual_seed(0))
     quantized = latency.executed(model, examples, "minmax", "w8a8", own["backend"])
-    return vit_rows(model, quantized, images, own["repetitions"])
+    return vit_rows(model, quantized, images, own["repetitions"], asked(own, VIT))
 
 
-def vit_rows(model: Model, quantized: Model, images: Tensor, repetitions: int) -> list[Row]:
+def vit_rows(
+    model: Model, quantized: Model, images: Tensor, repetitions: int, tools: Mapping[str, Callable[..., Work]] = VIT
+) -> list[Row]:
     """A batch of images through the backbone."""
-    peers = {name: lambda make=make: make(model.module, images) for name, make in VIT.items()}  # type: ignore[misc]
+    peers = {name: lambda make=make: make(model.module, images) for name, make in tools.items()}  # type: ignore[misc]
     sides = (lambda: model.body(images), lambda: quantized.body(images))
     return compared(f"{model.name} {images.shape[-1]}", "images/s", len(images), *sides, peers, repetitions)
 
@@ -84,7 +92,13 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
     quantized = latency.executed(model, windows, "rtn", "w8a8_dynamic", own["backend"])
     ids = windows.evaluation.flatten()[: own["prompt"]].unsqueeze(0)
     return text_rows(
-        "prefill", model, quantized, PREFILL, lambda sides: latency.prefill_sides(sides, ids), ids.shape[1], own["repetitions"]
+        "prefill",
+        model,
+        quantized,
+        asked(own, PREFILL),
+        lambda sides: latency.prefill_sides(sides, ids),
+        ids.shape[1],
+        own["repetitions"],
     )
 
 
@@ -93,7 +107,13 @@ def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
     quantized = latency.executed(model, windows, "rtn", "w4a16", own["backend"])
     ids, count = windows.evaluation[:1, :16], own["decode"]
     return text_rows(
-        "decode", model, quantized, DECODE, lambda sides: latency.decode_sides(sides, ids, count), count, own["repetitions"]
+        "decode",
+        model,
+        quantized,
+        asked(own, DECODE),
+        lambda sides: latency.decode_sides(sides, ids, count),
+        count,
+        own["repetitions"],
     )
 
 
@@ -116,11 +136,11 @@ def text_rows(
 
 
 def smoothquant(own: dict[str, Any], others: list[str]) -> list[Row]:
-    return method_rows("smoothquant", task(own, ["calibration.windows=64", *others]), SMOOTHQUANT)
+    return method_rows("smoothquant", task(own, ["calibration.windows=64", *others]), asked(own, SMOOTHQUANT))
 
 
 def awq(own: dict[str, Any], others: list[str]) -> list[Row]:
-    return method_rows("awq", task(own, ["calibration.windows=8", *others]), AWQ)
+    return method_rows("awq", task(own, ["calibration.windows=8", *others]), asked(own, AWQ))
 
 
 def task(own: dict[str, Any], others: list[str]) -> Task:
@@ -163,7 +183,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     defaults = {"work": ["vit", "prefill", "decode"], "backend": "int", "batch": 16, "prompt": 512, "decode": 32, "repetitions": 5}
     try:
-        own, others = arguments(sys.argv[1:], **defaults, alphas=["0.3", "0.5", "0.8"])
+        own, others = arguments(sys.argv[1:], **defaults, alphas=["0.3", "0.5", "0.8"], tools=[""])
         rows = [row for name in chosen(own["work"], WORK) for row in WORK[name](own, others)]
     except UserError as error:
         sys.exit(f"error: {error}")
