@@ -64,10 +64,12 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
     """Raise UserError if a window, or a prompt and what is written after it, is longer than the model's context."""
     if source.context is not None and cfg.data.window > source.context:
         raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} takes at most {source.context} tokens")
-    writes = "decode" in EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
-    if source.context is not None and writes and cfg.eval.prompt + cfg.eval.decode > source.context:
+    reads = EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
+    if source.context is not None and "decode" in reads and cfg.eval.prompt + cfg.eval.decode > source.context:
         asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
         raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens, fewer work")
+    if "beams" in reads and cfg.eval.prompt > cfg.data.window:
+        raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; data.window={cfg.data.window} or less works")
 
 
 def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:

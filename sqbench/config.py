@@ -94,9 +94,10 @@ class EvalConfig:
     level: float = 0.95  # of its interval
     repetitions: int = 5  # latency: measurements, each of both models, one after the other
     warmup: int = 1  # latency: repetitions before them that do not count
-    batch: int = 8  # latency: images at once
-    prompt: int = 128  # latency: tokens that are read at once
-    decode: int = 16  # latency: tokens that are written after them, one by one
+    batch: int = 8  # latency: images at once; generation: prompts at once
+    prompt: int = 128  # latency, generation: tokens that are read at once
+    decode: int = 16  # latency, generation: tokens that are written after them, one by one
+    beams: int = 1  # generation: width of the beam search; 1 is greedy decoding
 
 
 @dataclass
@@ -193,7 +194,7 @@ def check(cfg: DictConfig) -> None:
     at_least("calibration.windows", 1)
     at_least("calibration.search_windows", 1)
     at_least("eval.resamples", 100)
-    for key in ("repetitions", "batch", "prompt", "decode"):
+    for key in ("repetitions", "batch", "prompt", "decode", "beams"):
         at_least(f"eval.{key}", 1)
     at_least("eval.warmup", 0)
     for key in ("seed", "calibration.seed"):

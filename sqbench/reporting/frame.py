@@ -17,25 +17,27 @@ METHODS = (
     *("smoothquant", "awq", "qat", "qat_lsq"),
 )
 METRICS = (
-    *("perplexity", "bits_per_byte", "top1", "top5", "kl_to_fp", "agreement", "sqnr_db"),
+    *("perplexity", "bits_per_byte", "top1", "top5", "exact_match", "prefix", "kl_to_fp", "agreement", "sqnr_db"),
+    *("loglik", "repetition"),
     *("tokens_per_s", "decode_tokens_per_s", "images_per_s", "latency_ms", "weight_bytes", "resident_bytes"),
 )
 
 # What tells two results apart, in the order of sorting. Results that differ in anything but their seeds never share a cell.
 FIELDS = (
     *("method", "bits", "alpha", "model", "head", "data", "eval", "window", "windows", "images"),
-    *("ops", "weights", "activations", "backend", "device", "variant"),
+    *("beams", "samples", "source", "ops", "weights", "activations", "backend", "device", "variant"),
 )
 GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
-_BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "device")  # what a point shares with its float baseline
+# What a point shares with its float baseline.
+_BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "device")
 _SEEDS = ("seed", "calibration.seed")
 _EXACT = ("weight_bytes", "resident_bytes", "peak_rss_bytes")  # not an average over examples: no n
-_INTEGERS = ("seed", "window", "windows", "images", "n")
+_INTEGERS = ("seed", "window", "windows", "images", "beams", "samples", "n")
 _NUMERIC = ("alpha", *_INTEGERS)
 _FLOATS = ("value", "stderr", "low", "high", "level")
 COLUMNS = (
     *("point_id", "status", "model", "head", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
-    *("backend", "device", "window", "windows", "images", "variant"),
+    *("backend", "device", "window", "windows", "images", "beams", "samples", "source", "variant"),
     *("metric", "value", "stderr", "low", "high", "level", "n", "error"),
 )
 
@@ -61,6 +63,7 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
     identity, scheme = record["identity"], record["identity"]["scheme"]
     dtype = identity["model"].get("dtype", "float")
     alpha = identity["method"].get("alpha")
+    calibration = identity.get("calibration") or {}
     return {
         "point_id": record["point_id"],
         "status": record["status"],
@@ -80,7 +83,17 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
         "window": identity["data"].get("window"),
         "windows": identity["data"].get("windows"),
         "images": identity["data"].get("images"),
+        "beams": identity["eval"].get("beams"),
+        "samples": calibration.get("windows", calibration.get("images")),
+        "source": _source(calibration, identity["data"]),
     }
+
+
+def _source(calibration: dict[str, Any], data: dict[str, Any]) -> str:
+    """What calibrated: `data` (of the evaluation, other examples), `other` text, `random`, `weights`; empty for the float model."""
+    if not calibration:
+        return ""
+    return str(calibration.get("source", "data" if calibration.get("text") in (None, data.get("text")) else "other"))
 
 
 def describe_format(fields: dict[str, Any] | None) -> str:

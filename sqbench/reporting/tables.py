@@ -18,7 +18,11 @@ _DECIMALS = {
     "perplexity": 2,
     "top1": 2,
     "top5": 2,
+    "exact_match": 1,
+    "prefix": 1,
     "agreement": 3,
+    "loglik": 3,
+    "repetition": 1,
     "sqnr_db": 1,
     "weight_bytes": 1,
     "resident_bytes": 1,
@@ -34,6 +38,8 @@ UNITS = {
     "resident_bytes": (1e6, "MB"),
     "top1": (0.01, "%"),
     "top5": (0.01, "%"),
+    "exact_match": (0.01, "%"),
+    "repetition": (0.01, "%"),
 }  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

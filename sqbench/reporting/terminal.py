@@ -16,7 +16,10 @@ from sqbench.reporting.tables import change_text, number, printable
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
 # Named below the method, and only where points differ in it: 80 columns have no room for what all rows share.
-_SIDES = ("model", "head", "data", "eval", "window", "windows", "images", "ops", "backend", "device", "variant", "seed")
+_SIDES = (
+    *("model", "head", "data", "eval", "window", "windows", "images", "beams", "samples", "source", "ops"),
+    *("backend", "device", "variant", "seed"),
+)
 _FORMATS = ("weights", "activations")
 _METRICS = {"kl_to_fp": "KL", "agreement": "agree", "weight_bytes": "MB"}
 _SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb", "top1": "top1 %", "top5": "top5 %"} | _METRICS

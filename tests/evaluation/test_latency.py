@@ -18,7 +18,7 @@ from sqbench.collect import main as collect
 from sqbench.data import Windows
 from sqbench.data.images import ImageExamples
 from sqbench.errors import UserError
-from sqbench.evaluation import EVALUATIONS, Result, settings_of
+from sqbench.evaluation import Result, natural_evaluation, settings_of
 from sqbench.evaluation import latency as module
 from sqbench.evaluation.baseline import in_dtype, reference
 from sqbench.evaluation.decoding import Decoder, greedy
@@ -176,7 +176,7 @@ def test_settings_that_a_kind_does_not_have_are_no_part_of_its_points() -> None:
     assert settings_of("latency", "images", chosen) == {"repetitions": 5, "warmup": 1, "batch": 8}
     assert settings_of("latency", "text", chosen).keys() == chosen.keys() - {"batch"}
     assert settings_of("perplexity", "text", chosen) == {}
-    assert list(EVALUATIONS)[-1] == "latency"  # eval=auto never means it
+    assert {natural_evaluation("auto", kind) for kind in LATENCY.settings} == {"perplexity", "top1"}  # never latency
 
 
 RUN = ("eval=latency", "eval.prompt=16", "eval.decode=2", "eval.repetitions=2", "eval.warmup=0")

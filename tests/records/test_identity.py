@@ -80,7 +80,7 @@ NOTHING = {
     "data.path": ["{file}"],
     "calibration.path": ["{file}"],
     "eval.name": ["perplexity"],  # what auto stands for here
-    **{f"eval.{key}": ["7"] for key in ("repetitions", "warmup", "batch", "prompt", "decode")},  # of latency
+    **{f"eval.{key}": ["7"] for key in ("repetitions", "warmup", "batch", "prompt", "decode", "beams")},  # of others
     "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
     "model.image_size": ["98"],
     "model.head": ["probe"],
@@ -125,6 +125,11 @@ def test_what_cannot_change_a_number_does_not_change_the_id(change: str, tmp_pat
 def test_what_latency_depends_on_changes_its_id_and_no_other(key: str) -> None:
     assert known_as("eval=latency", f"eval.{key}=7") != known_as("eval=latency") != known_as()
     assert known_as("eval=latency", "eval.batch=7") == known_as("eval=latency")  # of images
+
+
+@pytest.mark.parametrize("key", ["prompt", "decode", "beams", "batch"])
+def test_what_generation_depends_on_changes_its_id(key: str) -> None:
+    assert known_as("eval=generation", f"eval.{key}=7") != known_as("eval=generation")
 
 
 def test_each_change_is_a_point_of_its_own() -> None:

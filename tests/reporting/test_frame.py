@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format
-from sqbench.reporting.frame import COLUMNS, METHODS, describe_format, main_metric, rank, results_frame, select
+from sqbench.reporting.frame import COLUMNS, METHODS, describe_format, labels, main_metric, rank, results_frame, select
 
 
 def one(frame, **where):
@@ -87,11 +87,28 @@ def test_a_standard_error_stands_beside_its_metric(make_record):
 
 def test_what_no_column_shows_is_named_in_variant(make_record):
     alike = make_record("percentile", identity__method__percentile=99.9)
-    other = make_record("percentile", identity__method__percentile=99.99, identity__calibration=None)
+    other = make_record("percentile", identity__method__percentile=99.99, identity__calibration__search_windows=8)
     frame = results_frame([alike, other, make_record("rtn")])
     variants = set(frame["variant"]) - {""}
-    assert variants == {"calibration.windows=32, percentile=99.9", "calibration.windows=null, percentile=99.99"}
+    assert variants == {"calibration.search_windows=null, percentile=99.9", "calibration.search_windows=8, percentile=99.99"}
     assert set(frame[frame["method"] == "rtn"]["variant"]) == {""}
+
+
+def test_what_calibrated_and_how_texts_were_searched_are_columns(make_record):
+    text = {"text": "b" * 64}
+    calibrations = {"data": text, "other": {"text": "d" * 64}, "random": {"source": "random"}, "weights": {"source": "weights"}}
+    records = [make_record(identity__calibration={"windows": 8, "seed": 0, **one}) for one in calibrations.values()]
+    generated = {"name": "generation", "prompt": 64, "decode": 32}
+    records += [make_record(identity__eval={**generated, "beams": beams}) for beams in (1, 4)]
+    frame = results_frame(records)
+    assert set(frame["variant"]) == {""}
+    points = frame[(frame["metric"] == "perplexity") & (frame["method"] != "fp")]
+    own = points[points["eval"] == "perplexity"]
+    assert list(zip(own["source"], own["samples"], strict=True)) == [(source, 8) for source in calibrations]
+    assert list(points[points["eval"] == "generation"]["beams"]) == [1, 4]
+    floats = frame[(frame["metric"] == "perplexity") & (frame["method"] == "fp")]
+    assert sorted(labels(floats["beams"])) == ["", "1", "4"]
+    assert set(floats["source"]) == {""}
 
 
 def test_seeds_are_no_variant(make_record):

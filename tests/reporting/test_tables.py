@@ -20,12 +20,12 @@ MARKDOWN = r"""| method      | alpha | fp    | w8a8                           | 
 | smoothquant | 0.5   | --    | 15.15 ± 0.07 (2 seeds, +0.290) | fail                          |
 | smoothquant | auto  | --    | 14.80 (-0.060 [-0.160, 0.040]) | --                            |
 
-perplexity by method, alpha (down) and bits (across). All with model smol_lm\|2, data pydoc, eval perplexity, window 512, windows 16, ops linear, backend sim, device cpu. In brackets the change against the float model [and its 95 % interval]. ± is the standard deviation over seeds. n = 16 examples. -- was not run, fail did not finish.
+perplexity by method, alpha (down) and bits (across). All with model smol_lm\|2, data pydoc, eval perplexity, window 512, windows 16, samples 32, source data, ops linear, backend sim, device cpu. In brackets the change against the float model [and its 95 % interval]. ± is the standard deviation over seeds. n = 16 examples. -- was not run, fail did not finish.
 """
 LATEX = r"""% needs \usepackage{booktabs}
 \begin{table}
 \centering
-\caption{perplexity by method, alpha (down) and bits (across). All with model smol\_lm\textbar{}2, data pydoc, eval perplexity, window 512, windows 16, ops linear, backend sim, device cpu. In brackets the change against the float model [and its 95 \% interval]. $\pm$ is the standard deviation over seeds. n = 16 examples. -- was not run, fail did not finish.}
+\caption{perplexity by method, alpha (down) and bits (across). All with model smol\_lm\textbar{}2, data pydoc, eval perplexity, window 512, windows 16, samples 32, source data, ops linear, backend sim, device cpu. In brackets the change against the float model [and its 95 \% interval]. $\pm$ is the standard deviation over seeds. n = 16 examples. -- was not run, fail did not finish.}
 \label{tab:perplexity}
 \begin{tabular}{llrrr}
 \toprule
@@ -46,11 +46,11 @@ rtn,,--,--,--,--,--,--,--,--,123456,--,1,0
 smoothquant,0.5,--,--,--,--,15.15,0.07071067812,2,0,fail,--,0,1
 smoothquant,auto,--,--,--,--,14.8,--,1,0,--,--,--,--
 """
-LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,backend,device,window,windows,images,variant,metric,value,stderr,low,high,level,n,error
-,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,cpu,512,16,,,perplexity,14.86,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,perplexity,15.1,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,delta_perplexity,0.24,,0.14,0.34,0.95,16,
-bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,sim,cpu,512,16,,,,,,,,,,"ValueError: no, ""range"" here"
+LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,backend,device,window,windows,images,beams,samples,source,variant,metric,value,stderr,low,high,level,n,error
+,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,cpu,512,16,,,,,,perplexity,14.86,,,,,16,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,32,data,,perplexity,15.1,,,,,16,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,32,data,,delta_perplexity,0.24,,0.14,0.34,0.95,16,
+bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,sim,cpu,512,16,,,32,data,,,,,,,,,"ValueError: no, ""range"" here"
 """
 
 

@@ -1,0 +1,125 @@
+"""What quantization does to the text that a model writes, beside the text of the float model after the same prompts."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from sqbench.comparison import Difference, Outcome
+from sqbench.comparison import differences as compared
+from sqbench.config import EvalConfig
+from sqbench.data.text import Windows
+from sqbench.errors import UserError
+from sqbench.evaluation.base import Evaluation, Result, require_finite
+from sqbench.evaluation.decoding import beam_search
+from sqbench.models.language import LanguageModel
+from sqbench.progress import track
+from sqbench.quant.layers import stored_bytes
+
+NGRAM = 4  # tokens; repetition counts groups of so many
+PAIRED = ("loglik", "repetition")  # columns that the float model's own text has too
+
+
+@torch.no_grad()
+def generation(
+    model: LanguageModel,
+    windows: Windows,
+    reference: Result | None = None,
+    *,
+    prompt: int = EvalConfig.prompt,
+    decode: int = EvalConfig.decode,
+    beams: int = EvalConfig.beams,
+    batch: int = EvalConfig.batch,
+) -> Result:
+    """Text of `decode` tokens after the first `prompt` tokens of every evaluation window, by greedy decoding or beam search.
+
+    Samples have a row per window: `loglik`, the float model's mean log-likelihood of the text in nats per token; `repetition`
+    (see there); `text`. Against a reference (the float model's result) also `exact`, whether both wrote the same; `prefix`, the
+    tokens from the start that are the same; `agreement`, the share of places with the same token; and `loglik_fp repetition_fp
+    text_fp` of the float model's text. Metrics are their means, that of `exact` under the name `exact_match`.
+
+    Args:
+        beams: width of the beam search; 1 is greedy decoding.
+        batch: prompts at once.
+
+    Raises:
+        EvaluationError: a logit is NaN or infinite.
+        UserError: more beams than tokens in the vocabulary.
+    """
+    if beams > model.module.config.vocab_size:
+        raise UserError(f"eval.beams={beams}: {model.name} knows {model.module.config.vocab_size} tokens; at most as many work")
+    judge = model if reference is None else reference.model
+    prompts = windows.evaluation[:, :prompt].to(model.device)
+    rows, texts = [], []
+    for first in track(range(0, len(prompts), batch), "generate"):
+        part = prompts[first : first + batch]
+        written, scores = beam_search(model.module, part, decode, beams)
+        require_finite(float(scores.sum()), f"what follows prompt {first} or one after it", model, part)
+        for number, (read, text) in enumerate(zip(part, written, strict=True), first):
+            loglik, written_out = log_likelihood(judge, read, text), model.tokenizer.decode(text)
+            rows.append((number, decode, loglik, repetition(text), written_out))
+        texts.append(written.cpu())
+    samples, text = pd.DataFrame(rows, columns=["window", "tokens", *PAIRED, "text"]), torch.cat(texts)
+    if reference is not None:
+        assert reference.kept is not None
+        samples = samples.assign(**_shared(text, reference.kept["text"]))
+        samples = samples.assign(**{f"{name}_fp": reference.samples[name] for name in (*PAIRED, "text")})
+    return Result(_metrics(samples, model), samples, model, {"text": text} if reference is None else None)
+
+
+def log_likelihood(model: LanguageModel, prompt: Tensor, text: Tensor) -> float:
+    """Mean log-likelihood, in nats per token, of a text [tokens] after a prompt [tokens]."""
+    logits = model.forward(torch.cat([prompt, text]).unsqueeze(0))[0, len(prompt) - 1 : -1].float()
+    return log_softmax(logits, dim=-1).gather(1, text.to(logits.device).unsqueeze(1)).double().mean().item()
+
+
+def repetition(text: Tensor) -> float:
+    """Share of a text's 4-grams that stood in it before: seq-rep-4 of Welleck et al., 2020 (section 6), of tokens [at least 4]."""
+    grams = [tuple(gram) for gram in text.unfold(0, NGRAM, 1).tolist()]
+    return 1 - len(set(grams)) / len(grams)
+
+
+def _shared(text: Tensor, other: Tensor) -> dict[str, list[object]]:
+    """What the texts [windows, tokens] of two models have in common, by window."""
+    same = text == other
+    columns = {"exact": same.all(1), "prefix": same.cumprod(1).sum(1), "agreement": same.double().mean(1)}
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _metrics(samples: pd.DataFrame, model: LanguageModel) -> dict[str, float]:
+    means = {metric: float(samples[one.column].mean()) for metric, one in _outcomes(samples).items() if one.column in samples}
+    return {**means, "weight_bytes": float(stored_bytes(model.module))}
+
+
+def _as_reference(result: Result) -> Result:
+    """A float result with what every comparison has: it writes what it writes."""
+    assert result.kept is not None
+    own = {f"{name}_fp": result.samples[name] for name in (*PAIRED, "text")}
+    samples = result.samples.assign(**_shared(result.kept["text"], result.kept["text"]), **own)
+    return Result(_metrics(samples, result.model), samples, result.model, result.kept)
+
+
+def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
+    own = {name: Outcome("mean", name, ("window",)) for name in ("prefix", "agreement", *PAIRED)}
+    return {"exact_match": Outcome("proportion", "exact", ("window",)), **own}
+
+
+def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+    """The change of what the float model's text has too, paired by prompt."""
+    return compared(samples, _outcomes(samples), resamples, level)
+
+
+def _check(chosen: EvalConfig) -> None:
+    if chosen.decode < NGRAM:
+        raise UserError(f"eval.decode={chosen.decode}: {NGRAM} or more works, repetition counts groups of {NGRAM} tokens")
+
+
+GENERATION = Evaluation(
+    {"text": ("prompt", "decode", "beams", "batch")},
+    "exact_match",
+    generation,
+    _as_reference,
+    _differences,
+    check=_check,
+    outcomes=_outcomes,
+)
