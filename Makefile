@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test reference check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8
@@ -12,6 +12,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# At most two hours on 2 cores; run again, it goes on where it stopped. `make reference STUDY=claims` makes one study.
+reference: $(STAMP)
+	$(BIN)/python -m scripts.reference make $(STUDY)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,175 @@
+"""`python -m sqbench.claims`: run what the claims need and is missing, judge, and write claims.md and .csv."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from sqbench import api, sweep
+from sqbench.claims import report
+from sqbench.claims.measures import MEASURES, Side
+from sqbench.claims.report import Finding, Judged
+from sqbench.claims.statement import INCONCLUSIVE, VERDICTS, Claim, Evidence, load
+from sqbench.config import CONF_DIR, register
+from sqbench.errors import UserError, known
+from sqbench.progress import console, output, place_in_sweep
+from sqbench.quiet import quiet
+from sqbench.records.outcome import Outcome
+from sqbench.records.store import Store
+from sqbench.storage import canonical_json, write_text
+
+INDEX = "claims.json"  # overrides of a point -> its id
+
+
+@dataclass
+class ClaimsConfig:
+    """What `sqbench.claims` may be told."""
+
+    results_dir: str = "results"
+    cache_dir: str | None = None  # as of sqbench.run
+    only: list[str] | None = None  # keys of claims; null is all
+    files: list[str] = field(default_factory=list)  # YAML files of your own instead of those of conf/claims
+    run: bool = True  # false: judge what is there, compute nothing
+    plan: bool = False  # print the points and their state, compute nothing
+    tracker: str = "none"  # a name in conf/tracker
+
+
+def claims_of(config: ClaimsConfig) -> list[Claim]:
+    """The claims that are asked for, by key.
+
+    Raises:
+        UserError: a file is no claim, or a key is unknown.
+    """
+    paths = [Path(name).expanduser() for name in config.files] or sorted((CONF_DIR / "claims").glob("*.yaml"))
+    found = sorted((load(path) for path in paths), key=lambda claim: claim.key)
+    for key in config.only or ():
+        if key not in {claim.key for claim in found}:
+            raise UserError(f"only=[{','.join(config.only or ())}]: {known(key, [claim.key for claim in found])}")
+    return [claim for claim in found if config.only is None or claim.key in config.only]
+
+
+Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
+
+
+def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
+    """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
+    jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
+    common = [f"results_dir={config.results_dir}", f"tracker={config.tracker}"]
+    common += [] if config.cache_dir is None else [f"cache_dir={config.cache_dir}"]
+    points = {}
+    for words in jobs:
+        ((_, points[words]),) = sweep.distinct([(words, api.compose_config(*words, *common))])
+
+    def shared(words: tuple[str, ...]) -> str:
+        identity = points[words].identity
+        return canonical_json([identity["model"], identity["data"], identity["eval"], identity["calibration"]])
+
+    return {words: points[words] for words in sorted(points, key=shared)}
+
+
+def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
+    """Run what is not finished."""
+    from sqbench.runner import run_point
+
+    outcomes = []
+    for number, (words, point) in enumerate(points.items()):
+        place_in_sweep(number, len(points))
+        outcome = run_point(point.cfg, list(words), "claims")
+        outcomes.append(outcome)
+        console.print(f"[{number + 1}/{len(points)}] {outcome.state} {outcome.summary} ({outcome.seconds:.1f} s)", markup=False)
+    return outcomes
+
+
+Ids = Mapping[tuple[str, ...], str]  # overrides -> point id
+
+
+def judge(claim: Claim, ids: Ids, store: Store) -> list[Finding]:
+    """What every piece of a claim's evidence comes to."""
+    return [_finding(claim, evidence, ids, store) for evidence in claim.evidence]
+
+
+def _finding(claim: Claim, evidence: Evidence, ids: Ids, store: Store) -> Finding:
+    labels = [label for label in (evidence.of, evidence.against) if label is not None]
+    named = tuple(dict.fromkeys(ids[words] for label in labels for words in claim.points[label] if words in ids))
+    try:
+        sides = {label: _side(claim.points[label], ids, store) for label in labels}
+        other = None if evidence.against is None else sides[evidence.against]
+        effect = MEASURES[evidence.measure].run(sides[evidence.of], other, **evidence.options)
+    except UserError as error:
+        return Finding(evidence, None, INCONCLUSIVE, named, str(error))
+    return Finding(evidence, effect, evidence.region.judge(effect), named)
+
+
+def _side(points: Iterable[tuple[str, ...]], ids: Ids, store: Store) -> Side:
+    records = []
+    for words in points:
+        record = store.read(ids[words]) if words in ids else None
+        if record is None or record["status"] != "ok":
+            why = "was not run" if record is None else f"failed: {record['error']['message']}"
+            raise UserError(f"point {' '.join(words)} {why}")
+        records.append(record)
+    return Side(records, [pd.read_parquet(store.folder(record["point_id"]) / "samples.parquet") for record in records])
+
+
+def judged(config: ClaimsConfig) -> tuple[Judged, list[Outcome]]:
+    """Run and judge; which record each point of a claim is, is kept beside the verdicts, for readers without model and data.
+
+    Raises:
+        UserError: a claim or a point cannot work; nothing has run then.
+    """
+    claims, index = claims_of(config), Path(config.results_dir).expanduser() / INDEX
+    known_ids = {tuple(words.split()): name for words, name in _json(index).items()}
+    outcomes = []
+    if config.run:
+        points = identified(claims, config)
+        outcomes = computed(points, config)
+        known_ids |= {words: point.id for words, point in points.items()}
+        write_text(index, json.dumps({" ".join(words): name for words, name in sorted(known_ids.items())}, indent=1) + "\n")
+    store = Store(config.results_dir)
+    return [(claim, judge(claim, known_ids, store)) for claim in claims], outcomes
+
+
+def _json(path: Path) -> dict[str, str]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+register()
+ConfigStore.instance().store(name="claims_schema", node=ClaimsConfig)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="claims")
+def main(cfg: DictConfig) -> None:
+    """The command line: verdicts on stdout; exit status 1 if a point failed, 2 for what the user can fix."""
+    quiet()
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, ClaimsConfig)
+    try:
+        if config.plan:
+            sweep.show_plan(list(identified(claims_of(config), config).values()), config.results_dir)
+            sys.exit(0)
+        found, outcomes = judged(config)
+    except UserError as error:
+        sys.exit(sweep.refuse(error))
+    except KeyboardInterrupt:
+        sys.exit(sweep.interrupted())
+    files = report.write(found, Path(config.results_dir).expanduser())
+    verdicts = [Claim.verdict([finding.holds for finding in findings]) for _, findings in found]
+    for (claim, _), verdict in zip(found, verdicts, strict=True):
+        output.print(f"{claim.key:>3}  {verdict:<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True)
+    output.print(
+        ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
+    )
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    sweep.print_failures(outcomes, output)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
