@@ -18,6 +18,7 @@ from sqbench.errors import UserError, known
 from sqbench.progress import output
 from sqbench.quiet import quiet
 from sqbench.records.store import Store
+from sqbench.storage import canonical_json, write_text
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Kind:
 
 
 def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
-    """A layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels."""
+    """A layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels; and as numbers."""
     from sqbench import api, inspection
     from sqbench.reporting import style, surfaces
 
@@ -85,7 +86,11 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         figure = surfaces.distributions_picture(
             states, f"What {config.layer} reads", caption, channel=channel, tokens=config.tokens, channels=config.channels
         )
-        return _save(config, figure, "distributions", _short(seen.model.name), config.layer)
+        paths = _save(config, figure, "distributions", _short(seen.model.name), config.layer)
+    turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
+    named = {"model": _short(seen.model.name), "layer": config.layer, "told": caption, "channel": channel, "states": turned}
+    write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
+    return [*paths, paths[0].with_suffix(".json")]
 
 
 def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:

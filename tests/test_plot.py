@@ -1,5 +1,6 @@
 """`python -m sqbench.plot` from its arguments to its files."""
 
+import json
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli import ROOT, Ended, tiny_run
 from examples import build, write
@@ -56,23 +58,28 @@ def points(results: Path) -> Path:
     return results
 
 
-def check_files(done: Ended, folder: Path, *stems: str) -> None:
-    """Every picture is there twice, was named on stdout, and opens; and nothing else is there."""
-    paths = [folder / f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+def check_files(done: Ended, folder: Path, *stems: str, kinds: tuple[str, ...] = ("png", "svg")) -> None:
+    """Every picture is there in every kind, was named on stdout, and opens; and nothing else is there."""
+    paths = [folder / f"{stem}.{kind}" for stem in stems for kind in kinds]
     assert done.out.splitlines()[-len(paths) :] == [str(path) for path in paths]
     assert sorted(folder.iterdir()) == sorted(paths)
     for path in paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
                 assert image.width == style.WIDTH * style.DPI
-        else:
+        elif path.suffix == ".svg":
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
 def test_distributions(tiny_plot: Callable[..., Ended], results: Path, tiny_folder: Path) -> None:
     done = tiny_plot("distributions", f"layer={UP}", "alpha=0.5")
     assert (done.code, done.err) == (0, "")
-    check_files(done, results / "plots", f"distributions-{tiny_folder.name}-{UP}")
+    stem = f"distributions-{tiny_folder.name}-{UP}"
+    check_files(done, results / "plots", stem, kinds=("png", "svg", "json"))
+    numbers = json.loads((results / "plots" / f"{stem}.json").read_text(encoding="utf-8"))
+    original, smoothed = (state["activation"] for state in numbers["states"])
+    assert np.shape(original["z"]) == (len(original["rows"]), len(original["columns"])) == (12, 12)
+    assert np.max(original["z"]) > 4 * np.max(smoothed["z"]) > 0  # the planted outliers, and what smoothing left of them
     lines = done.out.splitlines()
     assert lines[0].startswith("input: largest channel / median channel: original ")
     before, after = (float(part.split()[-1]) for part in lines[0].split(","))

@@ -19,6 +19,7 @@ class PointSweeper(BasicSweeper):
         from sqbench import sweep  # not at the top: Hydra imports every plugin, in every Hydra application
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
+        from sqbench.records import sweeps
         from sqbench.records.store import Store
 
         assert self.config is not None
@@ -31,7 +32,7 @@ class PointSweeper(BasicSweeper):
         results_dir = self.config.results_dir
         try:
             points = sweep.distinct([(job, sweep.task_config(loader.load_sweep_config(self.config, job))) for job in jobs])
-            Store(results_dir)  # unwritable: say so before Hydra makes its folder there
+            store = Store(results_dir)  # unwritable: say so before Hydra makes its folder there
         except UserError as error:
             sys.exit(sweep.refuse(error))
         if self.config.plan:
@@ -43,6 +44,7 @@ class PointSweeper(BasicSweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         os.environ[sweep.TOTAL] = str(len(points))
         since = time.time()
+        sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
         chosen = [list(job) for job, _ in points]
         try:
             returns: list[Any] = []

@@ -44,6 +44,14 @@ def claim(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def held(path: Path) -> bool:
+    """Whether a live process holds `path`."""
+    try:
+        return _alive(path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return False
+
+
 def _create(path: Path) -> bool:
     """Make the claim; False if there is one."""
     try:

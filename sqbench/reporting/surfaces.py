@@ -61,6 +61,22 @@ def ratio(ranges: np.ndarray) -> float:
     return float(live.max() / np.median(live)) if len(live) else 1.0
 
 
+def as_data(states: Sequence[Tensors], *, tokens: int, channels: int) -> list[dict[str, Any]]:
+    """The surfaces of a picture as plain data: `sqbench.report` turns them round.
+
+    Of each state its `name`, and of `activation` and `weight` the heights `z` [rows, columns] to 3 digits, the first row and
+    column of each block, and the `ratio` of the largest channel to the median one.
+    """
+
+    def surface(state: Tensors, field: str) -> dict[str, Any]:
+        heights, rows, columns = _oriented(field, getattr(state, field), tokens, channels)
+        digits = [[float(f"{height:.3g}") for height in row] for row in heights.tolist()]
+        told = float(f"{ratio(getattr(state, f'{field}_range')):.4g}")
+        return {"z": digits, "rows": rows.tolist(), "columns": columns.tolist(), "ratio": told}
+
+    return [{"name": state.name, **{field: surface(state, field) for field in ("activation", "weight")}} for state in states]
+
+
 def distributions_picture(
     states: Sequence[Tensors], title: str, caption: str, *, channel: str, tokens: int = 128, channels: int = 192
 ) -> Figure:

@@ -1,0 +1,48 @@
+"""Which points a sweep has: written when it starts, so that whoever looks can tell how far it is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqbench.records.store import Store
+from sqbench.storage import write_text
+
+_FILE = "points.json"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was when it started.
+
+    Attributes:
+        name: of its folder in `results_dir/sweeps`: when it started.
+        started: seconds since the epoch.
+        points: the ids of all of its points.
+        todo: those that it has to compute.
+    """
+
+    name: str
+    started: float
+    points: tuple[str, ...]
+    todo: tuple[str, ...]
+
+
+def begin(folder: Path, points: Sequence[str], store: Store, *, force: bool, now: float) -> Sweep:
+    """Write down a sweep that starts in its own folder."""
+    todo = tuple(point for point in points if force or not store.finished(point))
+    sweep = Sweep(folder.name, now, tuple(points), todo)
+    write_text(folder / _FILE, json.dumps(asdict(sweep)) + "\n")
+    return sweep
+
+
+def latest(root: Path) -> Sweep | None:
+    """The sweep of a results folder that started last, None if there was none."""
+    found = []
+    for path in root.glob(f"sweeps/*/{_FILE}"):
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Sweep(str(fields["name"]), float(fields["started"]), tuple(fields["points"]), tuple(fields["todo"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of another version: how far a sweep is, is no result
+    return max(found, key=lambda sweep: sweep.started, default=None)
