@@ -94,10 +94,13 @@ class EvalConfig:
     level: float = 0.95  # of its interval
     repetitions: int = 5  # latency: measurements, each of both models, one after the other
     warmup: int = 1  # latency: repetitions before them that do not count
-    batch: int = 8  # latency: images at once; generation: prompts at once
+    batch: int = 8  # latency: images at once; generation: prompts at once; lm_eval: requests at once
     prompt: int = 128  # latency, generation: tokens that are read at once
     decode: int = 16  # latency, generation: tokens that are written after them, one by one
     beams: int = 1  # generation: width of the beam search; 1 is greedy decoding
+    tasks: list[str] = field(default_factory=list)  # lm_eval: names, YAML files, TEMPLATE:FILE; see conf/eval/lm_eval.yaml
+    limit: int | None = None  # lm_eval: documents of each task, from its start; null is all
+    fewshot: int | None = None  # lm_eval: examples before each question; null is the task's own number
 
 
 @dataclass

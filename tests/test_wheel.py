@@ -22,6 +22,7 @@ def test_the_wheel_works_from_any_folder(tmp_path: Path) -> None:
         archive.extractall(installed)
     shipped = {str(path.relative_to(installed / "sqbench")) for path in (installed / "sqbench" / "conf").rglob("*.yaml")}
     assert shipped == {str(path.relative_to(CONF_DIR.parent)) for path in CONF_DIR.rglob("*.yaml")}
+    assert (installed / "sqbench" / "evaluation" / "smoke.jsonl").is_file()
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     for module, words in (("sqbench.run", ["smollm2_135m", "alpha_sweep", "awq"]), ("sqbench.collect", ["metric"])):
         command = [

@@ -7,10 +7,17 @@ from omegaconf import OmegaConf
 from sqbench.evaluation.accuracy import ACCURACY
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result
 from sqbench.evaluation.generation import GENERATION
+from sqbench.evaluation.harness import LM_EVAL
 from sqbench.evaluation.latency import LATENCY
 from sqbench.evaluation.perplexity import PERPLEXITY
 
-EVALUATIONS: dict[str, Evaluation] = {"perplexity": PERPLEXITY, "top1": ACCURACY, "latency": LATENCY, "generation": GENERATION}
+EVALUATIONS: dict[str, Evaluation] = {
+    "perplexity": PERPLEXITY,
+    "top1": ACCURACY,
+    "latency": LATENCY,
+    "generation": GENERATION,
+    "lm_eval": LM_EVAL,
+}
 
 __all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "natural_evaluation", "settings_of"]
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -94,6 +95,7 @@ def _evaluate(
 
     from sqbench.evaluation.served import Served
 
+    os.environ["DISABLE_MULTIPROC"] = "1"  # else its bootstrap forks this process, threads and all
     random.seed(DEFAULT_RANDOM_SEED)  # tasks may draw while they read their documents
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)

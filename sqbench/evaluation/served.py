@@ -1,7 +1,7 @@
 """A model of ours as lm-eval asks it. Imports lm-eval, which takes seconds: nothing imports this before it is needed."""
 
 import copy
-import os
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from sqbench.evaluation.base import EvaluationError, require_finite
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 
-os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap forks this process, threads and all, where it may
+log = logging.getLogger(__name__)
 
 
 class Served(HFLM):
@@ -55,6 +55,13 @@ class Served(HFLM):
             if not 0 < len(continuation) <= self.max_length:
                 asked = "" if text is None else f" of {text[1][:40]!r}"
                 raise EvaluationError(f"{len(continuation)} tokens{asked} to predict: the model takes 1 to {self.max_length}")
+        if longer := sum(len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests):
+            log.warning(
+                "%d of %d requests are longer than the model's %d tokens: their beginning is cut",
+                longer,
+                len(requests),
+                self.max_length,
+            )
         answers = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         for (text, context, continuation), (value, _) in zip(requests, answers, strict=True):
             ids = torch.tensor([(context + continuation)[-self.max_length :]])

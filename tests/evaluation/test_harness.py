@@ -1,0 +1,357 @@
+"""lm-eval's tasks: the numbers are lm-eval's own, every document has its pair, and nothing leaks from one point to the next."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cli import Ended
+
+from sqbench.collect import main as collect
+from sqbench.config import EvalConfig
+from sqbench.data.text import Windows
+from sqbench.errors import UserError
+from sqbench.evaluation import EvaluationError, Result, tasks
+from sqbench.evaluation.harness import LM_EVAL, harness
+from sqbench.evaluation.templates import SMOKE, TEMPLATES
+from sqbench.execution import lower
+from sqbench.methods import METHODS, Task
+from sqbench.methods.apply import quantize
+from sqbench.models.language import LanguageModel
+from sqbench.quant.formats import Format, Scheme
+from sqbench.records.store import Store
+
+BATCH = 7  # divides none of the tasks
+
+
+@pytest.fixture(autouse=True)
+def calm(caplog: pytest.LogCaptureFixture) -> None:
+    """As `sqbench.quiet` has it."""
+    caplog.set_level("ERROR", logger="lm_eval")
+
+
+@pytest.fixture
+def files(tmp_path: Path, text_file: Path) -> dict[str, Path]:
+    """A small file for every template."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    pairs = SMOKE.read_text(encoding="utf-8").splitlines()
+    questions = [
+        {"question": f"{a} + {b} =", "choices": [str(a + b), str(a + b + 1), "twenty"], "answer": 0}
+        for a in range(5)
+        for b in range(7)
+    ]
+    written = {
+        "minimal_pairs": "\n".join(pairs[:33]),
+        "multiple_choice": "\n".join(json.dumps(question) for question in questions),
+        "last_word": text_file.read_text(encoding="utf-8")[:20_000],
+        "rolling": text_file.read_text(encoding="utf-8")[:9_000],
+    }
+    for name, text in written.items():
+        (folder / f"my_{name}.txt").write_text(text, encoding="utf-8")
+    return {name: folder / f"my_{name}.txt" for name in written}
+
+
+def plain(model: LanguageModel, template: str, path: Path, folder: Path) -> dict[str, Any]:
+    """What lm-eval gives by itself, of a task that is written in its own way."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    from sqbench.evaluation.served import _tokenizer
+
+    data = folder / "data.jsonl"
+    data.write_text("\n".join(json.dumps(document) for document in TEMPLATES[template].documents(path)), encoding="utf-8")
+    task = {
+        "task": "plain",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
+        "test_split": "test",
+        **TEMPLATES[template].config,
+    }
+    lm = HFLM(pretrained=model.module, tokenizer=_tokenizer(model), batch_size=1 if template == "rolling" else BATCH)
+    return lm_eval.simple_evaluate(
+        lm, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=1000, log_samples=True
+    )
+
+
+@pytest.fixture
+def w4(tiny: LanguageModel, statistics: Any) -> LanguageModel:
+    """The model with weights of three bits: bad enough to answer otherwise."""
+    scheme = Scheme("w3", Format(bits=3, granularity="channel"), None)
+    return quantize(Task(tiny, statistics, scheme), METHODS["rtn"]())
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_float_model_gets_lm_evals_own_numbers(
+    tiny: LanguageModel, windows: Windows, files: dict[str, Path], tmp_path: Path, template: str
+) -> None:
+    expected = plain(tiny, template, files[template], tmp_path)
+    result = harness(tiny, windows, tasks=[f"{template}:{files[template]}"], batch=BATCH)
+    compared = 0
+    for key, value in expected["results"]["plain"].items():
+        if key.endswith(",none") and value != "N/A":
+            assert result.metrics[f"my_{template}/{key.removesuffix(',none')}"] == value, key
+            compared += 1
+    assert compared >= 2
+    logged = expected["samples"]["plain"]
+    for metric, rows in result.samples.groupby("metric"):
+        assert rows["doc_hash"].tolist() == [document["doc_hash"] for document in logged]
+        if rows["aggregation"].iloc[0] == "mean":
+            assert rows["value"].tolist() == [document[metric.split("/")[1]] for document in logged]
+        else:
+            assert (rows["value"] > 0).all()
+
+
+def test_changes_are_those_of_the_metrics_for_every_kind_of_metric(
+    tiny: LanguageModel, w4: LanguageModel, windows: Windows, files: dict[str, Path]
+) -> None:
+    asked = {"tasks": [f"{template}:{path}" for template, path in files.items()], "batch": BATCH}
+    base = LM_EVAL.as_reference(harness(tiny, windows, **asked))
+    result = harness(w4, windows, base, **asked)
+    differences = LM_EVAL.differences(result.samples, 200, 0.95)
+    measured = {name for name in result.metrics if "_stderr" not in name and name != "weight_bytes"}
+    assert set(differences) == measured
+    assert len(measured) == 9  # acc over three tasks, and two, one, two and three of the tasks
+    for name in measured:
+        assert differences[name].value == pytest.approx(result.metrics[name] - base.metrics[name], rel=1e-9, abs=1e-12), name
+    of_tasks = [result.metrics[f"my_{template}/acc"] for template in ("minimal_pairs", "multiple_choice", "last_word")]
+    assert result.metrics["acc"] == pytest.approx(np.mean(of_tasks))
+    assert differences["my_minimal_pairs/acc"].n == 33
+    assert differences["acc"].n == sum(differences[f"my_{t}/acc"].n for t in ("minimal_pairs", "multiple_choice", "last_word"))
+    assert result.metrics["weight_bytes"] < base.metrics["weight_bytes"]
+    for difference in LM_EVAL.differences(base.samples, 200, 0.95).values():
+        assert difference.value == 0
+
+
+def test_documents_are_paired_by_what_they_are(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    lines = SMOKE.read_text(encoding="utf-8").splitlines()[:4]
+    path = tmp_path / "twice.jsonl"
+    path.write_text("\n".join([*lines, *lines]), encoding="utf-8")  # equal documents are documents, too
+    base = LM_EVAL.as_reference(harness(tiny, windows, tasks=[f"minimal_pairs:{path}"]))
+    assert base.samples["copy"].tolist() == [0] * 4 + [1] * 4
+    values = np.arange(8.0)
+    shuffled = base.samples.assign(value=values).sample(frac=1, random_state=0)
+    paired = harness(tiny, windows, Result({}, shuffled, tiny, None), tasks=[f"minimal_pairs:{path}"])
+    assert paired.samples["value_fp"].tolist() == values.tolist()
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="twice/acc: the documents are not those"):
+        harness(tiny, windows, base, tasks=[f"minimal_pairs:{path}"])
+
+
+def test_a_broken_model_does_not_answer_right(tiny: LanguageModel, windows: Windows) -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.config, self.generate = tiny.module, tiny.module.config, tiny.module.generate
+
+        def forward(self, *args: Any, **options: Any) -> Any:
+            output = self.inner(*args, **options)
+            output.logits.fill_(float("nan"))
+            return output
+
+    with pytest.raises(EvaluationError, match="is nan"):
+        harness(tiny.with_module(Broken(), None), windows, tasks=["smoke"], limit=3)
+
+
+def test_nothing_is_left_behind(
+    tiny: LanguageModel, w4: LanguageModel, windows: Windows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def state() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    before, tokenizer = state(), len(tiny.tokenizer)
+    executed = lower(w4, "int")
+    parameters = {name: id(value) for name, value in executed.module.named_parameters()}
+    buffers = {name: id(value) for name, value in executed.module.named_buffers()}
+    first, again = (harness(executed, windows, tasks=["smoke"], batch=BATCH) for _ in range(2))
+    pd.testing.assert_frame_equal(first.samples, again.samples)
+    assert state() == before
+    assert parameters == {name: id(value) for name, value in executed.module.named_parameters()}
+    assert buffers == {name: id(value) for name, value in executed.module.named_buffers()}
+    assert (len(tiny.tokenizer), tiny.tokenizer.pad_token_id, tiny.tokenizer.eos_token_id) == (tokenizer, None, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_longer_answer_than_the_context_is_named(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"sentence_good": "a" * 200, "sentence_bad": "b"}), encoding="utf-8")
+    with pytest.raises(EvaluationError, match=r"201 tokens of ' aaa.* to predict: the model takes 1 to 128"):
+        harness(tiny, windows, tasks=[f"minimal_pairs:{path}"])
+
+
+def yaml_task(folder: Path, documents: int = 4) -> Path:
+    """A task in lm-eval's own form, in four files: it is generated, filtered twice, and shares settings with others."""
+    folder.mkdir(exist_ok=True)
+    lines = [json.dumps({"prompt": f"the {number} ", "answer": "a"}) for number in range(documents)]
+    (folder / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "helper.py").write_text("def text(doc):\n    return doc['prompt']\n", encoding="utf-8")
+    (folder / "shared.yaml").write_text("output_type: generate_until\ntest_split: test\n", encoding="utf-8")
+    (folder / "task.yaml").write_text(
+        f"""task: written
+include: shared.yaml
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder / "data.jsonl"}}}, cache_dir: {folder / "cache"}}}
+doc_to_text: !function helper.text
+doc_to_target: answer
+generation_kwargs: {{until: ["."], max_gen_toks: 3}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+filter_list:
+  - {{name: strict, filter: [{{function: take_first}}]}}
+  - {{name: loose, filter: [{{function: regex, regex_pattern: "([a-z])", fallback: none}}, {{function: take_first}}]}}
+""",
+        encoding="utf-8",
+    )
+    return folder / "task.yaml"
+
+
+def test_a_yaml_task_of_ones_own_runs(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    base = harness(tiny, windows, tasks=[str(yaml_task(tmp_path / "own"))])
+    assert {"written/exact_match,strict", "written/exact_match,loose", "written/exact_match_stderr,loose"} <= set(base.metrics)
+    assert base.metrics["exact_match"] == base.metrics["written/exact_match,strict"]
+    assert base.samples["doc_hash"].nunique() == 4
+    fewer = harness(tiny, windows, tasks=[str(tmp_path / "own" / "task.yaml")], limit=2)
+    assert fewer.samples["doc_hash"].tolist() == base.samples.loc[[0, 1, 4, 5], "doc_hash"].tolist()
+
+
+def test_what_is_no_number_is_kept_as_it_is() -> None:
+    from sqbench.evaluation.harness import _outcomes, _parts
+
+    rows = [{"task": "t", "doc_hash": hash_, "copy": 0, "metric": "t/f1", "main": "", "share": 0.5} for hash_ in "ab"]
+    samples = pd.DataFrame([row | {"aggregation": "f1"} | _parts((0, 1), "f1") for row in rows])
+    assert samples["outcome"].tolist() == ["[0, 1]", "[0, 1]"]
+    assert _outcomes(samples) == {}
+
+
+def identity(tasks_: list[str]) -> dict[str, Any]:
+    return LM_EVAL.inputs(EvalConfig(name="lm_eval", tasks=tasks_))
+
+
+def test_a_task_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
+    here, there = yaml_task(tmp_path / "here"), yaml_task(tmp_path / "there")
+    there.write_text(here.read_text(encoding="utf-8"), encoding="utf-8")  # the data of `here`
+    known = identity([str(here)])
+    assert identity([str(there)]) == known
+    for name, text in (
+        ("data.jsonl", '{"prompt": "a", "answer": "b"}'),
+        ("helper.py", "def text(doc):\n    return 'x'\n"),
+        ("shared.yaml", "output_type: generate_until\ntest_split: train\n"),
+        ("task.yaml", here.read_text(encoding="utf-8") + "# changed\n"),
+    ):
+        (tmp_path / "here" / name).write_text(text, encoding="utf-8")
+        changed = identity([str(here)])
+        assert changed != known, name
+        known = changed
+    pairs = tmp_path / "smoke.jsonl"
+    pairs.write_bytes(SMOKE.read_bytes())
+    assert identity([f"minimal_pairs:{pairs}"]) == identity(["smoke"])
+    assert identity(["smoke"])["lm_eval"]
+
+
+class Listed:
+    """A list of tasks that is read at once."""
+
+    task_index = dict.fromkeys(("lambada_openai", "lambada_standard", "hellaswag"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([], ["eval.tasks=[]", "smoke"]),
+        (
+            ["lambda_openai"],
+            ["eval.tasks=[lambda_openai]: lm-eval has no such task", "did you mean lambada_openai", "minimal_pairs:FILE"],
+        ),
+        (["minimal_pair:x.jsonl"], ["eval.tasks=[minimal_pair:x.jsonl]", "did you mean minimal_pairs?", "rolling"]),
+        (["rolling:nowhere.txt"], ["eval.tasks=[rolling:nowhere.txt]", "no such file (from "]),
+        (["rolling:."], ["is a folder; a file works"]),
+        (["nowhere.yaml"], ["eval.tasks=[nowhere.yaml]", "no such file"]),
+        (["bad.yaml"], ["bad.yaml is not YAML", "line 1"]),
+        (["empty.yaml"], ["holds no keys"]),
+        (["nameless.yaml"], ["names no task; `task: my_name`"]),
+        (["dataless.yaml"], ["missing.jsonl: no such file"]),
+        (["broken.yaml"], ["broken.jsonl:2: is not JSON"]),
+        (["minimal_pairs:broken.jsonl"], ["broken.jsonl:2: is not JSON"]),
+        (["smoke", "rolling:smoke.txt"], ["smoke and rolling:smoke.txt are both called smoke"]),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[str], words: list[str]
+) -> None:
+    for name, text in {
+        "bad.yaml": "a: [",
+        "empty.yaml": "",
+        "nameless.yaml": "dataset_path: json",
+        "dataless.yaml": "task: a\ndataset_kwargs: {data_files: missing.jsonl}",
+        "broken.yaml": "task: a\ndataset_kwargs: {data_files: broken.jsonl}",
+        "broken.jsonl": '{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": \n',
+        "smoke.txt": "Some text.",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "manager", lambda listed: Listed())
+    with pytest.raises(UserError) as error:
+        LM_EVAL.check(EvalConfig(name="lm_eval", tasks=entries))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(("change", "words"), [("eval.limit=0", "1 or more"), ("eval.fewshot=-1", "0 or more")])
+def test_numbers_that_cannot_work_are_refused(command: Callable[..., Ended], change: str, words: str) -> None:
+    ended = command("eval=lm_eval", change)
+    assert ended.code == 2
+    assert f"{change}: {words} works, and so does null" in ended.err
+
+
+@pytest.mark.slow
+def test_a_task_that_lm_eval_lists_is_known_and_its_data_is_asked_for(command: Callable[..., Ended], results: Path) -> None:
+    ended = command("eval=lm_eval", "eval.tasks=[lambda_openai]", "method=fp")
+    assert ended.code == 2
+    assert "did you mean lambada_openai" in ended.err
+    ended = command("eval=lm_eval", "eval.tasks=[lambada_openai]", "method=fp")
+    assert ended.code == 1
+    assert "eval.tasks=[lambada_openai]: its data is not in the datasets cache" in ended.out + ended.err
+
+
+def test_points_of_a_sweep_are_records_samples_and_tables(
+    command: Callable[..., Ended],
+    results: Path,
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = f"eval.tasks=[smoke,last_word:{files['last_word']}]"
+    ended = command("-m", "eval=lm_eval", chosen, "method=fp,rtn", "bits=w4a4_dynamic", "backend=sim,int")
+    assert ended.code == 0, ended.err
+    assert "3 done" in ended.out
+    records = list(Store(results).records())
+    by_backend = {record["identity"]["backend"]: record for record in records if record["identity"]["method"]["name"] == "rtn"}
+    assert set(by_backend) == {"sim", "int"}
+    for record in by_backend.values():
+        assert record["delta"]["smoke/acc"]["n"] == 40
+        assert record["metrics"]["smoke/acc_stderr"] > 0
+        assert record["baseline"]["acc"] > 0.5
+        samples = pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")
+        smoke = samples[samples["metric"] == "smoke/acc"]
+        assert smoke["value"].mean() == record["metrics"]["smoke/acc"]
+        assert smoke["value_fp"].mean() == record["baseline"]["smoke/acc"]
+        assert not samples.duplicated(["task", "doc_hash", "copy", "metric"]).any()
+    assert len(list((results / "cache" / "baselines").glob("*.safetensors"))) == 1
+    for metric in ("acc", "smoke/acc", "my_last_word/perplexity"):
+        monkeypatch.setattr("sys.argv", ["sqbench.collect", f"results_dir={results}", "rows=[method,backend]", f"metric={metric}"])
+        collect()
+        table = capsys.readouterr().out
+        assert metric in table
+        assert table.count("| rtn") == 2
+        assert ("%" in table) == metric.endswith("acc")
+    ended = command("-m", "eval=lm_eval", chosen, "method=fp,rtn", "bits=w4a4_dynamic", "backend=sim,int")
+    assert "3 skipped" in ended.out
+    changed = command("eval=lm_eval", "eval.tasks=[smoke]", "eval.limit=35", "method=fp")
+    assert "1 done" in changed.out
