@@ -34,7 +34,7 @@ PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
     "bits_per_byte": lambda outcome: (-outcome[0] / outcome[1] / math.log(2), outcome[1]),
 }
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # of that mean; else the mean itself
-KEY = ("metric", "doc_hash", "copy")
+BY = ("task", "doc_hash", "copy")  # a document; equal ones are numbered
 
 
 def harness(
@@ -177,7 +177,7 @@ def _parts(outcome: Any, aggregation: str) -> dict[str, Any]:
 
 def _paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """The samples with the float model's value beside each, found by its document."""
-    keys, others = (pd.MultiIndex.from_frame(side[[*KEY]]) for side in (samples, other))
+    keys, others = (pd.MultiIndex.from_frame(side[["metric", *BY]]) for side in (samples, other))
     if len(unpaired := keys.symmetric_difference(others)):
         raise EvaluationError(
             f"{unpaired[0][0]}: the documents are not those that the float model answered; with the folder cache/baselines removed"
@@ -204,7 +204,7 @@ def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
             alike = rows[weights].nunique() == 1
             binary = alike and rows["value"].isin((0, 1)).all()
             kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
-            found[str(name)] = Outcome(kind, "value", KEY, None if alike else weights, where=((column, str(name)),))
+            found[str(name)] = Outcome(kind, "value", BY, None if alike else weights, where=((column, str(name)),))
     return found
 
 

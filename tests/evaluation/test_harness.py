@@ -337,7 +337,7 @@ def test_points_of_a_sweep_are_records_samples_and_tables(
     for record in by_backend.values():
         assert record["delta"]["smoke/acc"]["n"] == 40
         assert record["metrics"]["smoke/acc_stderr"] > 0
-        assert record["baseline"]["acc"] > 0.5
+        assert record["baseline"]["smoke/acc"] > 0.5
         samples = pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")
         smoke = samples[samples["metric"] == "smoke/acc"]
         assert smoke["value"].mean() == record["metrics"]["smoke/acc"]
@@ -350,7 +350,7 @@ def test_points_of_a_sweep_are_records_samples_and_tables(
         table = capsys.readouterr().out
         assert metric in table
         assert table.count("| rtn") == 2
-        assert ("%" in table) == metric.endswith("acc")
+        assert ("(%)" in table) == metric.endswith("acc")
     ended = command("-m", "eval=lm_eval", chosen, "method=fp,rtn", "bits=w4a4_dynamic", "backend=sim,int")
     assert "3 skipped" in ended.out
     changed = command("eval=lm_eval", "eval.tasks=[smoke]", "eval.limit=35", "method=fp")
