@@ -5,6 +5,19 @@ class UserError(Exception):
     """Something the user can fix: the message names the key, the value and what would work."""
 
 
+def closest(name: str, names: object) -> str:
+    """The tail of an "unknown name" message where there are too many names to list: the nearest, or the first.
+
+    >>> closest("mlp.fc3", ["attn.qkv", "mlp.fc1"])
+    'did you mean mlp.fc1?'
+    """
+    import difflib
+
+    listed = [str(item) for item in names]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(listed[:6])}{', ...' * (len(listed) > 6)}"
+
+
 def known(name: str, names: object) -> str:
     """The tail of an "unknown name" message: the sorted known names, the closest first if one is close.
 
