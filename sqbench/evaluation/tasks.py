@@ -48,8 +48,9 @@ def asked(entries: Sequence[str]) -> list[Asked]:
     names = [task.name for task in found]
     for place, name in enumerate(names):
         if name in names[:place]:
-            both = f"{entries[names.index(name)]} and {entries[place]}"
-            raise UserError(f"eval.tasks: {both} are both called {name} in metrics; files with different names work")
+            one, other = entries[names.index(name)], entries[place]
+            works = f"files with different names work, and so does a point for each: -m eval.tasks=[{one}],[{other}]"
+            raise UserError(f"eval.tasks: {one} and {other} are both called {name} in metrics; {works}")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqbench.data.text import read
 from sqbench.errors import UserError
 
-WORDS = 64  # of a passage whose last word is asked for
+WORDS = 64  # of a passage whose last word is asked for, or a few more
 CHARACTERS = 2000  # of a document of rolling perplexity, and on to the end of its last word: about 500 tokens
 SMOKE = Path(__file__).with_name("smoke.jsonl")  # minimal pairs of our own
 
@@ -95,20 +95,21 @@ def multiple_choice(path: Path) -> list[dict[str, Any]]:
 
 
 def last_word(path: Path) -> list[dict[str, Any]]:
-    """Passages of `WORDS` words, one after the other; what follows the last word's letters is left out, as in LAMBADA.
+    """Passages one after the other, each of `WORDS` words and on to the next that begins with a letter or digit.
 
-    Passages that end in no word ("=", "(see") are passed over, and what is left at the end of the text is.
+    What follows that word's letters is left out, as in LAMBADA, and so is what remains at the end of the text.
     """
     text = read(str(path), "eval.tasks")
     words = list(re.finditer(r"\S+", text))
-    documents = []
-    for start in range(0, len(words) - WORDS + 1, WORDS):
-        before, last = words[start + WORDS - 2], words[start + WORDS - 1]
-        if word := re.match(r"\w+(?:['’-]\w+)*", last[0]):
-            context = text[words[start].start() : before.end()]
-            documents.append({"context": context, "target": text[before.end() : last.start()] + word[0]})
+    documents, start = [], 0
+    for place, last in enumerate(words):
+        word = re.match(r"\w+(?:['’-]\w+)*", last[0])
+        if word and place - start >= WORDS - 1:
+            before = words[place - 1].end()
+            documents.append({"context": text[words[start].start() : before], "target": text[before : last.start()] + word[0]})
+            start = place + 1
     if not documents:
-        raise UserError(f"eval.tasks=[last_word:{path}]: no passage of {WORDS} words among {len(words)}; a longer text works")
+        raise UserError(f"eval.tasks=[last_word:{path}]: {len(words)} words hold no passage of {WORDS}; a longer text works")
     return documents
 
 
