@@ -11,6 +11,7 @@ from torch import Tensor
 from sqbench import calibration, config, data, models, training
 from sqbench.calibration import Statistics
 from sqbench.data import Batches, Examples
+from sqbench.data.base import Unseen
 from sqbench.data.images import ImageExamples, LabelledImages
 from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
@@ -20,6 +21,7 @@ from sqbench.methods.qat import Qat
 from sqbench.models import Model
 from sqbench.models.heads import attach
 from sqbench.models.image import ImageModel
+from sqbench.models.norms import writers
 from sqbench.quant.formats import Scheme
 
 
@@ -107,11 +109,19 @@ def calibrate(
     """Statistics of every quantizable tensor over model inputs, from one streaming pass.
 
     Args:
-        inputs: token windows [B, window], or `Batches`: `examples.calibration`.
+        inputs: token windows [B, window], or `Batches`: `examples.calibration`. `Unseen` ones are not read: the statistics are
+            what the weights tell.
         search: how many of them a search over block outputs may replay.
         points: also tensors that no layer reads, which op sets beyond `linear` quantize.
         folder: a cache; None computes without one.
+
+    Raises:
+        UserError: tensors that no layer reads are asked for, of which weights tell nothing.
     """
+    if isinstance(inputs, Unseen):
+        if points:
+            raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; bits.ops=linear works")
+        return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search)
     inside = model.topology.points if points else ()
     arguments = (model.module, model.body, model.topology.sites, inputs, search, inside)
     if folder is None:

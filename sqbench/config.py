@@ -55,8 +55,10 @@ class DataConfig:
 class CalibrationConfig:
     """What the statistics are collected on: windows or images that evaluation never sees."""
 
+    samples: int | None = None  # windows or images, whichever the model reads; null leaves both numbers to what follows
     windows: int = 32
     images: int = 64  # of the training split
+    source: str = "data"  # random: random tokens, images of noise; weights: no inputs, only what norms' weights tell of ranges
     seed: int = 0  # of the draw; follows the top-level seed
     path: str | None = None  # another text than the evaluation's
     search_windows: int = 4  # of them, how many a search over block outputs (alpha=auto) replays
@@ -134,13 +136,15 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra the schema; `conf/config.yaml` names it in its defaults."""
+    """Tell Hydra the schema and the resolver that `conf/config.yaml` names."""
+    OmegaConf.register_new_resolver("either", lambda value, default: default if value is None else value, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
 def check(cfg: DictConfig) -> None:
     """Raise UserError for any value that cannot work, without loading anything."""
     from sqbench.data import SOURCES
+    from sqbench.data.base import CALIBRATES
     from sqbench.evaluation import EVALUATIONS, natural_evaluation
     from sqbench.execution import BACKENDS
     from sqbench.methods import METHODS, configured, scheme_of
@@ -185,12 +189,18 @@ def check(cfg: DictConfig) -> None:
         choose("head", HEADS)
     choose("model.head", HEADS)
     choose("model.dtype", ("float32", "bfloat16", "float16"))
+    choose("calibration.source", CALIBRATES)
     choose("tracker.mode", ("offline", "online", "disabled"))
     choose("backend", BACKENDS)
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.images is not None:
         at_least("data.images", 1)
+    if (samples := cfg.calibration.samples) is not None:
+        at_least("calibration.samples", 1)
+        size = {"text": "windows", "images": "images"}[kind]
+        if (count := cfg.calibration[size]) != samples:
+            raise UserError(f"calibration.samples={samples}: calibration.{size}={count} says otherwise; one of the two works")
     at_least("calibration.images", 1)
     at_least("calibration.search_images", 1)
     at_least("model.head_images", 1)
@@ -206,6 +216,8 @@ def check(cfg: DictConfig) -> None:
     if not 0 < cfg.eval.level < 1:
         raise UserError(f"eval.level={cfg.eval.level}: a number between 0 and 1 works, 0.95 for example")
     scheme_of(cfg).check()
+    if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
+        raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
     configured(cfg)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:

@@ -264,3 +264,19 @@ def test_killed_training_goes_on_from_its_last_epoch_to_the_same_model(
     resumed = of(elsewhere, "qat_lsq")
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["quantized"] == whole["quantized"]
+
+
+def test_images_of_noise_calibrate_and_so_do_weights_alone(command: Command, results: Path) -> None:
+    ended = command(
+        *("-m", "model=vit_nano", *RECIPES["vit_nano"], "method=minmax", "bits=w6a6", "calibration.source=data,random,weights"),
+        *("calibration.samples=16", "calibration.images=16"),
+    )
+    assert ended.code == 0, ended.err
+    found = {record["identity"]["calibration"].get("source", "data"): record for record in records(results)}
+    assert {record["identity"]["calibration"]["images"] for record in found.values()} == {16}
+    loss = {source: record["metrics"]["kl_to_fp"] for source, record in found.items()}
+    assert loss["data"] < min(loss["random"], loss["weights"])
+    guessed = found["weights"]["quantized"]["guessed"]
+    assert "blocks.0.mlp.fc2" in guessed
+    assert "blocks.0.mlp.fc1" not in guessed  # its norm tells
+    assert found["random"]["provenance"]["fingerprints"]["calibration_images"] == []

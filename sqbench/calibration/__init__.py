@@ -1,5 +1,6 @@
-"""Calibration: one streaming pass, its statistics, and their cache."""
+"""Calibration: one streaming pass, its statistics, and their cache; or statistics without inputs."""
 
 from sqbench.calibration.collect import Statistics, collect, collect_cached
+from sqbench.calibration.unseen import imagine
 
-__all__ = ["Statistics", "collect", "collect_cached"]
+__all__ = ["Statistics", "collect", "collect_cached", "imagine"]

@@ -33,10 +33,12 @@ class Statistics:
     Attributes:
         inputs: site -> statistics of the tensor that is read there.
         sample: [S, ...] model inputs that a search over block outputs may replay.
+        guessed: sites of whose tensor nothing was seen, and nothing is known.
     """
 
     inputs: dict[str, InputStatistics]
     sample: Tensor
+    guessed: frozenset[str] = frozenset()
 
 
 def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:

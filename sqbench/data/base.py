@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sqbench.config import CalibrationConfig, DataConfig
 
+CALIBRATES = ("data", "random", "weights")  # what calibration.source may be
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -30,6 +32,33 @@ class Batches:
         for number in range(self.count):
             if (batch := self.make(number)) is not None:
                 yield batch
+
+
+@dataclass(frozen=True)
+class Unseen(Batches):
+    """Model inputs that a search may replay and that nothing else sees: statistics come from the weights alone.
+
+    Attributes:
+        examples, seed: how many the statistics stand for, and of their draw.
+    """
+
+    examples: int = 0
+    seed: int = 0
+
+
+def calibrated_on(size: str, calibration: CalibrationConfig, content: dict[str, str]) -> dict[str, Any]:
+    """What of the calibration can change a number.
+
+    Args:
+        size: `windows` or `images`.
+        content: fingerprints of the data that is read, where it is read.
+    """
+    return {
+        size: getattr(calibration, size),
+        "seed": calibration.seed,
+        f"search_{size}": getattr(calibration, f"search_{size}"),
+        **(content if calibration.source == "data" else {"source": calibration.source}),
+    }
 
 
 class Examples(Protocol):

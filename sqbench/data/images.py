@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data.base import Batches, DataSource
+from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.image_batches import Batch, LabelledImages
 from sqbench.data.image_decoding import shared_decoder
 from sqbench.data.image_folders import image_folder, imagenet
 from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw
 from sqbench.data.image_tables import parquet
+from sqbench.data.synthetic import noise
 from sqbench.errors import UserError
 
 __all__ = ["SOURCES", "Batch", "ImageCorpus", "ImageExamples", "LabelledImages", "Split", "draw"]
@@ -26,9 +27,9 @@ class ImageExamples:
 
     Attributes:
         evaluation: the fixed draw of the test split.
-        calibration: normalised images [B, channels, height, width], in the order they were drawn in.
+        calibration: normalised images [B, channels, height, width], in the order they were drawn in; or noise.
         training: the whole training split, of which calibration is a part; it may be empty.
-        calibration_images: positions in the training split.
+        calibration_images: positions in the training split; none where noise calibrates.
     """
 
     evaluation: LabelledImages
@@ -70,12 +71,7 @@ class ImageCorpus:
         test, train = self._evaluating(data), self._calibrating(calibration)
         return (
             {"images": len(test), "test": self.test.digest(test.tolist())},
-            {
-                "images": calibration.images,
-                "seed": calibration.seed,
-                "search_images": calibration.search_images,
-                "train": self.train.digest(train.tolist()),
-            },
+            calibrated_on("images", calibration, {"train": self.train.digest(train.tolist())}),
         )
 
     def fingerprints(self) -> dict[str, str]:
@@ -96,9 +92,10 @@ class ImageCorpus:
         test, train = self._evaluating(data), self._calibrating(calibration)
         preprocessing = model.preprocessing
         testing, training = shared_decoder(self.test, preprocessing), shared_decoder(self.train, preprocessing)
+        drawn = LabelledImages(self.train, train, preprocessing, training)
         return ImageExamples(
             LabelledImages(self.test, test, preprocessing, testing),
-            LabelledImages(self.train, train, preprocessing, training).inputs(calibration.images),
+            drawn.inputs(calibration.images) if calibration.source == "data" else noise(preprocessing, calibration),
             LabelledImages(self.train, np.arange(len(self.train)), preprocessing, training),
             self.classes,
             tuple(train.tolist()),
@@ -111,6 +108,8 @@ class ImageCorpus:
         return np.sort(draw(total, total if data.images is None else data.images, EVALUATION_SEED))
 
     def _calibrating(self, calibration: CalibrationConfig) -> NDArray[np.int64]:
+        if calibration.source != "data":
+            return np.empty(0, dtype=np.int64)
         total, asked = len(self.train), calibration.images
         if total and asked > total:  # none at all is an error for those who read them: the float model does not
             left = f"{len(self.test)} of {total + len(self.test)} images evaluate, {total} are left; "

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data.base import DataSource
+from sqbench.data.base import Batches, DataSource, calibrated_on
+from sqbench.data.synthetic import random_tokens
 from sqbench.errors import UserError
 from sqbench.storage import digest
 
@@ -29,13 +30,13 @@ class Windows:
 
     Attributes:
         evaluation: [E, window] int64, the first E windows of the text.
-        calibration: [C, window] int64, drawn without replacement from the windows after them (or from another text).
+        calibration: [C, window] int64, drawn without replacement from the windows after them (or from another text); or no text.
         evaluation_bytes: UTF-8 bytes of the text that the evaluation predicts.
-        at: [C] window numbers that the calibration was drawn from, in its own text.
+        at: [C] window numbers that the calibration was drawn from, in its own text; empty if from none.
     """
 
     evaluation: Tensor
-    calibration: Tensor
+    calibration: Tensor | Batches
     evaluation_bytes: int
     at: tuple[int, ...]
 
@@ -115,12 +116,7 @@ class TextCorpus:
         used = self.other or self.text
         return (
             {"text": self.text.fingerprint, "window": data.window, "windows": data.windows},
-            {
-                "windows": calibration.windows,
-                "seed": calibration.seed,
-                "search_windows": calibration.search_windows,
-                "text": used.fingerprint,
-            },
+            calibrated_on("windows", calibration, {"text": used.fingerprint}),
         )
 
     def fingerprints(self) -> dict[str, str]:
@@ -133,7 +129,11 @@ class TextCorpus:
         Raises:
             UserError: the text is too short for them.
         """
-        return cut(model.tokenizer, self.text, self.other, data, calibration)
+        if calibration.source == "data":
+            return cut(model.tokenizer, self.text, self.other, data, calibration)
+        windows = cut(model.tokenizer, self.text, None, data, CalibrationConfig(windows=0))
+        vocabulary = min(len(model.tokenizer), model.module.config.vocab_size)
+        return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration))
 
 
 TEXTS: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": from_file, "wikitext2": from_wikitext2}

@@ -76,6 +76,12 @@ def quantize(task: Task, method: Method) -> Model:
     place_points(module, points, lambda point: _point(method, task, point))
     report.update(layers=len(topology.layers), coverage=coverage(task), points=len(points))
     warn_of_floats(task)
+    if guessed := guessed_ranges(task):
+        report["guessed"] = guessed
+        log.warning(
+            "%s: the input ranges of %d of %d layers are a guess, that of N(0, 1): nothing is known of what %s reads, for example",
+            *(task.model.name, len(guessed), len(formats), guessed[0]),
+        )
     return task.model.with_module(module, report)
 
 
@@ -101,6 +107,12 @@ def warn_of_floats(task: Task) -> None:
             "%s: %d layers stay in float (%s: %s); %.0f %% of the weights are quantized",
             *(task.model.name, len(floating), name, reason, 100 * coverage(task)),
         )
+
+
+def guessed_ranges(task: Task) -> list[str]:
+    """Layers whose static input range stands on nothing: no input was seen, and no norm writes it."""
+    static = [name for name, (_, activations) in formats_of(task).items() if activations is not None and not activations.dynamic]
+    return [name for name in static if task.topology.site[name] in task.statistics.guessed]
 
 
 def check_widths(task: Task) -> None:

@@ -7,7 +7,7 @@ scales and the float outputs are compared (`prove`); what fails is refused, with
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -39,6 +39,7 @@ class Topology:
         batchnorms: proven (layer, BatchNorm) neighbours that fold into one.
         points: tensors that no layer reads: operands of products, sums, softmax inputs.
         floating: (name, reason) of each layer that stays in float though nobody asked for it.
+        norms: site -> the norm that writes what is read there.
     """
 
     layers: tuple[str, ...]
@@ -49,6 +50,7 @@ class Topology:
     batchnorms: tuple[tuple[str, str], ...] = ()
     points: tuple[Point, ...] = ()
     floating: tuple[tuple[str, str], ...] = ()
+    norms: dict[str, str] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -171,6 +173,7 @@ def discover(
     for name in layers:
         by_input.setdefault(id(trace.input_of[name]), []).append(name)
     site = {name: readers[0] for readers in by_input.values() for name in readers}
+    norms = {readers[0]: trace.norm_of[key] for key, readers in by_input.items() if key in trace.norm_of}
 
     groups, pairs, refused = [], [], []
     kept_inputs = {id(trace.input_of[name]) for name in kept}
@@ -199,4 +202,4 @@ def discover(
     refused += [(name, "a BatchNorm that folds into no layer: none comes directly before it") for name in sorted(unfolded)]
     floating = tuple(_floating(module, trace))
     found = find_points(module, forward)
-    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, floating)
+    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, floating, norms)

@@ -54,7 +54,8 @@ def trace_calls(module: nn.Module, forward: Callable[[], Any]) -> Trace:
     for name, layer in module.named_modules():
         handles.append(layer.register_forward_pre_hook(before(name), with_kwargs=True))
         weight = getattr(layer, "weight", None)
-        is_norm = isinstance(weight, Tensor) and weight.dim() == 1 and not list(layer.children())
+        simple = not list(layer.children()) or is_batchnorm(layer)  # timm's BatchNorms carry an activation
+        is_norm = isinstance(weight, Tensor) and weight.dim() == 1 and simple
         if is_norm or kind_of(layer) is not None:
             handles.append(layer.register_forward_hook(after(name)))
     try:

@@ -63,6 +63,12 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
     module.weight = nn.Parameter(stored, requires_grad=False)
 
 
+def channels_of(module: nn.Module) -> int:
+    """How many channels a layer's input has."""
+    named = getattr(module, "in_channels", None) or getattr(module, "in_features", None)
+    return int(weight_of(module).shape[1]) if named is None else int(named)
+
+
 def channels_last(module: nn.Module, x: Tensor) -> Tensor:
     """A layer's input as [..., channels]; a view."""
     kind = kind_of(module)

@@ -42,6 +42,8 @@ CHANGES = {
     "data.window": ["128", "511"],
     "data.windows": ["15"],
     "calibration.windows": ["31"],
+    "calibration.samples": ["33"],
+    "calibration.source": ["random", "weights"],
     "calibration.seed": ["1"],
     "calibration.search_windows": ["3"],
     "method.alpha": ["0.25", "0"],
@@ -130,6 +132,20 @@ def test_what_latency_depends_on_changes_its_id_and_no_other(key: str) -> None:
 @pytest.mark.parametrize("key", ["prompt", "decode", "beams", "batch"])
 def test_what_generation_depends_on_changes_its_id(key: str) -> None:
     assert known_as("eval=generation", f"eval.{key}=7") != known_as("eval=generation")
+
+
+def test_samples_are_windows_or_images_in_other_words() -> None:
+    assert known_as("calibration.samples=31") == known_as("calibration.windows=31") != known_as()
+    assert known_as("calibration.samples=32") == known_as()
+    with pytest.raises(UserError, match=r"calibration\.samples=31: calibration\.windows=30 says otherwise"):
+        known_as("calibration.samples=31", "calibration.windows=30")
+
+
+@pytest.mark.parametrize("source", ["random", "weights"])
+def test_what_reads_no_text_depends_on_none(source: str) -> None:
+    chosen = f"calibration.source={source}"
+    assert known_as(chosen, other=Text("", "d" * 64)) == known_as(chosen)
+    assert known_as(chosen, "seed=1") != known_as(chosen)
 
 
 def test_each_change_is_a_point_of_its_own() -> None:

@@ -1,0 +1,40 @@
+"""Inputs to calibrate on that are nobody's data: tokens drawn at random, and images of noise."""
+
+import torch
+from torch import Tensor
+
+from sqbench.config import CalibrationConfig
+from sqbench.data.base import Batches, Unseen
+from sqbench.data.image_batches import CALIBRATION_BATCH
+from sqbench.data.preprocessing import Preprocessing
+from sqbench.storage import digest
+
+
+def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig) -> Batches:
+    """Windows of tokens, each token as likely as any other of the vocabulary."""
+    generator = torch.Generator().manual_seed(calibration.seed)
+    tokens = torch.randint(vocabulary, (calibration.windows, window), generator=generator)
+    batches = Batches(len(tokens), lambda number: tokens[number : number + 1], digest(tokens.tolist()))
+    return _given(batches, calibration.windows, calibration)
+
+
+def noise(preprocessing: Preprocessing, calibration: CalibrationConfig) -> Batches:
+    """Images of independent pixels, with the mean and spread that the model's preprocessing takes away, as far as pixels go."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    count, seed = calibration.images, calibration.seed
+
+    def make(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(digest([seed, number])[:15], 16))
+        size = min(CALIBRATION_BATCH, count - number * CALIBRATION_BATCH)
+        pixels = mean + std * torch.randn(size, *preprocessing.input_size, generator=generator)
+        return preprocessing.normalize((255 * pixels.clamp(0, 1)).round().byte())
+
+    fingerprint = digest(["noise", preprocessing.fingerprint, count, seed])
+    return _given(Batches(-(-count // CALIBRATION_BATCH), make, fingerprint), count, calibration)
+
+
+def _given(batches: Batches, examples: int, calibration: CalibrationConfig) -> Batches:
+    """The inputs, for all to see or for searches alone."""
+    if calibration.source == "random":
+        return batches
+    return Unseen(batches.count, batches.make, batches.fingerprint, examples, calibration.seed)
