@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.records.store import Store
-from sqbench.reporting.frame import main_metric, results_frame, select
+from sqbench.reporting.frame import check_examples, main_metric, results_frame, select
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
+from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import lay_out, to_markdown, write_tables
 
 
@@ -29,6 +30,11 @@ class WhereConfig:
 
     model: Any = None
     data: Any = None
+    eval: Any = None
+    window: Any = None
+    windows: Any = None
+    images: Any = None
+    ops: Any = None
     method: Any = None
     bits: Any = None
     alpha: Any = None
@@ -54,7 +60,8 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     Raises:
         UserError: there are no records, or a name in the config is unknown.
     """
-    frame = results_frame(records_of(config.results_dir))
+    records = records_of(config.results_dir)
+    frame = results_frame(records)
     folder = Path(config.results_dir).expanduser() / "tables"
     shown = chosen(frame, config.where)
     if config.metric == OUTLIERS:
@@ -62,6 +69,8 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
         return write_outliers(outliers_frame(Store(config.results_dir).records(points), points), folder)
     metric = config.metric or main_metric(shown["metric"])
     grid = lay_out(shown, config.rows, config.columns, metric)
+    check_examples(shown, config.rows, config.columns, metric)
+    grid = tested(grid, records, Store(config.results_dir).samples)
     return to_markdown(grid), write_tables(frame, grid, folder)  # long.csv has all results, whatever this table shows
 
 

@@ -2,6 +2,7 @@
 
 from sqbench.comparison.differences import (
     FEW,
+    POWER,
     Difference,
     holm,
     mean_difference,
@@ -16,6 +17,7 @@ from sqbench.comparison.resampling import BOOTSTRAP_SEED
 __all__ = [
     "BOOTSTRAP_SEED",
     "FEW",
+    "POWER",
     "Difference",
     "Outcome",
     "differences",

@@ -84,10 +84,9 @@ def proportion_difference(
     if clusters is not None and len(np.unique(clusters)) < count:
         found = mean_difference(correct, correct_fp, clusters=clusters, resamples=resamples, level=level)
         return Difference(**{**asdict(found), **flips})
-    value, test = (gained - lost) / count, "exact McNemar test, Bonett-Price interval"
+    value, test, p = (gained - lost) / count, "exact McNemar test, Bonett-Price interval", mcnemar(gained, lost)
     if count < 2:
-        return Difference(value, NAN, NAN, level, count, test, 1.0, **flips)
-    p = min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))  # 1 without flips
+        return Difference(value, NAN, NAN, level, count, test, p, **flips)
     up, down = (gained + 1) / (count + 2), (lost + 1) / (count + 2)
     error = float(np.sqrt((up + down - (up - down) ** 2) / (count + 2)))
     reach = float(ndtri((1 + level) / 2)) * error
@@ -174,6 +173,19 @@ def speedup(
     return Difference(value, float(low), float(high), level, count, test)
 
 
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact p-value of flips from wrong to right and from right to wrong: they are as likely as heads and tails."""
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+
+
+def by_unit(columns: Sequence[Array], clusters: NDArray[Any] | None) -> Array:
+    """Columns [examples] side by side, summed over each cluster where examples share one: [units, columns]."""
+    if clusters is None:
+        return np.stack(columns, axis=1)
+    _, at = np.unique(clusters, return_inverse=True)
+    return np.stack([np.bincount(at, weights=column) for column in columns], axis=1)
+
+
 def minimum_detectable(error: float, level: float, units: int | None = None, power: float = POWER) -> float:
     """The size of a difference that a two-sided test at 1 - level finds with this power.
 
@@ -185,17 +197,16 @@ def minimum_detectable(error: float, level: float, units: int | None = None, pow
     return error * float(sum(ndtri(share) if units is None else stdtrit(units - 1, share) for share in quantiles))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: ArrayLike) -> Array:
     """p-values of several tests of one table, adjusted so that any false positive at all has the chance alpha (Holm 1979).
 
     The smallest of m is multiplied by m, the next by m - 1 and so on; none falls below the one before. NaN, no test, stays NaN.
     """
-    adjusted, reached = np.full(len(p_values), NAN), 0.0
-    order = [place for place in np.argsort(p_values) if not np.isnan(p_values[place])]
-    for rank, place in enumerate(order):
-        reached = max(reached, min(1.0, (len(order) - rank) * p_values[place]))
-        adjusted[place] = reached
-    return adjusted.tolist()
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sorts last
+    adjusted = np.full(len(p), NAN)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1.0)
+    return adjusted
 
 
 def _over_units(
@@ -220,10 +231,7 @@ def _over_units(
     function = statistic(center, change)
     value = float(function(np.zeros(1), np.zeros(1))[0][0])
     # Both are centred, so that nothing cancels in the spread of models that hardly differ.
-    units = np.stack([w * (x - y - change), w * (y - center), w, w * (x - y), w * (x + y)], axis=1)
-    if clusters is not None:
-        _, at = np.unique(clusters, return_inverse=True)
-        units = np.stack([np.bincount(at, weights=column) for column in units.T], axis=1)
+    units = by_unit([w * (x - y - change), w * (y - center), w, w * (x - y), w * (x + y)], clusters)
     shared = None if len(units) == len(x) else len(units)
     test = "sign-flip test, bootstrap-t interval"
     p = sign_flips(units[:, 3], resamples)

@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from sqbench.comparison.differences import Difference, mean_difference, perplexity_difference, proportion_difference
+from sqbench.comparison.differences import (
+    Difference,
+    by_unit,
+    mcnemar,
+    mean_difference,
+    perplexity_difference,
+    proportion_difference,
+)
+from sqbench.comparison.resampling import sign_flips
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,32 @@ class Outcome:
             samples = samples[samples[name] == value]
         return samples.set_index(list(self.by)).sort_index(kind="stable")
 
+    def p_value(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int) -> float:
+        """That of `compare`, without the interval, which takes most of the time."""
+        clusters = None if self.clusters is None else rows[self.clusters].to_numpy()
+        if self._answers(values, other) and clusters is None:
+            return mcnemar(int((values > other).sum()), int((values < other).sum()))
+        weights = 1.0 if self.weights is None else rows[self.weights].to_numpy()
+        change = weights * (values.astype(np.float64) - other.astype(np.float64))
+        return sign_flips(by_unit([change], clusters)[:, 0], resamples)
+
+    def _answers(self, values: Any, other: Any) -> bool:
+        """Whether all values are right or wrong; means over seeds are shares."""
+        return self.kind == "proportion" and bool(np.isin([values, other], (0, 1)).all())
+
     def compare(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int, level: float) -> Difference:
-        """The difference of a metric between two models, from values of the same examples [rows]."""
+        """The difference of a metric between two models, from their values of the same examples.
+
+        Args:
+            rows: of the examples, as `rows` gives them.
+            values, other: [examples], numpy arrays.
+        """
         shared: dict[str, Any] = {"resamples": resamples, "level": level}
         shared["clusters"] = None if self.clusters is None else rows[self.clusters].to_numpy()
-        if self.kind == "proportion" and pd.api.types.is_bool_dtype(values.dtype) and pd.api.types.is_bool_dtype(other.dtype):
-            return proportion_difference(values, other, **shared)
+        if self._answers(values, other):
+            return proportion_difference(values == 1, other == 1, **shared)
         weights = None if self.weights is None else rows[self.weights].to_numpy()
-        test = perplexity_difference if self.kind == "perplexity" else mean_difference  # shares of seeds are numbers
+        test = perplexity_difference if self.kind == "perplexity" else mean_difference
         return test(values, other, weights=weights, **shared)
 
 

@@ -60,6 +60,7 @@ def studentized(
         draws = rng.integers(0, count, size=(piece, count)) + count * np.arange(piece)[:, None]
         times = np.bincount(draws.ravel(), minlength=piece * count).reshape(piece, count)
         values, errors = _with_error(times @ rows, statistic, count)
+        errors[errors < 1e-6 * error] = 0.0  # one unit alone, times a rounding
         with np.errstate(divide="ignore", invalid="ignore"):
             found.append(np.where(values == value, 0.0, (values - value) / errors))
     ratios = np.concatenate(found)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,13 @@ class Store:
                 yield _verified(path, brief)
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
+
+    def samples(self, point_id: str, columns: Sequence[str]) -> pd.DataFrame | None:
+        """Columns of a point's per-example outcomes; None where they are not there or damaged."""
+        try:
+            return pd.read_parquet(self.folder(point_id) / "samples.parquet", columns=list(columns))
+        except (OSError, ValueError):  # no file; no parquet, or without these columns
+            return None
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
         """Hold a point while computing it; see `sqbench.records.claims.claim`."""

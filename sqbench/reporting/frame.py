@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.comparison import holm
 from sqbench.errors import UserError, known
 from sqbench.storage import canonical_json
 
@@ -17,45 +18,52 @@ METHODS = (
     *("smoothquant", "awq", "qat", "qat_lsq"),
 )
 METRICS = (
-    *("perplexity", "bits_per_byte", "top1", "top5", "exact_match", "prefix", "kl_to_fp", "agreement", "sqnr_db"),
-    *("loglik", "repetition"),
+    *("perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity", "top1", "top5", "acc", "acc_norm"),
+    *("exact_match", "prefix", "kl_to_fp", "agreement", "sqnr_db", "loglik", "repetition"),
     *("tokens_per_s", "decode_tokens_per_s", "images_per_s", "latency_ms", "weight_bytes", "resident_bytes"),
 )
 
 # What tells two results apart, in the order of sorting. Results that differ in anything but their seeds never share a cell.
 FIELDS = (
     *("method", "bits", "alpha", "model", "head", "data", "eval", "window", "windows", "images"),
-    *("beams", "samples", "source", "ops", "weights", "activations", "backend", "device", "variant"),
+    *("beams", "samples", "source", "layers", "ops", "weights", "activations", "backend", "device", "variant"),
 )
 GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
 # What a point shares with its float baseline.
 _BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "device")
 _SEEDS = ("seed", "calibration.seed")
 _EXACT = ("weight_bytes", "resident_bytes", "peak_rss_bytes")  # not an average over examples: no n
-_INTEGERS = ("seed", "window", "windows", "images", "beams", "samples", "n")
+_INTEGERS = ("seed", "window", "windows", "images", "beams", "samples", "n", "gained", "lost")
 _NUMERIC = ("alpha", *_INTEGERS)
-_FLOATS = ("value", "stderr", "low", "high", "level")
+_TEST = ("p", "detectable", "gained", "lost", "flip_rate", "test")  # of a change; see sqbench.comparison.Difference
+_FLOATS = ("value", "stderr", "low", "high", "level", "p", "p_holm", "detectable", "flip_rate")
 COLUMNS = (
     *("point_id", "status", "model", "head", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
-    *("backend", "device", "window", "windows", "images", "beams", "samples", "source", "variant"),
-    *("metric", "value", "stderr", "low", "high", "level", "n", "error"),
+    *("layers", "backend", "device", "window", "windows", "images", "beams", "samples", "source", "variant"),
+    *("metric", "value", "stderr", "low", "high", "level", "n", "p", "p_holm", *_TEST[1:], "error"),
 )
+# Fields of which a table holds one value unless they are its rows or columns: the examples, and what is quantized.
+_SETS = ("data", "eval", "window", "windows", "images", "ops")
+_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss")  # parts of the names of metrics where less is better
 
 
 def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per point and metric, sorted, with the columns of `COLUMNS`.
 
     The change against the float model is a metric of its own, `delta_perplexity` for example, with its interval in `low` and
-    `high`. The float baseline that points were compared with is there once as method `fp`, with an empty `point_id` unless it
-    was run as a point. A failed point is one row with an empty metric. `variant` names what else of the identity differs
-    between points that are otherwise alike ("percentile=99.9", "calibration.windows=64"), and is empty where nothing does.
+    `high`, and its test: `p`, and `p_holm` corrected for all changes of that metric in this frame. The float baseline that points
+    were compared with is there once as method `fp`, with an empty `point_id` unless it was run as a point. A failed point is one
+    row with an empty metric. `variant` names what else of the identity differs between points that are otherwise alike
+    ("percentile=99.9", "calibration.windows=64"), and is empty where nothing does.
     """
     points = [(record, point_fields(record)) for record in _with_baselines(records)]
     for fields, variant in zip((fields for _, fields in points), _variants(points), strict=True):
         fields["variant"] = variant
     frame = pd.DataFrame([row for record, fields in points for row in _rows(record, fields)], columns=list(COLUMNS))
     kinds = {name: "Int64" if name in _INTEGERS else "float64" if name in _FLOATS else "str" for name in COLUMNS}
-    return in_order(frame.astype(kinds), (*FIELDS, "seed", "point_id", "metric"))
+    frame = frame.astype(kinds)
+    frame["p_holm"] = frame.groupby("metric")["p"].transform(holm)
+    return in_order(frame, (*FIELDS, "seed", "point_id", "metric"))
 
 
 def point_fields(record: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +71,9 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
     identity, scheme = record["identity"], record["identity"]["scheme"]
     dtype = identity["model"].get("dtype", "float")
     alpha = identity["method"].get("alpha")
+    weights = scheme.get("weights")
+    if "mixed" in identity:  # of several widths, their average
+        weights = {**weights, "bits": format(identity["mixed"]["budget"], "g")}
     calibration = identity.get("calibration") or {}
     return {
         "point_id": record["point_id"],
@@ -73,8 +84,9 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
         "method": identity["method"]["name"],
         "alpha": "" if alpha is None else alpha if isinstance(alpha, str) else format(alpha, ".10g"),
         "bits": scheme["name"],
-        "weights": describe_format(scheme.get("weights")) or dtype,
+        "weights": describe_format(weights) or dtype,
         "activations": describe_format(scheme.get("activations")) or dtype,
+        "layers": ", ".join(scheme.get("layers", ())),
         "ops": scheme.get("ops", ""),
         "seed": identity.get("seed"),
         "backend": identity.get("backend", ""),
@@ -119,19 +131,37 @@ def rank(column: str, label: str) -> tuple[int, float, float, str]:
     """
     if column in ("method", "metric"):
         order, name = (METHODS, label) if column == "method" else (METRICS, label.removeprefix("delta_"))
-        return (order.index(name) if name in order else len(order), 0.0, 0.0, name if name == label else f"{name} delta")
+        place = order.index(family(name)) if family(name) in order else len(order)
+        return (place, float(name != family(name)), 0.0, name if name == label else f"{name} delta")
     if column == "bits":
         widths = re.match(r"w(\d+)a(\d+)", label)
         return (1, -float(widths[1]), -float(widths[2]), label) if widths else (0 if label == "fp" else 2, 0.0, 0.0, label)
+    if column == "layers":
+        return (2 if label else 0, 0.0, 0.0, re.sub(r"\d+", lambda digits: digits[0].zfill(6), label))  # 2 before 10
     if column in _NUMERIC and label and label != "auto":
         return (1, _number(label), 0.0, "")
     return (2 if label else 0, 0.0, 0.0, label)
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better: of lm-eval's names too."""
+    return any(part in metric for part in _LOWER)
+
+
+def family(metric: str) -> str:
+    """What a metric is called whatever the task: its place in the order, its unit and its decimals go by that.
+
+    >>> family("passive_1/acc"), family("gsm8k/exact_match,strict-match"), family("perplexity")
+    ('acc', 'exact_match', 'perplexity')
+    """
+    return metric.rpartition("/")[2].partition(",")[0]
+
+
 def main_metric(names: Iterable[str]) -> str:
-    """The first of these metrics in the natural order; `perplexity` if there is none."""
+    """The first of these metrics in the natural order, those of single tasks and sizes last; `perplexity` if there is none."""
     own = [name for name in names if name and not name.startswith("delta_")]
-    return min(own, key=lambda name: rank("metric", name), default=METRICS[0])
+    whole = [name for name in own if "/" not in name and name not in _EXACT]
+    return min(whole or own, key=lambda name: rank("metric", name), default=METRICS[0])
 
 
 def in_order(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -183,9 +213,36 @@ def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
         raise UserError(f"metric={metric}: {known(metric, metrics)}")
 
 
+def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
+    """Raise UserError if a table of a metric would put results over other examples, or of another op set, beside each other.
+
+    Sizes are the same whatever they were evaluated on.
+    """
+    shown = frame[(frame["metric"] == metric) & (frame["method"] != "fp")]
+    for name in _SETS if metric not in _EXACT else ():
+        values = sorted(set(labels(shown[name])) - {""}, key=lambda label: rank(name, label))
+        if len(values) > 1 and name not in (*rows, *columns):
+            differ = "quantize other operations" if name == "ops" else "are over other examples"
+            raise UserError(
+                f"{name}={','.join(values)}: results that {differ} make no table together; where.{name}={values[0]} works,"
+                f" and rows=[{','.join([*rows, name])}]"
+            )
+
+
 def labels(column: pd.Series) -> list[str]:
     """The texts of a column, empty where there is no value."""
     return ["" if missing else str(value) for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)]
+
+
+def float_basis(record: dict[str, Any]) -> dict[str, Any]:
+    """What the float result depends on that a point was compared with: points that share it saw the same examples."""
+    identity = record["identity"]
+    # The interval's own settings are not among it. Speed is compared with one dtype for all.
+    basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
+    if beside := identity["eval"].get("beside"):
+        basis["model"] = {**identity["model"], "dtype": beside}
+    basis["eval"] = {key: value for key, value in identity["eval"].items() if key not in ("resamples", "level")}
+    return basis
 
 
 def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,14 +251,10 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     run: dict[str, dict[str, Any]] = {}
     implied: dict[str, dict[str, Any]] = {}
     for record in sorted(records, key=lambda record: record["point_id"]):
-        identity = record["identity"]
-        # What a float result depends on; the interval's own settings are not among it. Speed is compared with one dtype for all.
-        basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
-        if beside := identity["eval"].get("beside"):
-            basis["model"] = {**identity["model"], "dtype": beside}
-        basis["eval"] = {key: value for key, value in identity["eval"].items() if key not in ("resamples", "level")}
+        identity, basis = record["identity"], float_basis(record)
         key = canonical_json(basis)
         as_float = {"identity": {**basis, "method": {"name": "fp"}, "scheme": {"name": "fp"}}, "delta": {}}
+        as_float["counts"] = {name: delta.get("n") for name, delta in record["delta"].items()}
         if identity["method"]["name"] != "fp":
             points.append(record)
         elif record["status"] == "failed":
@@ -248,10 +301,11 @@ def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, 
         yield {**fields, "metric": "", "error": f"{error.get('type', 'Error')}: {error.get('message', '')}"}
         return
     metrics, deltas, data = record["metrics"], record["delta"], record["identity"]["data"]
+    counts = record.get("counts") or {name: delta.get("n") for name, delta in deltas.items()}
     errors = {name: _stderr_name(name) for name in metrics}
     for name in metrics.keys() - set(errors.values()):
         repeated = record["identity"]["eval"].get("repetitions")
-        count = deltas.get(name, {}).get("n", repeated or data.get("windows", data.get("images")))
+        count = counts.get(name, None if "/" in name else repeated or data.get("windows", data.get("images")))
         yield {
             **fields,
             "metric": name,
@@ -260,7 +314,8 @@ def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, 
             "n": None if name in _EXACT else count,
         }
     for name, delta in deltas.items():
-        yield {**fields, "metric": f"delta_{name}", **{key: delta.get(key) for key in ("value", "low", "high", "level", "n")}}
+        known = {key: delta.get(key) for key in ("value", "low", "high", "level", "n", *_TEST)}
+        yield {**fields, "metric": f"delta_{name}", **known}
 
 
 def _stderr_name(metric: str) -> str:

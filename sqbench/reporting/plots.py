@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from sqbench.errors import UserError
 from sqbench.reporting import style, tables
-from sqbench.reporting.series import NOISE, curves, lower_is_better, sized
+from sqbench.reporting.frame import lower_is_better
+from sqbench.reporting.series import NOISE, curves, sized
 from sqbench.reporting.tables import Grid
 
 LOG_FROM = 20.0  # largest over smallest value from which an axis is logarithmic

@@ -9,18 +9,12 @@ import pandas as pd
 
 from sqbench.errors import UserError
 from sqbench.reporting import tables
-from sqbench.reporting.frame import FIELDS, in_order, labels, point_fields
+from sqbench.reporting.frame import FIELDS, in_order, labels, lower_is_better, point_fields
 from sqbench.reporting.tables import Grid, lay_out
 
 SERIES = ("method", "bits", "alpha")
 MOST_LINES = 14  # that a reader can follow
-_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss")  # parts of the names of metrics where less is better
 NOISE = (("input_sqnr_db", "layer input"), ("weight_sqnr_db", "layer weight"))
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better: of lm-eval's names too."""
-    return any(part in metric for part in _LOWER)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
 
     The interval is that of the paired difference from the float model, put where the value is: float value + [low, high].
     """
-    unit, _ = tables.UNITS.get(grid.metric, (1.0, ""))
+    unit, _ = tables.unit_of(grid.metric)
     cells = grid.cells[grid.cells["points"] > 0]
     if (power := tables.SPEEDS.get(grid.metric)) is not None:
         low, high = [cells["value"] * (cells[name] / cells["delta"]) ** power for name in ("low", "high")][::power]

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, in_order, labels, rank
+from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, family, in_order, labels, rank
 from sqbench.storage import write_text
 
 _DECIMALS = {
     "perplexity": 2,
     "top1": 2,
     "top5": 2,
+    "acc": 2,
+    "acc_norm": 2,
+    "word_perplexity": 2,
     "exact_match": 1,
     "prefix": 1,
     "agreement": 3,
@@ -38,12 +41,16 @@ UNITS = {
     "resident_bytes": (1e6, "MB"),
     "top1": (0.01, "%"),
     "top5": (0.01, "%"),
+    "acc": (0.01, "%"),
+    "acc_norm": (0.01, "%"),
     "exact_match": (0.01, "%"),
     "repetition": (0.01, "%"),
 }  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+_TESTED = ("low", "high", "level", "p", "detectable")  # of a change against the float model
+_FIRST_WORD = r"^(\S+)"  # of a cell: its value, which is bold or not
 _LONG_FLOAT = "%.10g"  # below the noise of a float64 sum, above anything a table shows
 
 
@@ -58,8 +65,10 @@ class Grid:
         added: what had to join the rows, because results that differ in it would have shared a cell.
         cells: a row per cell: the labels of `rows` and `columns`; `value`, the mean over `points`; `seed_std`, their standard
             deviation (NaN for one point); `failed`, how many more points failed; `n`, the examples behind each value; `delta`,
-            the mean change against the float model; its `low`, `high` and `level` (of a single point only). NaN where unknown.
+            the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable` (of a single point only);
+            `p_holm`, `unclear` and `best`, which `significance.tested` fills; the `ids` of the points. NaN where unknown.
         context: the fields that are the same in every quantized cell and stand in neither rows nor columns.
+        notes: what the caption says besides.
     """
 
     metric: str
@@ -68,6 +77,7 @@ class Grid:
     added: tuple[str, ...]
     cells: pd.DataFrame
     context: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> Grid:
@@ -113,20 +123,29 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
     return pd.DataFrame(body, index=_index(sides, grid.rows), columns=header, dtype="str")
 
 
+def unit_of(metric: str) -> tuple[float, str]:
+    """What a metric is divided by to be shown, and what that is called; of a task's metric, what goes for the metric."""
+    return UNITS.get(family(metric), (1.0, ""))
+
+
+def _decimals(metric: str) -> int:
+    return _DECIMALS.get(family(metric), 4)
+
+
 def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -> str:
     """A metric's value as tables show it, with `extra` decimals.
 
     >>> number(15.1, "perplexity"), number(0.3, "perplexity", signed=True, extra=1), number(123456.0, "perplexity")
     ('15.10', '+0.300', '1.2e5')
     """
-    scaled = value / UNITS.get(metric, (1.0, ""))[0]
+    scaled = value / unit_of(metric)[0]
     if not math.isfinite(scaled):
         return str(scaled)
     sign = "+" if signed else ""
     if abs(scaled) >= 1e5:
         mantissa, exponent = format(scaled, f"{sign}.1e").split("e")
         return f"{mantissa}e{int(exponent)}"
-    text = format(scaled, f"{sign}.{_DECIMALS.get(metric, 4) + extra}f")
+    text = format(scaled, f"{sign}.{_decimals(metric) + extra}f")
     return text if text.strip("+-0.") else text.replace("-", sign)  # no negative zero
 
 
@@ -137,19 +156,29 @@ def change_text(delta: float, low: float, high: float, metric: str) -> str:
     """
     if metric in SPEEDS:
         return f"x{delta:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else "")
-    extra = int(abs(delta / UNITS.get(metric, (1.0, ""))[0]) < 1 and _DECIMALS.get(metric, 4) < 4)
+    extra = _extra(delta, metric)
     text = number(delta, metric, signed=True, extra=extra)
     bounds = ", ".join(number(bound, metric, extra=extra) for bound in (low, high))
     return text if math.isnan(low) or math.isnan(high) else f"{text} [{bounds}]"
 
 
+def _extra(delta: float, metric: str) -> int:
+    """How many decimals more a change has than the metric."""
+    return int(abs(delta / unit_of(metric)[0]) < 1 and _decimals(metric) < 4)
+
+
 def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
-    """`15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean that says how many runs failed."""
+    """`15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean that says how many runs failed.
+
+    A change that is not significant is `n.s.`, and the cell says which would have been detected.
+    """
     if cell.points == 0:
         return "fail"
     notes = [f"{cell.points} seeds"] * (cell.points > 1) + [f"{cell.failed} failed"] * (cell.failed > 0)
     if not math.isnan(cell.delta):
         notes.append(change_text(cell.delta, cell.low, cell.high, metric))
+    if cell.unclear:
+        notes.append(f"n.s., detectable {number(cell.detectable, metric, extra=_extra(cell.delta, metric))}")
     notes += [f"n={cell.n:.0f}"] * (with_n and not math.isnan(cell.n))
     spread = f" ± {number(cell.seed_std, metric)}" * (cell.points > 1)
     return number(cell.value, metric) + spread + f" ({', '.join(notes)})" * bool(notes)
@@ -157,7 +186,7 @@ def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
 
 def caption(grid: Grid) -> str:
     """What the table shows, what all of its results share, and how to read a cell."""
-    cells, (_, unit) = grid.cells, UNITS.get(grid.metric, (1.0, ""))
+    cells, (_, unit) = grid.cells, unit_of(grid.metric)
     title = f"{grid.metric} ({unit})" if unit else grid.metric
     parts = [f"{title} by {', '.join(grid.rows)}" + f" (down) and {', '.join(grid.columns)} (across)" * bool(grid.columns)]
     if grid.context:
@@ -165,7 +194,7 @@ def caption(grid: Grid) -> str:
     if grid.added:
         parts.append(f"Split by {', '.join(grid.added)}, so that no cell mixes them")
     if cells["delta"].notna().any():
-        levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"].dropna())))
+        levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"][cells["low"].notna()])))
         change = "how many times as fast as the float model" if grid.metric in SPEEDS else "the change against the float model"
         parts.append(f"In brackets {change}" + f" [and its {levels} interval]" * bool(levels))
     if (cells["points"] > 1).any():
@@ -173,7 +202,7 @@ def caption(grid: Grid) -> str:
     counts = set(cells["n"].dropna())
     if len(counts) == 1:
         parts.append(f"n = {counts.pop():.0f} examples")
-    return ". ".join([*parts, "-- was not run, fail did not finish"]) + "."
+    return ". ".join([*parts, *grid.notes, "-- was not run, fail did not finish"]) + "."
 
 
 def _texts(grid: Grid) -> pd.DataFrame:
@@ -182,18 +211,30 @@ def _texts(grid: Grid) -> pd.DataFrame:
     return wide(grid, lambda cell: cell_text(cell, grid.metric, with_n=varies))
 
 
+def _bold(grid: Grid) -> pd.DataFrame:
+    """Which cells are bold, in the layout of their texts."""
+    return wide(grid, lambda cell: "bold" if cell.best else "") == "bold"
+
+
 def to_long_csv(frame: pd.DataFrame) -> str:
     """The long frame, unscaled numbers, empty where unknown."""
     return frame.to_csv(index=False, float_format=_LONG_FLOAT, lineterminator="\n")
 
 
 def to_wide_csv(grid: Grid) -> str:
-    """One unscaled number a cell; where some cell holds several points, every column is followed by their spread and counts."""
+    """One unscaled number a cell. Where there are any, every column is followed by the spread and counts of several points, by the
+    test against the float model, and by whether a cell is `best`, which is bold in the other formats.
+    """
     parts = {"": wide(grid, lambda cell: _LONG_FLOAT % cell.value if cell.points else "fail")}
     if (grid.cells["points"] + grid.cells["failed"] > 1).any():
         parts[" seed_std"] = wide(grid, lambda cell: _LONG_FLOAT % cell.seed_std if cell.points > 1 else "--")
         parts[" points"] = wide(grid, lambda cell: str(cell.points))
         parts[" failed"] = wide(grid, lambda cell: str(cell.failed))
+    if grid.cells["p_holm"].notna().any():
+        for name in ("p", "p_holm", "detectable"):
+            parts[f" {name}"] = wide(grid, _shown(name))
+    if grid.cells["best"].any():
+        parts[" best"] = wide(grid, lambda cell: str(cell.best).lower() if cell.points else "--")
     flat = {name + suffix: part.iloc[:, place] for place, name in enumerate(_heads(parts[""])) for suffix, part in parts.items()}
     return pd.DataFrame(flat).to_csv(lineterminator="\n")
 
@@ -201,7 +242,8 @@ def to_wide_csv(grid: Grid) -> str:
 def to_latex(grid: Grid) -> str:
     """A booktabs table (needs only `\\usepackage{booktabs}`), everything escaped."""
     texts = _texts(grid)
-    style = texts.style.format(lambda text: re.sub(r"(?<![\w-])-(?=\d)", "$-$", _typeset(text)))  # a minus, not a hyphen
+    minus = texts.map(lambda text: re.sub(r"(?<![\w-])-(?=\d)", "$-$", _typeset(text)))  # a minus, not a hyphen
+    style = minus.where(~_bold(grid), minus.replace(_FIRST_WORD, r"\\textbf{\1}", regex=True)).style
     for axis, names in ((0, grid.rows), (1, grid.columns)):
         style = style.format_index(_typeset, axis=axis)
         style = style.format_index_names(_typeset, axis=axis) if names else style
@@ -217,15 +259,20 @@ def to_latex(grid: Grid) -> str:
 
 def to_markdown(grid: Grid) -> str:
     """A Markdown table, its columns aligned, and the caption below it."""
-    texts = _texts(grid)
-    sides = texts.index.to_frame(index=False).to_numpy()
+    texts = _texts(grid).map(_markdown)
+    texts = texts.where(~_bold(grid), texts.replace(_FIRST_WORD, r"**\1**", regex=True))
+    sides = texts.index.to_frame(index=False).map(_markdown).to_numpy()
     lines = [[*side, *row] for side, row in zip(sides, texts.to_numpy(), strict=True)]
-    return markdown_table([*grid.rows, *_heads(texts)], lines, len(grid.rows)) + f"\n\n{_markdown(caption(grid))}\n"
+    head = [_markdown(name) for name in (*grid.rows, *_heads(texts))]
+    return _aligned([head, *lines], len(grid.rows)) + f"\n\n{_markdown(caption(grid))}\n"
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], sides: int) -> str:
     """Aligned Markdown; the first `sides` columns are labels, flush left, the others numbers."""
-    escaped = [[_markdown(text) for text in line] for line in (head, *lines)]
+    return _aligned([[_markdown(text) for text in line] for line in (head, *lines)], sides)
+
+
+def _aligned(escaped: list[list[str]], sides: int) -> str:
     widths = [max(3, *(len(text) for text in column)) for column in zip(*escaped, strict=True)]
     escaped.insert(1, ["-" * width if place < sides else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
     rows = ("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in escaped)
@@ -244,7 +291,7 @@ def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path) -> list[Path]:
 
 def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
     """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
-    numbers = frame[["status", "value", "low", "high", "level", "n"]].astype({"n": "float64"})
+    numbers = frame[["point_id", "status", "value", *_TESTED, "n"]].astype({"n": "float64"})
     found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
         found[key].append(row)
@@ -265,8 +312,17 @@ def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
             "failed": len(found) - len(done),
             "n": counts.pop() if len(counts) == 1 else math.nan,
             "delta": np.mean(paired) if paired else math.nan,
-            **{name: getattr(changes[0], name) if len(paired) == 1 else math.nan for name in ("low", "high", "level")},
+            **{name: getattr(changes[0], name) if len(paired) == 1 else math.nan for name in _TESTED},
+            "p_holm": math.nan,
+            "unclear": False,
+            "best": False,
+            "ids": tuple(row.point_id for row in done),
         }
+
+
+def _shown(name: str) -> Callable[[Any], str]:
+    """What writes one number of a cell."""
+    return lambda cell: "--" if math.isnan(getattr(cell, name)) else _LONG_FLOAT % getattr(cell, name)
 
 
 def _index(keys: Sequence[tuple[str, ...]], names: Sequence[str]) -> pd.Index:

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sqbench.data.images import Batch
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.evaluation import EVALUATIONS, EvaluationError
 from sqbench.evaluation.baseline import reference
-from sqbench.evaluation.statistics import proportion_difference
 from sqbench.models.image import ImageModel
 
 CLASSES = 7
@@ -114,32 +110,3 @@ def test_nan_names_the_layer() -> None:
     model.module[1].weight.data[0, 0] = float("nan")
     with pytest.raises(EvaluationError, match="the first layer that wrote NaN or infinity is 1"):
         TOP1.run(model, examples())
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
-def test_the_interval_holds_the_difference_and_turns_around(pairs: list[tuple[bool, bool]]) -> None:
-    mine, floats = (np.array(column) for column in zip(*pairs, strict=True))
-    found, turned = proportion_difference(mine, floats, resamples=2000), proportion_difference(floats, mine, resamples=2000)
-    assert found.value == pytest.approx(mine.mean() - floats.mean())
-    assert found.low <= found.value + 1e-12
-    assert found.value <= found.high + 1e-12
-    assert turned.value == pytest.approx(-found.value)
-    assert abs(turned.low + found.high) <= 2.5 / len(pairs)
-
-
-def test_the_multinomial_draw_is_the_bootstrap_over_images() -> None:
-    rng = np.random.default_rng(0)
-    floats = rng.random(400) < 0.8
-    mine = floats ^ (rng.random(400) < 0.05)
-    found = proportion_difference(mine, floats, resamples=20_000)
-    change = mine.astype(float) - floats.astype(float)
-    draws = change[rng.integers(0, 400, size=(20_000, 400))].mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.0026), pytest.approx(high, abs=0.0026))
-
-
-def test_one_image_has_no_interval() -> None:
-    difference = proportion_difference(np.array([True]), np.array([False]))
-    assert difference.value == 1
-    assert np.isnan(difference.low)

@@ -15,6 +15,7 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.collect import main as collect
+from sqbench.comparison import speedup
 from sqbench.data import Windows
 from sqbench.data.images import ImageExamples
 from sqbench.errors import UserError
@@ -24,7 +25,6 @@ from sqbench.evaluation.baseline import in_dtype, reference
 from sqbench.evaluation.decoding import Decoder, greedy
 from sqbench.evaluation.latency import LATENCY, latency
 from sqbench.evaluation.memory import resident_bytes
-from sqbench.evaluation.statistics import speedup
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import results_frame
-from sqbench.reporting.series import SERIES, curves, front, layers_frame, lower_is_better, sized
+from sqbench.reporting.frame import lower_is_better, results_frame
+from sqbench.reporting.series import SERIES, curves, front, layers_frame, sized
 from sqbench.reporting.tables import Grid, lay_out
 
 Make = Callable[..., dict[str, Any]]

@@ -46,11 +46,11 @@ rtn,,--,--,--,--,--,--,--,--,123456,--,1,0
 smoothquant,0.5,--,--,--,--,15.15,0.07071067812,2,0,fail,--,0,1
 smoothquant,auto,--,--,--,--,14.8,--,1,0,--,--,--,--
 """
-LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,backend,device,window,windows,images,beams,samples,source,variant,metric,value,stderr,low,high,level,n,error
-,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,cpu,512,16,,,,,,perplexity,14.86,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,32,data,,perplexity,15.1,,,,,16,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,sim,cpu,512,16,,,32,data,,delta_perplexity,0.24,,0.14,0.34,0.95,16,
-bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,sim,cpu,512,16,,,32,data,,,,,,,,,"ValueError: no, ""range"" here"
+LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,layers,backend,device,window,windows,images,beams,samples,source,variant,metric,value,stderr,low,high,level,n,p,p_holm,detectable,gained,lost,flip_rate,test,error
+,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,,cpu,512,16,,,,,,perplexity,14.86,,,,,16,,,,,,,,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,perplexity,15.1,,,,,16,,,,,,,,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,delta_perplexity,0.24,,0.14,0.34,0.95,16,0.001,0.001,0.12,3,9,0.75,exact McNemar test,
+bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,,,,,,,,,,"ValueError: no, ""range"" here"
 """
 
 
@@ -83,7 +83,9 @@ def test_golden_of_the_grid(grid, writer, golden):
 def test_golden_of_the_long_frame(make_record):
     error = {"type": "ValueError", "message": 'no, "range" here'}
     failed = make_record("rtn", "w4a16", point_id="bbbbbbbbbbbb", status="failed", error=error)
-    frame = results_frame([make_record("rtn", point_id="aaaaaaaaaaaa"), failed])
+    record = make_record("rtn", point_id="aaaaaaaaaaaa")
+    record["delta"]["perplexity"] |= {"p": 0.001, "detectable": 0.12, "gained": 3, "lost": 9, "flip_rate": 0.75, "test": "exact McNemar test"}
+    frame = results_frame([record, failed])
     assert to_long_csv(frame[frame["metric"].isin(["", "perplexity", "delta_perplexity"])]) == LONG
 
 
@@ -188,7 +190,7 @@ def test_wrong_names_are_answered_with_the_known_ones(frame, rows, columns, metr
     ("perplexity", 15.104, "15.10"), ("perplexity", 99999.0, "99999.00"), ("perplexity", 100000.0, "1.0e5"),
     ("perplexity", 1.26e12, "1.3e12"), ("perplexity", float("nan"), "nan"), ("perplexity", float("inf"), "inf"),
     ("perplexity", -0.001, "0.00"), ("kl_to_fp", 0.01234, "0.0123"), ("agreement", 0.9304, "0.930"),
-    ("weight_bytes", 1.0449e8, "104.5"), ("acc,none", 0.25, "0.2500"),
+    ("weight_bytes", 1.0449e8, "104.5"), ("acc,none", 0.25, "25.00"),
 ])  # fmt: skip
 def test_numbers(metric, value, text):
     assert number(value, metric) == text

@@ -1,0 +1,169 @@
+"""Which cells of a table differ: each from the float model, and from the best of its column. By example, Holm within the table."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sqbench.comparison import FEW, POWER, Outcome, holm
+from sqbench.reporting.frame import float_basis, lower_is_better
+from sqbench.reporting.tables import Grid
+from sqbench.storage import canonical_json
+
+MOST_CELLS = 300  # whose samples are read and compared with each other: seconds
+RESAMPLES = 10_000
+LEVEL = 0.95  # where the records have no interval
+TESTS = {"proportion": "exact McNemar test", "mean": "sign-flip test", "perplexity": "sign-flip test"}
+
+Samples = Callable[[str, Sequence[str]], pd.DataFrame | None]  # (point id, columns) -> per-example outcomes, where there are any
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a cell's points made of each example: of several seeds the mean, so that their spread is no sampling error.
+
+    Attributes:
+        rows: of the examples; the same in all cells that can be compared.
+        values, floats: [examples] of the cell and of its float model, None where samples have no such column.
+    """
+
+    outcome: Outcome
+    rows: pd.DataFrame
+    values: NDArray[Any]
+    floats: NDArray[Any] | None
+
+
+def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> Grid:
+    """A table with `p_holm`, `unclear` (no significant change against the float model) and `best` in its cells, said in its notes.
+
+    `best` are the best quantized cell of a column and those not significantly worse, among cells that were compared with one float
+    model. The best is chosen by the same examples, which makes it look better than it is: if anything, too few cells are bold.
+    """
+    of_point = {record["point_id"]: record for record in records if record["status"] == "ok"}
+    cells = grid.cells.reset_index(drop=True)
+    level = float(cells["level"].max()) if cells["level"].notna().any() else LEVEL
+    outcomes = {
+        point_id: Outcome.of(fields)
+        for point_id in {point_id for ids in cells["ids"] for point_id in ids if point_id}
+        if (fields := of_point[point_id].get("outcomes", {}).get(grid.metric))
+    }
+    measured = [place for place, ids in enumerate(cells["ids"]) if ids and _is_quantized(ids, of_point)]
+    many = len(measured) > MOST_CELLS
+    sides = {} if many else {place: _side(cells["ids"][place], outcomes, grid.metric, samples) for place in measured}
+    known = {place: side for place, side in sides.items() if side is not None}
+    cells = _against_float(cells, known, level)
+    best, compared, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
+    cells["best"] = best
+
+    test = " and ".join(dict.fromkeys(TESTS[outcome.kind] for outcome in outcomes.values())) or "paired test"
+    alpha, changes = f"{100 * (1 - level):.4g} %", _counted(int(cells["p_holm"].notna().sum()), "change")
+    notes = []
+    if cells["unclear"].any():
+        power = f"a change of x would be found with {100 * POWER:.0f} % power"
+        notes.append(f"n.s., detectable x: not significant at {alpha} ({test}, Holm over {changes}); {power}")
+    elif cells["p_holm"].notna().any():
+        notes.append(f"Significant at {alpha} is every change ({test}, Holm over {changes})")
+    if best.any():
+        by, pairs = " and ".join(next(iter(known.values())).outcome.by), _counted(compared, "comparison")
+        among = " among points with the same float model" * split
+        notes.append(f"Bold is not significantly worse than the best of its column{among} ({test} by {by}, Holm over {pairs})")
+    if many and outcomes:
+        notes.append(f"{len(measured)} cells are too many to compare with each other: {MOST_CELLS} work")
+    elif left_out and best.any():
+        notes.append(f"{left_out} of {len(measured)} cells are not compared with the best: no samples, or of other examples")
+    if (grid.cells["n"][cells["p"].notna()] < FEW).any():
+        notes.append(f"Fewer than {FEW} examples make rough intervals and weak tests")
+    return replace(grid, cells=cells, notes=tuple(notes))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Mapping[str, Any]]) -> bool:
+    """The float model is what others are measured against, and no contestant."""
+    return bool(ids[0]) and of_point[ids[0]]["identity"]["method"]["name"] != "fp"
+
+
+def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
+    """A cell's values by example; None if some point of it has none, or they are of different examples."""
+    values, floats, first = [], [], None
+    for point_id in ids:
+        if (outcome := outcomes.get(point_id)) is None:
+            return None
+        own, floating = outcome.column, f"{outcome.column}_fp"
+        table = samples(point_id, [*outcome.columns(), floating])
+        table = samples(point_id, outcome.columns()) if table is None else table
+        if table is None:
+            return None
+        rows = outcome.rows(table)
+        if first is not None and not (first[0] == outcome and first[1].index.equals(rows.index)):
+            return None
+        first = first or (outcome, rows)
+        values.append(rows[own].to_numpy())
+        floats += [rows[floating].to_numpy()] * (floating in rows)
+    assert first is not None
+    return Side(*first, _mean(values), _mean(floats) if len(floats) == len(values) else None)
+
+
+def _mean(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return values[0] if len(values) == 1 else np.mean(values, axis=0)
+
+
+def _against_float(cells: pd.DataFrame, known: Mapping[int, Side], level: float) -> pd.DataFrame:
+    """The tests of each cell's change: of one point as its record has it, of several seeds by their mean on each example."""
+    for place, side in known.items():
+        if cells["points"][place] > 1 and side.floats is not None and not np.isnan(cells["delta"][place]):
+            found = side.outcome.compare(side.rows, side.values, side.floats, RESAMPLES, level)
+            cells.loc[place, ["p", "detectable"]] = found.p, found.detectable
+    adjusted = pd.Series(holm(cells["p"]), index=cells.index)
+    return cells.assign(p_holm=adjusted, unclear=adjusted > 1 - level)
+
+
+def _against_best(
+    cells: pd.DataFrame,
+    grid: Grid,
+    known: Mapping[int, Side],
+    measured: Sequence[int],
+    of_point: Mapping[str, Mapping[str, Any]],
+    level: float,
+) -> tuple[NDArray[np.bool_], int, int, bool]:
+    """Which cells are bold; how many were compared, and were not; and whether a column holds points of several float models."""
+    contests: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for place in known:
+        basis = canonical_json(float_basis(dict(of_point[cells["ids"][place][0]])))
+        contests[(*(cells[name][place] for name in grid.columns), basis)].append(place)
+    sign = 1 if lower_is_better(grid.metric) else -1
+    against, bold = {}, np.zeros(len(cells), dtype=bool)
+    left_out = len(measured)
+    for places in contests.values():
+        rivals = _same_examples(places, known)
+        left_out -= len(rivals)
+        best = min(rivals, key=lambda place: sign * cells["value"][place])
+        bold[best] = len(rivals) > 1
+        for place in set(rivals) - {best}:
+            one, other = known[place], known[best]
+            against[place] = one.outcome.p_value(one.rows, one.values, other.values, RESAMPLES)
+    adjusted = holm(list(against.values()))
+    bold[list(against)] = adjusted > 1 - level
+    columns = [key[:-1] for key in contests]
+    return bold, len(against), left_out, len(columns) > len(set(columns))
+
+
+def _same_examples(places: Sequence[int], known: Mapping[int, Side]) -> list[int]:
+    """The most cells that are over the same examples: an image that one run could not read is not in all of them."""
+    groups: list[list[int]] = []
+    for place in places:
+        side = known[place]
+        for group in groups:
+            first = known[group[0]]
+            if first.outcome == side.outcome and first.rows.index.equals(side.rows.index):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return max(groups, key=len)

@@ -1,0 +1,221 @@
+"""Tables whose cells are compared by example, from records and samples made by hand."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sqbench.comparison import Outcome
+from sqbench.errors import UserError
+from sqbench.reporting import significance
+from sqbench.reporting.frame import check_examples, results_frame
+from sqbench.reporting.significance import MOST_CELLS
+from sqbench.reporting.tables import Grid, lay_out, to_latex, to_markdown, to_wide_csv
+
+NLL = Outcome("perplexity", "nll", ("window",), weights="tokens")
+RIGHT = Outcome("proportion", "correct", ("image",))
+
+
+class Points:
+    """Records with their samples: changes of the loss by window against a float model."""
+
+    def __init__(self, make_record: Any) -> None:
+        self.make_record = make_record
+        self.records: list[dict[str, Any]] = []
+        self.samples: dict[str, pd.DataFrame] = {}
+        self.read: list[str] = []
+        self.base = np.random.default_rng(0).normal(2.7, 0.2, 16)
+
+    def add(self, method: str, change: float, *, noise: float = 0.01, bits: str = "w8a8", draw: int = 1, **changes: Any) -> str:
+        nll = self.base + change + np.random.default_rng(draw).normal(0, noise, 16)
+        samples = pd.DataFrame({"window": range(16), "tokens": 511, "nll": nll, "nll_fp": self.base})
+        found = NLL.compare(NLL.rows(samples), nll, self.base, 1000, 0.95)
+        given = {"delta": {"perplexity": found.as_dict()}, "outcomes": {"perplexity": NLL.as_dict()}, **changes}
+        record = self.make_record(method, bits, perplexity=float(np.exp(nll.mean())), **given)
+        self.records.append(record)
+        self.samples[record["point_id"]] = samples
+        return str(record["point_id"])
+
+    def columns(self, point_id: str, names: Sequence[str]) -> pd.DataFrame | None:
+        self.read.append(point_id)
+        samples = self.samples.get(point_id)
+        return samples[list(names)] if samples is not None and set(names) <= set(samples) else None
+
+    def grid(self, rows: Sequence[str] = ("method",), columns: Sequence[str] = ("bits",), metric: str = "perplexity") -> Grid:
+        return significance.tested(lay_out(results_frame(self.records), rows, columns, metric), self.records, self.columns)
+
+    def bold(self, **layout: Any) -> set[tuple[str, str]]:
+        cells = self.grid(**layout).cells
+        return set(cells[cells["best"]][["method", "bits"]].itertuples(index=False, name=None))
+
+
+@pytest.fixture
+def points(make_record: Any) -> Points:
+    return Points(make_record)
+
+
+def test_what_is_not_significantly_worse_than_the_best_of_its_column_is_bold(points: Points) -> None:
+    points.add("rtn", 0.10, draw=1)
+    points.add("smoothquant", 0.051, draw=2)
+    points.add("mse", 0.05, draw=3)
+    points.add("awq", 0.3, bits="w4a16", draw=4)  # alone in its column: there is nothing to be better than
+    assert points.bold() == {("smoothquant", "w8a8"), ("mse", "w8a8")}
+    text = to_markdown(points.grid())
+    assert "Bold is not significantly worse than the best of its column (sign-flip test by window, Holm over 2 comparisons)" in text
+    assert "Significant at 5 % is every change (sign-flip test, Holm over 4 changes)" in text
+    assert "Fewer than 30 examples make rough intervals and weak tests" in text
+
+
+def test_without_columns_all_bit_widths_are_rivals(points: Points) -> None:
+    points.add("rtn", 0.05)
+    points.add("awq", 0.3, bits="w4a16", draw=4)
+    assert points.bold(rows=("method", "bits"), columns=()) == {("rtn", "w8a8")}
+
+
+def test_a_change_that_is_not_significant_says_what_would_have_been(points: Points) -> None:
+    points.add("rtn", 0.0, noise=0.02)
+    grid = points.grid()
+    (cell,) = grid.cells[grid.cells["method"] == "rtn"].itertuples()
+    assert cell.unclear
+    assert cell.p_holm == cell.p > 0.05
+    assert re.search(rf"\], n\.s\., detectable {cell.detectable:.3f}\)", to_markdown(grid))
+    assert 0.1 < cell.detectable < 0.4  # 14.9 · 0.02 / 4 windows^(1/2) · 3
+    assert "n.s., detectable x: not significant at 5 % (sign-flip test, Holm over 1 change); a change of x" in to_markdown(grid)
+
+
+def test_holm_is_over_the_table(points: Points) -> None:
+    changes = {"rtn": 0.016, "mse": 0.3, "minmax": 0.3, "percentile": 0.3, "entropy": 0.3}
+    for draw, (method, change) in enumerate(changes.items()):
+        points.add(method, change, noise=0.02, draw=draw)
+    alone = points.records[:1]
+    p = alone[0]["delta"]["perplexity"]["p"]
+    assert 0.01 < p < 0.05
+    one = significance.tested(lay_out(results_frame(alone), ["method"], ["bits"], "perplexity"), alone, points.columns)
+    assert not one.cells["unclear"].any()
+    points.add("histogram", 0.0, noise=0.03, draw=9)
+    points.add("awq", 0.0, noise=0.03, draw=11)
+    cells = points.grid().cells.set_index("method")
+    assert cells.at["rtn", "unclear"]
+    assert cells.at["rtn", "p_holm"] == pytest.approx(3 * p)  # with the two that are less significant
+
+
+def test_the_float_model_is_no_rival(points: Points) -> None:
+    points.add("rtn", 0.05)
+    points.add("mse", 0.2, draw=2)
+    points.add("fp", 0.0, noise=0.0, bits="fp")
+    assert points.bold(rows=("method", "bits"), columns=()) == {("rtn", "w8a8")}
+
+
+def test_only_points_with_one_float_model_are_rivals(points: Points) -> None:
+    points.add("rtn", 0.05)
+    points.add("mse", 0.2, draw=2)
+    for method, change in (("rtn", 0.5), ("mse", 0.9)):
+        points.add(method, change, config__model__name="other", identity__model__weights="f" * 64, draw=5)
+    grid = points.grid(rows=("model", "method"))
+    found = grid.cells[grid.cells["best"]]
+    assert sorted(zip(found["model"], found["method"], strict=True)) == [("other", "rtn"), ("smollm2", "rtn")]
+    assert "its column among points with the same float model (sign" in to_markdown(grid)
+
+
+def test_a_cell_without_samples_is_not_compared_and_the_caption_says_so(points: Points) -> None:
+    points.add("rtn", 0.05)
+    points.add("mse", 0.2, draw=2)
+    del points.samples[points.add("awq", 0.01, draw=3)]
+    points.add("entropy", 0.01, draw=4, outcomes={})  # a record of an older version
+    moved = points.add("minmax", 0.01, draw=5)
+    points.samples[moved]["window"] += 1
+    assert points.bold() == {("rtn", "w8a8")}
+    assert "3 of 5 cells are not compared with the best: no samples, or of other examples" in to_markdown(points.grid())
+
+
+def test_seeds_are_averaged_by_example_before_the_test(points: Points) -> None:
+    for seed in (0, 1):
+        points.add("rtn", 0.05, draw=seed, identity__seed=seed)
+        points.add("mse", 0.2, draw=10 + seed, identity__seed=seed)
+        points.add("awq", 0.0, draw=20 + seed, identity__seed=seed, noise=0.03)
+    cells = points.grid().cells.set_index("method")
+    both = [points.samples[record["point_id"]]["nll"] for record in points.records if record["identity"]["method"]["name"] == "rtn"]
+    rows = NLL.rows(points.samples[points.records[0]["point_id"]])
+    expected = NLL.compare(rows, np.mean(both, axis=0), points.base, 10_000, 0.95)
+    assert (cells.at["rtn", "p"], cells.at["rtn", "detectable"]) == pytest.approx((expected.p, expected.detectable))
+    assert cells.at["rtn", "seed_std"] > 0  # and stays the spread of the seeds
+    assert list(cells["best"][["awq", "rtn", "mse"]]) == [True, False, False]
+    assert re.search(r"± 0\.\d\d \(2 seeds, [+-]0\.\d{3}, n\.s\., detectable", to_markdown(points.grid()))
+
+
+def test_answers_are_compared_by_the_exact_test_and_more_is_better(points: Points) -> None:
+    floats = np.arange(1000) < 900
+    for method, lost in (("rtn", 40), ("mse", 3), ("awq", 0)):
+        correct = floats & (np.arange(1000) >= lost)
+        samples = pd.DataFrame({"image": range(1000), "correct": correct, "correct_fp": floats})
+        delta = RIGHT.compare(RIGHT.rows(samples), correct, floats, 1000, 0.95).as_dict()
+        made = {"metrics": {"top1": correct.mean()}, "delta": {"top1": delta}, "outcomes": {"top1": RIGHT.as_dict()}}
+        record = points.make_record(method, baseline={"top1": 0.9}, **made)
+        points.records.append(record)
+        points.samples[record["point_id"]] = samples
+    assert points.bold(metric="top1") == {("mse", "w8a8"), ("awq", "w8a8")}  # three flips prove nothing
+    text = to_markdown(points.grid(metric="top1"))
+    assert "| **90.00** (+0.000 [-0.277, 0.277], n.s., detectable 0.395) |" in text
+    assert "| 86.00 (-4.00 [" in text
+    assert "exact McNemar test by image, Holm over 2 comparisons" in text
+    assert "Fewer than" not in text
+
+
+def test_samples_are_read_of_shown_cells_alone_and_of_not_too_many(points: Points) -> None:
+    points.add("rtn", 0.05)
+    points.add("mse", 0.2, draw=2)
+    hidden = points.add("awq", 0.2, bits="w4a16", draw=3)
+    frame = results_frame(points.records)
+    significance.tested(
+        lay_out(frame[frame["bits"] != "w4a16"], ["method"], ["bits"], "perplexity"), points.records, points.columns
+    )
+    assert points.read
+    assert hidden not in points.read
+    points.read.clear()
+    for number in range(MOST_CELLS):
+        points.add(f"m{number}", 0.1)
+    text = to_markdown(points.grid())
+    assert points.read == []
+    assert f"{MOST_CELLS + 3} cells are too many to compare with each other: {MOST_CELLS} work" in text
+    assert "**" not in text
+
+
+def test_bold_is_escaped_in_every_format(points: Points) -> None:
+    points.add(r"a_b|*{", 0.05)
+    points.add("mse", 0.2, draw=2)
+    latex, markdown = to_latex(points.grid()), to_markdown(points.grid())
+    assert re.search(r"a\\_b\\textbar\{\}\*\\\{ & -- & \\textbf\{\d\d\.\d\d\} \(\+0\.\d{3} \[", latex)
+    assert re.search(r"\| a_b\\\|\\\*\{ +\| -- +\| \*\*\d\d\.\d\d\*\* \(\+", markdown)
+    assert latex.count("textbf") == markdown.count("**") / 2 == 1
+    lines = to_wide_csv(points.grid()).splitlines()
+    assert lines[0] == "method,fp,fp p,fp p_holm,fp detectable,fp best,w8a8,w8a8 p,w8a8 p_holm,w8a8 detectable,w8a8 best"
+    assert [line.rpartition(",")[2] for line in lines[1:]] == ["--", "false", "true"]
+
+
+def test_a_record_without_tests_makes_the_table_that_it_made(points: Points, make_record: Any) -> None:
+    points.records = [make_record("rtn"), make_record("mse", perplexity=16.0)]
+    frame = results_frame(points.records)
+    plain = lay_out(frame, ["method"], ["bits"], "perplexity")
+    for write in (to_markdown, to_latex, to_wide_csv):
+        assert write(points.grid()) == write(plain)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"identity__data__windows": 64}, r"windows=16,64: results that are over other examples make no table together; "
+     r"where.windows=16 works, and rows=\[method,windows\]"),
+    ({"identity__data__window": 128}, "window=128,512: .*where.window=128 works"),
+    ({"config__data__name": "wiki", "identity__data__text": "e" * 64}, "data=pydoc,wiki: .*where.data=pydoc works"),
+    ({"identity__scheme__ops": "full"}, "ops=full,linear: results that quantize other operations make no table together"),
+])  # fmt: skip
+def test_other_examples_or_operations_are_refused_unless_they_are_rows_or_columns(make_record, change, message) -> None:
+    frame = results_frame([make_record("rtn"), make_record("awq", **change)])
+    with pytest.raises(UserError, match=message):
+        check_examples(frame, ["method"], ["bits"], "perplexity")
+    name = message.partition("=")[0]
+    check_examples(frame, ["method", name], ["bits"], "perplexity")
+    check_examples(frame, ["method"], ["bits", name], "perplexity")
+    same = results_frame([make_record("rtn"), make_record("awq", identity__backend="int")])
+    check_examples(same, ["method"], ["bits"], "perplexity")
