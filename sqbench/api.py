@@ -1,14 +1,17 @@
 """Five verbs, for notebooks and for the runner alike: load, calibrate, quantize or train, evaluate."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sqbench import calibration, config, data, models, training
+from sqbench import calibration, config, data, models, tensorfile, training
 from sqbench.calibration import Statistics
 from sqbench.data import Batches, Examples
 from sqbench.data.base import Unseen
@@ -17,12 +20,15 @@ from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
+from sqbench.methods.mixed import Allocation, measure, mix
 from sqbench.methods.qat import Qat
 from sqbench.models import Model
-from sqbench.models.heads import attach
+from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.norms import writers
 from sqbench.quant.formats import Scheme
+from sqbench.storage import digest
+from sqbench.training.checkpoint import fingerprint
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -87,6 +93,11 @@ def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | 
     return attach(model, chosen, examples.training, examples.classes, folder, cfg.model.head_images)
 
 
+def backbone(model: Model, cfg: DictConfig) -> Model:
+    """The part of a model that is quantized: without its own classifier where another head takes its place."""
+    return without_classifier(model) if isinstance(model, ImageModel) and (cfg.head or cfg.model.head) != "own" else model
+
+
 def search_size(cfg: DictConfig, model: Model) -> int:
     """How many calibration examples a search over block outputs may replay."""
     return int({"text": cfg.calibration.search_windows, "images": cfg.calibration.search_images}[model.kind])
@@ -127,6 +138,44 @@ def calibrate(
     if folder is None:
         return calibration.collect(*arguments)
     return calibration.collect_cached(*arguments, fingerprint=model.fingerprint, folder=folder)
+
+
+def allocate(
+    model: Model,
+    statistics: Statistics,
+    scheme: Scheme,
+    budget: float,
+    widths: Sequence[int] = (2, 3, 4, 6, 8),
+    *,
+    run: Model | None = None,
+    folder: Path | None = None,
+) -> Allocation:
+    """Bits for each group of layers, `budget` on average: `quantize(..., bits=allocation.applied(scheme))` uses them.
+
+    Args:
+        scheme: its own width is that at which damage is measured: a narrow one tells the most.
+        run: the model on other kernels, to measure on.
+        folder: a cache for what is measured; None measures without one.
+    """
+    task = Task(model, statistics, scheme)
+
+    def compute() -> tensorfile.Content:
+        found = measure(task, run or model)
+        return {"damage": torch.tensor(list(found.values()), dtype=torch.float64)}, key
+
+    parameter = next(model.module.parameters())
+    key = {
+        "version": 1,
+        "model": model.prediction_fingerprint,
+        "dtype": str(parameter.dtype),
+        "device": parameter.device.type,
+        "sample": [fingerprint({"sample": statistics.sample}), list(statistics.sample.shape)],
+        "weights": None if scheme.weights is None else asdict(scheme.weights),
+        "groups": task.topology.siblings,
+    }
+    tensors, _ = compute() if folder is None else tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
+    damage = dict(zip(task.topology.siblings, tensors["damage"].tolist(), strict=True))
+    return mix(task, damage, list(widths), budget)
 
 
 def quantize(
@@ -210,4 +259,4 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
     return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference, **settings)
 
 
-__all__ = ["METHODS", "calibrate", "configure", "evaluate", "load", "quantize", "train"]
+__all__ = ["METHODS", "allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]

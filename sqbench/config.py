@@ -15,6 +15,7 @@ from sqbench.errors import UserError, known
 if TYPE_CHECKING:
     import torch
 
+EACH = "each"  # layers=each: a sweep of one point for each group of layers
 _HERE = Path(__file__).resolve().parent
 CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # inside a wheel, or beside it in a checkout
 
@@ -126,6 +127,10 @@ class RunConfig:
     eval: EvalConfig = MISSING
     tracker: TrackerConfig = MISSING
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default
+    layers: Any = None  # fnmatch patterns of layers, or of modules around them, to quantize; null is all, each a sweep over groups
+    mixed: str | None = None  # auto: each group of layers gets a width of its own, by what it costs (sqbench/methods/mixed.py)
+    budget: float | None = None  # of mixed=auto: bits per weight on average over the quantized layers, codes alone
+    widths: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])  # of mixed=auto: bits to choose from
     head: str | None = None  # own, probe or knn; null is the model's own default
     seed: int = 0
     backend: str = "sim"  # a key of sqbench.execution.BACKENDS
@@ -215,9 +220,13 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={OmegaConf.select(cfg, key)}: a number of 64 bits works")
     if not 0 < cfg.eval.level < 1:
         raise UserError(f"eval.level={cfg.eval.level}: a number between 0 and 1 works, 0.95 for example")
+    if cfg.layers == EACH:
+        raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
     scheme_of(cfg).check()
+    check_mixed(cfg)
     if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
         raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
+    check_mixed(cfg)
     configured(cfg)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:
@@ -231,6 +240,28 @@ def check(cfg: DictConfig) -> None:
         works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
         there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
         raise UserError(f"{key}={path}: " + (f"is {there}; {works} works" if there else f"no such file (from {Path.cwd()})"))
+
+
+def check_mixed(cfg: DictConfig) -> None:
+    """Raise UserError for a mixed-precision choice that cannot work."""
+    from sqbench.methods import METHODS, scheme_of
+
+    if cfg.mixed not in (None, "auto"):
+        raise UserError(f"mixed={cfg.mixed}: auto works, or null for one width in all layers")
+    if not cfg.widths or not all(2 <= bits <= 8 for bits in cfg.widths):
+        raise UserError(f"widths={cfg.widths}: numbers of bits from 2 to 8 work, [2,3,4,6,8] for example")
+    least, most = min(cfg.widths), max(cfg.widths)
+    if cfg.budget is not None and not least <= cfg.budget <= most:
+        raise UserError(f"budget={cfg.budget}: no average of widths={cfg.widths}; {least} to {most} work")
+    if cfg.mixed is None or METHODS[cfg.method.name].is_float:
+        return
+    if cfg.budget is None:
+        raise UserError("mixed=auto: needs budget=..., the bits per weight on average, 4.5 for example")
+    scheme = scheme_of(cfg)
+    if scheme.weights is None:
+        raise UserError(f"mixed=auto: bits={scheme.name} leaves weights in float; bits=w4a16 works, for example")
+    if scheme.edge_bits is not None:
+        raise UserError(f"mixed=auto: chooses the bits of every layer; bits.edge_bits={scheme.edge_bits} does not go with it")
 
 
 def device_of(name: str) -> "torch.device":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sqbench import api, data, models
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
-from sqbench.errors import UserError, known
+from sqbench.errors import UserError, closest, known
 from sqbench.methods import METHODS, Method, Move, Task, configured, scheme_of
 from sqbench.methods.smoothquant import column_absmax
 from sqbench.models import Model
@@ -87,7 +87,7 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     """
     topology = seen.task.topology
     if layer not in topology.layers:
-        raise UserError(f"layer={layer}: {_closest(layer, topology.layers)}")
+        raise UserError(f"layer={layer}: {closest(layer, topology.layers)}")
     if ranges not in METHODS:
         raise UserError(f"ranges={ranges}: {known(ranges, METHODS)}")
     module = seen.model.module.get_submodule(layer)
@@ -131,7 +131,7 @@ def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, flo
     group = next((group for group in groups if name in (None, group.source, *group.readers)), None)
     if group is None:
         names = [place for group in groups for place in (group.source, *group.readers)]
-        raise UserError(f"layer={name}: {_closest(str(name), names)}. Groups: {'; '.join(map(str, groups))}")
+        raise UserError(f"layer={name}: {closest(str(name), names)}. Groups: {'; '.join(map(str, groups))}")
     move = seen.move(group)
     if move is None:
         able = ", ".join(sorted(other for other, cls in METHODS.items() if cls.moves is not Method.moves))
@@ -177,12 +177,3 @@ def _array(x: Tensor) -> np.ndarray:
 def _pair(tensors: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     before, after = (_array(x.detach()) for x in tensors)
     return before, after
-
-
-def _closest(name: str, names: object) -> str:
-    """The nearest names rather than all of a model's layers."""
-    import difflib
-
-    listed = [str(item) for item in names]  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
-    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(listed[:6])}{', ...' * (len(listed) > 6)}"

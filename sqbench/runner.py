@@ -53,7 +53,8 @@ class Point:
     def __str__(self) -> str:
         method = self.identity["method"]
         alpha = f" alpha={method['alpha']}" if "alpha" in method else ""
-        return f"{method['name']} {self.identity['scheme']['name']}{alpha}"
+        layers = f" layers={','.join(self.identity['scheme'].get('layers', ()))}".removesuffix(" layers=")
+        return f"{method['name']} {self.identity['scheme']['name']}{alpha}{layers}"
 
 
 def identify(cfg: DictConfig) -> Point:
@@ -177,13 +178,14 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     """Load, calibrate, quantize (and train), evaluate: the result, the float model's, and the examples both saw."""
     cfg, cache = point.cfg, store.root / "cache"
     torch.manual_seed(cfg.seed)
-    same_weights = (point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep))
-    same_examples = (*same_weights, digest([*point.corpus.identity(cfg.data, cfg.calibration)]))
+    same_examples = (*_same_weights(point), digest([*point.corpus.identity(cfg.data, cfg.calibration)]))
     same_model = (*same_examples, digest(point.identity["model"]), cache)
     with watch.stage("load"):
-        bare: Model = _shared("weights", same_weights, lambda: point.source.load(device_of(cfg.device)))
+        bare = _weights(point)
         examples: Examples = _shared("examples", same_examples, lambda: point.corpus.examples(bare, cfg.data, cfg.calibration))
         model: Model = _shared("model", same_model, lambda: api.with_head(bare, examples, cfg, cache / "heads"))
+    method, scheme = configured(cfg), scheme_of(cfg)
+    model.topology.restricted(scheme.layers)  # a pattern that names no layer: say so before anything is computed
     name = point.identity["eval"]["name"]
     evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
     judged = settings | ({"inputs": inputs} if (inputs := evaluation.inputs(cfg.eval)) else {})
@@ -195,7 +197,6 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             (*same_model, name, digest(judged)),
             lambda: reference(beside, examples, name, cache / "baselines", **judged),
         )
-    method, scheme = configured(cfg), scheme_of(cfg)
     if method.is_float and evaluation.beside is None:
         return float_result, float_result, examples
     if method.is_float:
@@ -209,6 +210,12 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             (*same_model, search, inside),
             lambda: api.calibrate(swift, examples.calibration, search=search, points=inside, folder=cache / "calibration"),
         )
+    allocation = None
+    if cfg.mixed is not None:
+        with watch.stage("allocate"):
+            folder = cache / "damage"
+            allocation = api.allocate(model, statistics, scheme, cfg.budget, cfg.widths, run=swift, folder=folder)
+        scheme = allocation.applied(scheme)
     if method.trains:
         with watch.stage("train"):
             checkpoint = checkpoint_of(store, point)
@@ -220,11 +227,30 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     else:
         with watch.stage("quantize"):
             quantized = api.quantize(model, statistics, method, scheme)
+    if allocation is not None:
+        quantized = quantized.with_module(quantized.module, {**quantized.report, "allocation": allocation.about()})
     with watch.stage("lower"):
         quantized = lower(quantized, cfg.backend)
     with watch.stage("evaluate"):
         result = evaluation.run(quantized, examples, float_result, **settings)
     return result, result.baseline or float_result, examples
+
+
+def groups_of(point: Point) -> list[tuple[str, ...]]:
+    """Patterns that name one group of sibling layers each, of the model that a point quantizes: it is loaded for that."""
+    topology = api.backbone(_weights(point), point.cfg).topology
+    return [(name,) if topology.chosen((name,)) == layers else layers for name, layers in topology.siblings.items()]
+
+
+def _same_weights(point: Point) -> tuple[Hashable, ...]:
+    cfg = point.cfg
+    return point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep)
+
+
+def _weights(point: Point) -> Model:
+    """The loaded model, shared by the points of a process that have the same."""
+    model: Model = _shared("weights", _same_weights(point), lambda: point.source.load(device_of(point.cfg.device)))
+    return model
 
 
 _slots: dict[str, tuple[Hashable, Any]] = {}

@@ -1,6 +1,7 @@
 """What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
 
 import logging
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,16 +49,50 @@ def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Seq
         if len(values) > 1:
             raise UserError(f"{key}={','.join(values)}: one sweep has one value of it")
     points: dict[str, tuple[Sequence[str], Point]] = {}
+    count = 0
     for overrides, cfg in jobs:
         try:
-            check(cfg)
-            point = identify(cfg)
+            for own, one in by_group(overrides, cfg):
+                check(one)
+                point = identify(one)
+                points.setdefault(point.id, (own, point))
+                count += 1
         except UserError as error:
             raise UserError(f"{error}  [{' '.join(overrides)}]" if len(jobs) > 1 else str(error)) from error
-        points.setdefault(point.id, (overrides, point))
-    if len(points) < len(jobs):
-        log.info("%d combinations are %d points: equal ones run once (methods without alpha have none)", len(jobs), len(points))
+    if len(points) < count:
+        log.info("%d combinations are %d points: equal ones run once (methods without alpha have none)", count, len(points))
     return list(points.values())
+
+
+def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[str], DictConfig]]:
+    """A job of `layers=each` as one job for each group of sibling layers of its model, which is loaded; any other as it is.
+
+    Raises:
+        UserError: the job cannot work, whichever layers it is for.
+    """
+    from sqbench.config import EACH, check
+    from sqbench.runner import groups_of, identify
+
+    if cfg.layers != EACH:
+        return [(overrides, cfg)]
+    whole = _with_layers(cfg, None)
+    check(whole)
+    log.info("layers=%s: loading %s to see its groups of layers", EACH, cfg.model.name)
+    groups = groups_of(identify(whole))
+    log.info("layers=%s: %d groups, from %s to %s", EACH, len(groups), groups[0][0], groups[-1][0])
+    kept = [item for item in overrides if not item.startswith("layers=")]
+    return [([*kept, f"layers=[{','.join(map(_quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]
+
+
+def _with_layers(cfg: DictConfig, layers: list[str] | None) -> DictConfig:
+    other = cfg.copy()
+    other.layers = layers
+    return other
+
+
+def _quoted(name: str) -> str:
+    """A name as Hydra reads it back: text, never a number."""
+    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'"
 
 
 def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
@@ -66,8 +101,9 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
 
     store = Store(results_dir)
     records = list(store.records(brief=True))
+    some = any("layers" in point.identity["scheme"] for point in points)
     table = Table(title="plan: nothing is computed", title_justify="left")
-    for column in ("point", "method", "bits", "alpha", "state", "seconds"):
+    for column in ("point", "method", "bits", "alpha", *["layers"] * some, "state", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     total, unknown = 0.0, 0
     for point in points:
@@ -79,7 +115,9 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         method = point.identity["method"]
         shown = "?" if seconds is None else f"{seconds:.0f}"
-        table.add_row(point.id, method["name"], point.identity["scheme"]["name"], str(method.get("alpha", "")), state, shown)
+        scheme = point.identity["scheme"]
+        layers = [", ".join(scheme.get("layers", ()))] * some
+        table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, shown)
     output.print(table)
     output.print(
         f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else "")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pkgutil
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -58,4 +59,14 @@ def scheme_of(cfg: DictConfig) -> Scheme:
     except OmegaConfBaseException as error:
         raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     scheme = Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]
-    return Scheme(scheme.name) if scheme.is_float else scheme  # without formats the rest says nothing
+    if scheme.is_float:
+        return Scheme(scheme.name)  # without formats the rest says nothing
+    name = scheme.name if cfg.mixed is None or cfg.budget is None else f"{scheme.name}_mixed{cfg.budget:g}"
+    return replace(scheme, name=name, layers=layers_of(cfg.layers))
+
+
+def layers_of(value: Any) -> tuple[str, ...] | None:
+    """`layers` of a configuration as patterns, in one order however they were written; None is all layers."""
+    if value is None:
+        return None
+    return tuple(sorted({str(item) for item in ([value] if isinstance(value, str | int) else value)}))

@@ -74,7 +74,7 @@ def quantize(task: Task, method: Method) -> Model:
         module.set_submodule(name, quantized)
         report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats[site]))
     place_points(module, points, lambda point: _point(method, task, point))
-    report.update(layers=len(topology.layers), coverage=coverage(task), points=len(points))
+    report.update(layers=len(topology.layers), weights=count_weights(task), coverage=coverage(task), points=len(points))
     warn_of_floats(task)
     if guessed := guessed_ranges(task):
         report["guessed"] = guessed
@@ -89,6 +89,7 @@ def empty_report() -> dict[str, Any]:
     """What is said of a model that nothing was done to."""
     return {
         "layers": 0,
+        "weights": 0,
         "coverage": 0.0,
         "points": 0,
         "gradient_steps": 0,
@@ -131,9 +132,11 @@ def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
     output channel instead, and its input per pixel.
     """
     formats = {}
-    layers = task.topology.layers
-    for index, name in enumerate(layers):
-        weights, activations = task.scheme.of_layer(index, len(layers))
+    layers, chosen = task.model.topology.layers, set(task.topology.layers)
+    for index, name in enumerate(layers):  # of all the model has: its first and last layer stay those, whichever are chosen
+        if name not in chosen:
+            continue
+        weights, activations = task.scheme.of_layer(name, index, len(layers))
         if not is_linear(task.model.module.get_submodule(name)):
             weights, activations = weights and weights.ungrouped("channel"), activations and activations.ungrouped("token")
         formats[name] = (weights, activations)
@@ -198,10 +201,15 @@ def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputSta
     return entry
 
 
+def count_weights(task: Task) -> int:
+    """How many weights are quantized."""
+    return sum(weight_of(task.model.module.get_submodule(name)).numel() for name in task.topology.layers)
+
+
 def coverage(task: Task) -> float:
     """Share of all weights in layers and embeddings that is quantized, tied ones once."""
     sizes = {p.data_ptr(): p.numel() for p in task.model.module.parameters() if p.dim() >= 2}
-    return sum(weight_of(task.model.module.get_submodule(name)).numel() for name in task.topology.layers) / sum(sizes.values())
+    return count_weights(task) / sum(sizes.values())
 
 
 def _move(move: Move) -> dict[str, Any]:

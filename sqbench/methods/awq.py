@@ -64,12 +64,13 @@ class Awq(Method):
         return scale / (scale.max() * scale.min()).sqrt()
 
     def moves(self, task: Task) -> list[Move]:
-        groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
-        if not groups:
+        found = task.model.topology
+        if not (found.groups or (self.pairs and found.pairs)):
             refused = (
                 "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
             )
             raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); method=rtn works")
+        groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
         if task.scheme.weights is None:
             return []  # nothing is rounded, nothing needs protection
         if self.alpha != "auto":

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -31,9 +32,10 @@ class Task:
     statistics: Statistics
     scheme: Scheme
 
-    @property
+    @cached_property
     def topology(self) -> Topology:
-        return self.model.topology
+        """That of the model, as far as the scheme's layers go."""
+        return self.model.topology.restricted(self.scheme.layers)
 
     def stats(self, group: Group) -> InputStatistics:
         """Statistics of the tensor that a group's readers read."""

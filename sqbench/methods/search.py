@@ -61,7 +61,7 @@ def _losses(
 
     Blocks are searched while the float model runs, so only one block's input is alive at a time.
     """
-    weights, inputs = task.scheme.weights, task.scheme.activations
+    weights, inputs = {name: task.scheme.weights_of(name) for name in task.topology.layers}, task.scheme.activations
     module = share(task.model.module)
     called = {name for name, _ in module.named_modules()}
     by_block: dict[str, list[Group]] = {}
@@ -104,22 +104,23 @@ def _try(
     reference: Tensor,
     group: Group,
     candidates: Sequence[Tensor],
-    weights: Format | None,
+    weights: Mapping[str, Format | None],
     inputs: Format | None,
     activation: Activation | None,
 ) -> Tensor:
-    """Losses of one block: put each candidate in place, run, restore."""
-    readers = [module.get_submodule(name) for name in group.readers]
+    """Losses of one block: put each candidate in place, run, restore. `weights` names the readers that are quantized."""
+    quantized = [name for name in group.readers if name in weights]
+    readers = [module.get_submodule(name) for name in quantized]
     originals = [reader.weight for reader in readers]
     floats = [weight_of(reader) for reader in readers]
     losses = torch.zeros(len(candidates), dtype=torch.float64)
     for index, scale in enumerate(candidates):
         spread = group.spread(scale)
         handles = []
-        for reader, weight in zip(readers, floats, strict=True):
-            if weights is not None:
+        for name, reader, weight in zip(quantized, readers, floats, strict=True):
+            if (fmt := weights[name]) is not None:
                 by_column = spread.to(weight.dtype)
-                set_weight(reader, round_trip(weight * by_column, weights) / by_column)
+                set_weight(reader, round_trip(weight * by_column, fmt) / by_column)
             if inputs is not None and activation is not None:
                 quantizer = ActivationQuantizer(inputs, None if inputs.dynamic else activation(group, scale))
                 handles.append(reader.register_forward_pre_hook(lambda layer, x, q=quantizer, s=spread: (q(x[0] / s) * s, *x[1:])))

@@ -72,7 +72,7 @@ class SmoothQuant(Method):
         parse_alpha(self.pair_alpha, "method.pair_alpha")
 
     def moves(self, task: Task) -> list[Move]:
-        if not task.topology.groups:
+        if not task.model.topology.groups:
             refused = (
                 "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
             )

@@ -6,7 +6,7 @@ the first layer's outputs by distinct factors and see which inputs of the second
 scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError
+from sqbench.errors import UserError, closest
 from sqbench.models.batchnorm import fold_batchnorm, is_batchnorm
 from sqbench.models.folding import Group, fold, random_scale, share
 from sqbench.models.tracing import Block, Trace, common_parent, relative_difference, trace_calls
@@ -56,6 +56,55 @@ class Topology:
     def sites(self) -> tuple[str, ...]:
         """One layer for every distinct input tensor."""
         return tuple(dict.fromkeys(self.site.values()))
+
+    @property
+    def siblings(self) -> dict[str, tuple[str, ...]]:
+        """Module -> the layers directly in it, in order of execution; a layer that no module holds is alone, under its name."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.layers:
+            parent = name.rpartition(".")[0] or name
+            found[parent] = (*found.get(parent, ()), name)
+        return found
+
+    def chosen(self, patterns: Collection[str]) -> tuple[str, ...]:
+        """Layers that any of the fnmatch patterns names, or that are inside a module it names; in order of execution.
+
+        Raises:
+            UserError: a pattern names none.
+        """
+        named = {pattern: [name for name in self.layers if _names(pattern, name)] for pattern in patterns}
+        for pattern, names in named.items():
+            if not names:
+                raise UserError(f"layers={pattern}: matches no layer; {closest(pattern, [*self.siblings, *self.layers])}")
+        found = {name for names in named.values() for name in names}
+        return tuple(name for name in self.layers if name in found)
+
+    def restricted(self, patterns: Collection[str] | None) -> "Topology":
+        """What there is to do where only the layers that `chosen` finds are quantized; None is all. Sites stay: all are observed.
+
+        A scale moves where any of its readers is quantized. A tensor between layers goes with the layers around it: all layers
+        of its owner, or of the innermost module around that has some, must be chosen.
+
+        Raises:
+            UserError: a pattern names no layer.
+        """
+        if patterns is None:
+            return self
+        layers = self.chosen(patterns)
+        groups, pairs = (
+            tuple(group for group in found if not set(layers).isdisjoint(group.readers)) for found in (self.groups, self.pairs)
+        )
+        points = tuple(point for point in self.points if set(layers).issuperset(self._around(point.owner)))
+        return replace(self, layers=layers, groups=groups, pairs=pairs, points=points)
+
+    def _around(self, owner: str) -> list[str]:
+        """Layers inside a module, or inside the innermost one around it that has some."""
+        inside = [name for name in self.layers if not owner or name.startswith(f"{owner}.")]
+        return inside or self._around(owner.rpartition(".")[0])
+
+
+def _names(pattern: str, layer: str) -> bool:
+    return fnmatch(layer, pattern) or fnmatch(layer, f"{pattern}.*")
 
 
 def _floating(module: nn.Module, trace: Trace) -> Iterator[tuple[str, str]]:

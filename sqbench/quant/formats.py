@@ -1,6 +1,6 @@
 """Number formats and schemes: what is stored in how many bits, and what shares a scale. Data only, no tensors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqbench.errors import UserError, known
@@ -103,6 +103,8 @@ class Scheme:
             inputs and inputs of norms and activation functions as well.
         edge_bits: of the first and the last layer that is quantized, where it is often 8; None is the same as everywhere. (An
             output embedding and a fitted head stay in float: the layer before them is the last then.)
+        layers: fnmatch patterns of layers, or of modules that hold them, to which the scheme is applied; None is all.
+        widths: (layer, bits) of weights that get another width than `weights` has.
     """
 
     name: str
@@ -110,6 +112,8 @@ class Scheme:
     activations: Format | None = None
     ops: str = "linear"
     edge_bits: int | None = None
+    layers: tuple[str, ...] | None = None
+    widths: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_float(self) -> bool:
@@ -123,20 +127,35 @@ class Scheme:
             raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; bits.ops=linear works")
         if self.edge_bits is not None and not 2 <= self.edge_bits <= 8:
             raise UserError(f"bits.edge_bits={self.edge_bits}: 2 to 8 work, or null")
+        if self.layers == ():
+            raise UserError("layers=[]: the name of a layer, or of a module around some, works; null is all layers")
         if self.weights is not None:
             self.weights.check("bits.weights", activations=False)
         if self.activations is not None:
             self.activations.check("bits.activations", activations=True)
 
-    def of_layer(self, index: int, count: int) -> tuple[Format | None, Format | None]:
-        """Formats of the weight and the input of a layer, by its place among `count` layers."""
+    def weights_of(self, layer: str) -> Format | None:
+        """Format of a layer's weight, the first and the last layer's `edge_bits` apart."""
+        bits = dict(self.widths).get(layer)
+        return self.weights if self.weights is None or bits is None else replace(self.weights, bits=bits)
+
+    def of_layer(self, layer: str, index: int, count: int) -> tuple[Format | None, Format | None]:
+        """Formats of the weight and the input of a layer, by its name and its place among `count` layers."""
+        formats = self.weights_of(layer), self.activations
         if self.edge_bits is None or index not in (0, count - 1):
-            return self.weights, self.activations
-        edge = [fmt and replace(fmt, bits=self.edge_bits) for fmt in (self.weights, self.activations)]
+            return formats
+        edge = [fmt and replace(fmt, bits=self.edge_bits) for fmt in formats]
         return edge[0], edge[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as a record has it; layers and widths only where they are chosen."""
+        fields = asdict(self)
+        chosen = {"layers": list(self.layers or ()), "widths": dict(self.widths)}
+        return {key: value for key, value in (fields | chosen).items() if key not in chosen or value}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Scheme":
         """From plain data, as in a YAML of `conf/bits` or a record."""
         formats = {key: None if fields.get(key) is None else Format(**fields[key]) for key in ("weights", "activations")}
-        return cls(name=fields["name"], ops=fields.get("ops", "linear"), edge_bits=fields.get("edge_bits"), **formats)
+        weights, activations = formats["weights"], formats["activations"]
+        return cls(fields["name"], weights, activations, fields.get("ops", "linear"), fields.get("edge_bits"))

@@ -32,6 +32,8 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         fitted = {"on": corpus.trained_on(cfg.model.head_images)} if chosen != "own" else {}
         model["head"] = {"name": chosen, **fitted}
     fields = asdict(configured(cfg))
+    chosen = {"how": cfg.mixed, "budget": cfg.budget, "widths": sorted(set(cfg.widths))}
+    mixed = {"mixed": chosen} if calibrated and cfg.mixed else {}
     evaluation = natural_evaluation(cfg.eval.name, kind)
     judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval), **EVALUATIONS[evaluation].inputs(cfg.eval)}
     if (beside := EVALUATIONS[evaluation].beside) is not None:
@@ -45,7 +47,8 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         "model": model,
         "data": evaluated_on,
         "method": {"name": cfg.method.name, **fields},
-        "scheme": asdict(scheme_of(cfg)),
+        "scheme": scheme_of(cfg).as_dict(),
+        **mixed,
         "calibration": calibrated_on if calibrated else None,
         "eval": {**judged, "resamples": cfg.eval.resamples, "level": cfg.eval.level},
         "seed": cfg.seed if calibrated else 0,

@@ -49,7 +49,7 @@ def fit(task: Task, method: Qat, training: LabelledImages, *, seed: int, checkpo
         {
             "version": checkpoints.VERSION,
             "method": [type(method).__name__, asdict(method)],
-            "scheme": asdict(task.scheme),
+            "scheme": task.scheme.as_dict(),
             "model": task.model.fingerprint,
             "head": None if head is None else checkpoints.fingerprint(head.state_dict()),
             "start": checkpoints.fingerprint(network.state()),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sqbench.methods.apply import (
     check_widths,
+    count_weights,
     coverage,
     describe_layer,
     empty_report,
@@ -142,7 +143,8 @@ class Network:
         points = quantized_points(task)
         place_points(module, points, lambda point: self._settled_point(point.site))
         floating = [{"layer": name, "reason": reason} for name, reason in task.topology.floating]
-        report.update(layers=len(self.layers), coverage=coverage(task), points=len(points), floating=floating)
+        sizes = {"layers": len(self.layers), "weights": count_weights(task), "coverage": coverage(task), "points": len(points)}
+        report.update(sizes, floating=floating)
         warn_of_floats(task)
         return module, report
 

@@ -1,5 +1,7 @@
 """Formats: stored size, and messages that name the key, the value and what works."""
 
+from dataclasses import replace
+
 import pytest
 
 from sqbench.errors import UserError
@@ -53,10 +55,25 @@ def test_scheme_from_plain_data() -> None:
         Scheme("mine", Format(bits=4, granularity="channel"), ops="full").check()
     with pytest.raises(UserError, match=r"bits\.edge_bits=9"):
         Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=9).check()
+    with pytest.raises(UserError, match=r"layers=\[\]: the name of a layer"):
+        Scheme("mine", Format(bits=4, granularity="channel"), layers=()).check()
 
 
 def test_edges_keep_their_own_bits() -> None:
     scheme = Scheme("mine", Format(bits=4, granularity="channel"), Format(bits=4), edge_bits=8)
-    widths = [tuple(fmt and fmt.bits for fmt in scheme.of_layer(index, 3)) for index in range(3)]
+    widths = [tuple(fmt and fmt.bits for fmt in scheme.of_layer("fc", index, 3)) for index in range(3)]
     assert widths == [(8, 8), (4, 4), (8, 8)]
-    assert Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=8).of_layer(0, 3)[1] is None
+    assert Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=8).of_layer("fc", 0, 3)[1] is None
+
+
+def test_a_layer_may_have_a_width_of_its_own() -> None:
+    scheme = Scheme("mine", Format(bits=4, granularity="channel"), Format(bits=8), widths=(("fc1", 6),))
+    assert [scheme.of_layer(name, 1, 3)[0].bits for name in ("fc1", "fc2")] == [6, 4]  # type: ignore[union-attr]
+    assert scheme.of_layer("fc1", 1, 3)[1] == Format(bits=8)
+
+
+def test_plain_data_says_only_what_was_chosen() -> None:
+    scheme = Scheme("mine", Format(bits=4))
+    assert set(scheme.as_dict()) == {"name", "weights", "activations", "ops", "edge_bits"}
+    chosen = replace(scheme, layers=("fc1",), widths=(("fc1", 3),)).as_dict()
+    assert chosen == {**scheme.as_dict(), "layers": ["fc1"], "widths": {"fc1": 3}}

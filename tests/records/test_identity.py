@@ -67,11 +67,13 @@ CHANGES = {
     "eval.resamples": ["999"],
     "eval.level": ["0.9"],
     "alpha": ["0.5", "0.25", "1", "0"],
+    "layers": ["model.layers.0", "['*mlp']", "[a,b]", "[a]"],
     "seed": ["1", "-1"],
 }
 CHANGES_TOGETHER = {  # with a second key, because alone they are refused
     "bits.weights.granularity": "channel bits.weights.group_size=null",
     "bits.activations.granularity": "tensor bits.activations.dynamic=false",
+    "mixed": "auto budget=4",
 }
 NOTHING = {
     "model.name": ["another/name"],  # the fingerprint says which weights
@@ -94,6 +96,8 @@ NOTHING = {
     "calibration.images": ["10"],
     "calibration.search_images": ["2"],
     "head": ["knn"],
+    "budget": ["4"],  # of mixed=auto, and this is not
+    "widths": ["[4,8]"],
     "tracker.mode": ["disabled", "online"],
     "tracker.project": ["mine"],
     "tracker.entity": ["me"],
@@ -220,6 +224,25 @@ def test_a_device_counts_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         known_as("device=cuda:2")
 
 
+def test_what_is_left_open_is_not_in_the_identity() -> None:
+    """Records from before there was a choice are still found."""
+    found = identity(api.configure(*BASE), SOURCE, TextCorpus(TEXT, None))
+    assert "mixed" not in found
+    assert set(found["scheme"]) == {"name", "weights", "activations", "ops", "edge_bits"}
+
+
+def test_layers_are_a_set() -> None:
+    assert known_as("layers=[a,b]") == known_as("layers=[b,a]") != known_as("layers=[a]") == known_as("layers=a")
+    assert known_as("layers=['0']") == known_as("layers=0")
+
+
+def test_mixed_points_differ_by_what_they_may_choose() -> None:
+    mixed = ("mixed=auto", "budget=4")
+    assert known_as(*mixed) == known_as(*mixed, "widths=[8,6,4,3,2]")
+    others = [("mixed=auto", "budget=4.5"), (*mixed, "widths=[3,4,8]"), (*mixed, "bits.weights.bits=3")]
+    assert len({known_as(*choice) for choice in (mixed, *others, ())}) == 5
+
+
 def test_layers_to_keep_are_a_set() -> None:
     assert known_as("model.keep=[a,b]") == known_as("model.keep=[b,a]") != known_as("model.keep=[a]")
 
@@ -257,7 +280,7 @@ def test_methods_with_alpha_have_their_own_default(method: str) -> None:
     assert known_as(choice, "alpha=0.3") != known_as(choice) == known_as(choice, "alpha=null")
 
 
-@pytest.mark.parametrize("change", ["bits=w8a8", "calibration.windows=3", "calibration.seed=3", "seed=3", "alpha=0.1"])
+@pytest.mark.parametrize("change", ["bits=w8a8", "calibration.windows=3", "calibration.seed=3", "seed=3", "alpha=0.1", "layers=a"])
 def test_the_float_model_is_one_point_whatever_would_be_calibrated(change: str) -> None:
     assert known_as("method=fp", change) == known_as("method=fp")
     assert known_as("method=fp", "data.windows=3") != known_as("method=fp")
