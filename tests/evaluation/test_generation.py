@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import transformers
 from cli import Ended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,19 @@ def test_beam_search_is_that_of_generate(tiny: LanguageModel, windows: Windows, 
     texts, scores = beam_search(tiny.module, ids, 12, beams)
     assert torch.equal(texts, expected[:, 30:])
     torch.testing.assert_close(scores.double(), likelihood(tiny, expected, 30), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "GPT2"])
+def test_caches_of_other_families_follow_their_beams(family: str) -> None:
+    torch.manual_seed(0)
+    llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "Gemma2": {**llama, "head_dim": 8, "sliding_window": 16}}[family]
+    config = getattr(transformers, f"{family}Config")(vocab_size=101, **sizes)
+    module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(101, (3, 24))
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "do_sample": False, "num_beams": 3}
+    expected = module.generate(ids, **options, eos_token_id=None, pad_token_id=0)
+    assert torch.equal(beam_search(module, ids, 12, 3)[0], expected[:, 24:])
 
 
 def test_as_many_beams_as_there_are_tokens_find_the_likeliest_pair(tiny: LanguageModel, windows: Windows) -> None:
