@@ -2,11 +2,10 @@
 
 import contextlib
 import io
-import json
 import math
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
@@ -15,26 +14,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sqbench.comparison import Difference, Outcome, differences
+from sqbench.comparison import Difference, differences
 from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation.base import Evaluation, EvaluationError, Result
+from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.documents import metric_name, outcomes, paired, samples_of
 from sqbench.evaluation.tasks import asked, manager
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import stored_bytes
 
 BOOTSTRAPS = 1000  # of lm-eval's own standard error of perplexities, in plain Python; the paired interval has eval.resamples
-
-# lm-eval's aggregation -> what an outcome adds to it: a number, and its weight in their mean.
-PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
-    "mean": lambda value: (float(value), 1.0),
-    "perplexity": lambda loglikelihood: (-loglikelihood, 1.0),
-    "weighted_perplexity": lambda outcome: (-outcome[0] / outcome[1], outcome[1]),
-    "bits_per_byte": lambda outcome: (-outcome[0] / outcome[1] / math.log(2), outcome[1]),
-}
-EXPONENTIAL = ("perplexity", "weighted_perplexity")  # of that mean; else the mean itself
-BY = ("task", "doc_hash", "copy")  # a document; equal ones are numbered
 
 
 def harness(
@@ -68,11 +58,11 @@ def harness(
     """
     with _put_back(model.device):
         found, loaded = _evaluate(model, tasks, limit, fewshot, batch)
-    samples = _samples(found["samples"], loaded)
+    samples = samples_of(found["samples"], loaded)
     if reference is not None:
-        samples = _paired(samples, reference.samples)
+        samples = paired(samples, reference.samples)
     metrics = {
-        _name(task, key): float(value)
+        metric_name(task, key): float(value)
         for task, results in found["results"].items()
         for key, value in results.items()
         if "," in key and not isinstance(value, str)  # "N/A", and what is no metric
@@ -104,10 +94,9 @@ def _evaluate(
     try:
         loaded = manager(any(task.listed for task in chosen)).load(specified)
     except OSError as error:  # what `datasets` raises when it finds no files and no network
-        names = ",".join(task.name for task in chosen if task.listed)
         raise UserError(
-            f"eval.tasks=[{names}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one run with a"
-            f" network fills the cache, and a file works without: minimal_pairs:FILE ({type(error).__name__}: {error})"
+            f"eval.tasks=[{','.join(entries)}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one"
+            f" run with a network fills the cache, and a file works without: minimal_pairs:FILE ({type(error).__name__}: {error})"
         ) from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
@@ -130,60 +119,10 @@ def _put_back(device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def _name(task: str, key: str) -> str:
-    """A metric's name here: lm-eval's `acc,none` of a task is `task/acc`."""
-    return f"{task}/{key.removesuffix(',none')}"
-
-
 def _stderr(metric: str) -> str:
     """Where the standard error of a metric stands."""
     stem, comma, filtered = metric.partition(",")
     return f"{stem}_stderr{comma}{filtered}"
-
-
-def _samples(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> pd.DataFrame:
-    """A row per document and metric."""
-    rows: list[dict[str, Any]] = []
-    for name, documents in logged.items():
-        aggregations = tasks[name].aggregation()
-        keys = {_key(metric, document): metric for document in documents for metric in document["metrics"]}
-        main = next((key for key in keys if keys[key] == "acc"), next(iter(keys)))
-        for document in documents:
-            for metric in document["metrics"]:
-                how = aggregations[metric].__name__ if metric in aggregations else "mean"  # as lm-eval does
-                row = {"task": name, "doc_hash": document["doc_hash"], "metric": _name(name, _key(metric, document))}
-                row |= {"main": metric * (how == "mean" and _key(metric, document) == main), "aggregation": how}
-                rows.append(row | _parts(document[metric], how))
-    samples = pd.DataFrame(rows)
-    samples.insert(2, "copy", samples.groupby(["metric", "doc_hash"]).cumcount())
-    samples["share"] = 1 / samples.groupby("metric")["value"].transform("size")
-    samples.loc[samples["metric"].isin(samples.loc[samples["value"].isna(), "metric"]), "main"] = ""  # no mean of what is no number
-    return samples
-
-
-def _key(metric: str, document: dict[str, Any]) -> str:
-    """lm-eval's key of a metric in its results."""
-    return f"{metric},{document['filter']}"
-
-
-def _parts(outcome: Any, aggregation: str) -> dict[str, Any]:
-    """What a document's outcome adds to the metric, or its text where no mean can tell."""
-    try:
-        value, weight = PARTS[aggregation](outcome)
-    except (KeyError, TypeError, ValueError):
-        return {"value": math.nan, "weight": 1.0, "outcome": json.dumps(outcome, default=str)}
-    return {"value": float(value), "weight": float(weight), "outcome": ""}
-
-
-def _paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The samples with the float model's value beside each, found by its document."""
-    keys, others = (pd.MultiIndex.from_frame(side[["metric", *BY]]) for side in (samples, other))
-    if len(unpaired := keys.symmetric_difference(others)):
-        raise EvaluationError(
-            f"{unpaired[0][0]}: the documents are not those that the float model answered; with the folder cache/baselines removed"
-            " both are read anew"
-        )
-    return samples.assign(value_fp=other["value"].to_numpy()[others.get_indexer(keys)])
 
 
 def _as_reference(result: Result) -> Result:
@@ -191,25 +130,8 @@ def _as_reference(result: Result) -> Result:
     return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
 
 
-def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    """Every metric that is made of a mean, and the means over tasks.
-
-    A mean over tasks weighs a document by one over those of its task. Its interval counts the spread between tasks, too.
-    """
-    plain = {name: ("main", "share", rows) for name, rows in samples.groupby("main", sort=False) if name}
-    tasks = {name: ("metric", "weight", rows) for name, rows in samples.groupby("metric", sort=False)}
-    found = {}
-    for name, (column, weights, rows) in {**plain, **tasks}.items():
-        if rows["value"].notna().all():
-            alike = rows[weights].nunique() == 1
-            binary = alike and rows["value"].isin((0, 1)).all()
-            kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
-            found[str(name)] = Outcome(kind, "value", BY, None if alike else weights, where=((column, str(name)),))
-    return found
-
-
 def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    return differences(samples, _outcomes(samples), resamples, level)
+    return differences(samples, outcomes(samples), resamples, level)
 
 
 def _check(chosen: EvalConfig) -> None:
@@ -234,5 +156,5 @@ LM_EVAL = Evaluation(
     _differences,
     check=_check,
     inputs=_inputs,
-    outcomes=_outcomes,
+    outcomes=outcomes,
 )

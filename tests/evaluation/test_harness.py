@@ -17,6 +17,7 @@ from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation import EvaluationError, Result, tasks
+from sqbench.evaluation.documents import outcomes, parts
 from sqbench.evaluation.harness import LM_EVAL, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
@@ -223,12 +224,10 @@ def test_a_yaml_task_of_ones_own_runs(tiny: LanguageModel, windows: Windows, tmp
 
 
 def test_what_is_no_number_is_kept_as_it_is() -> None:
-    from sqbench.evaluation.harness import _outcomes, _parts
-
     rows = [{"task": "t", "doc_hash": hash_, "copy": 0, "metric": "t/f1", "main": "", "share": 0.5} for hash_ in "ab"]
-    samples = pd.DataFrame([row | {"aggregation": "f1"} | _parts((0, 1), "f1") for row in rows])
+    samples = pd.DataFrame([row | {"aggregation": "f1"} | parts((0, 1), "f1") for row in rows])
     assert samples["outcome"].tolist() == ["[0, 1]", "[0, 1]"]
-    assert _outcomes(samples) == {}
+    assert outcomes(samples) == {}
 
 
 def identity(tasks_: list[str]) -> dict[str, Any]:
