@@ -136,6 +136,7 @@ class RunConfig:
     backend: str = "sim"  # a key of sqbench.execution.BACKENDS
     device: str = "auto"
     results_dir: str = "results"
+    cache_dir: str | None = None  # of calibration statistics and float results; null is results_dir/cache
     force: bool = False  # compute points again that are finished
     plan: bool = False  # print the points and their state, compute nothing
 
@@ -223,7 +224,6 @@ def check(cfg: DictConfig) -> None:
     if cfg.layers == EACH:
         raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
     scheme_of(cfg).check()
-    check_mixed(cfg)
     if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
         raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
     check_mixed(cfg)

@@ -176,7 +176,8 @@ def _refuse_nonfinite(record: dict[str, Any]) -> None:
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
     """Load, calibrate, quantize (and train), evaluate: the result, the float model's, and the examples both saw."""
-    cfg, cache = point.cfg, store.root / "cache"
+    cfg = point.cfg
+    cache = store.root / "cache" if cfg.cache_dir is None else Path(cfg.cache_dir).expanduser()
     torch.manual_seed(cfg.seed)
     same_examples = (*_same_weights(point), digest([*point.corpus.identity(cfg.data, cfg.calibration)]))
     same_model = (*same_examples, digest(point.identity["model"]), cache)
