@@ -117,7 +117,7 @@ def _titles(metric: str) -> str:
 
 
 def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None:
-    unit = tables.UNITS.get(metric, (1.0, ""))[1]
+    unit = tables.unit_of(metric)[1]
     better = "lower" if lower_is_better(metric) else "higher"
     axes.set_ylabel(f"{metric} ({', '.join([unit] * bool(unit) + [f'{better} is better'])})")
     _scale(axis, values)

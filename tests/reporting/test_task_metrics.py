@@ -1,0 +1,56 @@
+"""Metrics of lm-eval's tasks in tables: in order, in the unit of their kind, with their own number of examples."""
+
+from examples import build
+
+from sqbench.reporting.frame import family, main_metric, rank, results_frame
+from sqbench.reporting.tables import lay_out, number, to_markdown
+
+
+def record(method: str = "rtn", accuracy: float = 0.8, **changes):
+    delta = {"value": accuracy - 0.9, "low": -0.15, "high": -0.05, "level": 0.95, "n": 1000}
+    metrics = {
+        "acc": accuracy,
+        "acc_stderr": 0.01,
+        "a/acc": accuracy,
+        "a/acc_stderr": 0.01,
+        "a/f1,strict": 0.5,
+        "weight_bytes": 1e8,
+    }
+    return build(
+        method,
+        "w4a16",
+        metrics=metrics,
+        baseline={"acc": 0.9, "a/acc": 0.9, "a/f1,strict": 0.6, "weight_bytes": 4e8},
+        delta={"acc": {**delta, "n": 2000}, "a/acc": delta},
+        identity__eval={"name": "lm_eval", "tasks": {"a": {"file": "c" * 64}}},
+        **changes,
+    )
+
+
+def test_a_tasks_metric_goes_by_the_name_of_its_kind():
+    assert [family(name) for name in ("acc", "a/acc", "a/b/acc,strict")] == ["acc"] * 3
+    names = ["weight_bytes", "b/acc", "a/acc", "acc", "word/word_perplexity", "unknown", "a/f1", "kl_to_fp"]
+    ordered = sorted(names, key=lambda name: rank("metric", name))
+    assert ordered == ["word/word_perplexity", "acc", "a/acc", "b/acc", "kl_to_fp", "weight_bytes", "unknown", "a/f1"]
+    assert main_metric(["weight_bytes", "a/perplexity", "a/acc", "acc"]) == "acc"
+    assert main_metric(["weight_bytes", "text/word_perplexity"]) == "text/word_perplexity"
+    assert number(0.8015, "a/acc") == number(0.8015, "acc") == "80.15"
+
+
+def test_examples_are_counted_by_task_and_never_by_windows():
+    frame = results_frame([record()])
+    counts = {(row.method, row.metric): row.n for row in frame.dropna(subset="n").itertuples()}
+    expected = {("rtn", "acc"): 2000, ("rtn", "a/acc"): 1000, ("rtn", "delta_acc"): 2000, ("rtn", "delta_a/acc"): 1000}
+    assert counts == expected | {("fp", "acc"): 2000, ("fp", "a/acc"): 1000}
+    assert frame.set_index(["method", "metric"]).at[("rtn", "a/acc"), "stderr"] == 0.01
+
+
+def test_other_files_are_another_row_even_under_one_name():
+    changed = {"name": "lm_eval", "tasks": {"a": {"file": "d" * 64}}}
+    other = record(accuracy=0.7)
+    other["identity"] = {**other["identity"], "eval": changed}
+    other["point_id"] = "other"
+    table = to_markdown(lay_out(results_frame([record(), other]), ["method"], [], "a/acc"))
+    assert "a/acc (%)" in table
+    assert "eval.tasks.a.file=cccccccccccc" in table
+    assert "eval.tasks.a.file=dddddddddddd" in table
