@@ -14,6 +14,7 @@ from cli import Ended, call, contents, paste, run, tiny_run
 
 import sqbench
 from sqbench import runner
+from sqbench.errors import UserError
 from sqbench.storage import digest
 
 Command = Callable[..., Ended]
@@ -474,3 +475,27 @@ def test_the_readers_of_a_record_need_no_more_than_the_record(command: Command, 
     table, files = collect(CollectConfig(results_dir=str(results)))
     assert "fail" in next(path for path in files if path.name == "perplexity.csv").read_text()
     assert all(f"| {method}" in table for method in ("rtn", "smoothquant"))
+
+
+def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(command: Command, results: Path) -> None:
+    from sqbench.collect import CollectConfig, WhereConfig, collect
+
+    ended = command("-m", "method=rtn,smoothquant", "bits=w4a16,w8a8", "data.windows=8")
+    assert ended.code == 0
+    assert "perplexity over 8 examples: fewer than 30 make rough intervals and weak tests" in ended.err
+    config = CollectConfig(results_dir=str(results))
+    table, files = collect(config)
+    assert "sign-flip test by window, Holm over 2 comparisons" in table
+    assert "Fewer than 30 examples" in table
+    assert "not compared" not in table
+    long = pd.read_csv(files[0])
+    changes = long[long["metric"] == "delta_perplexity"]
+    assert (changes["p"] >= 2**-7).all()  # of 2^8 signs, two are as uneven as none flipped
+    assert (changes["p_holm"] >= changes["p"]).all()
+    assert set(changes["test"]) == {"sign-flip test, bootstrap-t interval"}
+    assert command("method=rtn", "bits=w4a16", "data.windows=4").code == 0
+    with pytest.raises(UserError, match=r"windows=4,8: .* where.windows=4 works, and rows=\[method,alpha,windows\]"):
+        collect(config)
+    collect(CollectConfig(results_dir=str(results), where=WhereConfig(windows=8)))
+    assert files[3].read_text() == table.rstrip("\n") + "\n"
+    collect(CollectConfig(results_dir=str(results), rows=["method", "windows"]))

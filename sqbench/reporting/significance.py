@@ -66,7 +66,7 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
         power = f"a change of x would be found with {100 * POWER:.0f} % power"
         notes.append(f"n.s., detectable x: not significant at {alpha} ({test}, Holm over {changes}); {power}")
     elif cells["p_holm"].notna().any():
-        notes.append(f"Significant at {alpha} is every change ({test}, Holm over {changes})")
+        notes.append(f"Every change is significant at {alpha} ({test}, Holm over {changes})")
     if best.any():
         by, pairs = " and ".join(next(iter(known.values())).outcome.by), _counted(compared, "comparison")
         among = " among points with the same float model" * split
@@ -105,7 +105,7 @@ def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samp
             return None
         first = first or (outcome, rows)
         values.append(rows[own].to_numpy())
-        floats += [rows[floating].to_numpy()] * (floating in rows)
+        floats += [rows[name].to_numpy() for name in rows if name == floating]
     assert first is not None
     return Side(*first, _mean(values), _mean(floats) if len(floats) == len(values) else None)
 

@@ -65,7 +65,7 @@ def test_what_is_not_significantly_worse_than_the_best_of_its_column_is_bold(poi
     assert points.bold() == {("smoothquant", "w8a8"), ("mse", "w8a8")}
     text = to_markdown(points.grid())
     assert "Bold is not significantly worse than the best of its column (sign-flip test by window, Holm over 2 comparisons)" in text
-    assert "Significant at 5 % is every change (sign-flip test, Holm over 4 changes)" in text
+    assert "Every change is significant at 5 % (sign-flip test, Holm over 4 changes)" in text
     assert "Fewer than 30 examples make rough intervals and weak tests" in text
 
 
