@@ -17,6 +17,7 @@ from sqbench.errors import UserError
 from sqbench.records.store import Store
 from sqbench.reporting.frame import check_examples, main_metric, results_frame, select
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
+from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
 from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import lay_out, to_markdown, write_tables
 
@@ -35,6 +36,7 @@ class WhereConfig:
     windows: Any = None
     images: Any = None
     ops: Any = None
+    layers: Any = None
     method: Any = None
     bits: Any = None
     alpha: Any = None
@@ -47,7 +49,7 @@ class CollectConfig:
     results_dir: str = "results"
     rows: list[str] = field(default_factory=lambda: ["method", "alpha"])  # columns of long.csv that make the rows
     columns: list[str] = field(default_factory=lambda: ["bits"])  # and those that make the columns
-    metric: str | None = None  # null: perplexity, or else the first that the records have; outliers: of every layer's input
+    metric: str | None = None  # null: perplexity, or else the first that the records have; outliers, sensitivity: of layers
     where: WhereConfig = field(default_factory=WhereConfig)
 
 
@@ -64,9 +66,11 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     frame = results_frame(records)
     folder = Path(config.results_dir).expanduser() / "tables"
     shown = chosen(frame, config.where)
+    points = set(shown["point_id"])
     if config.metric == OUTLIERS:
-        points = set(shown["point_id"])
         return write_outliers(outliers_frame(Store(config.results_dir).records(points), points), folder)
+    if config.metric == SENSITIVITY:
+        return write_sensitivity(sensitivity_frame(Store(config.results_dir).records(points), points), folder)
     metric = config.metric or main_metric(shown["metric"])
     grid = lay_out(shown, config.rows, config.columns, metric)
     check_examples(shown, config.rows, config.columns, metric)

@@ -17,7 +17,7 @@ from sqbench.reporting.tables import change_text, number, printable
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
 # Named below the method, and only where points differ in it: 80 columns have no room for what all rows share.
 _SIDES = (
-    *("model", "head", "data", "eval", "window", "windows", "images", "beams", "samples", "source", "ops"),
+    *("model", "head", "data", "eval", "window", "windows", "images", "beams", "samples", "source", "layers", "ops"),
     *("backend", "device", "variant", "seed"),
 )
 _FORMATS = ("weights", "activations")

@@ -1,0 +1,97 @@
+"""Which layers does quantization hurt: groups ranked by damage, from the records of points that quantized one group alone."""
+
+import math
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sqbench.errors import UserError
+from sqbench.reporting.frame import main_metric, point_fields, rank
+from sqbench.reporting.tables import change_text, markdown_table, number
+from sqbench.storage import canonical_json, write_text
+
+SENSITIVITY = "sensitivity"  # what `metric=` calls it
+_STUDY = ("model", "data", "method", "bits", "alpha", "window", "windows", "images", "seed")  # named above each ranking
+_NOTE = (
+    "Each row is a point that quantized these layers alone. Ranked by kl_to_fp, the mean divergence from the float model in nats;"
+    " in brackets the interval of the change. share: of all weights in layers and embeddings."
+)
+
+
+def sensitivity_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
+    """One row per point that quantized some layers alone; points that differ in their layers only are one study, and are ranked.
+
+    Columns: `study` (a number), those of the point that name it, `rank` (1 is the most damage), `layers`, `kl_to_fp`, `metric`
+    with its `change`, `low`, `high` and `level`, `weights` (quantized), `share`. Failed points come last, without numbers.
+
+    Args:
+        records: with `quantized`, as a store lists them.
+        points: ids of the chosen ones.
+
+    Raises:
+        UserError: no chosen point quantized some layers alone.
+    """
+    studies: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        scheme = record["identity"]["scheme"]
+        compared = record["status"] == "failed" or "kl_to_fp" in record["metrics"]
+        if record["point_id"] in points and "layers" in scheme and compared:
+            rest = {**record["identity"], "scheme": {**scheme, "layers": None}}
+            studies.setdefault(canonical_json(rest), []).append(_row(record))
+    if not studies:
+        raise UserError(
+            "metric=sensitivity: no point here quantized some layers alone; python -m sqbench.run experiment=sensitivity makes some"
+        )
+    rows = []
+    for number_, key in enumerate(sorted(studies), 1):
+        ordered = sorted(
+            studies[key], key=lambda row: (math.isnan(row["kl_to_fp"]), -row["kl_to_fp"], rank("layers", row["layers"]))
+        )
+        rows += [{"study": number_, **row, "rank": place} for place, row in enumerate(ordered, 1)]
+    columns = ("study", *_STUDY, "rank", "layers", "kl_to_fp", "metric", "change", "low", "high", "level", "weights", "share")
+    return pd.DataFrame(rows, columns=list(columns)).astype({"weights": "Int64"})
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    fields, done = point_fields(record), record["quantized"]
+    metric = main_metric(record["delta"]) if record["delta"] else ""
+    change = record["delta"].get(metric, {})
+    return {
+        **{name: fields[name] for name in (*_STUDY, "layers")},
+        "kl_to_fp": float(record["metrics"].get("kl_to_fp", math.nan)),
+        "metric": metric,
+        **{name: change.get(key) for name, key in (("change", "value"), ("low", "low"), ("high", "high"), ("level", "level"))},
+        "weights": done.get("weights"),
+        "share": done.get("coverage"),
+    }
+
+
+def write_sensitivity(frame: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
+    """Write `sensitivity.csv`, and each study's ranking to `sensitivity.md`.
+
+    Returns:
+        The rankings as Markdown, and the files.
+    """
+    parts = []
+    for _, study in frame.groupby("study"):
+        first = study.iloc[0]
+        metric = next((name for name in study["metric"] if name), "")
+        said = [f"{name} {first[name]}" for name in _STUDY if not pd.isna(first[name]) and first[name] != ""]
+        head = ["rank", "layers", "kl_to_fp", f"Δ {metric}".strip(), "weights", "share"]
+        parts.append(f"{', '.join(said)}:\n\n" + markdown_table(head, [_cells(row) for _, row in study.iterrows()], sides=2))
+    text = "\n\n".join([*parts, _NOTE]) + "\n"
+    files = {"sensitivity.csv": frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "sensitivity.md": text}
+    for name, content in files.items():
+        write_text(folder / name, content)
+    return text, [folder / name for name in files]
+
+
+def _cells(row: pd.Series) -> list[str]:
+    if math.isnan(row["kl_to_fp"]):
+        return [str(row["rank"]), row["layers"], "fail", "--", "--", "--"]
+    low, high = (math.nan if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    change = "--" if pd.isna(row["change"]) else change_text(float(row["change"]), low, high, row["metric"])
+    sizes = [f"{row['weights']:,}", f"{100 * row['share']:.1f} %"]
+    return [str(row["rank"]), row["layers"], number(row["kl_to_fp"], "kl_to_fp", extra=1), change, *sizes]
