@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sqbench import api
 from sqbench.calibration import Statistics
+from sqbench.collect import CollectConfig, collect
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation import Result
@@ -185,6 +186,11 @@ def test_both_backends_and_several_widths_through_the_command_line(command: Comm
     assert sorted(zip(table["beams"], table["backend"], strict=True)) == [(1, "int"), (1, "sim"), (3, "int"), (3, "sim")]
     assert set(table["variant"]) == {""}
     assert sorted(frame[(frame["metric"] == "loglik") & (frame["method"] == "fp")]["beams"]) == [1, 3]
+    text, _ = collect(CollectConfig(str(results), rows=["method", "backend"], columns=["beams"], metric="exact_match"))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert cells[0] == ["method", "backend", "1", "3"]
+    assert cells[2] == ["fp", "", "100.0", "100.0"]
+    assert [line[:2] for line in cells[3:]] == [["rtn", "int"], ["rtn", "sim"]]
     before = {record["point_id"]: record["metrics"] for record in found}
     assert "6 done" in command(*sweep, "force=true").out
     assert {record["point_id"]: record["metrics"] for record in Store(results).records()} == before  # to the last bit
