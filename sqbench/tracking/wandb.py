@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from sqbench.storage import canonical_json, write_text
+from sqbench.tracking import content
 
 if TYPE_CHECKING:
     import wandb
@@ -57,7 +58,7 @@ def mirror(
         run = _start(record, mode, project, entity, results_dir, sweep)
         try:
             with _staging(Path(run.settings.sync_dir)):
-                _fill(run, record, samples)
+                _fill(run, record, samples, results_dir)
         finally:
             run.finish(exit_code=0 if record["status"] == "ok" else 1)
     except TimeoutError as error:  # this run is whole on disk; the next one need not wait as long
@@ -70,8 +71,6 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
     """Begin the run, online if wanted and possible."""
     import wandb
 
-    identity = record["identity"]
-    method, bits, alpha = identity["method"]["name"], identity["scheme"]["name"], identity["method"].get("alpha")
     wandb.setup(wandb.Settings(silent=True))  # before init: a login speaks up with the settings of the process
     results_dir.mkdir(parents=True, exist_ok=True)
 
@@ -81,11 +80,12 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
             project=project,
             entity=entity,
             group=sweep[:128] or None,
-            job_type=method,
+            job_type=record["identity"]["method"]["name"],
             id=record["point_id"],
-            name=" ".join([method, bits, *([] if alpha is None else [f"a={alpha}"])]),
-            tags=_tags(method, bits, record["config"]["model"]["name"], record["config"]["data"]["name"], record["status"]),
-            config={**record["config"], "identity": identity},
+            name=content.name_of(record),
+            tags=_tags(content.tags_of(record)),
+            notes=record["provenance"].get("command"),
+            config={**record["config"], "identity": record["identity"]},
             mode=mode,
             dir=str(results_dir),
             reinit="create_new",  # a run that the caller has open stays as it is
@@ -121,19 +121,23 @@ def _give_up(error: Exception) -> None:
     log.warning("W&B server unreachable: %s; logging offline, `wandb sync` uploads later", reason)
 
 
-def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None) -> None:
-    """Everything a run shows: numbers, tables, the record itself."""
+def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None, results_dir: Path) -> None:
+    """Everything a run shows: numbers, the learning curve, tables, distributions, the record itself."""
     import wandb
 
-    run.summary.update({"status": record["status"], **record["metrics"], **dict(_flat("delta", record["delta"]))})
-    run.summary.update(dict(_flat("cost", record["cost"])))
+    run.summary.update(content.numbers_of(record))
+    run.define_metric("training/*", step_metric="training/epoch")
     for entry in record["quantized"].get("training", {}).get("curve", []):
         run.log({f"training/{name}": value for name, value in entry.items() if value is not None})
-    layers = record["quantized"].get("per_layer")
-    if layers:
-        run.log({"per_layer": _table(pd.DataFrame(layers))})
+    tables = content.tables_of(record)
+    shown: dict[str, Any] = {name: _table(frame) for name, frame in tables.items()}
+    shown |= {name: wandb.Histogram(values) for name, values in content.spreads_of(tables).items()}
     if samples is not None and len(samples):
-        run.log({"samples": _table(samples.head(SAMPLE_ROWS))})
+        shown["samples"] = _table(samples.head(SAMPLE_ROWS))
+    if pictures := content.pictures_of(record, results_dir):
+        shown["distributions"] = [wandb.Image(str(picture.path), caption=picture.caption) for picture in pictures]
+    if shown:
+        run.log(shown)
     copy = Path(run.dir) / "record.json"
     write_text(copy, canonical_json(record))
     artifact = wandb.Artifact(f"record-{record['point_id']}", type="record")
@@ -148,16 +152,7 @@ def _table(frame: pd.DataFrame) -> "wandb.Table":
     return wandb.Table(columns=[str(name) for name in frame.columns], data=known.to_numpy().tolist(), allow_mixed_types=True)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Nested numbers under W&B's own separator: `delta/perplexity/low`."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(f"{name}/{key}", part)
-    else:
-        yield name, value
-
-
-def _tags(*names: str) -> list[str]:
+def _tags(names: Iterable[str]) -> list[str]:
     """Distinct tags of the 1 to 64 characters that the library accepts."""
     return list(dict.fromkeys(name[:64] for name in names if name))
 

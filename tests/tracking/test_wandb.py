@@ -7,9 +7,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from examples import build
+from cli import tiny_run
+from examples import SCHEMES, build, write
 
+from sqbench.records.store import Store
 from sqbench.tracking import wandb as tracker
+from sqbench.tracking.content import name_of, pictures_of
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +57,8 @@ def test_an_offline_run_holds_the_record(tmp_path):
     mirror(record, tmp_path, samples=pd.DataFrame({"window": [0, 1], "nll": [2.5, None], "text": ["a", None]}))
     found = summary_of(tmp_path, record["point_id"])
     assert (found["run_id"], found["project"], found["state"]) == (record["point_id"], "demo", "finished")
-    assert found["name"] == "smoothquant w8a8 a=0.5"
-    assert found["tags"] == ["smoothquant", "w8a8", "smollm2", "pydoc", "ok"]
+    assert found["name"] == "smollm2 smoothquant w8a8 a=0.5"
+    assert found["tags"] == ["smoothquant", "w8a8", "smollm2", "pydoc", "perplexity", "sim", "ok"]
     assert found["config"] == {**record["config"], "identity": record["identity"]}
     summary = found["summary"]
     assert {name: summary[name] for name in record["metrics"]} == record["metrics"]
@@ -89,7 +92,7 @@ def test_a_failed_point_is_a_failed_run(tmp_path):
     record = build("rtn", status="failed")
     mirror(record, tmp_path)
     found = summary_of(tmp_path, record["point_id"])
-    assert (found["state"], found["name"], found["summary"]["status"]) == ("failed", "rtn w8a8", "failed")
+    assert (found["state"], found["name"], found["summary"]["status"]) == ("failed", "smollm2 rtn w8a8", "failed")
     assert "per_layer" not in found["summary"]
 
 
@@ -98,7 +101,7 @@ def test_points_of_one_process_are_runs_of_their_own(tmp_path):
     for record in records:
         mirror(record, tmp_path)
     names = [summary_of(tmp_path, record["point_id"])["name"] for record in records]
-    assert names == ["smoothquant w8a8 a=0.3", "smoothquant w8a8 a=0.5"]
+    assert names == ["smollm2 smoothquant w8a8 a=0.3", "smollm2 smoothquant w8a8 a=0.5"]
 
 
 def test_a_point_done_again_replaces_its_run_and_no_other(tmp_path):
@@ -197,7 +200,7 @@ def test_the_callers_own_run_and_environment_stay(tmp_path, monkeypatch):
 
 
 def test_long_names_become_valid_tags():
-    assert tracker._tags("a", "x" * 80, "", "a") == ["a", "x" * 64]
+    assert tracker._tags(["a", "x" * 80, "", "a"]) == ["a", "x" * 64]
 
 
 def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
@@ -210,3 +213,83 @@ def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
     assert "training/validation_top1" in json.dumps(entries)
     summary = summary_of(tmp_path, record["point_id"])["summary"]
     assert summary["training/loss"] == 0.7
+
+
+def test_tables_of_groups_and_widths_and_the_spread_over_layers(tmp_path):
+    record = build("smoothquant", "w8a8", "auto")
+    record["quantized"] |= {
+        "per_layer": [{"layer": "q", "input_sqnr_db": 30.0}, {"layer": "k", "input_sqnr_db": None}],
+        "groups": [{"source": "norm", "readers": ["q", "k"], "alpha": 0.6}],
+        "allocation": {"budget": 4.5, "groups": [{"group": "q", "bits": 3}]},
+    }
+    mirror(record, tmp_path)
+    (folder,) = run_folders(tmp_path, record["point_id"])
+    tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text())["data"] for path in folder.rglob("media/table/*.json")}
+    assert tables == {"per_layer": [["q", 30.0], ["k", None]], "groups": [["norm", "q, k", 0.6]], "allocation": [["q", 3]]}
+    spread = summary_of(tmp_path, record["point_id"])["summary"]["layers/input_sqnr_db"]
+    assert (spread["_type"], sum(spread["values"])) == ("histogram", 1)
+
+
+def test_pictures_are_those_of_the_points_own_weights_and_method(tmp_path):
+    from PIL import Image
+
+    record, other = build(alpha=0.5), build(alpha=0.8)
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    for layer, owner in (("a", record), ("b", other)):
+        Image.new("RGB", (8, 8)).save(plots / f"distributions-smollm2-{layer}.png")
+        of = {"weights": owner["identity"]["model"]["weights"], "method": owner["identity"]["method"]}
+        (plots / f"distributions-smollm2-{layer}.json").write_text(json.dumps({**of, "layer": layer, "told": "what it shows"}))
+    (plots / "distributions-smollm2-c.json").write_text("{")
+    mirror(record, tmp_path)
+    summary = summary_of(tmp_path, record["point_id"])["summary"]
+    shown = summary["distributions"]
+    assert (shown["_type"], shown["count"], shown["captions"]) == ("images/separated", 1, ["what it shows"])
+    (folder,) = run_folders(tmp_path, record["point_id"])
+    assert [path.stat().st_size for path in folder.rglob("media/images/*.png")] == [
+        (plots / "distributions-smollm2-a.png").stat().st_size
+    ]
+
+
+def test_names_tell_points_of_a_sweep_apart():
+    def scheme(**changes):
+        return {**SCHEMES["w8a8"], **changes}
+
+    points = {
+        "smollm2 rtn w8a8": build("rtn"),
+        "smollm2 rtn w8a8 seed 1": build("rtn", identity__seed=1),
+        "smollm2 rtn w8a8 int": build("rtn", identity__backend="int"),
+        "smollm2 rtn w8a8 latency": build("rtn", identity__eval__name="latency"),
+        "smollm2 rtn w8a8 full": build("rtn", identity__scheme=scheme(ops="full")),
+        "smollm2 rtn w8a8 blocks.0": build("rtn", identity__scheme=scheme(layers=("blocks.0",))),
+        "smollm2 rtn w8a8 2 layers": build("rtn", identity__scheme=scheme(layers=("a", "b"))),
+        "smollm2 awq w8a8 a=auto": build("awq", alpha="auto"),
+    }
+    assert [name_of(record) for record in points.values()] == list(points)
+
+
+def test_a_picture_that_plot_draws_is_found_by_the_point_it_belongs_to(command, results, tiny_folder, text_file):
+    from sqbench import plot
+
+    method = ("method=smoothquant", "alpha=0.6", "bits=w8a8")
+    assert command(*method).code == 0
+    drawn = [*tiny_run(tiny_folder, text_file, results, *method), "layer=model.layers.0.mlp.up_proj", "formats=[png]"]
+    assert plot.main(["distributions", *drawn]) == 0
+    (record,) = Store(results).records()
+    (picture,) = pictures_of(record, results)
+    assert picture.path.is_file()
+    assert "model.layers.0.mlp.up_proj" in picture.caption
+    assert "alpha 0.6" in picture.caption
+
+
+def test_a_results_folder_is_mirrored_as_a_whole(tmp_path, capsys):
+    from scripts import wandb_mirror
+
+    records = [build(alpha=0.5), build("rtn", status="failed")]
+    write(tmp_path, *records)
+    assert wandb_mirror.main(["--results-dir", str(tmp_path), "--project", "again"]) == 0
+    assert capsys.readouterr().out == "2 points\n"
+    assert [summary_of(tmp_path, record["point_id"])["state"] for record in records] == ["finished", "failed"]
+    with pytest.raises(SystemExit) as end:
+        wandb_mirror.main(["--results-dir", str(tmp_path / "none")])
+    assert end.value.code == 2

@@ -1,0 +1,50 @@
+"""Mirror finished points to Weights & Biases anew: what ran with tracker=none, or before `sqbench.plot` drew its pictures.
+
+    python -m scripts.wandb_mirror                              # results, offline: `wandb sync results/wandb/offline-*` uploads
+    python -m scripts.wandb_mirror --results-dir lab --mode online --project lab
+
+Runs have the ids of their points: an earlier one of the same point is replaced.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sqbench.quiet import quiet
+from sqbench.records.store import Store
+from sqbench.tracking.wandb import mirror
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: how many points were mirrored; exit status 2 where there are none."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.wandb_mirror", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--mode", choices=("offline", "online"), default="offline")
+    parser.add_argument("--project", default="sqbench")
+    parser.add_argument("--entity", default=None, help="the user or team of the project; the account's default without")
+    given = parser.parse_args(arguments)
+    quiet()
+    if not (given.results_dir / "runs").is_dir():
+        parser.error(f"--results-dir {given.results_dir}: has no runs/; `python -m sqbench.run results_dir=...` makes it")
+    store, count = Store(given.results_dir), 0
+    for record in store.records():
+        samples = store.folder(record["point_id"]) / "samples.parquet"
+        mirror(
+            record,
+            pd.read_parquet(samples) if samples.is_file() else None,
+            mode=given.mode,
+            project=given.project,
+            entity=given.entity,
+            results_dir=store.root,
+            sweep=record["provenance"]["sweep"] or "single",
+        )
+        count += 1
+    sys.stdout.write(f"{count} points\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

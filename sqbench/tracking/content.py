@@ -1,0 +1,104 @@
+"""What a tracked run shows of a record: its name and tags, numbers, tables and pictures. Nothing here knows a tracker."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sqbench.storage import digest
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk, and what it says below."""
+
+    path: Path
+    caption: str
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """Model, method, bits, and what else is not as usual: of 200 points of a sweep no two should look the same."""
+    identity = record["identity"]
+    scheme, alpha, evaluation = identity["scheme"], identity["method"].get("alpha"), identity["eval"]["name"]
+    layers: list[str] = list(scheme.get("layers") or ())
+    parts = (
+        (_short(record["config"]["model"]["name"]), True),
+        (identity["method"]["name"], True),
+        (scheme["name"], True),
+        (f"a={alpha}", alpha is not None),
+        (scheme["ops"], scheme["ops"] != "linear"),
+        (layers[0] if len(layers) == 1 else f"{len(layers)} layers", layers),
+        (identity["backend"], identity["backend"] != "sim"),
+        (evaluation, evaluation not in ("perplexity", "top1")),
+        (f"seed {identity['seed']}", identity["seed"] != 0),
+    )
+    return " ".join(text for text, told in parts if told)
+
+
+def tags_of(record: dict[str, Any]) -> list[str]:
+    """What runs are filtered by."""
+    identity, config = record["identity"], record["config"]
+    names = (identity["method"]["name"], identity["scheme"]["name"], _short(config["model"]["name"]), config["data"]["name"])
+    return [*names, identity["eval"]["name"], identity["backend"], record["status"]]
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Status, metrics, differences from the float model and costs, nested ones under slashes: `delta/perplexity/low`."""
+    nested = (item for part in ("delta", "cost") for item in _flat(part, record[part]))
+    return {"status": record["status"], **record["metrics"], **dict(nested)}
+
+
+def tables_of(record: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """What quantization did to every layer, every group whose scales moved, and the widths of mixed precision."""
+    quantized = record["quantized"]
+    rows = {
+        "per_layer": quantized.get("per_layer"),
+        "groups": quantized.get("groups"),
+        "allocation": quantized.get("allocation", {}).get("groups"),
+    }
+    return {name: pd.DataFrame(list(map(_row, found))) for name, found in rows.items() if found}
+
+
+def spreads_of(tables: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
+    """The numbers of a run's layers, column by column, without those that are missing."""
+    numbers = tables.get("per_layer", pd.DataFrame()).select_dtypes("number")
+    return {f"layers/{name}": values for name in numbers if len(values := numbers[name].dropna().tolist())}
+
+
+def pictures_of(record: dict[str, Any], results_dir: Path) -> list[Picture]:
+    """The distributions that `sqbench.plot` has drawn of this point's weights under this point's method."""
+    identity, found = record["identity"], []
+    wanted = _of(identity["model"]["weights"], identity["method"])
+    for path in sorted((results_dir / "plots").glob("distributions-*.json")):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if _of(told["weights"], told["method"]) == wanted and (picture := path.with_suffix(".png")).is_file():
+                found.append(Picture(picture, told["told"]))
+        except (OSError, ValueError, KeyError):
+            continue  # of another version, or being written: a picture is no result
+    return found
+
+
+def _of(weights: str, method: dict[str, Any]) -> str:
+    return digest([weights, method])
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry with names in one cell."""
+    return {key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in entry.items()}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(f"{name}/{key}", part)
+    else:
+        yield name, value
+
+
+def _short(model: str) -> str:
+    """A model's name; of a folder its last part."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
