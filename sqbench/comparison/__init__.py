@@ -2,17 +2,15 @@
 
 from sqbench.comparison.differences import (
     FEW,
-    POWER,
     Difference,
-    holm,
     mean_difference,
-    minimum_detectable,
     perplexity_difference,
     proportion_difference,
     speedup,
 )
 from sqbench.comparison.outcomes import Outcome, differences
 from sqbench.comparison.resampling import BOOTSTRAP_SEED
+from sqbench.comparison.significance import POWER, holm, minimum_detectable
 
 __all__ = [
     "BOOTSTRAP_SEED",

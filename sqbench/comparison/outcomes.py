@@ -12,13 +12,12 @@ import pandas as pd
 
 from sqbench.comparison.differences import (
     Difference,
-    by_unit,
-    mcnemar,
     mean_difference,
     perplexity_difference,
     proportion_difference,
 )
-from sqbench.comparison.resampling import sign_flips
+from sqbench.comparison.resampling import by_unit, sign_flips
+from sqbench.comparison.significance import mcnemar
 
 
 @dataclass(frozen=True)

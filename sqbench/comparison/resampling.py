@@ -1,6 +1,7 @@
 """Resampling of independent units: the sign-flip test and the bootstrap-t interval, seeded, in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,14 @@ Statistic = Callable[[Array, Array], tuple[Array, Array, Array]]
 BOOTSTRAP_SEED = 20221118
 ENUMERATED = 18  # examples that differ, up to which all 2^18 signs are tried: milliseconds, and no chance in the result
 _PIECE = 2**21  # draws that exist at once
+
+
+def by_unit(columns: Sequence[Array], clusters: NDArray[Any] | None) -> Array:
+    """Columns [examples] side by side, summed over each cluster where examples share one: [units, columns]."""
+    if clusters is None:
+        return np.stack(columns, axis=1)
+    _, at = np.unique(clusters, return_inverse=True)
+    return np.stack([np.bincount(at, weights=column) for column in columns], axis=1)
 
 
 def sign_flips(change: Array, resamples: int, seed: int = BOOTSTRAP_SEED) -> float:

@@ -21,8 +21,8 @@ from sqbench.comparison import (
     perplexity_difference,
     proportion_difference,
 )
-from sqbench.comparison.differences import mcnemar
 from sqbench.comparison.resampling import ENUMERATED, sign_flips
+from sqbench.comparison.significance import mcnemar
 
 Compare = Callable[..., Difference]
 FEW = {"resamples": 200}
