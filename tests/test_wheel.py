@@ -33,6 +33,10 @@ def test_the_wheel_works_from_any_folder(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert all(word in done.stdout for word in words), done.stdout
+    (elsewhere / "results").mkdir()
+    page = "import runpy, sys; sys.argv = ['sqbench.report']; runpy.run_module('sqbench.report', run_name='__main__')"
+    made = subprocess.run([sys.executable, "-c", page], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stdout) == (0, "results/report/index.html\n"), made.stderr
     where = subprocess.run(
         [sys.executable, "-c", "import sqbench; print(sqbench.__file__)"],
         cwd=elsewhere,

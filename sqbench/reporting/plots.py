@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 from sqbench.errors import UserError
 from sqbench.reporting import style, tables
 from sqbench.reporting.frame import lower_is_better
-from sqbench.reporting.series import NOISE, curves, sized
+from sqbench.reporting.series import NOISE, curves, logarithmic, sized
 from sqbench.reporting.tables import Grid
-
-LOG_FROM = 20.0  # largest over smallest value from which an axis is logarithmic
 
 
 def alpha_picture(grid: Grid) -> Figure:
@@ -124,8 +122,7 @@ def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None
 
 
 def _scale(axis: Any, values: list[float]) -> None:
-    finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM:
+    if logarithmic(values):
         axis._set_axes_scale("log")
 
 

@@ -14,7 +14,14 @@ from sqbench.reporting.tables import Grid, lay_out
 
 SERIES = ("method", "bits", "alpha")
 MOST_LINES = 14  # that a reader can follow
+LOG_FROM = 20.0  # largest over smallest value from which an axis is logarithmic
 NOISE = (("input_sqnr_db", "layer input"), ("weight_sqnr_db", "layer weight"))
+
+
+def logarithmic(values: Sequence[float]) -> bool:
+    """Whether values are so far apart that an axis of theirs is logarithmic."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,14 @@ class Curve:
     """One line of the alpha picture; `alphas` is empty for a method without alpha, which then has one value.
 
     Attributes:
+        label: method, bits, and what else tells it from others.
         alphas: numbers as text, or `auto`.
         values, low, high: as shown on the axis; the interval's ends are NaN where it is unknown.
     """
 
     label: str
+    method: str
+    bits: str
     alphas: tuple[str, ...]
     values: tuple[float, ...]
     low: tuple[float, ...]
@@ -62,7 +72,7 @@ def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
     for key, rows in cells[cells["method"] != "fp"].groupby(names, sort=False):
         alphas = tuple(alpha for alpha in rows["alpha"] if alpha)
         label = " ".join([*key[:2], *(f"{name}={value}" for name, value in zip(names[2:], key[2:], strict=True) if value)])
-        found.append(Curve(label, alphas, *(tuple(rows[name]) for name in ("value", "low", "high"))))
+        found.append(Curve(label, key[0], key[1], alphas, *(tuple(rows[name]) for name in ("value", "low", "high"))))
     return (float(floats["value"].iloc[0]) if len(floats) else None), found
 
 

@@ -1,0 +1,80 @@
+"""The answer first: of every bit-width the best method with its interval, and which others are not significantly worse."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sqbench.records.store import Store
+from sqbench.reporting.frame import lower_is_better
+from sqbench.reporting.html.results import Results, Study
+from sqbench.reporting.significance import tested
+from sqbench.reporting.tables import Grid, change_text, lay_out, number
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best cell of a bit-width.
+
+    Attributes:
+        change: against the float model, with its interval; empty if it was not compared.
+        note: what the test against the float model could not see.
+        points: ids behind it.
+        beside: the others that are not significantly worse.
+        tried, failed: cells of this bit-width.
+    """
+
+    bits: str
+    name: str
+    value: str
+    change: str
+    note: str
+    points: tuple[str, ...]
+    beside: tuple[str, ...]
+    tried: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best of every bit-width of a study, from wide to narrow.
+
+    Attributes:
+        floating: the float model's value, empty if unknown.
+        notes: of the tests.
+    """
+
+    floating: str
+    best: tuple[Best, ...]
+    notes: tuple[str, ...]
+
+
+def answer(results: Results, study: Study) -> Answer:
+    """Compare a study's points with each other by example, column by column.
+
+    Raises:
+        UserError: the study has no result.
+    """
+    grid = lay_out(study.frame, ("method", "alpha"), ("bits",), study.metric)
+    grid = tested(grid, list(results.records.values()), Store(results.folder).samples)
+    floats = grid.cells[(grid.cells["method"] == "fp") & (grid.cells["points"] > 0)]["value"].tolist()
+    sign = 1.0 if lower_is_better(study.metric) else -1.0
+    found = []
+    for bits, cells in grid.cells[grid.cells["method"] != "fp"].groupby("bits", sort=False):
+        done = [cell for cell in cells.itertuples(index=False) if cell.points]
+        if done:
+            best = min(done, key=lambda cell: sign * cell.value)
+            beside = tuple(name_of(cell, grid) for cell in done if cell.best and cell is not best)
+            found.append(_best(bits, best, grid, beside, len(cells), len(cells) - len(done)))
+    return Answer(number(floats[0], study.metric) if floats else "", tuple(found), grid.notes)
+
+
+def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int, failed: int) -> Best:
+    change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, grid.metric)
+    note = f"not significant; {number(cell.detectable, grid.metric, extra=1)} would be" if cell.unclear else ""
+    return Best(bits, name_of(cell, grid), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
+
+
+def name_of(cell: Any, grid: Grid) -> str:
+    """`smoothquant α=0.5`, and what else tells the cell from others."""
+    alpha = [f"α={cell.alpha}"] if cell.alpha else []
+    return " ".join([cell.method, *alpha, *(f"{name}={getattr(cell, name)}" for name in grid.added if getattr(cell, name))])

@@ -1,0 +1,139 @@
+"""The comparison table: a row for every point, with what its columns sort by beside what they show."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqbench.records.store import SCHEMA
+from sqbench.reporting.frame import main_metric, rank
+from sqbench.reporting.html.figures import named_metric
+from sqbench.reporting.html.results import Results, point_rows
+from sqbench.reporting.tables import change_text, number
+
+FILTERS = ("model", "method", "bits", "alpha", "status")
+_ALWAYS = ("method", "bits", "alpha")
+# Columns of their own only where points differ in them; of the formats only where one name of `bits` stands for several.
+_BEFORE = ("model", "data", "eval", "head")
+_AFTER = (
+    *("window", "windows", "images", "beams", "samples", "source", "layers", "ops"),
+    *("backend", "device", "variant", "seed"),
+)
+_FORMATS = ("weights", "activations")
+_BESIDE = {"kl_to_fp": "KL to float", "agreement": "agreement", "weight_bytes": "weights, MB"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, and what it sorts by: a number, or text where `order` is None."""
+
+    text: str
+    order: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point.
+
+    Attributes:
+        point: its id, empty for a float baseline that was not run as a point.
+        old: its schema, if it is not ours.
+        keys: its values in `FILTERS`.
+    """
+
+    point: str
+    old: str
+    keys: dict[str, str]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The comparison table.
+
+    Attributes:
+        columns: titles, and whether their cells are numbers.
+        shared: what all points have in common.
+        choices: what each filter offers, in order.
+    """
+
+    columns: tuple[tuple[str, bool], ...]
+    shared: str
+    rows: tuple[Row, ...]
+    choices: dict[str, tuple[str, ...]]
+
+
+def comparison(results: Results) -> Table:
+    """All points of a results folder, in the natural order."""
+    points = point_rows(results.frame)
+    measured = [fields for fields, _ in points if fields["method"] != "fp"] or [fields for fields, _ in points]
+    telling = [name for name in (*_BEFORE, *_AFTER) if len({fields[name] for fields in measured}) > 1]
+    telling += [name for name in _FORMATS if _unclear(name, measured)]
+    fields_shown = [name for name in (*_BEFORE, *_ALWAYS, *_AFTER, *_FORMATS) if name in (*_ALWAYS, *telling)]
+    constant = [name for name in (*_BEFORE, *_AFTER) if name not in telling and measured and measured[0][name]]
+    metrics = {study.metric for study in results.studies}
+    one = metrics.pop() if len(metrics) == 1 else None
+    beside = {name: title for name, title in _BESIDE.items() if name in set(results.frame["metric"]) and name != one}
+    value = [(named_metric(one), True)] if one else [("metric", False), ("value", True)]
+    columns = [
+        *((name, name == "alpha") for name in fields_shown),
+        *value,
+        ("change against float", True),
+        *((title, True) for title in beside.values()),
+        ("seconds", True),
+    ]
+    headlines = {point: study.metric for study in results.studies for point in study.points}
+    rows = tuple(_row(results, fields, found, fields_shown, one, beside, headlines) for fields, found in points)
+    choices = {name: _choices(name, [row.keys[name] for row in rows]) for name in FILTERS}
+    shared = ", ".join(f"{name} {measured[0][name]}" for name in constant)
+    return Table(tuple(columns), shared, rows, choices)
+
+
+def _row(
+    results: Results,
+    fields: dict[str, str],
+    found: dict[str, Any],
+    shown: Sequence[str],
+    one: str | None,
+    beside: dict[str, str],
+    headlines: dict[str, str],
+) -> Row:
+    record = results.records.get(fields["point_id"], {})
+    metric = one or headlines.get(fields["point_id"]) or main_metric(found)
+    cells = [_field(name, fields[name]) for name in shown]
+    cells += [] if one else [Cell(named_metric(metric))]
+    cells += [_value(found, metric), _change(found, metric), *(_value(found, name) for name in beside)]
+    seconds = record.get("cost", {}).get("seconds", {}).get("total") if record else None
+    cells.append(Cell("") if seconds is None else Cell(f"{seconds:.1f}", float(seconds)))
+    state = "failed" if fields["status"] == "failed" else "done" if fields["point_id"] else "float"
+    old = "" if not record or record.get("schema") == SCHEMA else str(record.get("schema", "none"))
+    return Row(fields["point_id"], old, {**{name: fields[name] for name in FILTERS}, "status": state}, tuple(cells))
+
+
+def _unclear(name: str, points: Sequence[dict[str, str]]) -> bool:
+    """Whether one name of `bits` stands for several formats."""
+    formats = {(fields["bits"], fields[name]) for fields in points}
+    return len(formats) > len({bits for bits, _ in formats})
+
+
+def _field(name: str, text: str) -> Cell:
+    if name in ("alpha", "seed", "window", "windows", "images", "beams", "samples"):
+        kind, place, *_ = rank(name, text)
+        return Cell(text, place if text and kind == 1 else None)
+    return Cell(text)
+
+
+def _value(found: dict[str, Any], metric: str) -> Cell:
+    if metric not in found:
+        return Cell("")
+    value = found[metric].value
+    return Cell(number(value, metric), value if math.isfinite(value) else None)
+
+
+def _change(found: dict[str, Any], metric: str) -> Cell:
+    change = found.get(f"delta_{metric}")
+    return Cell("") if change is None else Cell(change_text(change.value, change.low, change.high, metric), change.value)
+
+
+def _choices(name: str, values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(values), key=lambda value: rank(name, value)))

@@ -1,0 +1,87 @@
+"""What points cost to compute: seconds of every stage, and memory."""
+
+import statistics
+from collections import defaultdict
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sqbench.errors import UserError
+from sqbench.reporting.html.looks import PALETTE
+from sqbench.reporting.html.results import Results, Study, point_rows
+from sqbench.reporting.html.text import in_figure
+
+MOST = 40  # bars that can be told apart
+_ROW = 22  # pixels of a bar
+
+
+def seconds(results: Results, study: Study) -> tuple[go.Figure, str]:
+    """Stacked seconds of every stage, one bar for each method, bits and alpha."""
+    groups = _grouped(results, study)
+    stages = list(dict.fromkeys(name for costs in groups.values() for cost in costs for name in cost.get("seconds", {})))
+    totals = {label: _median(costs, "total") for label, costs in groups.items()}
+    chosen = sorted(totals, key=totals.__getitem__, reverse=True)[:MOST]
+    order = [label for label in groups if label in set(chosen)][::-1]
+    figure = go.Figure()
+    for place, stage in enumerate(name for name in stages if name != "total"):
+        figure.add_bar(
+            y=[in_figure(label) for label in order],
+            x=[_median(groups[label], stage) for label in order],
+            name=in_figure(stage),
+            orientation="h",
+            marker={
+                "color": PALETTE[place % len(PALETTE)],
+                "pattern": {"shape": ("", "/", ".", "x", "-")[place % 5], "size": 6, "solidity": 0.2, "fillmode": "overlay"},
+            },
+            hovertemplate="%{y}: %{x:.3g} s<extra>%{fullData.name}</extra>",
+        )
+    figure.update_layout(barmode="stack", height=160 + _ROW * len(order))
+    figure.update_xaxes(title_text="seconds")
+    return figure, _said(groups, "A stage that another point of the sweep had done already takes no time here.")
+
+
+def memory(results: Results, study: Study) -> tuple[go.Figure, str]:
+    """Peak resident memory of every method, bits and alpha."""
+    groups = _grouped(results, study)
+    peaks = {
+        label: [cost["peak_rss_bytes"] / 1e9 for cost in costs if cost.get("peak_rss_bytes")] for label, costs in groups.items()
+    }
+    largest = {label: max(values) for label, values in peaks.items() if values}
+    if not largest:
+        raise UserError("No record says how much memory its point took")
+    chosen = set(sorted(largest, key=largest.__getitem__, reverse=True)[:MOST])
+    order = [label for label in largest if label in chosen][::-1]
+    figure = go.Figure()
+    figure.add_bar(
+        y=[in_figure(label) for label in order],
+        x=[largest[label] for label in order],
+        orientation="h",
+        marker={"color": PALETTE[0]},
+        hovertemplate="%{y}: %{x:.3g} GB<extra></extra>",
+    )
+    figure.update_layout(height=140 + _ROW * len(order), showlegend=False)
+    figure.update_xaxes(title_text="peak memory (GB)", rangemode="tozero")
+    return figure, _said(groups, "Largest resident size of the process, which points of one sweep share.")
+
+
+def _grouped(results: Results, study: Study) -> dict[str, list[dict[str, Any]]]:
+    """The costs of the finished points of every label, in the natural order."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for fields, _ in point_rows(study.frame):
+        cost = results.records.get(fields["point_id"], {}).get("cost")
+        if cost and fields["status"] != "failed":
+            alpha = f" α={fields['alpha']}" if fields["alpha"] else ""
+            found[f"{fields['method']} {fields['bits']}{alpha}"].append(cost)
+    if not found:
+        raise UserError("No finished point of this study has a cost")
+    return found
+
+
+def _median(costs: list[dict[str, Any]], stage: str) -> float:
+    return statistics.median(cost.get("seconds", {}).get(stage, 0.0) for cost in costs)
+
+
+def _said(groups: dict[str, list[dict[str, Any]]], note: str) -> str:
+    several = f" Medians of up to {most} points." if (most := max(map(len, groups.values()))) > 1 else ""
+    left = f" The {MOST} largest of {len(groups)} are shown." if len(groups) > MOST else ""
+    return f"{note}{several}{left}"

@@ -1,0 +1,96 @@
+"""A figure of the page, and what all figures of a metric share: axes, intervals, what hovering tells."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from sqbench.errors import UserError
+from sqbench.reporting.frame import in_order, lower_is_better
+from sqbench.reporting.html.looks import GREY, Looks
+from sqbench.reporting.html.results import Results
+from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.series import logarithmic
+from sqbench.reporting.tables import Grid, number, unit_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes:
+        title: above it.
+        told: below it: what the marks are, and what was left out.
+        spec: Plotly's JSON; None if there is nothing to draw, and `told` says why and what would help.
+    """
+
+    title: str
+    told: str
+    spec: str | None
+
+
+def drawn(title: str, make: Callable[[], tuple[go.Figure, str]]) -> Figure:
+    """A figure, or in its place the sentence that says why there is none."""
+    try:
+        figure, told = make()
+    except UserError as reason:
+        return Figure(title, str(reason), None)
+    return Figure(title, told, str(figure.to_json()))
+
+
+def looks_of(results: Results) -> Looks:
+    """The looks of all methods and bit-widths of a results folder."""
+    methods, bits = (list(dict.fromkeys(in_order(results.frame, (name,))[name])) for name in ("method", "bits"))
+    return Looks(methods, bits)
+
+
+def named_metric(metric: str, *, better: bool = False) -> str:
+    """`top1 (%, higher is better)`."""
+    unit = unit_of(metric)[1]
+    notes = [*([unit] if unit else []), *([f"{'lower' if lower_is_better(metric) else 'higher'} is better"] if better else [])]
+    return f"{metric} ({', '.join(notes)})" if notes else metric
+
+
+def value_axis(figure: go.Figure, metric: str, values: Sequence[float]) -> None:
+    """The upright axis of a metric."""
+    kind = "log" if logarithmic(values) else "linear"
+    figure.update_yaxes(title_text=in_figure(named_metric(metric, better=True)), type=kind)
+
+
+def reference(figure: go.Figure, value: float | None) -> None:
+    """A dashed line at the float model's value, if it is known."""
+    if value is not None and math.isfinite(value):
+        line = {"color": GREY, "dash": "dash", "width": 1.5}
+        figure.add_hline(y=value, line=line, annotation_text="float", annotation_position="top left")
+
+
+def bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:
+    """Error bars from the `low` and `high` of cells; none where they are unknown."""
+    ends = {"array": _lengths(rows["high"], rows["value"]), "arrayminus": _lengths(rows["value"], rows["low"])}
+    return {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3, **ends}
+
+
+def _lengths(upper: Iterable[float], lower: Iterable[float]) -> list[float]:
+    lengths = (abs(one - other) for one, other in zip(upper, lower, strict=True))
+    return [0.0 if math.isnan(length) else length for length in lengths]
+
+
+def told(value: float, low: float, high: float, metric: str) -> str:
+    """`15.09 [15.02, 15.16]`, of numbers in the units of an axis."""
+    scale, unit = unit_of(metric)
+    value_, *ends = (number(part * scale, metric) for part in (value, low, high))
+    return f"{value_} {unit}".strip() + ("" if math.isnan(low) else f" [{', '.join(ends)}]")
+
+
+def intervals(grid: Grid) -> str:
+    """What the intervals are, and what is not shown."""
+    levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(grid.cells["level"].dropna())))
+    parts = [f"Intervals: {levels}, of the paired difference from the float model."] if levels else []
+    if (grid.cells["points"] > 1).any():
+        parts.append("Points of several seeds are their mean, without interval.")
+    if failed := int(grid.cells["failed"].sum()):
+        parts.append(f"{failed} failed points are not shown.")
+    return " ".join(parts)

@@ -1,0 +1,116 @@
+"""A metric against alpha and against bit-widths."""
+
+import math
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from sqbench.errors import UserError
+from sqbench.reporting.frame import in_order, lower_is_better
+from sqbench.reporting.html.answer import name_of
+from sqbench.reporting.html.figures import bars, intervals, reference, told, value_axis
+from sqbench.reporting.html.looks import DASHES, SYMBOLS, Looks, faded
+from sqbench.reporting.html.results import Study
+from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.series import SERIES, Curve, curves, shown_cells
+from sqbench.reporting.tables import lay_out
+
+
+def against_alpha(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, str]:
+    """A line with a band for each method and bits, level for methods without alpha.
+
+    Raises:
+        UserError: no point has an alpha.
+    """
+    grid = lay_out(study.frame, SERIES, (), metric)
+    base, found = curves(grid)
+    if not any(curve.alphas for curve in found):
+        raise UserError(
+            "No finished point has an alpha: python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8 makes some"
+        )
+    numbers = sorted({float(alpha) for curve in found for alpha in curve.alphas if alpha != "auto"})
+    some_auto = any("auto" in curve.alphas for curve in found)
+    left, right = (numbers[0], numbers[-1]) if numbers else (0.0, 0.0)
+    auto = right + 0.15 * ((right - left) or 1.0)
+    figure = go.Figure()
+    for curve in found:
+        places = [auto if alpha == "auto" else float(alpha) for alpha in curve.alphas]
+        _curve(figure, curve, places or [left, auto if some_auto else right], looks, metric)
+    reference(figure, base)
+    ticks = {"tickvals": [*numbers, auto], "ticktext": [*(f"{value:g}" for value in numbers), "auto"]} if some_auto else {}
+    figure.update_xaxes(title_text="α", **ticks)
+    value_axis(figure, metric, [value for curve in found for value in curve.values])
+    level = " A level line is a method without alpha." * any(not curve.alphas for curve in found)
+    return figure, f"{intervals(grid)}{level}"
+
+
+def _curve(figure: go.Figure, curve: Curve, places: list[float], looks: Looks, metric: str) -> None:
+    colour, flat = looks.colour(curve.method), not curve.alphas
+    rows = pd.DataFrame({"value": curve.values, "low": curve.low, "high": curve.high})
+    rows = pd.concat([rows, rows]) if flat else rows
+    rows = rows.assign(at=places, alpha=["any"] * len(rows) if flat else list(curve.alphas))
+    band = rows.dropna(subset=["low"])
+    wide = band["at"].nunique() > 1
+    if wide:
+        figure.add_scatter(
+            x=[*band["at"], *reversed(band["at"].tolist())],
+            y=[*band["low"], *reversed(band["high"].tolist())],
+            mode="lines",
+            fill="toself",
+            fillcolor=faded(colour, 0.18),
+            line={"width": 0},
+            legendgroup=curve.label,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=rows["at"],
+        y=rows["value"],
+        error_y=None if wide else bars(rows, colour),
+        mode="lines" if flat else "lines+markers",
+        line={"color": colour, "dash": looks.dash(curve.bits), "width": 2},
+        marker={"symbol": looks.symbol(curve.bits), "size": 9},
+        name=in_figure(curve.label),
+        legendgroup=curve.label,
+        customdata=[f"α {row.alpha}: {told(row.value, row.low, row.high, metric)}" for row in rows.itertuples()],
+        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+    )
+
+
+def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, str]:
+    """A line for each method over bit-widths from wide to narrow, at its best alpha.
+
+    Raises:
+        UserError: no point is quantized.
+    """
+    grid = lay_out(study.frame, SERIES, (), metric)
+    cells = shown_cells(grid)
+    floats, cells = cells[cells["method"] == "fp"], cells[cells["method"] != "fp"]
+    if cells.empty:
+        raise UserError("No finished point is quantized: python -m sqbench.run -m method=rtn bits=w8a16,w4a16,w3a16 makes some")
+    order = list(dict.fromkeys(in_order(cells, ("bits",))["bits"]))
+    cells = cells.assign(at=cells["bits"].map(order.index), by=cells["value"] * (1 if lower_is_better(metric) else -1))
+    others = [name for name in grid.rows if name not in ("bits", "alpha")]
+    figure, seen = go.Figure(), dict.fromkeys(looks.methods, 0)
+    for (method, *more), rows in cells.groupby(others, sort=False):
+        best = rows.sort_values(["at", "by"], kind="stable").groupby("at").head(1)
+        label = " ".join([method, *(f"{name}={value}" for name, value in zip(others[1:], more, strict=True) if value)])
+        colour = looks.colour(method)
+        named = [f"{name_of(row, grid)}: {told(row.value, row.low, row.high, metric)}" for row in best.itertuples()]
+        figure.add_scatter(
+            x=best["at"],
+            y=best["value"],
+            error_y=bars(best, colour),
+            mode="lines+markers",
+            line={"color": colour, "dash": DASHES[seen[method] % len(DASHES)], "width": 2},
+            marker={"symbol": SYMBOLS[looks.methods.index(method) % len(SYMBOLS)], "size": 9},
+            name=in_figure(label),
+            customdata=[in_figure(text) for text in named],
+            hovertemplate="%{customdata}<extra>%{x}</extra>",
+        )
+        seen[method] += 1
+    reference(figure, float(floats["value"].iloc[0]) if len(floats) else math.nan)
+    figure.update_xaxes(title_text="bits", tickvals=list(range(len(order))), ticktext=[in_figure(name) for name in order])
+    value_axis(figure, metric, cells["value"].tolist())
+    chosen = " Of several alphas the best one, chosen on these very examples." if cells["alpha"].nunique() > 1 else ""
+    return figure, f"{intervals(grid)}{chosen}"

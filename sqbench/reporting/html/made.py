@@ -1,0 +1,112 @@
+"""How each number was made: command, code, fingerprints, cost and error of every point, and the machines they ran on."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqbench.reporting.frame import point_fields
+from sqbench.reporting.html.results import Results
+from sqbench.reporting.tables import change_text, number, unit_of
+from sqbench.storage import digest
+
+_NONE = float("nan")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Versions and hardware that some points share."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A point in full.
+
+    Attributes:
+        metrics: name, value and change against the float model.
+        stages: name and seconds.
+        machine: name of its `Machine`.
+        identity: everything that can change its numbers, as JSON.
+    """
+
+    point: str
+    title: str
+    failed: bool
+    error: str
+    traceback: str
+    metrics: tuple[tuple[str, str, str], ...]
+    stages: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]
+    command: str
+    machine: str
+    identity: str
+
+
+def made(results: Results) -> tuple[list[Made], list[Machine]]:
+    """All points in the order of the comparison table, and the machines in the order in which they appear."""
+    machines: dict[str, Machine] = {}
+    points = []
+    for name in dict.fromkeys(point for point in results.frame["point_id"] if point):
+        record = results.records[name]
+        origin = record.get("provenance") or {}
+        facts = _machine(origin)
+        machine = machines.setdefault(digest(facts), Machine(f"machine {len(machines) + 1}", facts))
+        points.append(_made(record, origin, machine.name))
+    return points, list(machines.values())
+
+
+def _made(record: dict[str, Any], origin: dict[str, Any], machine: str) -> Made:
+    fields, error, cost = point_fields(record), record.get("error") or {}, record.get("cost") or {}
+    alpha = f" α={fields['alpha']}" if fields["alpha"] else ""
+    told = f"{error.get('type', 'Error')}: {error.get('message', '')}" if record["status"] == "failed" else ""
+    return Made(
+        point=record["point_id"],
+        title=f"{fields['method']} {fields['bits']}{alpha} · {fields['model']} · {fields['data']}",
+        failed=record["status"] == "failed",
+        error=told,
+        traceback=str(error.get("traceback", "")),
+        metrics=tuple(_metrics(record)),
+        stages=tuple((stage, f"{seconds:.3g} s") for stage, seconds in cost.get("seconds", {}).items()),
+        facts=tuple(_facts(record, origin, fields, cost)),
+        command=str(origin.get("command", "")),
+        machine=machine,
+        identity=json.dumps(record["identity"], indent=1, ensure_ascii=False),
+    )
+
+
+def _metrics(record: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
+    for name, value in record["metrics"].items():
+        if not isinstance(value, int | float):
+            continue
+        delta = record["delta"].get(name) or {}
+        low, high = (_NONE if delta.get(end) is None else delta[end] for end in ("low", "high"))
+        change = change_text(delta["value"], low, high, name) if delta else ""
+        yield name, f"{number(value, name)} {unit_of(name)[1]}".strip(), change
+
+
+def _facts(
+    record: dict[str, Any], origin: dict[str, Any], fields: dict[str, Any], cost: dict[str, Any]
+) -> Iterable[tuple[str, str]]:
+    git = origin.get("git")
+    yield "weights", str(fields["weights"])
+    yield "activations", str(fields["activations"])
+    yield "schema", str(record.get("schema", "none"))
+    yield "computed", str(origin.get("time", "unknown"))
+    yield "sweep", str(origin.get("sweep") or "a single run")
+    yield "code", "no git checkout" if not git else str(git) if isinstance(git, str) else _commit(git)
+    if cost.get("peak_rss_bytes"):
+        yield "peak memory", f"{cost['peak_rss_bytes'] / 1e9:.2f} GB"
+    for name, value in (origin.get("fingerprints") or {}).items():
+        yield f"fingerprint: {name}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _commit(git: dict[str, Any]) -> str:
+    return f"{git.get('commit', '?')}{', with changes that are not committed' if git.get('dirty') else ''}"
+
+
+def _machine(origin: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    parts = {**(origin.get("hardware") or {}), **(origin.get("versions") or {})}
+    return tuple((name, str(value)) for name, value in parts.items() if value is not None)

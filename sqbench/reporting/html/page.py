@@ -1,0 +1,175 @@
+"""The page: every section's data put into one template, with style, scripts and plotly.js inside."""
+
+import base64
+import hashlib
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sqbench.errors import UserError
+from sqbench.reporting.html.answer import Answer, answer
+from sqbench.reporting.html.claims import claims
+from sqbench.reporting.html.comparison import comparison
+from sqbench.reporting.html.costs import memory, seconds
+from sqbench.reporting.html.figures import Figure, drawn, looks_of
+from sqbench.reporting.html.layers import layers
+from sqbench.reporting.html.lines import against_alpha, against_bits
+from sqbench.reporting.html.looks import Looks
+from sqbench.reporting.html.made import made
+from sqbench.reporting.html.progress import progress
+from sqbench.reporting.html.results import Results, Study, read
+from sqbench.reporting.html.surfaces import EXAMPLE, surfaces
+from sqbench.reporting.html.text import data, in_script, visible
+from sqbench.reporting.html.tradeoffs import against_bytes, against_latency
+from sqbench.storage import write_text
+
+_ASSETS = files("sqbench.reporting.html") / "assets"
+_SCRIPTS = ("start.js", "theme.js", "table.js", "figures.js", "layers.js", "surfaces.js", "points.js", "live.js")
+_SECTIONS = (
+    ("answer", "Answer"),
+    ("table", "Comparison"),
+    ("alpha", "Alpha"),
+    ("bits", "Bits"),
+    ("layers", "Layers"),
+    ("surfaces", "Surfaces"),
+    ("cost", "Cost"),
+    ("claims", "Claims"),
+    ("failed", "Failed"),
+    ("made", "Made"),
+)
+_FIGURES = 60  # in a page; beyond, curves are of the metric that decides alone
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A study with its figures."""
+
+    study: Study
+    answer: Answer | None
+    tradeoffs: list[Figure]
+    alpha: list[Figure]
+    bits: list[Figure]
+    costs: list[Figure]
+
+
+def write(folder: Path, *, live: float | None = None) -> Path:
+    """Write `folder/report/index.html`.
+
+    Args:
+        folder: a results folder that exists; an empty one gives a page that says how to make the first point.
+        live: seconds between looks of a page that is served; None for a page that stays as it is.
+    """
+    now = time.time()
+    path = folder / "report" / "index.html"
+    write_text(path, render(folder, now=now, live=live))
+    return path
+
+
+def render(folder: Path, *, now: float, live: float | None = None) -> str:
+    """The page as text."""
+    results = read(folder)
+    looks = looks_of(results)
+    points, machines = made(results)
+    by_layer = layers(results)
+    turned, more_surfaces = surfaces(folder)
+    swept = progress(folder, results.records, now)
+    failed = sum(point.failed for point in points)
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            results=results,
+            quoted=shlex.quote(str(folder)),
+            counts={"done": len(points) - failed, "failed": failed},
+            sections=_SECTIONS if results.records or results.unread else (),
+            shown=[_shown(results, study, looks) for study in results.studies],
+            table=comparison(results) if results.records else None,
+            layers=data(by_layer),
+            layer_count=len(by_layer["points"]),
+            layers_left=by_layer["left"],
+            surfaces=turned,
+            surfaces_data=data(turned),
+            more_surfaces=more_surfaces,
+            surfaces_example=EXAMPLE,
+            claims=claims(folder),
+            points=points,
+            machines=machines,
+            progress=swept,
+            eta=_duration(swept.seconds_left) if swept and swept.seconds_left is not None else "",
+            built=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)),
+            stamp=f"{now:.3f}",
+            live=live,
+            style=Markup(_asset("page.css")),
+            script=Markup(script),
+            plotly=Markup(get_plotlyjs()),
+            hashes=[_hash(script), _hash(get_plotlyjs())],
+        )
+    )
+
+
+def _duration(seconds_: float) -> str:
+    """`40 s`, `5 min`, `2 h 10 min`."""
+    minutes = round(seconds_ / 60)
+    if minutes < 1:
+        return f"{seconds_:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _shown(results: Results, study: Study, looks: Looks) -> Shown:
+    metrics = study.metrics if len(results.studies) * len(study.metrics) * 2 <= _FIGURES else study.metrics[:1]
+
+    def each(of: Callable[[Study, Looks, str], tuple[go.Figure, str]]) -> list[Figure]:
+        return [drawn(metric, lambda metric=metric: of(study, looks, metric)) for metric in metrics]  # type: ignore[misc]
+
+    try:
+        found = answer(results, study)
+    except UserError:
+        found = None
+    return Shown(
+        study,
+        found,
+        [
+            drawn(f"{study.metric} against the bytes of the weights", lambda: against_bytes(study, looks)),
+            drawn(f"{study.metric} against latency", lambda: against_latency(results, study, looks)),
+        ],
+        each(against_alpha),
+        each(against_bits),
+        [drawn("Seconds of every stage", lambda: seconds(results, study)), drawn("Memory", lambda: memory(results, study))],
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sqbench.reporting.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters["in_script"] = in_script
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Whatever a template prints: no control character and no direction override gets through."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What a content security policy knows a script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
