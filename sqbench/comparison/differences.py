@@ -129,9 +129,10 @@ def perplexity_difference(
     """exp(mean nll) - exp(mean nll_fp): sign-flip test and bootstrap-t interval over windows or documents, or clusters of them.
 
     Over 16 windows an interval of 95 % holds the true change in 91 % of simulated comparisons by percentiles or BCa, in 95 % by
-    bootstrap-t; without a change 4 to 5 % of tests are significant (`tests/comparison/test_simulation.py`). Test and interval seldom
-    disagree, and then hardly: the test is of the mean change of the loss alone, the interval also knows how the float model's own
-    perplexity varies. Large losses on few windows (a skew of 4, where real ones have 0.8) make both too bold: 9 to 11 % instead of 5.
+    bootstrap-t; without a change 4 to 5 % of tests are significant (`tests/comparison/test_simulation.py`). Test and interval
+    seldom disagree, and then hardly: the test is of the mean change of the loss alone, the interval knows too how the float model's
+    own perplexity varies. A few windows far worse than the rest (a skew of 3.7, where real ones have 0.8) make both too bold over
+    16: 9 to 11 % instead of 5.
 
     Args:
         nll, nll_fp: [windows] mean negative log-likelihood per token.
