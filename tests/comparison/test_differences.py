@@ -153,6 +153,7 @@ def test_one_example_has_no_interval() -> None:
     assert math.isnan(proportion_difference(np.array([True]), np.array([False])).low)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(0, 9))
 def test_mcnemar_is_the_share_of_coins_that_fall_as_unevenly(gained: int, lost: int) -> None:
     flips = gained + lost
@@ -187,6 +188,7 @@ def test_flips_are_counted_and_turn_around(pairs: list[tuple[bool, bool]]) -> No
     same(found, proportion_difference(mine, floats, clusters=np.arange(len(pairs))))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(100, 5000))
 def test_interval_and_test_of_flips_agree(gained: int, lost: int, count: int) -> None:
     floats = np.arange(count) < lost
@@ -221,6 +223,7 @@ def test_answers_about_one_passage_are_one_observation() -> None:
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(p_values)
 def test_holm_corrects_upwards_and_keeps_the_order(raw: list[float]) -> None:
     adjusted = holm(raw)
@@ -230,6 +233,7 @@ def test_holm_corrects_upwards_and_keeps_the_order(raw: list[float]) -> None:
     assert adjusted[int(np.argmin(raw))] == min(1.0, len(raw) * min(raw))
 
 
+@settings(deadline=None)
 @given(p_values, st.floats(0.001, 0.5))
 def test_holm_rejects_what_stepping_down_rejects(raw: list[float], alpha: float) -> None:
     rejected, left = set(), len(raw)
