@@ -8,7 +8,9 @@ for several; of two surfaces at full size each page holds what it always holds. 
 paint, in a new browser, from disk; the median of five.
 """
 
+import itertools
 import json
+import math
 import random
 import statistics
 import sys
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.collect import copies, run
+from benchmarks.collect import BITS, METHODS, MODELS, SEEDS, copies, run
 from sqbench.records.store import Store
 from sqbench.reporting.surfaces import Tensors, as_data
 
@@ -74,8 +76,8 @@ def main() -> None:
         folder, draw = Path(name), random.Random(0)
         store = Store(folder)
         del record["checksum"]
-        every = list(copies(record, 4 * len(range(86)) * 4 * 15))
-        for made in draw.sample(every, count):
+        total = math.prod(map(len, (MODELS, METHODS, BITS, SEEDS)))
+        for made in itertools.islice(copies(record, total), 0, None, max(1, total // count)):
             store.write(stirred(made, draw))
         for layer in range(2):
             surface(folder, f"layer-{layer}", np.random.default_rng(layer))

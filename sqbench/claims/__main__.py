@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqbench.config import CONF_DIR, register
 from sqbench.errors import UserError, known
 from sqbench.progress import console, output, place_in_sweep
 from sqbench.quiet import quiet
+from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.storage import canonical_json, write_text
@@ -78,6 +80,8 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     """Run what is not finished."""
     from sqbench.runner import run_point
 
+    store = Store(config.results_dir)
+    sweeps.begin(store.root / "sweeps" / "claims", [point.id for point in points.values()], store, force=False, now=time.time())
     outcomes = []
     for number, (words, point) in enumerate(points.items()):
         place_in_sweep(number, len(points))

@@ -7,6 +7,7 @@ from typing import Any
 from sqbench.records.store import Store
 from sqbench.reporting.frame import lower_is_better
 from sqbench.reporting.html.results import Results, Study
+from sqbench.reporting.html.text import named_metric
 from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import Grid, change_text, lay_out, number
 
@@ -39,10 +40,12 @@ class Answer:
     """The best of every bit-width of a study, from wide to narrow.
 
     Attributes:
+        metric: with its unit.
         floating: the float model's value, empty if unknown.
         notes: of the tests.
     """
 
+    metric: str
     floating: str
     best: tuple[Best, ...]
     notes: tuple[str, ...]
@@ -65,12 +68,13 @@ def answer(results: Results, study: Study) -> Answer:
             best = min(done, key=lambda cell: sign * cell.value)
             beside = tuple(name_of(cell, grid) for cell in done if cell.best and cell is not best)
             found.append(_best(bits, best, grid, beside, len(cells), len(cells) - len(done)))
-    return Answer(number(floats[0], study.metric) if floats else "", tuple(found), grid.notes)
+    named = named_metric(study.metric)
+    return Answer(named, number(floats[0], study.metric) if floats else "", tuple(found), grid.notes)
 
 
 def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int, failed: int) -> Best:
     change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, grid.metric)
-    note = f"not significant; {number(cell.detectable, grid.metric, extra=1)} would be" if cell.unclear else ""
+    note = f"n.s., detectable {number(cell.detectable, grid.metric, extra=1)}" if cell.unclear else ""
     return Best(bits, name_of(cell, grid), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqbench.records.store import SCHEMA
 from sqbench.reporting.frame import main_metric, rank
-from sqbench.reporting.html.figures import named_metric
 from sqbench.reporting.html.results import Results, point_rows
+from sqbench.reporting.html.text import named_metric
 from sqbench.reporting.tables import change_text, number
 
 FILTERS = ("model", "method", "bits", "alpha", "status")

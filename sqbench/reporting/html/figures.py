@@ -9,10 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import in_order, lower_is_better
+from sqbench.reporting.frame import in_order
 from sqbench.reporting.html.looks import GREY, Looks
 from sqbench.reporting.html.results import Results
-from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.html.text import in_figure, named_metric
 from sqbench.reporting.series import logarithmic
 from sqbench.reporting.tables import Grid, number, unit_of
 
@@ -45,13 +45,6 @@ def looks_of(results: Results) -> Looks:
     """The looks of all methods and bit-widths of a results folder."""
     methods, bits = (list(dict.fromkeys(in_order(results.frame, (name,))[name])) for name in ("method", "bits"))
     return Looks(methods, bits)
-
-
-def named_metric(metric: str, *, better: bool = False) -> str:
-    """`top1 (%, higher is better)`."""
-    unit = unit_of(metric)[1]
-    notes = [*([unit] if unit else []), *([f"{'lower' if lower_is_better(metric) else 'higher'} is better"] if better else [])]
-    return f"{metric} ({', '.join(notes)})" if notes else metric
 
 
 def value_axis(figure: go.Figure, metric: str, values: Sequence[float]) -> None:

@@ -15,6 +15,7 @@ class Progress:
     """A sweep at a moment.
 
     Attributes:
+        name: of the sweep; empty, and all counts 0, where nothing but single points was ever run.
         skipped: points that were finished before it started.
         done, failed: since it started.
         left: points without a record of this sweep.
@@ -46,7 +47,7 @@ def progress(folder: Path, records: Mapping[str, Mapping[str, Any]], now: float 
     running = tuple(sorted(path.parent.name for path in folder.glob("runs/*/claim.json") if held(path)))
     sweep = sweeps.latest(folder)
     if sweep is None:
-        return Progress("", len(running), 0, 0, 0, len(running), running, None) if running else None
+        return Progress("", 0, 0, 0, 0, 0, running, None) if running else None
     written = {point: mtime for point in sweep.todo if (mtime := _written(folder, point)) >= sweep.started and point in records}
     failed = sum(records[point]["status"] == "failed" for point in written)
     left = len(sweep.todo) - len(written)

@@ -1,10 +1,13 @@
-"""User text on its way into the page: names of models, errors and overrides may hold anything."""
+"""Text on its way into the page: names of models, errors and overrides may hold anything; metrics have units."""
 
 import html
 import json
 from typing import Any
 
 from markupsafe import Markup
+
+from sqbench.reporting.frame import lower_is_better
+from sqbench.reporting.tables import unit_of
 
 
 def visible(text: str) -> str:
@@ -38,3 +41,10 @@ def in_script(text: str) -> Markup:
     for char, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(char, code)
     return Markup(text)
+
+
+def named_metric(metric: str, *, better: bool = False) -> str:
+    """`top1 (%, higher is better)`."""
+    unit = unit_of(metric)[1]
+    notes = [*([unit] if unit else []), *([f"{'lower' if lower_is_better(metric) else 'higher'} is better"] if better else [])]
+    return f"{metric} ({', '.join(notes)})" if notes else metric
