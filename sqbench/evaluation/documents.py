@@ -9,6 +9,7 @@ import pandas as pd
 
 from sqbench.comparison import Outcome
 from sqbench.evaluation.base import EvaluationError
+from sqbench.storage import digest
 
 # lm-eval's aggregation -> what an outcome adds to it: a number, and its weight in their mean.
 PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
@@ -19,6 +20,7 @@ PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
 }
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # of that mean; else the mean itself
 BY = ("task", "doc_hash", "copy")  # a document; equal ones are numbered
+PASSAGES = ("passage", "article", "story")  # what tasks call a text that several of their questions are about
 
 
 def metric_name(task: str, key: str) -> str:
@@ -27,23 +29,33 @@ def metric_name(task: str, key: str) -> str:
 
 
 def samples_of(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> pd.DataFrame:
-    """A row per document and metric."""
+    """A row per document and metric; `passage` is the same in documents about the same text, and else each has its own."""
     rows: list[dict[str, Any]] = []
     for name, documents in logged.items():
         aggregations = tasks[name].aggregation()
         keys = {_key(metric, document): metric for document in documents for metric in document["metrics"]}
         main = next((key for key in keys if keys[key] == "acc"), next(iter(keys)))
         for document in documents:
+            passage = _passage(document["doc"])
             for metric in document["metrics"]:
                 how = aggregations[metric].__name__ if metric in aggregations else "mean"  # as lm-eval does
-                row = {"task": name, "doc_hash": document["doc_hash"], "metric": metric_name(name, _key(metric, document))}
+                row = {"task": name, "doc_hash": document["doc_hash"], "passage": passage}
+                row["metric"] = metric_name(name, _key(metric, document))
                 row |= {"main": metric * (how == "mean" and _key(metric, document) == main), "aggregation": how}
                 rows.append(row | parts(document[metric], how))
     samples = pd.DataFrame(rows)
     samples.insert(2, "copy", samples.groupby(["metric", "doc_hash"]).cumcount())
+    alone = samples["doc_hash"] + "-" + samples["copy"].astype(str)
+    samples["passage"] = samples["passage"].mask(samples["passage"] == "", alone)
     samples["share"] = 1 / samples.groupby("metric")["value"].transform("size")
     samples.loc[samples["metric"].isin(samples.loc[samples["value"].isna(), "metric"]), "main"] = ""  # no mean of what is no number
     return samples
+
+
+def _passage(document: dict[str, Any]) -> str:
+    """A short name of the text that a document is about."""
+    text = next((document[name] for name in PASSAGES if isinstance(document.get(name), str) and document[name]), "")
+    return digest(text)[:12] if text else ""
 
 
 def _key(metric: str, document: dict[str, Any]) -> str:
@@ -74,7 +86,8 @@ def paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
     """Every metric that is made of a mean, and the means over tasks.
 
-    A mean over tasks weighs a document by one over those of its task. Its interval counts the spread between tasks, too.
+    Documents about one passage are drawn together. A mean over tasks weighs a document by one over those of its task; its interval
+    counts the spread between tasks, too.
     """
     plain = {name: ("main", "share", rows) for name, rows in samples.groupby("main", sort=False) if name}
     tasks = {name: ("metric", "weight", rows) for name, rows in samples.groupby("metric", sort=False)}
@@ -84,5 +97,7 @@ def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
             alike = rows[weights].nunique() == 1
             binary = alike and rows["value"].isin((0, 1)).all()
             kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
-            found[str(name)] = Outcome(kind, "value", BY, None if alike else weights, where=((column, str(name)),))
+            clusters = "passage" if rows["passage"].nunique() < len(rows) else None
+            where = ((column, str(name)),)
+            found[str(name)] = Outcome(kind, "value", BY, None if alike else weights, clusters, where)
     return found

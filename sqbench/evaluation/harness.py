@@ -42,10 +42,11 @@ def harness(
     Metrics are `task/metric` and `task/metric_stderr` under lm-eval's names (with `,filter` where a task has filters). Under the
     plain name stands the unweighted mean over tasks of their main metric: `acc` where a task has it, else its first, if a mean.
 
-    Samples have a row per document and metric: `task, doc_hash, copy` (which of several equal documents), `metric` as above,
-    `aggregation` (lm-eval's, which makes the metric from the rows), `value` (nats or bits where it is a perplexity) and `weight`;
-    what is no number is JSON in `outcome`, with NaN as value. Of a task's main metric `main` is the plain name, and `share` one
-    over the task's documents. Against a reference also `value_fp`, paired by document.
+    Samples have a row per document and metric: `task, doc_hash, copy` (which of several equal documents), `passage` (the same where
+    documents are about one text), `metric` as above, `aggregation` (lm-eval's, which makes the metric from the rows), `value` (nats
+    or bits where it is a perplexity) and `weight`; what is no number is JSON in `outcome`, with NaN as value. Of a task's main
+    metric `main` is the plain name, and `share` one over the task's documents. Against a reference also `value_fp`, paired by
+    document.
 
     Where activations are quantized per tensor and dynamically, the padding of a batch has a say in its ranges: keep `batch` equal.
 

@@ -77,11 +77,12 @@ def _pair(item: dict[str, Any]) -> dict[str, Any]:
 
 def _question(item: dict[str, Any]) -> dict[str, Any]:
     question, choices, answer = _texts(item, "question"), item.get("choices"), item.get("answer")
+    passage = {"passage": ""} if item.get("passage") in (None, "") else _texts(item, "passage")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
         raise ValueError(f"`choices` is {choices!r}; a list of two or more texts works")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(f"`answer` is {answer!r}; the place of the right choice works, from 0 to {len(choices) - 1}")
-    return {**question, "choices": choices, "answer": answer}
+    return {**passage, **question, "choices": choices, "answer": answer}
 
 
 def minimal_pairs(path: Path) -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ def minimal_pairs(path: Path) -> list[dict[str, Any]]:
 
 
 def multiple_choice(path: Path) -> list[dict[str, Any]]:
-    """Questions with `choices` and the place of the right one, `answer`."""
+    """Questions with `choices` and the place of the right one, `answer`; with a `passage` before it where several share one."""
     return json_lines(path, _question)
 
 
@@ -135,7 +136,7 @@ TEMPLATES = {
         multiple_choice,
         {
             "output_type": "multiple_choice",
-            "doc_to_text": "question",
+            "doc_to_text": "{{passage ~ '\n' if passage else ''}}{{question}}",
             "doc_to_choice": "choices",
             "doc_to_target": "answer",
             "fewshot_split": "test",  # which leaves out the document that is asked about

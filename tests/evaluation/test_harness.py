@@ -145,6 +145,18 @@ def test_documents_are_paired_by_what_they_are(tiny: LanguageModel, windows: Win
         harness(tiny, windows, base, tasks=[f"minimal_pairs:{path}"])
 
 
+def test_questions_about_one_passage_are_drawn_together(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    path = tmp_path / "reading.jsonl"
+    question = {"choices": ["yes", "no"], "answer": 0}
+    written = [{"passage": f"Text {number // 4}.", "question": f"Is {number} even?", **question} for number in range(12)]
+    alone = {"question": "Is it?", **question}
+    path.write_text("\n".join(map(json.dumps, [*written, alone])), encoding="utf-8")
+    result = LM_EVAL.as_reference(harness(tiny, windows, tasks=[f"multiple_choice:{path}"]))
+    found = LM_EVAL.differences(result.samples, 200, 0.95)["reading/acc"]
+    assert (found.n, found.clusters) == (13, 4)  # three passages, and the question that has none
+    assert TEMPLATES["multiple_choice"].documents(path)[0]["passage"] == "Text 0."
+
+
 def test_a_broken_model_does_not_answer_right(tiny: LanguageModel, windows: Windows) -> None:
     class Broken(torch.nn.Module):
         def __init__(self) -> None:

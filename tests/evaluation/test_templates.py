@@ -67,7 +67,7 @@ def test_a_line_that_is_no_pair_is_named_with_file_and_line(path: Path, line: st
 )
 def test_a_question_without_its_answer_is_refused(path: Path, change: dict[str, object], words: str) -> None:
     path.write_text(json.dumps(QUESTION), encoding="utf-8")
-    assert multiple_choice(path) == [QUESTION]
+    assert multiple_choice(path) == [{"passage": "", **QUESTION}]
     path.write_text(json.dumps(QUESTION | change), encoding="utf-8")
     with pytest.raises(UserError) as error:
         multiple_choice(path)
