@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,16 @@ class Shown:
     costs: list[Figure]
 
 
-def write(folder: Path, *, live: float | None = None) -> Path:
+def write(folder: Path, *, now: float | None = None, live: float | None = None) -> Path:
     """Write `folder/report/index.html`.
 
     Args:
         folder: a results folder that exists; an empty one gives a page that says how to make the first point.
+        now: seconds since the epoch, told in the page; None is the clock's.
         live: seconds between looks of a page that is served; None for a page that stays as it is.
     """
-    now = time.time()
     path = folder / "report" / "index.html"
-    write_text(path, render(folder, now=now, live=live))
+    write_text(path, render(folder, now=time.time() if now is None else now, live=live))
     return path
 
 
@@ -91,7 +92,7 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
             results=results,
             quoted=shlex.quote(str(folder)),
             counts={"done": len(points) - failed, "failed": failed},
-            sections=_SECTIONS if results.records or results.unread else (),
+            sections=_SECTIONS if results.records else (),
             shown=[_shown(results, study, looks) for study in results.studies],
             table=comparison(results) if results.records else None,
             layers=data(by_layer),
@@ -107,7 +108,7 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
             progress=swept,
             eta=_duration(swept.seconds_left) if swept and swept.seconds_left is not None else "",
             built=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)),
-            stamp=f"{now:.3f}",
+            stamp=stamp(now),
             live=live,
             style=Markup(_asset("page.css")),
             script=Markup(script),
@@ -117,10 +118,15 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
     )
 
 
+def stamp(now: float) -> str:
+    """What tells one build of a page from the next."""
+    return f"{now:.3f}"
+
+
 def _duration(seconds_: float) -> str:
     """`40 s`, `5 min`, `2 h 10 min`."""
     minutes = round(seconds_ / 60)
-    if minutes < 1:
+    if seconds_ < 60:
         return f"{seconds_:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
@@ -129,7 +135,7 @@ def _shown(results: Results, study: Study, looks: Looks) -> Shown:
     metrics = study.metrics if len(results.studies) * len(study.metrics) * 2 <= _FIGURES else study.metrics[:1]
 
     def each(of: Callable[[Study, Looks, str], tuple[go.Figure, str]]) -> list[Figure]:
-        return [drawn(metric, lambda metric=metric: of(study, looks, metric)) for metric in metrics]  # type: ignore[misc]
+        return [drawn(metric, partial(of, study, looks, metric)) for metric in metrics]
 
     try:
         found = answer(results, study)
@@ -139,12 +145,12 @@ def _shown(results: Results, study: Study, looks: Looks) -> Shown:
         study,
         found,
         [
-            drawn(f"{study.metric} against the bytes of the weights", lambda: against_bytes(study, looks)),
-            drawn(f"{study.metric} against latency", lambda: against_latency(results, study, looks)),
+            drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study, looks)),
+            drawn(f"{study.metric} against latency", partial(against_latency, results, study, looks)),
         ],
         each(against_alpha),
         each(against_bits),
-        [drawn("Seconds of every stage", lambda: seconds(results, study)), drawn("Memory", lambda: memory(results, study))],
+        [drawn("Seconds of every stage", partial(seconds, results, study)), drawn("Memory", partial(memory, results, study))],
     )
 
 

@@ -1,5 +1,6 @@
 """The live view: the report folder over HTTP on this machine, and the page built anew while records arrive."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqbench.errors import UserError
-from sqbench.reporting.html.page import write
+from sqbench.reporting.html.page import stamp, write
 from sqbench.storage import write_text
 
 _PORTS = 20  # tried from the one asked for
@@ -53,13 +54,12 @@ def served(report: Path, host: str, port: int) -> Iterator[tuple[str, int]]:
 
 
 def _bound(handler: Callable[..., SimpleHTTPRequestHandler], host: str, port: int) -> ThreadingHTTPServer:
-    last = min(port + _PORTS, 65536)
-    for number in range(port, last):
+    for number in range(port, min(port + _PORTS, 65536)):
         try:
             return ThreadingHTTPServer((host, number), handler)
         except OSError as error:
             reason = error
-            if error.errno is None or isinstance(error, PermissionError) or "resolution" in str(error):
+            if error.errno != errno.EADDRINUSE:
                 break
     raise UserError(f"host={host} port={port}: {reason.strerror or reason}; host=127.0.0.1 port=0 takes any free port")
 
@@ -78,10 +78,9 @@ def signature(folder: Path) -> list[tuple[str, int]]:
 
 def build(folder: Path, every: float) -> float:
     """Build the served page, then say so beside it, for the page to see; the seconds it took."""
-    start = time.perf_counter()
-    path = write(folder, live=every)
-    stamp = path.read_text(encoding="utf-8").split('name="built" content="', 1)[1].split('"', 1)[0]
-    write_text(path.parent / "built.txt", stamp + "\n")
+    start, now = time.perf_counter(), time.time()
+    path = write(folder, now=now, live=every)
+    write_text(path.parent / "built.txt", stamp(now) + "\n")
     return time.perf_counter() - start
 
 

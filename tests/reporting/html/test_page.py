@@ -171,6 +171,11 @@ def test_surfaces_are_those_that_were_drawn(results: Path) -> None:
     assert max(map(max, heights)) == 99 * 199  # the peak is kept
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(41.4, "41 s"), (60, "1 min"), (3540, "59 min"), (7800, "2 h 10 min")])
+def test_what_is_left_is_told_in_round_numbers(seconds: float, told: str) -> None:
+    assert page._duration(seconds) == told
+
+
 @pytest.mark.parametrize("seconds", [None, 2.0])
 def test_only_a_served_page_looks_for_news(results: Path, seconds: float | None) -> None:
     write(results, build("rtn"))

@@ -4,7 +4,10 @@
   const built = page.one('meta[name="built"]').content;
   let touched = 0;
   if (every) {
-    for (const name of ["pointermove", "keydown", "input"]) addEventListener(name, (event) => (touched = event.buttons || name !== "pointermove" ? Date.now() : touched));
+    const touch = (event) => {
+      if (event.type !== "pointermove" || event.buttons) touched = Date.now();
+    };
+    for (const name of ["pointermove", "keydown", "input"]) addEventListener(name, touch);
     setInterval(async () => {
       const pulse = page.one("#pulse");
       try {
