@@ -1,0 +1,218 @@
+"""The manual says what the code does: keys, names, commands and files; and it builds, without a warning and without a network."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import typing
+
+import pytest
+from cli import ROOT, environment
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from sqbench import config, plot
+from sqbench.config import CONF_DIR, FormatConfig, RunConfig
+from sqbench.errors import UserError
+from sqbench.methods import METHODS
+from sqbench.records.store import Store
+
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+TEXT = "\n".join(PAGES.values())
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def keys_of(schema: type, prefix: str = "") -> set[str]:
+    """Dotted names of everything that a configuration may set."""
+    found = set()
+    for name, hint in typing.get_type_hints(schema).items():
+        inner = next((part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)), None)
+        found |= {prefix + name} if inner is None else keys_of(inner, f"{prefix}{name}.") | {prefix + name}
+    return found
+
+
+KEYS = keys_of(RunConfig)
+# Both formats have the same fields: one table explains them.
+FORMATS = {f"bits.{side}.{item.name}" for side in ("weights", "activations") for item in dataclasses.fields(FormatConfig)}
+
+
+def mentioned(name: str) -> bool:
+    return re.search(rf"[`\s,|]{re.escape(name)}[`=,\s]", TEXT) is not None
+
+
+@pytest.mark.parametrize("key", sorted(KEYS - FORMATS))
+def test_a_key_is_explained(key):
+    assert re.search(rf"`{re.escape(key)}[`=]", TEXT), f"no page mentions `{key}`"
+
+
+@pytest.mark.parametrize("field", [item.name for item in dataclasses.fields(FormatConfig)])
+def test_a_field_of_a_format_is_explained(field):
+    assert re.search(rf"`bits\.(weights|activations)\.{field}`", TEXT)
+
+
+def test_no_page_names_a_key_that_is_not_there():
+    roots = "|".join(sorted(key for key in KEYS if any(other.startswith(f"{key}.") for other in KEYS)))
+    named = set(re.findall(rf"`((?:{roots})\.[a-z_.]+)[`=]", TEXT))
+    assert named - KEYS == set()
+
+
+@pytest.mark.parametrize("group", ["method", "eval", "bits", "model", "data", "tracker"])
+def test_a_choice_is_named(group):
+    missing = [path.stem for path in sorted((CONF_DIR / group).glob("*.yaml")) if not mentioned(path.stem)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_has_a_page_with_its_parameters(method):
+    page = next(text for name, text in PAGES.items() if name.startswith("docs/methods/") and re.match(rf"# .*\b{method}\b", text))
+    cls = METHODS[method]
+    told = page + "".join(base.__doc__ or "" for base in cls.__mro__[:-2])
+    assert [item.name for item in dataclasses.fields(cls) if not re.search(rf"\b{item.name}\b", told)] == []
+    assert "*Limits.*" in page or cls.is_float
+    assert "```math" in page or cls.is_float
+
+
+def commands(text: str) -> list[str]:
+    """Command lines in fences, with what a backslash continues."""
+    lines = (line for language, body in FENCE.findall(text) if language == "sh" for line in body.replace("\\\n", " ").splitlines())
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+QUOTED = [(name, line) for name, text in PAGES.items() for line in commands(text)]
+
+
+@pytest.mark.parametrize(("page", "line"), QUOTED, ids=lambda value: str(value)[:80])
+def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]), line
+        accepted = {"sqbench.run": composes, "sqbench.plot": draws}.get(words[2])
+        if accepted:
+            accepted(words[3:])
+        elif words[2].startswith("sqbench."):
+            reads(words[2], words[3:])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+        with_example(ROOT / words[1], words[2:])
+    else:
+        assert words[0] in ("pip", "wandb", "."), f"{page} quotes {line}, and nothing here checks it"
+
+
+def composes(words: list[str], searched: str | None = None) -> None:
+    """A run's overrides, all points of a sweep, without loading anything. Files that are not there are the reader's."""
+    overrides = [word for word in words if not word.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch] if "-m" in words else [overrides]
+    config.register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for job in jobs:
+            cfg = compose("config", [*job, *([f"hydra.searchpath=[{searched}]"] if searched else [])])
+            trouble = refusal(cfg)
+            assert re.search(r"^$|no such file|layers=each", trouble), f"{job}: {trouble}"
+
+
+def refusal(cfg: DictConfig) -> str:
+    """Why a configuration is refused, empty if it is not."""
+    try:
+        config.check(cfg)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def draws(words: list[str]) -> None:
+    kind = plot.KINDS[words[0]]
+    _, rest = plot.parsed(kind, words[0], words[1:])
+    if rest:
+        composes(rest)
+
+
+def reads(name: str, words: list[str]) -> None:
+    """The keys of a command that reads records, whose schema comes with its module."""
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        importlib.import_module(f"{name}.__main__")
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        compose(name.removeprefix("sqbench."), words)
+
+
+def with_example(script, words: list[str]) -> None:
+    """A line that starts an example: in a process of its own, because examples make names known for good."""
+    folder = words[words.index("--config-dir") + 1]
+    kept = [word for word in words if word not in ("--config-dir", folder)]
+    code = "import json, runpy, sys; sys.path[:0] = sys.argv[1:3]; runpy.run_path(sys.argv[3]); import test_pages"
+    code += "; test_pages.composes(json.loads(sys.argv[4]), sys.argv[5])"
+    paths = [str(ROOT / "tests"), str(ROOT / "tests" / "docs")]
+    line = [sys.executable, "-c", code, *paths, str(script), json.dumps(kept), str(ROOT / folder)]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "```python\n" in text])
+def test_python_in_a_page_is_python(page):
+    for language, body in FENCE.findall(PAGES[page]):
+        if language == "python" and not body.startswith("--8<--"):
+            ast.parse(body)
+
+
+@pytest.fixture
+def point(command, results):
+    """A finished point."""
+    assert command("method=rtn", "bits=w8a16").code == 0
+    (record,) = Store(results).records()
+    return record
+
+
+def test_the_page_of_records_has_the_keys_of_a_record(point):
+    section = PAGES["docs/records.md"].partition("## record.json")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| (`[^|]+`) +\|(.*)\|$", section, re.MULTILINE)
+    named = {name: rest for cell, rest in table for name in re.findall(r"`(\w+)`", cell)}
+    assert set(named) == set(point)
+    for part, inside in (("delta", point["delta"]["perplexity"]), ("quantized", point["quantized"])):
+        words = set(re.findall(r"\w+", named[part]))
+        assert {key for key in inside if key not in words} <= {"fused"}, part
+
+
+def test_the_page_of_records_reads_them(point, results, monkeypatch, capsys):
+    monkeypatch.chdir(results.parent)
+    (code,) = [body for language, body in FENCE.findall(PAGES["docs/records.md"]) if language == "python"]
+    exec(compile(code, "records.md", "exec"), {})  # noqa: S102 (our own text)
+    assert point["point_id"] in capsys.readouterr().out
+
+
+def test_samples_have_the_columns_that_the_page_lists(point, results):
+    import pandas as pd
+
+    columns = pd.read_parquet(results / "runs" / point["point_id"] / "samples.parquet").columns
+    listed = re.search(r"^\| perplexity \| a window \| `([^`]+)`", PAGES["docs/records.md"], re.MULTILINE)
+    assert set(columns) == set(listed[1].split())
+
+
+def test_it_builds_without_a_warning_and_reads_without_a_network(tmp_path):
+    for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        pytest.importorskip(package, reason="pip install sqbench[docs]")
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        line, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert {path.relative_to(tmp_path).with_suffix(".md").as_posix() for path in tmp_path.rglob("*.html")} >= {
+        name.removeprefix("docs/") for name in PAGES
+    }
+    for path in tmp_path.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        asked = re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(https?://[^"]+)"', page)
+        assert asked == [], path.name
+        assert "```math" not in page
+    assert (tmp_path / "methods" / "awq.html").read_text(encoding="utf-8").count("<math") == 2
+    assert "Aciq" in (tmp_path / "add_method.html").read_text(encoding="utf-8")  # a snippet of the example
