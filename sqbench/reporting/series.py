@@ -69,11 +69,21 @@ def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
     floats = cells[cells["method"] == "fp"]
     found = []
     names = [name for name in grid.rows if name != "alpha"]
-    for key, rows in cells[cells["method"] != "fp"].groupby(names, sort=False):
+    cells = cells[cells["method"] != "fp"]
+    for key, rows in cells.assign(apart=apart(cells, names[2:], names[:2])).groupby(names, sort=False):
         alphas = tuple(alpha for alpha in rows["alpha"] if alpha)
-        label = " ".join([*key[:2], *(f"{name}={value}" for name, value in zip(names[2:], key[2:], strict=True) if value)])
+        label = " ".join([*key[:2], *rows["apart"].iloc[:1]]).strip()
         found.append(Curve(label, key[0], key[1], alphas, *(tuple(rows[name]) for name in ("value", "low", "high"))))
     return (float(floats["value"].iloc[0]) if len(floats) else None), found
+
+
+def apart(cells: pd.DataFrame, names: Sequence[str], by: Sequence[str] = SERIES) -> pd.Series:
+    """What tells each cell from others that are the same in `by`, as `name=value` texts: of `names` those in which they differ."""
+    told = pd.Series("", index=cells.index, dtype=object)
+    for name in names:
+        differs = (cells.groupby(list(by))[name].transform("nunique") > 1) & (cells[name] != "")
+        told = told.where(~differs, told + f" {name}=" + cells[name].astype(object))
+    return told.str.strip()
 
 
 def same_basis(grid: Grid) -> None:

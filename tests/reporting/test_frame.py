@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format
-from sqbench.reporting.frame import COLUMNS, METHODS, describe_format, labels, main_metric, rank, results_frame, select
+from sqbench.reporting.frame import (
+    COLUMNS,
+    METHODS,
+    describe_format,
+    labels,
+    lower_is_better,
+    main_metric,
+    rank,
+    results_frame,
+    select,
+)
 
 
 def one(frame, **where):
@@ -159,6 +169,11 @@ def test_select_keeps_the_baseline_of_what_it_keeps(make_record):
 def test_select_names_what_is_there(make_record):
     with pytest.raises(UserError, match=r"where.method=smothquant: did you mean smoothquant\? known: fp, rtn, smoothquant"):
         select(results_frame([make_record("rtn"), make_record()]), method=["smothquant"])
+
+
+def test_less_repetition_and_more_of_what_agrees_are_better():
+    assert lower_is_better("repetition")
+    assert not any(lower_is_better(metric) for metric in ("exact_match", "prefix", "agreement", "loglik"))
 
 
 def test_the_main_metric_is_the_first_in_order():

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.reporting.frame import lower_is_better, results_frame
-from sqbench.reporting.series import SERIES, curves, front, layers_frame, sized
+from sqbench.reporting.series import SERIES, apart, curves, front, layers_frame, sized
 from sqbench.reporting.tables import Grid, lay_out
 
 Make = Callable[..., dict[str, Any]]
@@ -142,3 +143,17 @@ def test_too_many_lines_and_none_are_refused(make_record: Make) -> None:
         layers_frame(many)
     with pytest.raises(UserError, match="no finished point has quantized layers"):
         layers_frame([make_record(status="failed")])
+
+
+def test_apart_names_only_what_differs_among_the_same() -> None:
+    cells = pd.DataFrame(
+        {
+            "method": ["rtn", "rtn", "rtn", "awq"],
+            "bits": ["w4", "w4", "w8", "w4"],
+            "alpha": ["", "", "", "0.5"],
+            "weights": ["group 32", "group 64", "channel", "group 64"],
+            "head": ["", "", "", ""],
+        }
+    )
+    assert apart(cells, ["weights", "head"]).tolist() == ["weights=group 32", "weights=group 64", "", ""]
+    assert apart(cells, []).tolist() == [""] * 4

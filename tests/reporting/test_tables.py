@@ -84,7 +84,14 @@ def test_golden_of_the_long_frame(make_record):
     error = {"type": "ValueError", "message": 'no, "range" here'}
     failed = make_record("rtn", "w4a16", point_id="bbbbbbbbbbbb", status="failed", error=error)
     record = make_record("rtn", point_id="aaaaaaaaaaaa")
-    record["delta"]["perplexity"] |= {"p": 0.001, "detectable": 0.12, "gained": 3, "lost": 9, "flip_rate": 0.75, "test": "exact McNemar test"}
+    record["delta"]["perplexity"] |= {
+        "p": 0.001,
+        "detectable": 0.12,
+        "gained": 3,
+        "lost": 9,
+        "flip_rate": 0.75,
+        "test": "exact McNemar test",
+    }
     frame = results_frame([record, failed])
     assert to_long_csv(frame[frame["metric"].isin(["", "perplexity", "delta_perplexity"])]) == LONG
 

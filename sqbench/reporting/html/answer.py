@@ -8,6 +8,7 @@ from sqbench.records.store import Store
 from sqbench.reporting.frame import lower_is_better
 from sqbench.reporting.html.results import Results, Study
 from sqbench.reporting.html.text import named_metric
+from sqbench.reporting.series import apart
 from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import Grid, change_text, lay_out, number
 
@@ -62,11 +63,12 @@ def answer(results: Results, study: Study) -> Answer:
     floats = grid.cells[(grid.cells["method"] == "fp") & (grid.cells["points"] > 0)]["value"].tolist()
     sign = 1.0 if lower_is_better(study.metric) else -1.0
     found = []
-    for bits, cells in grid.cells[grid.cells["method"] != "fp"].groupby("bits", sort=False):
+    measured = grid.cells[grid.cells["method"] != "fp"]
+    for bits, cells in measured.assign(apart=apart(measured, grid.added)).groupby("bits", sort=False):
         done = [cell for cell in cells.itertuples(index=False) if cell.points]
         if done:
             best = min(done, key=lambda cell: sign * cell.value)
-            beside = tuple(name_of(cell, grid) for cell in done if cell.best and cell is not best)
+            beside = tuple(name_of(cell) for cell in done if cell.best and cell is not best)
             found.append(_best(bits, best, grid, beside, len(cells), len(cells) - len(done)))
     named = named_metric(study.metric)
     return Answer(named, number(floats[0], study.metric) if floats else "", tuple(found), grid.notes)
@@ -75,10 +77,9 @@ def answer(results: Results, study: Study) -> Answer:
 def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int, failed: int) -> Best:
     change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, grid.metric)
     note = f"n.s., detectable {number(cell.detectable, grid.metric, extra=1)}" if cell.unclear else ""
-    return Best(bits, name_of(cell, grid), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
+    return Best(bits, name_of(cell), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
 
 
-def name_of(cell: Any, grid: Grid) -> str:
-    """`smoothquant α=0.5`, and what else tells the cell from others."""
-    alpha = [f"α={cell.alpha}"] if cell.alpha else []
-    return " ".join([cell.method, *alpha, *(f"{name}={getattr(cell, name)}" for name in grid.added if getattr(cell, name))])
+def name_of(cell: Any) -> str:
+    """`smoothquant α=0.5`, and what else tells the cell from others (its `apart`)."""
+    return " ".join([cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart] if cell.apart else [])])

@@ -12,7 +12,7 @@ from sqbench.reporting.html.figures import bars, intervals, reference, told, val
 from sqbench.reporting.html.looks import DASHES, SYMBOLS, Looks, faded
 from sqbench.reporting.html.results import Study
 from sqbench.reporting.html.text import in_figure
-from sqbench.reporting.series import SERIES, Curve, curves, shown_cells
+from sqbench.reporting.series import SERIES, Curve, apart, curves, shown_cells
 from sqbench.reporting.tables import lay_out
 
 
@@ -90,13 +90,12 @@ def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, st
         raise UserError("No finished point is quantized: python -m sqbench.run -m method=rtn bits=w8a16,w4a16,w3a16 makes some")
     order = list(dict.fromkeys(in_order(cells, ("bits",))["bits"]))
     cells = cells.assign(at=cells["bits"].map(order.index), by=cells["value"] * (1 if lower_is_better(metric) else -1))
-    others = [name for name in grid.rows if name not in ("bits", "alpha")]
+    cells = cells.assign(apart=apart(cells, grid.added))
     figure, seen = go.Figure(), dict.fromkeys(looks.methods, 0)
-    for (method, *more), rows in cells.groupby(others, sort=False):
+    for (method, more), rows in cells.groupby(["method", "apart"], sort=False):
         best = rows.sort_values(["at", "by"], kind="stable").groupby("at").head(1)
-        label = " ".join([method, *(f"{name}={value}" for name, value in zip(others[1:], more, strict=True) if value)])
         colour = looks.colour(method)
-        named = [f"{name_of(row, grid)}: {told(row.value, row.low, row.high, metric)}" for row in best.itertuples()]
+        named = [f"{name_of(row)}: {told(row.value, row.low, row.high, metric)}" for row in best.itertuples()]
         figure.add_scatter(
             x=best["at"],
             y=best["value"],
@@ -104,7 +103,7 @@ def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, st
             mode="lines+markers",
             line={"color": colour, "dash": DASHES[seen[method] % len(DASHES)], "width": 2},
             marker={"symbol": SYMBOLS[looks.methods.index(method) % len(SYMBOLS)], "size": 9},
-            name=in_figure(label),
+            name=in_figure(f"{method} {more}".strip()),
             customdata=[in_figure(text) for text in named],
             hovertemplate="%{customdata}<extra>%{x}</extra>",
         )

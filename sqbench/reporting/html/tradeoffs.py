@@ -10,7 +10,7 @@ from sqbench.reporting.html.figures import bars, intervals, told, value_axis
 from sqbench.reporting.html.looks import GREY, Looks
 from sqbench.reporting.html.results import Results, Study
 from sqbench.reporting.html.text import in_figure
-from sqbench.reporting.series import SERIES, front, logarithmic, shown_cells, sized
+from sqbench.reporting.series import SERIES, apart, front, logarithmic, shown_cells, sized
 from sqbench.reporting.tables import SPEEDS, Grid, lay_out
 
 LATENCY = "latency_ms"
@@ -63,6 +63,7 @@ def timed(frame: pd.DataFrame, study: Study) -> tuple[Grid, pd.DataFrame]:
 
 def _front(grid: Grid, cells: pd.DataFrame, looks: Looks, axis: str) -> go.Figure:
     figure, metric = go.Figure(), grid.metric
+    cells = cells.assign(apart=apart(cells, [name for name in grid.added if name in cells]))
     best = cells[cells["front"]].sort_values("size")
     figure.add_scatter(
         x=best["size"],
@@ -75,7 +76,7 @@ def _front(grid: Grid, cells: pd.DataFrame, looks: Looks, axis: str) -> go.Figur
     )
     for label, rows in cells.groupby("label", sort=False):
         method, bits = rows["method"].iloc[0], rows["bits"].iloc[0]
-        named = [f"{name_of(row, grid)} {row.bits}: {told(row.value, row.low, row.high, metric)}" for row in rows.itertuples()]
+        named = [f"{name_of(row)} {row.bits}: {told(row.value, row.low, row.high, metric)}" for row in rows.itertuples()]
         figure.add_scatter(
             x=rows["size"],
             y=rows["value"],
