@@ -44,7 +44,8 @@ COLUMNS = (
 )
 # Fields of which a table holds one value unless they are its rows or columns: the examples, and what is quantized.
 _SETS = ("data", "eval", "window", "windows", "images", "ops")
-_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss")  # parts of the names of metrics where less is better
+# Parts of the names of metrics where less is better.
+_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss", "repetition")
 
 
 def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
