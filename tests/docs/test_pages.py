@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from sqbench import config, plot
+from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
 from sqbench.methods import METHODS
@@ -163,6 +165,16 @@ def test_python_in_a_page_is_python(page):
     for language, body in FENCE.findall(PAGES[page]):
         if language == "python" and not body.startswith("--8<--"):
             ast.parse(body)
+
+
+def test_the_example_of_paired_tests_is_computed():
+    told = re.search(r"Of ([\d,]+) images let one lose (\d+) answers and gain (\d+)", PAGES["docs/tables.md"])
+    count, lost, gained = (int(number.replace(",", "")) for number in told.groups())
+    before, after = 0.8, 0.8 - (lost - gained) / count
+    pooled = (before + after) / 2
+    z = (before - after) / math.sqrt(2 * pooled * (1 - pooled) / count)
+    unpaired, paired = math.erfc(z / math.sqrt(2)), mcnemar(gained, lost)
+    assert f"(p = {unpaired:.1g}), the paired one is certain (p = {paired:.0e})" in re.sub(r"\s+", " ", PAGES["docs/tables.md"])
 
 
 @pytest.fixture
