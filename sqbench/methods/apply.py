@@ -194,7 +194,7 @@ def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputSta
         "layer": name,
         "format": str(layer.format or "float"),
         "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3),
-        **describe(stats),
+        **{name: float(f"{value:.6g}") for name, value in describe(stats).items()},  # of hundreds of layers: no digit for nothing
     }
     if isinstance(layer.activation, ActivationQuantizer):
         entry["input_sqnr_db"] = round(sqnr_db(stats.rows, layer.activation(stats.rows)), 3)
