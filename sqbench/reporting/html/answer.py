@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.records.store import Store
-from sqbench.reporting.frame import lower_is_better
+from sqbench.reporting.frame import in_order, lower_is_better
 from sqbench.reporting.html.results import Results, Study
 from sqbench.reporting.html.text import named_metric
 from sqbench.reporting.series import apart
@@ -64,7 +64,8 @@ def answer(results: Results, study: Study) -> Answer:
     sign = 1.0 if lower_is_better(study.metric) else -1.0
     found = []
     measured = grid.cells[grid.cells["method"] != "fp"]
-    for bits, cells in measured.assign(apart=apart(measured, grid.added)).groupby("bits", sort=False):
+    measured = in_order(measured.assign(apart=apart(measured, grid.added)), ("bits",))
+    for bits, cells in measured.groupby("bits", sort=False):
         done = [cell for cell in cells.itertuples(index=False) if cell.points]
         if done:
             best = min(done, key=lambda cell: sign * cell.value)
