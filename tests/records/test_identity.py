@@ -85,6 +85,9 @@ NOTHING = {
     "calibration.path": ["{file}"],
     "eval.name": ["perplexity"],  # what auto stands for here
     **{f"eval.{key}": ["7"] for key in ("repetitions", "warmup", "batch", "prompt", "decode", "beams")},  # of others
+    "eval.tasks": ["[a]"],  # of lm_eval
+    "eval.limit": ["7"],
+    "eval.fewshot": ["7"],
     "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
     "model.image_size": ["98"],
     "model.head": ["probe"],
@@ -102,6 +105,7 @@ NOTHING = {
     "tracker.project": ["mine"],
     "tracker.entity": ["me"],
     "results_dir": ["/elsewhere"],
+    "cache_dir": ["/elsewhere"],
     "force": ["true"],
     "plan": ["true"],
 }
