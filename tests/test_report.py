@@ -6,18 +6,23 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli import contents, environment, wait_for
+from cli import Ended, contents, environment, wait_for
 from examples import build, write
+
+from sqbench.reporting.html.page import render
+from sqbench.reporting.html.progress import progress
+from sqbench.reporting.html.results import read
 
 
 def line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sqbench.report", *arguments]
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def reported(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     strict = environment(PYTHONWARNINGS="error")
     return subprocess.run(line(*arguments), cwd=cwd, env=strict, capture_output=True, text=True, timeout=300)
 
@@ -26,7 +31,7 @@ def test_one_file_and_its_path(results: Path, tmp_path: Path) -> None:
     write(results, build("rtn"), build(alpha=0.5), build("awq", "w4a16", status="failed"))
     before, cwd = contents(results), tmp_path / "cwd"
     cwd.mkdir()
-    done = command(f"results_dir={results}", cwd=cwd)
+    done = reported(f"results_dir={results}", cwd=cwd)
     page = results / "report" / "index.html"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{page}\n", "")
     assert [path for path in contents(results) if path not in before] == ["report/index.html"]
@@ -37,9 +42,21 @@ def test_one_file_and_its_path(results: Path, tmp_path: Path) -> None:
 
 def test_an_empty_folder_has_a_page(results: Path, tmp_path: Path) -> None:
     results.mkdir()
-    done = command(f"results_dir={results}", cwd=tmp_path)
+    done = reported(f"results_dir={results}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "No point yet" in (results / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_real_sweep_tells_how_far_it_is(command: Callable[..., Ended], results: Path) -> None:
+    assert command("method=rtn").code == 0
+    assert command("-m", "method=rtn,smoothquant,awq", "alpha=0.5").code == 0
+    found = read(results)
+    swept = progress(results, found.records)
+    assert swept is not None
+    assert (swept.total, swept.skipped, swept.done, swept.failed, swept.left, swept.running) == (3, 1, 2, 0, 0, ())
+    page = re.sub(r"\s+", " ", render(results, now=0.0, live=2.0))
+    assert "<strong>Complete</strong>: 3 of 3 points of the sweep " in page
+    assert all(f'id="p-{point}"' in page for point in found.records)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +68,7 @@ def test_an_empty_folder_has_a_page(results: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_work_ends_with_status_2(given: str, said: str, tmp_path: Path) -> None:
-    done = command(given, cwd=tmp_path)
+    done = reported(given, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert list(tmp_path.iterdir()) == []
