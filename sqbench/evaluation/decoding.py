@@ -23,14 +23,16 @@ class Decoder:
 
         self.module = module
         self.cache = DynamicCache(config=module.config)
-        # Logits of a whole prompt are as much work as many layers, and nobody reads them.
-        self.options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
+        takes = inspect.signature(module.forward).parameters
+        self.options: dict[str, Any] = {"cache" if "cache" in takes else "past_key_values": self.cache}  # its name before 5.24
+        if "logits_to_keep" in takes:  # logits of a whole prompt are as much work as many layers, and nobody reads them
+            self.options["logits_to_keep"] = 1
         self.token = torch.empty(1, 0, dtype=torch.long)
 
     def read(self, ids: Tensor) -> Tensor:
         """Logits [texts, vocabulary] of what comes after these further tokens [texts, tokens]."""
         assert ids.ndim == 2
-        return self.module(input_ids=ids, past_key_values=self.cache, use_cache=True, **self.options).logits[:, -1]
+        return self.module(input_ids=ids, use_cache=True, **self.options).logits[:, -1]
 
     def prefill(self, ids: Tensor) -> Tensor:
         """Read prompts [texts, tokens] and write the first token after each, [texts, 1]."""
