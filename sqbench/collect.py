@@ -15,11 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.records.store import Store
-from sqbench.reporting.frame import check_examples, main_metric, results_frame, select
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.grid import lay_out
+from sqbench.reporting.order import main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
+from sqbench.reporting.selection import check_examples, select
 from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
 from sqbench.reporting.significance import tested
-from sqbench.reporting.tables import lay_out, to_markdown, write_tables
+from sqbench.reporting.tables import to_markdown, write_tables
 
 
 @dataclass

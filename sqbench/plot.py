@@ -119,7 +119,7 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
 def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:
     """A metric against alpha, with intervals."""
     from sqbench.reporting import plots, series, style
-    from sqbench.reporting.tables import lay_out
+    from sqbench.reporting.grid import lay_out
 
     frame, metric = _records(config)
     grid = lay_out(frame, series.SERIES, (), metric)
@@ -194,7 +194,8 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
 
 def _records(config: RecordsConfig) -> tuple[Any, str]:
     """The chosen rows of the long frame, and the metric."""
-    from sqbench.reporting.frame import main_metric, results_frame
+    from sqbench.reporting.frame import results_frame
+    from sqbench.reporting.order import main_metric
 
     frame = chosen(results_frame(records_of(config.results_dir)), config.where)
     return frame, config.metric or main_metric(frame["metric"])

@@ -30,7 +30,7 @@ from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
 from sqbench.records.store import SCHEMA, Store
-from sqbench.reporting.tables import number
+from sqbench.reporting.units import number
 from sqbench.storage import digest
 from sqbench.tracking.wandb import mirror
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from sqbench.collect import CollectConfig, WhereConfig, collect
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
-from sqbench.reporting.frame import GROUPABLE
+from sqbench.reporting.order import GROUPABLE
 
 
 @pytest.fixture

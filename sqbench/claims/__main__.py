@@ -1,23 +1,22 @@
 """`python -m sqbench.claims`: run what the claims need and is missing, judge, and write claims.md and .csv."""
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
-import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, sweep
 from sqbench.claims import report
-from sqbench.claims.measures import MEASURES, Side
-from sqbench.claims.report import Finding, Judged
-from sqbench.claims.statement import INCONCLUSIVE, VERDICTS, Claim, Evidence, load
+from sqbench.claims.judging import Judged, judge
+from sqbench.claims.statement import VERDICTS, Claim, load
 from sqbench.config import CONF_DIR, register
 from sqbench.errors import UserError, known
 from sqbench.progress import console, output, place_in_sweep
@@ -91,37 +90,6 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     return outcomes
 
 
-Ids = Mapping[tuple[str, ...], str]  # overrides -> point id
-
-
-def judge(claim: Claim, ids: Ids, store: Store) -> list[Finding]:
-    """What every piece of a claim's evidence comes to."""
-    return [_finding(claim, evidence, ids, store) for evidence in claim.evidence]
-
-
-def _finding(claim: Claim, evidence: Evidence, ids: Ids, store: Store) -> Finding:
-    labels = [label for label in (evidence.of, evidence.against) if label is not None]
-    named = tuple(dict.fromkeys(ids[words] for label in labels for words in claim.points[label] if words in ids))
-    try:
-        sides = {label: _side(claim.points[label], ids, store) for label in labels}
-        other = None if evidence.against is None else sides[evidence.against]
-        effect = MEASURES[evidence.measure].run(sides[evidence.of], other, **evidence.options)
-    except UserError as error:
-        return Finding(evidence, None, INCONCLUSIVE, named, str(error))
-    return Finding(evidence, effect, evidence.region.judge(effect), named)
-
-
-def _side(points: Iterable[tuple[str, ...]], ids: Ids, store: Store) -> Side:
-    records = []
-    for words in points:
-        record = store.read(ids[words]) if words in ids else None
-        if record is None or record["status"] != "ok":
-            why = "was not run" if record is None else f"failed: {record['error']['message']}"
-            raise UserError(f"point {' '.join(words)} {why}")
-        records.append(record)
-    return Side(records, [pd.read_parquet(store.folder(record["point_id"]) / "samples.parquet") for record in records])
-
-
 def judged(config: ClaimsConfig) -> tuple[Judged, list[Outcome]]:
     """Run and judge; which record each point of a claim is, is kept beside the verdicts, for readers without model and data.
 
@@ -129,13 +97,13 @@ def judged(config: ClaimsConfig) -> tuple[Judged, list[Outcome]]:
         UserError: a claim or a point cannot work; nothing has run then.
     """
     claims, index = claims_of(config), Path(config.results_dir).expanduser() / INDEX
-    known_ids = {tuple(words.split()): name for words, name in _json(index).items()}
+    known_ids = {tuple(shlex.split(words)): name for words, name in _json(index).items()}
     outcomes = []
     if config.run:
         points = identified(claims, config)
         outcomes = computed(points, config)
         known_ids |= {words: point.id for words, point in points.items()}
-        write_text(index, json.dumps({" ".join(words): name for words, name in sorted(known_ids.items())}, indent=1) + "\n")
+        write_text(index, json.dumps({shlex.join(words): name for words, name in sorted(known_ids.items())}, indent=1) + "\n")
     store = Store(config.results_dir)
     return [(claim, judge(claim, known_ids, store)) for claim in claims], outcomes
 

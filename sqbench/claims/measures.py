@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sqbench.comparison import Outcome, mean_difference
+from sqbench.comparison import Outcome, mean_difference, over_seeds
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS
 from sqbench.evaluation.latency import FIGURES
@@ -69,22 +69,18 @@ def change(of: Side, against: Side | None, *, metric: str) -> Effect:
     others = rows if against is None else [outcome.rows(samples) for samples in against.samples]
     if any(not own.index.equals(rows[0].index) for own in (*rows, *others)):
         raise UserError(f"metric={metric}: the two sides saw different examples, which cannot be paired")
-    values = _mean([own[outcome.column].to_numpy() for own in rows])
-    other = _mean([one[outcome.column if against is not None else f"{outcome.column}_fp"].to_numpy() for one in others])
+    values = over_seeds([own[outcome.column].to_numpy() for own in rows])
+    other = over_seeds([one[outcome.column if against is not None else f"{outcome.column}_fp"].to_numpy() for one in others])
     weights = None if outcome.weights is None else rows[0][outcome.weights].to_numpy()
     each = np.array([np.average(own[outcome.column] - other.astype(float), weights=weights) for own in rows])
     if outcome.kind == "perplexity":  # of logarithms: a ratio afterwards
-        found = mean_difference(values, other, weights=weights)
+        clusters = None if outcome.clusters is None else rows[0][outcome.clusters].to_numpy()
+        found = mean_difference(values, other, weights=weights, clusters=clusters)
         (value, low, high), each = np.expm1([found.value, found.low, found.high]).tolist(), np.expm1(each)
     else:
         found = outcome.compare(rows[0], values, other, RESAMPLES, LEVEL)
         value, low, high = found.value, found.low, found.high
     return Effect(value, low, high, found.n, found.test, float(np.std(each, ddof=1)) if len(each) > 1 else None)
-
-
-def _mean(seeds: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Of every example over seeds; right and wrong answers of a single point stay what they are."""
-    return seeds[0] if len(seeds) == 1 else np.mean(seeds, axis=0)
 
 
 def _outcome(side: Side, metric: str) -> Outcome:

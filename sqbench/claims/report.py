@@ -2,13 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from sqbench.claims.measures import Effect
-from sqbench.claims.statement import SUPPORTED, Claim, Evidence
+from sqbench.claims.judging import Finding, Judged
+from sqbench.claims.statement import SUPPORTED, Claim
 from sqbench.reporting.tables import markdown_table
 from sqbench.storage import write_text
 
@@ -16,32 +15,6 @@ COLUMNS = (
     *("claim", "statement", "verdict", "evidence", "holds", "effect", "value", "low", "high", "seed_std", "n"),
     *("needed", "test", "points", "command"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What became of one piece of evidence.
-
-    Attributes:
-        effect: None if it could not be measured.
-        holds: supported, refuted or inconclusive.
-        points: ids of the records it comes from.
-        reason: why there is no effect.
-    """
-
-    evidence: Evidence
-    effect: Effect | None
-    holds: str
-    points: tuple[str, ...]
-    reason: str = ""
-
-    @property
-    def shown(self) -> str:
-        """The effect as people read it."""
-        return f"not measured: {self.reason}" if self.effect is None else self.evidence.region.show(self.effect)
-
-
-Judged = Sequence[tuple[Claim, Sequence[Finding]]]
 
 
 def command(claim: Claim) -> str:

@@ -8,7 +8,7 @@ from sqbench.comparison.differences import (
     proportion_difference,
     speedup,
 )
-from sqbench.comparison.outcomes import Outcome, differences
+from sqbench.comparison.outcomes import Outcome, differences, over_seeds, stderr_name
 from sqbench.comparison.resampling import BOOTSTRAP_SEED
 from sqbench.comparison.significance import POWER, holm, minimum_detectable
 
@@ -22,7 +22,9 @@ __all__ = [
     "holm",
     "mean_difference",
     "minimum_detectable",
+    "over_seeds",
     "perplexity_difference",
     "proportion_difference",
     "speedup",
+    "stderr_name",
 ]

@@ -3,12 +3,13 @@
 Evaluations know this and records say it, so that whoever reads records can compare two points by example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sqbench.comparison.differences import (
     Difference,
@@ -87,6 +88,17 @@ class Outcome:
         weights = None if self.weights is None else rows[self.weights].to_numpy()
         test = perplexity_difference if self.kind == "perplexity" else mean_difference
         return test(values, other, weights=weights, **shared)
+
+
+def stderr_name(metric: str) -> str:
+    """Where the standard error of a metric stands, as lm-eval has it: `acc_stderr,none` for `acc,none`."""
+    stem, comma, filtered = metric.partition(",")
+    return f"{stem}_stderr{comma}{filtered}"
+
+
+def over_seeds(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The mean of every example over seeds; right and wrong answers of a single point stay what they are."""
+    return values[0] if len(values) == 1 else np.mean(values, axis=0)
 
 
 def differences(samples: pd.DataFrame, outcomes: Mapping[str, Outcome], resamples: int, level: float) -> dict[str, Difference]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sqbench.comparison import Difference, Outcome, differences
+from sqbench.comparison import Outcome
 from sqbench.data.images import ImageExamples
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.models.image import ImageModel
@@ -92,13 +92,9 @@ def _as_reference(result: Result) -> Result:
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 
 
-def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    return differences(samples, _outcomes(samples), resamples, level)
-
-
 def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
     known = {"top1": ("proportion", "correct"), "top5": ("proportion", "correct5"), "kl_to_fp": ("mean", "kl")}
     return {metric: Outcome(kind, column, ("image",)) for metric, (kind, column) in known.items() if column in samples}
 
 
-ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, _differences, outcomes=_outcomes)
+ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, outcomes=_outcomes)

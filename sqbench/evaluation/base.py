@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sqbench.comparison import Difference, Outcome
+from sqbench.comparison import Difference, Outcome, differences
 from sqbench.config import EvalConfig
 from sqbench.models.base import Model
 from sqbench.models.tracing import first_tensor
@@ -48,10 +48,10 @@ class Evaluation:
         metric: the headline, where the result has it.
         run: (model, examples, reference or None, **settings) -> result.
         as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
-        differences: (samples, resamples, level) -> metric -> paired difference from the float model.
         beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
         check: raises UserError for values of `eval` that cannot work; nothing is loaded.
         outcomes: samples -> metric -> the column that it is an average of, by which points are compared with each other, too.
+        comparison: (samples, resamples, level) -> metric -> difference from the float model, where that is no mean of outcomes.
         inputs: what else than values of `eval` its numbers depend on, for the identity: fingerprints of files that it reads.
     """
 
@@ -59,11 +59,17 @@ class Evaluation:
     metric: str
     run: Callable[..., Result]
     as_reference: Callable[[Result], Result]
-    differences: Callable[[pd.DataFrame, int, float], dict[str, Difference]]
     beside: str | None = None
     check: Callable[[EvalConfig], None] = lambda chosen: None
     inputs: Callable[[EvalConfig], dict[str, Any]] = lambda chosen: {}
     outcomes: Callable[[pd.DataFrame], dict[str, Outcome]] = lambda samples: {}
+    comparison: Callable[[pd.DataFrame, int, float], dict[str, Difference]] | None = None
+
+    def differences(self, samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+        """Metric -> paired difference from the float model, whose values are in the samples as well."""
+        if self.comparison is not None:
+            return self.comparison(samples, resamples, level)
+        return differences(samples, self.outcomes(samples), resamples, level)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """The metric that a line about a result shows: its own headline, else the first."""

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sqbench.comparison import Difference, Outcome
-from sqbench.comparison import differences as compared
+from sqbench.comparison import Outcome
 from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
@@ -104,11 +103,6 @@ def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
     return {"exact_match": Outcome("proportion", "exact", ("window",)), **own}
 
 
-def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    """The change of what the float model's text has too, paired by prompt."""
-    return compared(samples, _outcomes(samples), resamples, level)
-
-
 def _check(chosen: EvalConfig) -> None:
     if chosen.decode < NGRAM:
         raise UserError(f"eval.decode={chosen.decode}: {NGRAM} or more works, repetition counts groups of {NGRAM} tokens")
@@ -119,7 +113,6 @@ GENERATION = Evaluation(
     "exact_match",
     generation,
     _as_reference,
-    _differences,
     check=_check,
     outcomes=_outcomes,
 )

@@ -11,10 +11,9 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from sqbench.comparison import Difference, differences
+from sqbench.comparison import stderr_name
 from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
@@ -72,8 +71,8 @@ def harness(
     mains = samples.loc[samples["main"] != "", ["main", "metric"]].drop_duplicates()
     for plain, of_tasks in mains.groupby("main", sort=False)["metric"]:
         means[str(plain)] = fmean(metrics[metric] for metric in of_tasks)
-        if all(_stderr(metric) in metrics for metric in of_tasks):
-            means[_stderr(str(plain))] = math.hypot(*(metrics[_stderr(metric)] for metric in of_tasks)) / len(of_tasks)
+        if all(stderr_name(metric) in metrics for metric in of_tasks):
+            means[stderr_name(str(plain))] = math.hypot(*(metrics[stderr_name(metric)] for metric in of_tasks)) / len(of_tasks)
     return Result({**means, **metrics, "weight_bytes": float(stored_bytes(model.module))}, samples, model, None)
 
 
@@ -120,19 +119,9 @@ def _put_back(device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def _stderr(metric: str) -> str:
-    """Where the standard error of a metric stands."""
-    stem, comma, filtered = metric.partition(",")
-    return f"{stem}_stderr{comma}{filtered}"
-
-
 def _as_reference(result: Result) -> Result:
     """A float result with what every comparison has: its own values beside themselves."""
     return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
-
-
-def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    return differences(samples, outcomes(samples), resamples, level)
 
 
 def _check(chosen: EvalConfig) -> None:
@@ -154,7 +143,6 @@ LM_EVAL = Evaluation(
     "acc",
     harness,
     _as_reference,
-    _differences,
     check=_check,
     inputs=_inputs,
     outcomes=outcomes,

@@ -136,7 +136,7 @@ def _as_reference(result: Result) -> Result:
     return Result(result.metrics, result.samples.assign(**own), result.model, None, result.baseline)
 
 
-def _differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
+def _speedups(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
     """How many times as fast as float, by metric; the ratio of seconds whatever the metric's unit."""
     figures = FIGURES["text" if "decode_s" in samples else "images"]
     return {
@@ -150,6 +150,6 @@ LATENCY = Evaluation(
     "latency_ms",
     latency,
     _as_reference,
-    _differences,
     beside="float32",
+    comparison=_speedups,
 )

@@ -6,8 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sqbench.comparison import Difference, Outcome
-from sqbench.comparison import differences as compared
+from sqbench.comparison import Outcome
 from sqbench.data.text import Windows
 from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
@@ -88,11 +87,6 @@ def as_reference(result: Result) -> Result:
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 
 
-def differences(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    """The change of perplexity, paired by window."""
-    return compared(samples, outcomes(samples), resamples, level)
-
-
 def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
     return {
         "perplexity": Outcome("perplexity", "nll", ("window",), weights="tokens"),
@@ -101,4 +95,4 @@ def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
     }
 
 
-PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, differences, outcomes=outcomes)
+PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, outcomes=outcomes)

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from sqbench.errors import UserError
 from sqbench.reporting import style, tables
-from sqbench.reporting.frame import lower_is_better
+from sqbench.reporting.grid import Grid
+from sqbench.reporting.order import lower_is_better
 from sqbench.reporting.series import NOISE, curves, logarithmic, sized
-from sqbench.reporting.tables import Grid
 
 
 def alpha_picture(grid: Grid) -> Figure:

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import main_metric, point_fields, rank
-from sqbench.reporting.tables import change_text, markdown_table, number
+from sqbench.reporting.frame import point_fields
+from sqbench.reporting.order import main_metric, rank
+from sqbench.reporting.tables import markdown_table
+from sqbench.reporting.units import change_text, number
 from sqbench.storage import canonical_json, write_text
 
 SENSITIVITY = "sensitivity"  # what `metric=` calls it

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from sqbench.errors import UserError
-from sqbench.reporting import tables
-from sqbench.reporting.frame import FIELDS, in_order, labels, lower_is_better, point_fields
-from sqbench.reporting.tables import Grid, lay_out
+from sqbench.reporting import units
+from sqbench.reporting.frame import point_fields
+from sqbench.reporting.grid import Grid, lay_out
+from sqbench.reporting.order import FIELDS, in_order, labels, lower_is_better
 
 SERIES = ("method", "bits", "alpha")
 MOST_LINES = 14  # that a reader can follow
@@ -48,9 +49,9 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
 
     The interval is that of the paired difference from the float model, put where the value is: float value + [low, high].
     """
-    unit, _ = tables.unit_of(grid.metric)
+    unit, _ = units.unit_of(grid.metric)
     cells = grid.cells[grid.cells["points"] > 0]
-    if (power := tables.SPEEDS.get(grid.metric)) is not None:
+    if (power := units.SPEEDS.get(grid.metric)) is not None:
         low, high = [cells["value"] * (cells[name] / cells["delta"]) ** power for name in ("low", "high")][::power]
         return cells.assign(low=low, high=high)
     reference = cells["value"] - cells["delta"]
@@ -123,7 +124,7 @@ def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
         raise UserError(f"metric={metric}: a picture against weight bytes needs points that have both")
     keys = list(grid.rows)
     sizes = lay_out(frame, keys, (), "weight_bytes").cells
-    unit, _ = tables.UNITS["weight_bytes"]
+    unit, _ = units.UNITS["weight_bytes"]
     sizes = sizes.assign(size=sizes["value"] / unit)[[*keys, "size"]]
     cells = shown_cells(grid).merge(sizes, on=keys).dropna(subset=["value", "size"]).reset_index(drop=True)
     if cells.empty:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sqbench.comparison import FEW, POWER, Outcome, holm
-from sqbench.reporting.frame import float_basis, lower_is_better
-from sqbench.reporting.tables import Grid
+from sqbench.comparison import FEW, POWER, Outcome, holm, over_seeds
+from sqbench.reporting.frame import float_basis
+from sqbench.reporting.grid import Grid
+from sqbench.reporting.order import lower_is_better
 from sqbench.storage import canonical_json
 
 MOST_CELLS = 300  # whose samples are read and compared with each other: seconds
@@ -107,11 +108,7 @@ def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samp
         values.append(rows[own].to_numpy())
         floats += [rows[name].to_numpy() for name in rows if name == floating]
     assert first is not None
-    return Side(*first, _mean(values), _mean(floats) if len(floats) == len(values) else None)
-
-
-def _mean(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return values[0] if len(values) == 1 else np.mean(values, axis=0)
+    return Side(*first, over_seeds(values), over_seeds(floats) if len(floats) == len(values) else None)
 
 
 def _against_float(cells: pd.DataFrame, known: Mapping[int, Side], level: float) -> pd.DataFrame:

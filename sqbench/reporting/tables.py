@@ -1,170 +1,22 @@
-"""The tables of a metric: the long frame laid out in cells, and the same cells as CSV, LaTeX and Markdown, byte for byte stable."""
+"""A table's cells as CSV, LaTeX and Markdown, byte for byte stable."""
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from sqbench.reporting.frame import FIELDS, GROUPABLE, check_names, family, in_order, labels, rank
+from sqbench.reporting.grid import Grid, wide
+from sqbench.reporting.units import SPEEDS, change_text, extra_decimals, number, unit_of
 from sqbench.storage import write_text
 
-_DECIMALS = {
-    "perplexity": 2,
-    "top1": 2,
-    "top5": 2,
-    "acc": 2,
-    "acc_norm": 2,
-    "word_perplexity": 2,
-    "exact_match": 1,
-    "prefix": 1,
-    "agreement": 3,
-    "loglik": 3,
-    "repetition": 1,
-    "sqnr_db": 1,
-    "weight_bytes": 1,
-    "resident_bytes": 1,
-    "latency_ms": 2,
-    "tokens_per_s": 1,
-    "decode_tokens_per_s": 1,
-    "images_per_s": 1,
-}  # else 4
-# The change of these is how many times as fast as float: the metric itself grows with it, or falls.
-SPEEDS = {"tokens_per_s": 1, "decode_tokens_per_s": 1, "images_per_s": 1, "latency_ms": -1}
-UNITS = {
-    "weight_bytes": (1e6, "MB"),
-    "resident_bytes": (1e6, "MB"),
-    "top1": (0.01, "%"),
-    "top5": (0.01, "%"),
-    "acc": (0.01, "%"),
-    "acc_norm": (0.01, "%"),
-    "exact_match": (0.01, "%"),
-    "repetition": (0.01, "%"),
-}  # shown as: divided by, and called
 _LATEX = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-_TESTED = ("low", "high", "level", "p", "detectable")  # of a change against the float model
 _FIRST_WORD = r"^(\S+)"  # of a cell: its value, which is bold or not
 _LONG_FLOAT = "%.10g"  # below the noise of a float64 sum, above anything a table shows
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One metric laid out for a table.
-
-    Attributes:
-        metric: its name.
-        rows: the columns of the long frame that make the rows; those in `added` come last.
-        columns: those that make the columns.
-        added: what had to join the rows, because results that differ in it would have shared a cell.
-        cells: a row per cell: the labels of `rows` and `columns`; `value`, the mean over `points`; `seed_std`, their standard
-            deviation (NaN for one point); `failed`, how many more points failed; `n`, the examples behind each value; `delta`,
-            the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable` (of a single point only);
-            `p_holm`, `unclear` and `best`, which `significance.tested` fills; the `ids` of the points. NaN where unknown.
-        context: the fields that are the same in every quantized cell and stand in neither rows nor columns.
-        notes: what the caption says besides.
-    """
-
-    metric: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    added: tuple[str, ...]
-    cells: pd.DataFrame
-    context: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-
-def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> Grid:
-    """The cells of a table of `metric`, from a long frame (`sqbench.reporting.frame.results_frame`).
-
-    Raises:
-        UserError: an unknown or repeated row or column, an unknown metric, or nothing to show.
-    """
-    check_names(frame, rows, columns, metric)
-    values = frame[frame["metric"] == metric]
-    failed = frame["status"] == "failed"
-    if len(values):  # a failed run of another evaluation would not have given this metric
-        failed &= frame["eval"].isin(set(values["eval"]))
-    deltas = frame[frame["metric"] == f"delta_{metric}"]
-    shown, deltas = (
-        part.assign(**{name: labels(part[name]) for name in GROUPABLE}) for part in (pd.concat([values, frame[failed]]), deltas)
-    )
-    keys = [*rows, *columns]
-    added: list[str] = []
-    for name in FIELDS:
-        if name not in keys and (shown.groupby(keys)[name].nunique() > 1).any():
-            added.append(name)
-            keys.append(name)
-    changes = _by_cell(deltas, keys)
-    cells = [dict(zip(keys, key, strict=True)) | _cell(found, changes.get(key, [])) for key, found in _by_cell(shown, keys).items()]
-    measured = shown if (shown["method"] == "fp").all() else shown[shown["method"] != "fp"]
-    constant = [name for name in FIELDS if name not in keys and measured[name].nunique() == 1]
-    context = {name: measured[name].iloc[0] for name in constant if measured[name].iloc[0]}
-    sides = (*rows, *added)
-    return Grid(metric, sides, tuple(columns), tuple(added), in_order(pd.DataFrame(cells), (*sides, *columns)), context)
-
-
-def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
-    """The grid as a frame of texts in order: `text` of a cell (a named tuple of `grid.cells`), `--` where there is none."""
-    texts: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
-    for cell in grid.cells.itertuples(index=False):
-        side, top = (tuple(getattr(cell, name) for name in names) for names in (grid.rows, grid.columns))
-        texts[side, top] = text(cell)
-    sides = list(dict.fromkeys(side for side, _ in texts))  # cells come sorted by rows
-    tops = sorted({top for _, top in texts}, key=lambda top: [rank(*pair) for pair in zip(grid.columns, top, strict=True)])
-    header = _index(tops, grid.columns) if grid.columns else pd.Index([grid.metric])
-    body = [[texts.get((side, top), "--") for top in tops] for side in sides]
-    return pd.DataFrame(body, index=_index(sides, grid.rows), columns=header, dtype="str")
-
-
-def unit_of(metric: str) -> tuple[float, str]:
-    """What a metric is divided by to be shown, and what that is called; of a task's metric, what goes for the metric."""
-    return UNITS.get(family(metric), (1.0, ""))
-
-
-def _decimals(metric: str) -> int:
-    return _DECIMALS.get(family(metric), 4)
-
-
-def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -> str:
-    """A metric's value as tables show it, with `extra` decimals.
-
-    >>> number(15.1, "perplexity"), number(0.3, "perplexity", signed=True, extra=1), number(123456.0, "perplexity")
-    ('15.10', '+0.300', '1.2e5')
-    """
-    scaled = value / unit_of(metric)[0]
-    if not math.isfinite(scaled):
-        return str(scaled)
-    sign = "+" if signed else ""
-    if abs(scaled) >= 1e5:
-        mantissa, exponent = format(scaled, f"{sign}.1e").split("e")
-        return f"{mantissa}e{int(exponent)}"
-    text = format(scaled, f"{sign}.{_decimals(metric) + extra}f")
-    return text if text.strip("+-0.") else text.replace("-", sign)  # no negative zero
-
-
-def change_text(delta: float, low: float, high: float, metric: str) -> str:
-    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change.
-
-    Of a speed `x3.53 [3.50, 3.60]`.
-    """
-    if metric in SPEEDS:
-        return f"x{delta:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else "")
-    extra = _extra(delta, metric)
-    text = number(delta, metric, signed=True, extra=extra)
-    bounds = ", ".join(number(bound, metric, extra=extra) for bound in (low, high))
-    return text if math.isnan(low) or math.isnan(high) else f"{text} [{bounds}]"
-
-
-def _extra(delta: float, metric: str) -> int:
-    """How many decimals more a change has than the metric."""
-    return int(abs(delta / unit_of(metric)[0]) < 1 and _decimals(metric) < 4)
 
 
 def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
@@ -178,7 +30,7 @@ def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
     if not math.isnan(cell.delta):
         notes.append(change_text(cell.delta, cell.low, cell.high, metric))
     if cell.unclear:
-        notes.append(f"n.s., detectable {number(cell.detectable, metric, extra=_extra(cell.delta, metric))}")
+        notes.append(f"n.s., detectable {number(cell.detectable, metric, extra=extra_decimals(cell.delta, metric))}")
     notes += [f"n={cell.n:.0f}"] * (with_n and not math.isnan(cell.n))
     spread = f" ± {number(cell.seed_std, metric)}" * (cell.points > 1)
     return number(cell.value, metric) + spread + f" ({', '.join(notes)})" * bool(notes)
@@ -289,45 +141,9 @@ def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
-    """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
-    numbers = frame[["point_id", "status", "value", *_TESTED, "n"]].astype({"n": "float64"})
-    found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-    for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
-        found[key].append(row)
-    return dict(sorted(found.items()))
-
-
-def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
-    """The numbers of one cell; points that failed are counted, never left out without a word."""
-    done = [row for row in found if row.status != "failed"]
-    values = [row.value for row in done]
-    counts = {row.n for row in done if not math.isnan(row.n)}
-    paired = [row.value for row in changes] if len(changes) == len(done) else []  # no mean of part of the points
-    with np.errstate(invalid="ignore"):  # the spread of infinite values is not known
-        return {
-            "value": np.mean(values) if values else math.nan,
-            "seed_std": np.std(values, ddof=1) if len(values) > 1 else math.nan,
-            "points": len(done),
-            "failed": len(found) - len(done),
-            "n": counts.pop() if len(counts) == 1 else math.nan,
-            "delta": np.mean(paired) if paired else math.nan,
-            **{name: getattr(changes[0], name) if len(paired) == 1 else math.nan for name in _TESTED},
-            "p_holm": math.nan,
-            "unclear": False,
-            "best": False,
-            "ids": tuple(row.point_id for row in done),
-        }
-
-
 def _shown(name: str) -> Callable[[Any], str]:
     """What writes one number of a cell."""
     return lambda cell: "--" if math.isnan(getattr(cell, name)) else _LONG_FLOAT % getattr(cell, name)
-
-
-def _index(keys: Sequence[tuple[str, ...]], names: Sequence[str]) -> pd.Index:
-    """Labels of one or several levels."""
-    return pd.MultiIndex.from_tuples(keys, names=names) if len(names) > 1 else pd.Index([key for (key,) in keys], name=names[0])
 
 
 def _heads(texts: pd.DataFrame) -> list[str]:

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sqbench.records.outcome import Outcome
-from sqbench.reporting.frame import FIELDS, labels, main_metric, results_frame
-from sqbench.reporting.tables import change_text, number, printable
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.order import FIELDS, labels, main_metric
+from sqbench.reporting.tables import printable
+from sqbench.reporting.units import change_text, number
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
 # Named below the method, and only where points differ in it: 80 columns have no room for what all rows share.

@@ -1,5 +1,7 @@
 """`python -m sqbench.claims` as a person starts it, with a claim of their own over the tiny model."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +18,17 @@ def claims(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def file(tiny_folder: Path, text_file: Path, tmp_path: Path) -> Path:
-    own = ("results_dir=", "tracker=", "data.windows=")
-    common = " ".join(item for item in tiny_run(tiny_folder, text_file, tmp_path) if not item.startswith(own)) + " data.windows=16"
+    text = text_file.rename(tmp_path / "a text.txt")  # a name that wants quotes wherever it is written
+    own = ("results_dir=", "tracker=", "data.windows=", "data.path=")
+    kept = [item for item in tiny_run(tiny_folder, text, tmp_path) if not item.startswith(own)]
+    common = shlex.join([*kept, "data.windows=16", f"data.path='{text}'"])
     path = tmp_path / "mine.yaml"
     path.write_text(
         f"""
 key: mine
 statement: Eight bits cost little, three a lot.
 source: common sense
-common: {common}
+common: {json.dumps(common)}
 points: {{eight: method=rtn bits=w8a16, three: method=rtn bits=w3a16 bits.weights.group_size=32}}
 evidence:
   - {{says: 8 bits cost less than 1 %, measure: change, of: eight, metric: perplexity, is: "< 1 %"}}
@@ -58,6 +62,9 @@ def test_points_run_once_and_the_verdict_is_written(file, tmp_path):
     before = (tmp_path / "results" / "claims.md").read_bytes(), (tmp_path / "results" / "claims.csv").read_bytes()
     again = claims(*arguments, cwd=tmp_path)
     assert again.stderr.count("skipped") == 2
+    assert before == ((tmp_path / "results" / "claims.md").read_bytes(), (tmp_path / "results" / "claims.csv").read_bytes())
+    (tmp_path / "a text.txt").unlink()  # verdicts come from records alone
+    assert claims(*arguments, "run=false", cwd=tmp_path).returncode == 0
     assert before == ((tmp_path / "results" / "claims.md").read_bytes(), (tmp_path / "results" / "claims.csv").read_bytes())
 
 

@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format
-from sqbench.reporting.frame import (
-    COLUMNS,
-    METHODS,
-    describe_format,
-    labels,
-    lower_is_better,
-    main_metric,
-    rank,
-    results_frame,
-    select,
-)
+from sqbench.reporting.frame import COLUMNS, describe_format, results_frame
+from sqbench.reporting.order import METHODS, labels, lower_is_better, main_metric, rank
+from sqbench.reporting.selection import select
 
 
 def one(frame, **where):

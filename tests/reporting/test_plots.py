@@ -17,7 +17,7 @@ from PIL import Image
 from sqbench.errors import UserError
 from sqbench.reporting import divisions, plots, series, style, surfaces
 from sqbench.reporting.frame import results_frame
-from sqbench.reporting.tables import lay_out
+from sqbench.reporting.grid import lay_out
 
 Make = Callable[..., dict[str, Any]]
 

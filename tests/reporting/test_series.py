@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import lower_is_better, results_frame
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.grid import Grid, lay_out
+from sqbench.reporting.order import lower_is_better
 from sqbench.reporting.series import SERIES, apart, curves, front, layers_frame, sized
-from sqbench.reporting.tables import Grid, lay_out
 
 Make = Callable[..., dict[str, Any]]
 

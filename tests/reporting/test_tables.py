@@ -10,7 +10,9 @@ import pytest
 
 from sqbench.errors import UserError
 from sqbench.reporting.frame import results_frame
-from sqbench.reporting.tables import change_text, lay_out, number, to_latex, to_long_csv, to_markdown, to_wide_csv, write_tables
+from sqbench.reporting.grid import lay_out
+from sqbench.reporting.tables import to_latex, to_long_csv, to_markdown, to_wide_csv, write_tables
+from sqbench.reporting.units import change_text, number
 
 # The goldens are of `frame` below. After a wanted change, the new texts are in: pytest tests/reporting/test_tables.py -k golden -vv
 MARKDOWN = r"""| method      | alpha | fp    | w8a8                           | w4a16                         |

@@ -2,8 +2,11 @@
 
 from examples import build
 
-from sqbench.reporting.frame import family, main_metric, rank, results_frame
-from sqbench.reporting.tables import lay_out, number, to_markdown
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.grid import lay_out
+from sqbench.reporting.order import family, main_metric, rank
+from sqbench.reporting.tables import to_markdown
+from sqbench.reporting.units import number
 
 
 def record(method: str = "rtn", accuracy: float = 0.8, **changes):

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.records.store import Store
-from sqbench.reporting.frame import in_order, lower_is_better
+from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.results import Results, Study
 from sqbench.reporting.html.text import named_metric
+from sqbench.reporting.order import in_order, lower_is_better
 from sqbench.reporting.series import apart
 from sqbench.reporting.significance import tested
-from sqbench.reporting.tables import Grid, change_text, lay_out, number
+from sqbench.reporting.units import change_text, number
 
 
 @dataclass(frozen=True)

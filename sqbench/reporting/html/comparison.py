@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.records.store import SCHEMA
-from sqbench.reporting.frame import main_metric, rank
 from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import named_metric
-from sqbench.reporting.tables import change_text, number
+from sqbench.reporting.order import main_metric, rank
+from sqbench.reporting.units import change_text, number
 
 FILTERS = ("model", "method", "bits", "alpha", "status")
 _ALWAYS = ("method", "bits", "alpha")

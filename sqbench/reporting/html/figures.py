@@ -9,12 +9,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import in_order
+from sqbench.reporting.grid import Grid
 from sqbench.reporting.html.looks import GREY, Looks
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure, named_metric
+from sqbench.reporting.order import in_order
 from sqbench.reporting.series import logarithmic
-from sqbench.reporting.tables import Grid, number, unit_of
+from sqbench.reporting.units import number, unit_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.html.results import Results
-from sqbench.reporting.tables import change_text, number, unit_of
+from sqbench.reporting.units import change_text, number, unit_of
 from sqbench.storage import digest
 
 _NONE = float("nan")

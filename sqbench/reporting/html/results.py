@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sqbench.records.store import SCHEMA, Store
-from sqbench.reporting.frame import FIELDS, labels, main_metric, results_frame, select
-from sqbench.reporting.tables import number
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.order import FIELDS, labels, main_metric
+from sqbench.reporting.selection import select
+from sqbench.reporting.units import number
 
 # Results that differ in one of these are answers to different questions: no axis holds both.
 BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "ops")

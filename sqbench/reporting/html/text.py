@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sqbench.reporting.frame import lower_is_better
-from sqbench.reporting.tables import unit_of
+from sqbench.reporting.order import lower_is_better
+from sqbench.reporting.units import unit_of
 
 
 def visible(text: str) -> str:

@@ -1,0 +1,67 @@
+"""Which rows of the long frame a table shows, and which tables cannot be made of them."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sqbench.errors import UserError, known
+from sqbench.reporting.order import EXACT, GROUPABLE, METRICS, labels, rank
+
+# What a point shares with its float baseline.
+_BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "device")
+# Fields of which a table holds one value unless they are its rows or columns: the examples, and what is quantized.
+_SETS = ("data", "eval", "window", "windows", "images", "ops")
+
+
+def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
+    """The rows whose column holds one of the wanted names; None wants all.
+
+    The float baseline stays wherever a row that was measured against it stays, so that a table keeps its reference.
+
+    Raises:
+        UserError: a wanted name is nowhere in the column.
+    """
+    if all(names is None for names in wanted.values()):
+        return frame.reset_index(drop=True)
+    keep = pd.Series(True, index=frame.index)
+    for column, names in wanted.items():
+        present = set(labels(frame[column]))
+        for name in names or ():
+            if name not in present:
+                raise UserError(f"where.{column}={name}: {known(name, present)}")
+        if names is not None:
+            keep &= pd.Series(labels(frame[column]), index=frame.index).isin(names)
+    shared = pd.Series(list(zip(*(labels(frame[name]) for name in _BASIS), strict=True)), index=frame.index, dtype=object)
+    keep |= (frame["method"] == "fp") & shared.isin(set(shared[keep]))
+    return frame[keep].reset_index(drop=True)
+
+
+def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
+    """Raise UserError for a table that cannot be made: no rows, an unknown or repeated name, a metric that no point has."""
+    if frame.empty or not rows:
+        raise UserError("no result to show" if frame.empty else f"rows=[]: at least one name works; {known('', GROUPABLE)}")
+    for key, names in (("rows", rows), ("columns", columns)):
+        for name in names:
+            if name not in GROUPABLE:
+                raise UserError(f"{key}=[{','.join(names)}]: unknown name {name}; {known(name, GROUPABLE)}")
+            if [*rows, *columns].count(name) > 1:
+                raise UserError(f"{key}=[{','.join(names)}]: {name} stands more than once in rows and columns; once works")
+    metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any metric of ours makes the table of failures
+    if metric not in metrics:
+        raise UserError(f"metric={metric}: {known(metric, metrics)}")
+
+
+def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
+    """Raise UserError if a table of a metric would put results over other examples, or of another op set, beside each other.
+
+    Sizes are the same whatever they were evaluated on.
+    """
+    shown = frame[(frame["metric"] == metric) & (frame["method"] != "fp")]
+    for name in _SETS if metric not in EXACT else ():
+        values = sorted(set(labels(shown[name])) - {""}, key=lambda label: rank(name, label))
+        if len(values) > 1 and name not in (*rows, *columns):
+            differ = "quantize other operations" if name == "ops" else "are over other examples"
+            raise UserError(
+                f"{name}={','.join(values)}: results that {differ} make no table together; where.{name}={values[0]} works,"
+                f" and rows=[{','.join([*rows, name])}]"
+            )
