@@ -3,7 +3,10 @@
 import gc
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,20 @@ from sqbench.errors import UserError
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
+from sqbench.reporting.latex import to_latex, to_paper
 from sqbench.reporting.order import main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
 from sqbench.reporting.selection import check_examples, select
 from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
 from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import to_markdown, write_tables
+
+
+class Style(StrEnum):
+    """Of the LaTeX table."""
+
+    plain = "plain"
+    paper = "paper"
 
 
 @dataclass
@@ -54,6 +65,9 @@ class CollectConfig:
     columns: list[str] = field(default_factory=lambda: ["bits"])  # and those that make the columns
     metric: str | None = None  # null: perplexity, or else the first that the records have; outliers, sensitivity: of layers
     where: WhereConfig = field(default_factory=WhereConfig)
+    style: Style = Style.plain  # of METRIC.tex: plain needs booktabs only; paper has blocks, table notes and footnotes
+    caption: str | None = None  # of style=paper, instead of experiment and metric
+    label: str | None = None  # to refer to it by, instead of tab:EXPERIMENT-METRIC
 
 
 def collect(config: CollectConfig) -> tuple[str, list[Path]]:
@@ -78,7 +92,13 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     grid = lay_out(shown, config.rows, config.columns, metric)
     check_examples(shown, config.rows, config.columns, metric)
     grid = tested(grid, records, Store(config.results_dir).samples)
-    return to_markdown(grid), write_tables(frame, grid, folder)  # long.csv has all results, whatever this table shows
+    latex = to_latex
+    if config.style == Style.paper:
+        experiment = experiment_of(record for record in records if record["point_id"] in points)
+        latex = partial(to_paper, experiment=experiment, heading=config.caption or "", label=config.label or "")
+    elif config.caption or config.label:
+        raise UserError("caption and label are of style=paper; style=plain says what the table shows by itself")
+    return to_markdown(grid), write_tables(frame, grid, folder, latex)  # long.csv has all results, whatever this table shows
 
 
 def records_of(results_dir: str) -> list[dict[str, Any]]:
@@ -95,6 +115,15 @@ def records_of(results_dir: str) -> list[dict[str, Any]]:
         command = f"python -m sqbench.run results_dir={shlex.quote(results_dir)}"
         raise UserError(f"results_dir={results_dir}: {where}; `{command}` makes the first")
     return records
+
+
+def experiment_of(records: Iterable[Mapping[str, Any]]) -> str:
+    """The name of the experiment that all of these points were run for, by their commands; empty if there is no such."""
+    named = set()
+    for record in records:
+        words = shlex.split(record["provenance"].get("command", ""))
+        named.add(next((word.partition("=")[2] for word in words if word.startswith(("experiment=", "+experiment="))), ""))
+    return named.pop() if len(named) == 1 else ""
 
 
 def chosen(frame: pd.DataFrame, where: WhereConfig) -> pd.DataFrame:

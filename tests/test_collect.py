@@ -53,6 +53,32 @@ def test_a_wrong_name_ends_with_status_2_and_no_traceback(results, tmp_path_fact
     assert not (results / "tables").exists()
 
 
+def test_a_paper_gets_caption_and_label_from_the_experiment(tmp_path, tmp_path_factory):
+    results, cwd = tmp_path, tmp_path_factory.mktemp("cwd")
+    line = {"provenance__command": "python -m sqbench.run experiment=lab_alpha 'data.path=a b'"}
+    write(results, build("rtn", **line), build(alpha=0.5, **line), build("awq", "w4a16", status="failed", **line))
+    assert command(f"results_dir={results}", "style=paper", cwd=cwd).returncode == 0
+    text = (results / "tables" / "perplexity.tex").read_text()
+    assert r"\label{tab:lab_alpha-perplexity}" in text
+    assert r"\caption{lab\_alpha: perplexity by method, alpha (down)" in text
+    assert r"\item[a] ValueError: no range" in text
+    assert command(f"results_dir={results}", "style=paper", "label=tab:mine", "caption='5 % off, \"so\"'", cwd=cwd).returncode == 0
+    text = (results / "tables" / "perplexity.tex").read_text()
+    assert '\\caption{5 \\% off, "so"}\n\\label{tab:mine}' in text
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["style=papr"], "papr"),
+    (["caption=mine"], "style=paper"),
+    (["style=paper", "label='a b'"], "label=a b: letters"),
+])  # fmt: skip
+def test_what_no_table_can_be_made_with(results, tmp_path_factory, given, said):
+    done = command(f"results_dir={results}", *given, cwd=tmp_path_factory.mktemp("cwd"))
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_misspelt_key_is_refused(results, tmp_path_factory):
     done = command(f"results_dir={results}", "where.methd=rtn", cwd=tmp_path_factory.mktemp("cwd"))
     assert done.returncode != 0

@@ -6,7 +6,12 @@ from typing import Any
 from sqbench.errors import UserError, known
 
 SCALE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-OP_SETS = ("linear", "linear+matmul", "full")
+# What is quantized, in words.
+OP_SETS = {
+    "linear": "linear and convolution layers",
+    "linear+matmul": "linear and convolution layers, attention's two products",
+    "full": "linear and convolution layers, attention's two products, the residual stream, inputs of softmax, norms, activations",
+}
 
 
 @dataclass(frozen=True)

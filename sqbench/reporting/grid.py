@@ -27,7 +27,8 @@ class Grid:
         cells: a row per cell: the labels of `rows` and `columns`; `value`, the mean over `points`; `seed_std`, their standard
             deviation (NaN for one point); `failed`, how many more points failed; `n`, the examples behind each value; `delta`,
             the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable` (of a single point only);
-            `p_holm`, `unclear` and `best`, which `significance.tested` fills; the `ids` of the points. NaN where unknown.
+            `p_holm`, `unclear` and `best`, which `significance.tested` fills; the `ids` of the points, and the `errors` of those
+            that failed. NaN where unknown.
         context: the fields that are the same in every quantized cell and stand in neither rows nor columns.
         notes: what the caption says besides.
     """
@@ -86,7 +87,7 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
 
 def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
     """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
-    numbers = frame[["point_id", "status", "value", *_TESTED, "n"]].astype({"n": "float64"})
+    numbers = frame[["point_id", "status", "error", "value", *_TESTED, "n"]].astype({"n": "float64"})
     found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
         found[key].append(row)
@@ -112,6 +113,7 @@ def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
             "unclear": False,
             "best": False,
             "ids": tuple(row.point_id for row in done),
+            "errors": tuple(row.error for row in found if row.status == "failed"),
         }
 
 

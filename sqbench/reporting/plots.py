@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sqbench.errors import UserError
-from sqbench.reporting import style, tables
+from sqbench.reporting import style, units
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.order import lower_is_better
 from sqbench.reporting.series import NOISE, curves, logarithmic, sized
@@ -115,7 +115,7 @@ def _titles(metric: str) -> str:
 
 
 def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None:
-    unit = tables.unit_of(metric)[1]
+    unit = units.unit_of(metric)[1]
     better = "lower" if lower_is_better(metric) else "higher"
     axes.set_ylabel(f"{metric} ({', '.join([unit] * bool(unit) + [f'{better} is better'])})")
     _scale(axis, values)

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sqbench.records.outcome import Outcome
+from sqbench.reporting.cells import printable
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.order import FIELDS, labels, main_metric
-from sqbench.reporting.tables import printable
 from sqbench.reporting.units import change_text, number
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}

@@ -28,10 +28,11 @@ from sqbench.evaluation.latency import LATENCY, latency
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
+from sqbench.reporting.cells import cell_text
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.series import shown_cells
-from sqbench.reporting.tables import cell_text, to_markdown
+from sqbench.reporting.tables import to_markdown
 
 SMALL = {"repetitions": 3, "warmup": 1, "prompt": 20, "decode": 4}
 

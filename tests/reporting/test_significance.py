@@ -13,9 +13,10 @@ from sqbench.errors import UserError
 from sqbench.reporting import significance
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
+from sqbench.reporting.latex import to_latex
 from sqbench.reporting.selection import check_examples
 from sqbench.reporting.significance import MOST_CELLS
-from sqbench.reporting.tables import to_latex, to_markdown, to_wide_csv
+from sqbench.reporting.tables import to_markdown, to_wide_csv
 
 NLL = Outcome("perplexity", "nll", ("window",), weights="tokens")
 RIGHT = Outcome("proportion", "correct", ("image",))

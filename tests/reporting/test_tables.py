@@ -2,8 +2,6 @@
 import io
 import math
 import re
-import shutil
-import subprocess
 
 import pandas as pd
 import pytest
@@ -11,7 +9,8 @@ import pytest
 from sqbench.errors import UserError
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
-from sqbench.reporting.tables import to_latex, to_long_csv, to_markdown, to_wide_csv, write_tables
+from sqbench.reporting.latex import to_latex
+from sqbench.reporting.tables import to_long_csv, to_markdown, to_wide_csv, write_tables
 from sqbench.reporting.units import change_text, number
 
 # The goldens are of `frame` below. After a wanted change, the new texts are in: pytest tests/reporting/test_tables.py -k golden -vv
@@ -252,16 +251,3 @@ def test_a_metric_with_slashes_stays_in_the_folder(make_record, tmp_path):
     frame = results_frame([make_record("rtn", metrics={"../arc/acc,none": 0.5}, delta={}, baseline={})])
     files = write_tables(frame, lay_out(frame, ["method"], ["bits"], "../arc/acc,none"), tmp_path)
     assert {file.parent for file in files} == {tmp_path}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(grid, make_record, tmp_path):
-    nasty = lay_out(results_frame([make_record(r"[a_b] & 5% #{~^\<|>}$")]), ["method", "weights"], ["bits", "device"], "perplexity")
-    body = "\n".join(to_latex(one) for one in (grid, nasty))
-    document = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
-    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "undefined" not in done.stdout
