@@ -116,6 +116,14 @@ class TrackerConfig:
 
 
 @dataclass
+class LimitsConfig:
+    """Of one point, which needs a process of its own (`isolate`); null is none."""
+
+    seconds: float | None = None
+    memory_gb: float | None = None  # resident, 1e9 bytes
+
+
+@dataclass
 class RunConfig:
     """One sweep point, or with -m several."""
 
@@ -139,6 +147,10 @@ class RunConfig:
     cache_dir: str | None = None  # of calibration statistics and float results; null is results_dir/cache
     force: bool = False  # compute points again that are finished
     plan: bool = False  # print the points and their state, compute nothing
+    isolate: bool | None = None  # each point in a process of its own; null: where a launcher runs several at once
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    threads: int | None = None  # of a point; null: of all cores, or of a worker's share of them
+    retry: int = 0  # times that a point that failed is tried again at once
 
 
 def register() -> None:
@@ -198,6 +210,12 @@ def check(cfg: DictConfig) -> None:
     choose("calibration.source", CALIBRATES)
     choose("tracker.mode", ("offline", "online", "disabled"))
     choose("backend", BACKENDS)
+    at_least("retry", 0)
+    if cfg.threads is not None:
+        at_least("threads", 1)
+    for key in ("limits.seconds", "limits.memory_gb"):
+        if (limit := OmegaConf.select(cfg, key)) is not None and limit <= 0:
+            raise UserError(f"{key}={limit:g}: more than 0 works, or null for no limit")
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.images is not None:

@@ -7,6 +7,8 @@ import sys
 from types import FrameType
 
 import hydra
+import psutil
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -15,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
 from sqbench.errors import UserError
+from sqbench.isolation import Share, run_isolated
 from sqbench.progress import console, place_in_sweep
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
@@ -29,6 +32,8 @@ def task(cfg: DictConfig) -> Outcome:
     setting = HydraConfig.get()
     quiet(verbose=bool(setting.verbose))
     alone = setting.mode == RunMode.RUN
+    import torch
+
     from sqbench.runner import identify, run_point
 
     number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
@@ -36,12 +41,20 @@ def task(cfg: DictConfig) -> Outcome:
         place_in_sweep(number, total)
     try:
         config.check(cfg)
+        if cfg.threads is not None:
+            torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:
             sweep.show_plan([identify(cfg)], cfg.results_dir)
             sys.exit(0)
         name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
-        _stop_if_asked()
-        outcome = run_point(cfg, sweep.own_overrides(setting.overrides.task), name)
+        share = _share(cfg, setting, total)
+        for attempt in range(cfg.retry + 1):
+            _stop_if_asked()
+            own = sweep.own_overrides(setting.overrides.task)
+            outcome = run_point(cfg, own, name) if share is None else run_isolated(cfg, own, name, share)
+            if outcome.state != "failed" or attempt == cfg.retry:
+                break
+            log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)
     except UserError as error:
         sys.exit(sweep.refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
@@ -50,6 +63,34 @@ def task(cfg: DictConfig) -> Outcome:
     if alone:
         sys.exit(sweep.report([outcome], cfg.results_dir))
     return outcome
+
+
+def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
+    """What a point gets of the machine if it has a process of its own; None if it shares this one.
+
+    Raises:
+        UserError: limits for a point that shares its process.
+    """
+    parallel = setting.mode == RunMode.MULTIRUN and "BasicLauncher" not in setting.launcher._target_
+    if not (parallel if cfg.isolate is None else cfg.isolate):
+        for key in ("seconds", "memory_gb"):
+            if cfg.limits[key] is not None:
+                raise UserError(f"limits.{key}={cfg.limits[key]:g}: only a process of its own can be ended; isolate=true works")
+        return None
+    if not parallel:
+        return Share(cfg.threads)
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    workers = setting.launcher.get("n_jobs") or 1  # of joblib, -1 is one a core
+    share = setting.launcher.get("cpus_per_task") or cores // max(1, min(total, cores if workers < 0 else workers))  # submitit's
+    return Share(cfg.threads or max(1, share), int(setting.job.num))
+
+
+def _missing_plugin(error: Exception) -> str:
+    """What installs the launcher that Hydra could not find."""
+    extras = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+    return "".join(
+        f"\n`pip install sqbench[{extra}]` brings it" for name, extra in extras.items() if f"launcher/{name}" in str(error)
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -79,7 +120,7 @@ def main() -> None:
         sys.exit(sweep.interrupted())
     except (CompactHydraException, OmegaConfBaseException) as error:
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        console.print(f"{error}{cause}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{error}{cause}{_missing_plugin(error)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except AssertionError as error:
         if "Unexpected type for root: NoneType" not in str(error):  # what OmegaConf says of a key below null

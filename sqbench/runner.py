@@ -22,10 +22,10 @@ from sqbench.data import Corpus, Examples
 from sqbench.evaluation import EVALUATIONS, Result, settings_of
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
+from sqbench.locks import Busy
 from sqbench.methods import Task, configured, scheme_of
 from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
-from sqbench.records.claims import Busy
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
@@ -88,15 +88,7 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
         return Outcome(
             point.id, "failed", overrides, time.perf_counter() - start, f"cannot write: {error}", f"{point}: cannot write: {error}"
         )
-    mirror(
-        record,
-        samples,
-        mode=cfg.tracker.mode,
-        project=cfg.tracker.project,
-        entity=cfg.tracker.entity,
-        results_dir=store.root,
-        sweep=sweep or "single",
-    )
+    mirrored(record, samples, cfg, sweep)
     seconds = time.perf_counter() - start
     if record["status"] == "failed":
         message = record["error"]["message"]
@@ -106,23 +98,17 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
     return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: {metric} {shown}")
 
 
+def mirrored(record: dict[str, Any], samples: pd.DataFrame | None, cfg: DictConfig, sweep: str | None) -> None:
+    """A written record in Weights & Biases too, as `cfg.tracker` says."""
+    how, root = cfg.tracker, Store(cfg.results_dir).root
+    mirror(record, samples, mode=how.mode, project=how.project, entity=how.entity, results_dir=root, sweep=sweep or "single")
+
+
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """The record and per-example outcomes of a point; an error inside becomes a failed record."""
     watch = Stopwatch()
     reset_peak_rss()
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "point_id": point.id,
-        "status": "ok",
-        "error": None,
-        "identity": point.identity,
-        "config": OmegaConf.to_container(point.cfg, resolve=True),
-        "metrics": {},
-        "baseline": {},
-        "delta": {},
-        "outcomes": {},
-        "quantized": {},
-    }
+    record = _blank(point)
     samples = None
     fingerprints: dict[str, Any] = {"model": point.source.fingerprint, **point.corpus.fingerprints()}
     try:
@@ -145,7 +131,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
         trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        record.update(status="failed", error=trouble, metrics={}, baseline={}, delta={}, outcomes={}, quantized={})
+        record = _blank(point) | {"status": "failed", "error": trouble}
         samples = None
     record["cost"] = {
         "seconds": watch.total(),
@@ -154,6 +140,34 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
     }
     record["provenance"] = provenance(fingerprints, overrides, sweep)
     return record, samples
+
+
+def broken(point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float) -> dict[str, Any]:
+    """The failed record of a point whose process could not write one."""
+    return {
+        **_blank(point),
+        "status": "failed",
+        "error": error,
+        "cost": {"seconds": {"total": round(seconds, 3)}, "peak_rss_bytes": None, "weight_bytes": None},
+        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep),
+    }
+
+
+def _blank(point: Point) -> dict[str, Any]:
+    """The record of a point before anything came of it."""
+    return {
+        "schema": SCHEMA,
+        "point_id": point.id,
+        "status": "ok",
+        "error": None,
+        "identity": point.identity,
+        "config": OmegaConf.to_container(point.cfg, resolve=True),
+        "metrics": {},
+        "baseline": {},
+        "delta": {},
+        "outcomes": {},
+        "quantized": {},
+    }
 
 
 def checkpoint_of(store: Store, point: Point) -> Path:

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sqbench.faults import fault
+
 log = logging.getLogger(__name__)
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -33,10 +35,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
+        fault(f"before {path.name}")
         with part.open("rb+") as written:  # data before the name: a power cut must not leave an empty file under the real name
             os.fsync(written.fileno())
         part.chmod(0o644)
         part.replace(path)
+        fault(f"after {path.name}")
     finally:
         part.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sqbench.locks import turn
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, set_aside
 
 log = logging.getLogger(__name__)
@@ -46,19 +47,29 @@ def load(path: Path) -> Content:
 
 
 def cached(path: Path, compute: Callable[[], Content]) -> Content:
-    """The content of `path` if it is there and whole, else computed and stored."""
-    if path.is_file():
-        try:
-            found = load(path)
-        except CorruptFile as reason:
-            set_aside(path, reason)
-        else:
-            log.debug("%s: read", path)
+    """The content of `path` if it is there and whole, else computed and stored: by one process, while others wait for the file."""
+    if (found := _whole(path)) is not None:
+        return found
+    with turn(path.with_name(f"{path.name}.claim"), path.parent.name):
+        if (found := _whole(path)) is not None:  # by another process, while we waited
             return found
-    content = compute()
-    save(path, *content)
+        content = compute()
+        save(path, *content)
     log.debug("%s: computed", path)
     return content
+
+
+def _whole(path: Path) -> Content | None:
+    """The content of a file; None if there is none, or it was damaged and is moved aside."""
+    if not path.is_file():
+        return None
+    try:
+        found = load(path)
+    except CorruptFile as reason:
+        set_aside(path, reason)
+        return None
+    log.debug("%s: read", path)
+    return found
 
 
 def _checksum(tensors: dict[str, Tensor], about: str) -> str:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sqbench.faults import fault
+
 log = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -131,6 +133,7 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        fault(name)
         try:
             yield
         finally:

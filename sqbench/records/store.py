@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.errors import UserError
-from sqbench.records.claims import claim
+from sqbench.locks import claim
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, set_aside, write_text
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Store:
             return None
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
-        """Hold a point while computing it; see `sqbench.records.claims.claim`."""
+        """Hold a point while computing it; see `sqbench.locks.claim`."""
         return claim(self.folder(point_id) / "claim.json")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.comparison import holm, stderr_name
+from sqbench.records.changes import flat
 from sqbench.reporting.order import EXACT, FIELDS, INTEGERS, as_float, in_order
 from sqbench.storage import canonical_json
 
@@ -140,22 +141,12 @@ def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[s
     for members in alike.values():
         identities = [points[index][0]["identity"] for index in members]
         parts = [part for part in set().union(*identities) if len({canonical_json(one.get(part)) for one in identities}) > 1]
-        settings = [dict(_flat({part: one.get(part) for part in parts})) for one in identities]
+        settings = [dict(flat({part: one.get(part) for part in parts})) for one in identities]
         names = sorted(set().union(*settings) - set(_SEEDS))
         telling = [name for name in names if len({one.get(name) for one in settings}) > 1]
         for index, one in zip(members, settings, strict=True):
             variants[index] = ", ".join(f"{name.removeprefix('method.')}={one.get(name, 'null')}" for name in telling)
     return variants
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and short texts."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(part, f"{name}.{key}" if name else key)
-    elif value is not None:  # null and absent are the same
-        text = value if isinstance(value, str) else canonical_json(value)
-        yield name, text if len(text) <= 40 else text[:12]  # a digest is told apart by its beginning
 
 
 def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, Any]]:

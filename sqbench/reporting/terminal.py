@@ -54,7 +54,7 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
     for title in ("method", "bits", "alpha"):
         table.add_column(title, overflow="fold")
     for title in (_SHORT.get(metric, metric), change_title, *others.values(), "s"):
-        table.add_column(_text(title), justify="right", overflow="fold")
+        table.add_column(as_text(title), justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
 
     for _, rows in frame.groupby(keys, sort=False):
@@ -68,8 +68,8 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
         spent = seconds.get(point["point_id"], math.nan)
         cells.append("--" if math.isnan(spent) else f"{spent:.1f}" if spent < 100 else f"{spent:.0f}")
         state = _state(point["point_id"], point["status"], skipped)
-        name = Text("\n").join(_text(part) for part in (point["method"], *notes))
-        table.add_row(name, *map(_text, cells), Text(state, style=_STYLES[state]))
+        name = Text("\n").join(as_text(part) for part in (point["method"], *notes))
+        table.add_row(name, *map(as_text, cells), Text(state, style=_STYLES[state]))
     return table
 
 
@@ -82,8 +82,8 @@ def print_failures(outcomes: Iterable[Outcome], console: Console | None = None) 
     for outcome in failed:
         command = shlex.join(["python", "-m", "sqbench.run", *outcome.overrides])
         # soft_wrap: a command that is cut in two cannot be pasted.
-        console.print(_text(f"  {outcome.point_id}  {outcome.error or 'unknown error'}"), soft_wrap=True)
-        console.print(_text(f"    {command}"), soft_wrap=True)
+        console.print(as_text(f"  {outcome.point_id}  {outcome.error or 'unknown error'}"), soft_wrap=True)
+        console.print(as_text(f"    {command}"), soft_wrap=True)
 
 
 def _value(results: Any, metric: str) -> str:
@@ -98,6 +98,6 @@ def _state(point_id: str, status: str, skipped: Collection[str]) -> str:
     return "skipped" if point_id in skipped else "done"
 
 
-def _text(text: object) -> Text:
+def as_text(text: object) -> Text:
     """User text as it is: a Text is never read as markup, and escape sequences do not reach the terminal."""
     return Text(printable(text))

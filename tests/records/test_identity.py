@@ -88,6 +88,11 @@ NOTHING = {
     "eval.tasks": ["[a]"],  # of lm_eval
     "eval.limit": ["7"],
     "eval.fewshot": ["7"],
+    "isolate": ["true"],
+    "limits.seconds": ["7"],
+    "limits.memory_gb": ["7"],
+    "retry": ["1"],
+    "threads": ["1"],
     "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
     "model.image_size": ["98"],
     "model.head": ["probe"],

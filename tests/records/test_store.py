@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sqbench import locks
 from sqbench.errors import UserError
-from sqbench.records import claims
-from sqbench.records.claims import Busy
+from sqbench.locks import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.storage import canonical_json, digest
@@ -295,15 +295,15 @@ def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(stor
 def test_a_dead_claim_is_taken_over_by_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes find the same dead claim; the second one is quicker. The first must not throw the second's claim away."""
     write_claim(store, claim_of("elsewhere", 1), age=10_000)
-    judge, second = claims._alive, ExitStack()
+    judge, second = locks._alive, ExitStack()
 
     def slow(*arguments: Any) -> bool:
         verdict = judge(*arguments)
-        monkeypatch.setattr(claims, "_alive", judge)
+        monkeypatch.setattr(locks, "_alive", judge)
         second.enter_context(store.claim(ID))
         return verdict
 
-    monkeypatch.setattr(claims, "_alive", slow)
+    monkeypatch.setattr(locks, "_alive", slow)
     with second:
         with pytest.raises(Busy), store.claim(ID):
             pytest.fail("claimed twice")
@@ -313,8 +313,8 @@ def test_a_dead_claim_is_taken_over_by_one_alone(store: Store, monkeypatch: pyte
 
 def test_a_claim_has_a_heartbeat_that_other_hosts_can_see(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one, a point of more than ten minutes would be computed twice on a shared folder."""
-    assert claims.HEARTBEAT < claims.STALE / 4
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
+    assert locks.HEARTBEAT < locks.STALE / 4
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
     path = store.runs / ID / "claim.json"
     with store.claim(ID):
         os.utime(path, (0, 0))

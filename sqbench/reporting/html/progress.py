@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqbench.locks import held
 from sqbench.records import sweeps
-from sqbench.records.claims import held
 
 
 @dataclass(frozen=True)

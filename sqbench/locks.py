@@ -1,24 +1,33 @@
-"""Holding a point while it is computed, so that no other process computes it too. Works on shared folders: no kernel locks."""
+"""Holding what is being computed, a point or a cached file, so that no other process computes it too.
+
+A claim is a file: it works on shared folders, where kernel locks do not.
+"""
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT = 60.0  # seconds between signs of life
 STALE = 600.0  # seconds without one after which a claim from another host is taken over
 WRITING = 5.0  # seconds that an unreadable claim may be one that is being written
 
 
+LOOK = 0.2  # seconds between looks at a claim that somebody else holds
+
+
 class Busy(Exception):
-    """Another process is computing this point."""
+    """Another process is computing this."""
 
 
 @contextmanager
@@ -42,6 +51,24 @@ def claim(path: Path) -> Iterator[None]:
     finally:
         done.set()
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(path: Path, what: str) -> Iterator[None]:
+    """Hold `path` for the block, after whoever holds it now: a dead one is not waited for. `what` they compute is for the log."""
+    waited = False
+    while True:
+        with ExitStack() as holding:
+            try:
+                holding.enter_context(claim(path))
+            except Busy as reason:
+                if not waited:
+                    log.info("%s: waiting, %s", what, reason)
+                waited = True
+            else:
+                yield
+                return
+        time.sleep(LOOK)
 
 
 def held(path: Path) -> bool:

@@ -1,0 +1,40 @@
+"""Places where tests break a run on purpose. Nothing happens unless SQBENCH_FAULT names the place, as in `kill@after record.json`.
+
+Kinds: `kill` and `segv` end the process by that signal, `hang` never returns, `full` is a full disk, `eat` holds ever more memory.
+With SQBENCH_FAULT_ONCE=FILE a fault happens once, by whichever process comes first: FILE is what remembers it.
+"""
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+FAULT, ONCE = "SQBENCH_FAULT", "SQBENCH_FAULT_ONCE"
+
+
+def fault(place: str) -> None:
+    """Break here, if this place is the chosen one: `before record.json`, `after record.json`, or the name of a stage."""
+    kind, _, chosen = os.environ.get(FAULT, "").partition("@")
+    if not kind or chosen != place or not _first():
+        return
+    if kind == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
+    if kind in ("kill", "segv"):
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "segv": signal.SIGSEGV}[kind])
+    held = []
+    while True:
+        if kind == "eat":
+            held.append(bytearray(os.urandom(1_000_000)) * 50)
+        time.sleep(0.02)
+
+
+def _first() -> bool:
+    """Whether the fault has not happened yet, where it is to happen once."""
+    if (remembered := os.environ.get(ONCE)) is None:
+        return True
+    try:
+        Path(remembered).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

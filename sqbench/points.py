@@ -1,0 +1,198 @@
+"""`python -m sqbench.points`: the points of a results folder, listed, compared, explained and cleared away."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sqbench.collect import WhereConfig, chosen, records_of
+from sqbench.errors import UserError, known
+from sqbench.progress import console, output
+from sqbench.quiet import quiet
+from sqbench.records.changes import changes
+from sqbench.records.store import Store
+from sqbench.records.upkeep import KINDS, remains
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.listing import changes_table, diff_table, points_table
+
+USAGE = f"""python -m sqbench.points [VERB] [results_dir=FOLDER ...]
+
+  list [where.KEY=...]   every point, one a line; where.status=failed and all filters of sqbench.collect work
+  show ID                one point: the command that runs it, its versions, its error
+  diff ID ID             what two points differ in, and their metrics
+  why ID                 whether the point's configuration would still give this record, and if not, what has changed
+  clean KIND ...         remove {", ".join(KINDS)}: shows what, and asks; yes=true does not ask
+
+An ID may be cut short as long as it names one point.
+"""
+
+
+@dataclass
+class Filters(WhereConfig):
+    """Those of the tables, and the state of a point."""
+
+    status: Any = None
+
+
+@dataclass
+class PointsConfig:
+    """What `sqbench.points` may be told."""
+
+    results_dir: str = "results"
+    where: Filters = field(default_factory=Filters)
+    yes: bool = False  # clean: remove without asking
+
+
+def listed(config: PointsConfig, names: Sequence[str]) -> None:
+    """Every point that the filters leave."""
+    _expect(names, 0, "list")
+    from sqbench.records.identity import REVISION
+
+    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    frame = chosen(results_frame(records.values()), config.where)
+    output.print(points_table(frame, records, REVISION))
+
+
+def shown(config: PointsConfig, names: Sequence[str]) -> None:
+    """One point as YAML: everything but its layers and its examples."""
+    _expect(names, 1, "show")
+    record = found(config, names[0])
+    parts = ("point_id", "status", "error", "metrics", "delta", "cost", "identity", "provenance")
+    _say(OmegaConf.to_yaml(OmegaConf.create({name: record[name] for name in parts})).rstrip())
+
+
+def diff(config: PointsConfig, names: Sequence[str]) -> None:
+    """Two points beside each other."""
+    _expect(names, 2, "diff")
+    output.print(diff_table(*(found(config, name) for name in names)))
+
+
+def why(config: PointsConfig, names: Sequence[str]) -> None:
+    """Whether a point is what its configuration gives today: weights, data, defaults and code may have changed since."""
+    _expect(names, 1, "why")
+    from sqbench import config as settings
+    from sqbench.runner import identify
+
+    record = found(config, names[0])
+    settings.register()
+    try:
+        today = identify(OmegaConf.merge(OmegaConf.structured(settings.RunConfig), record["config"]))  # type: ignore[arg-type]
+    except (UserError, OmegaConfBaseException) as error:
+        _say(f"{record['point_id']}: its configuration no longer works: {str(error).splitlines()[0]}")
+        return
+    if today.id == record["point_id"]:
+        _say(f"{record['point_id']}: as its configuration gives it today; running it again would skip it")
+        return
+    _say(f"{record['point_id']}: its configuration gives {today.id} today, because of")
+    output.print(changes_table(changes(record["identity"], today.identity)))
+
+
+def clean(config: PointsConfig, names: Sequence[str]) -> None:
+    """Remove what is of no use, after a look and a yes."""
+    if not names:
+        raise UserError(f"clean: at least one of {', '.join(KINDS)} works")
+    from sqbench.records.identity import REVISION
+
+    store = Store(folder_of(config))
+    going = remains(store, names, REVISION)
+    for one in going:
+        _say(f"{one.kind:<10} {one.path.relative_to(store.root)}  {one.size() / 1e6:.1f} MB  {one.why}")
+    if not going:
+        _say(f"nothing in {store.root} is {' or '.join(names)}")
+    elif config.yes or _agreed(f"remove {len(going)}? [y/N] "):
+        for one in going:
+            one.remove()
+        _say(f"{len(going)} removed")
+
+
+VERBS = {"list": listed, "show": shown, "diff": diff, "why": why, "clean": clean}
+
+
+def found(config: PointsConfig, name: str) -> dict[str, Any]:
+    """The record whose id begins with `name`.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    matches = [point_id for point_id in records if point_id.startswith(name)]
+    if len(matches) != 1:
+        raise UserError(
+            f"{name}: {len(matches)} points begin so ({', '.join(matches)})" if matches else f"{name}: {known(name, records)}"
+        )
+    return records[matches[0]]
+
+
+def folder_of(config: PointsConfig) -> Path:
+    """The results folder, which has to be there."""
+    folder = Path(config.results_dir).expanduser()
+    if not (folder / "runs").is_dir():
+        raise UserError(f"results_dir={config.results_dir}: no runs/ in it (from {Path.cwd()})")
+    return folder
+
+
+def _expect(names: Sequence[str], count: int, verb: str) -> None:
+    if len(names) != count:
+        line = shlex.join(["python", "-m", "sqbench.points", verb, *["ID"] * count])
+        raise UserError(f"{verb} {' '.join(names)}: takes {count} point ids, as in `{line}`")
+
+
+def _agreed(question: str) -> bool:
+    """What a person answers; nobody there is an error, because nothing would have been done."""
+    if not sys.stdin.isatty():
+        raise UserError("clean: nobody to ask; yes=true removes without asking")
+    return console.input(question).strip().lower() in ("y", "yes")
+
+
+def _say(text: str) -> None:
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def parsed(arguments: Sequence[str]) -> tuple[str, list[str], PointsConfig]:
+    """Verb, names and settings of a command line.
+
+    Raises:
+        UserError: an unknown verb.
+    """
+    names = [item for item in arguments if "=" not in item]
+    verb = names.pop(0) if names else "list"
+    if verb not in VERBS:
+        raise UserError(f"{verb}: {known(verb, VERBS)}; `python -m sqbench.points --help` explains them")
+    schema = OmegaConf.structured(PointsConfig)
+    for override in OverridesParser.create().parse_overrides([item for item in arguments if "=" in item]):
+        OmegaConf.update(schema, override.get_key_element(), override.value())
+    config = OmegaConf.to_object(schema)
+    assert isinstance(config, PointsConfig)
+    return verb, names, config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: answers on stdout, what the user can fix on stderr with exit status 2."""
+    quiet()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        sys.stdout.write(USAGE + f"\nkeys of where: {' '.join(item.name for item in fields(Filters))}\n")
+        return 0
+    try:
+        verb, names, config = parsed(given)
+        VERBS[verb](config, names)
+    except (UserError, HydraException) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OmegaConfBaseException as error:
+        sys.stderr.write(f"error: {error.full_key}: {str(error.msg).splitlines()[0]}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What a results folder holds besides finished points of this version, and how to be rid of it."""
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqbench.errors import UserError, known
+from sqbench.locks import held
+from sqbench.records.store import Store
+
+LEFT_OVER = 3600.0  # seconds after which a half-written file is nobody's any more
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Something that may go.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        path: the file, or a point's whole folder.
+        why: in a few words.
+    """
+
+    kind: str
+    path: Path
+    why: str
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        files = [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files)
+
+    def remove(self) -> None:
+        """Delete it, unless a process has begun to compute the point since."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        if not held(folder / "claim.json"):
+            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink(missing_ok=True)
+
+
+def remains(store: Store, kinds: Collection[str], revision: int) -> list[Remains]:
+    """What there is of these kinds, by path; points that a live process computes are left out.
+
+    Args:
+        revision: of the code that is current (`sqbench.records.identity.REVISION`).
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"clean {kind}: {known(kind, KINDS)}")
+    records = {record["point_id"]: record for record in store.records(brief=True)}
+    found = []
+    for folder in sorted(path for path in store.runs.iterdir() if path.is_dir() and not held(path / "claim.json")):
+        found += [Remains(kind, *one) for kind in kinds for one in KINDS[kind](folder, records.get(folder.name), revision)]
+    return found
+
+
+Found = Iterator[tuple[Path, str]]
+
+
+def _failed(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+    if record is not None and record["status"] == "failed":
+        error = record["error"] or {}
+        yield folder, f"{error.get('type', 'Error')}: {error.get('message', '')}"
+
+
+def _old(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+    if record is not None and (was := record["identity"].get("revision")) != revision:
+        yield folder, f"computed by revision {was} of the code, which is now {revision}"
+
+
+def _unfinished(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+    if not (folder / "record.json").is_file():
+        began = "training goes on from its checkpoint" if (folder / "checkpoint.safetensors").is_file() else "it starts anew"
+        yield folder, f"no record; when the point is run again, {began}"
+
+
+def _damaged(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+    if record is None and (folder / "record.json").is_file():
+        yield folder / "record.json", "its checksum does not match"
+    for path in sorted(folder.glob("*.corrupt*")):
+        yield path, "was set aside because it was damaged"
+
+
+def _claims(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+    if (claim := folder / "claim.json").is_file():
+        yield claim, "the process that held it is dead"
+    for path in sorted(folder.glob(".*.part")):
+        if time.time() - path.stat().st_mtime > LEFT_OVER:
+            yield path, "was never written to its end"
+
+
+KINDS: dict[str, Callable[[Path, dict[str, Any] | None, int], Found]] = {
+    "failed": _failed,
+    "old": _old,
+    "unfinished": _unfinished,
+    "damaged": _damaged,
+    "claims": _claims,
+}

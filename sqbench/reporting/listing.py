@@ -1,0 +1,93 @@
+"""Points as tables on a terminal: all of a results folder, one a line; and what two of them differ in."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sqbench.records.changes import changes
+from sqbench.reporting.order import main_metric
+from sqbench.reporting.terminal import as_text
+from sqbench.reporting.units import number
+
+_STYLES = {"ok": "green", "failed": "bold red"}
+
+
+def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], revision: int) -> Table:
+    """Every point of a long frame: id, state, what it is, its main metric, seconds, day, and what is to be said of it.
+
+    Args:
+        records: of the points, by id.
+        revision: of the code; a point of another one is marked.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("point", "status", "model", "data", "method", "bits", "alpha"):
+        table.add_column(title, overflow="fold")
+    for title in ("result", "s"):
+        table.add_column(title, justify="right", overflow="fold")
+    table.add_column("day", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for point_id, rows in frame[frame["point_id"].isin(set(records))].groupby("point_id", sort=False):
+        first, record = rows.iloc[0], records[str(point_id)]
+        table.add_row(
+            *(as_text(text) for text in (point_id,)),
+            Text(first["status"], style=_STYLES.get(first["status"], "")),
+            *(as_text(first[name]) for name in ("model", "data", "method", "bits", "alpha")),
+            as_text(_result(rows)),
+            as_text(f"{record['cost'].get('seconds', {}).get('total', math.nan):.0f}"),
+            as_text(str(record["provenance"].get("time", ""))[:10]),
+            as_text(_note(first, record, revision)),
+        )
+    return table
+
+
+def _result(rows: pd.DataFrame) -> str:
+    """`perplexity 15.10`."""
+    own = rows[~rows["metric"].str.startswith("delta_") & (rows["metric"] != "")]
+    if own.empty:
+        return "--"
+    metric = main_metric(own["metric"])
+    return f"{metric} {number(own.loc[own['metric'] == metric, 'value'].iloc[0], metric)}"
+
+
+def _note(first: Any, record: Mapping[str, Any], revision: int) -> str:
+    notes = [str(first[name]) for name in ("layers", "variant") if first[name]]
+    notes += [f"seed={first['seed']}"] * bool(first["seed"])
+    notes += [f"backend={first['backend']}"] * (first["backend"] not in ("", "sim"))
+    if (was := record["identity"].get("revision")) != revision:
+        notes.append(f"revision {was}, the code's is {revision}")
+    return ", ".join([*notes, *[str(first["error"])] * bool(first["error"])])
+
+
+def diff_table(one: Mapping[str, Any], other: Mapping[str, Any]) -> Table:
+    """What two records differ in: identity, versions, hardware and code first, then every metric of both."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("", one["point_id"], other["point_id"]):
+        table.add_column(as_text(title), overflow="fold")
+    origin = ("versions", "hardware", "git")
+    sides = [
+        {**record["identity"], **{name: record["provenance"].get(name) for name in origin}, "status": record["status"]}
+        for record in (one, other)
+    ]
+    for row in changes(*sides):
+        table.add_row(*map(as_text, row))
+    table.add_section()
+    for metric in sorted(one["metrics"].keys() | other["metrics"].keys()):
+        values = [record["metrics"].get(metric) for record in (one, other)]
+        table.add_row(as_text(metric), *(as_text("--" if value is None else json.dumps(value)) for value in values))
+    return table
+
+
+def changes_table(found: Iterable[tuple[str, str, str]]) -> Table:
+    """Settings of a record that its own configuration no longer gives, then and now."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("", "then", "now"):
+        table.add_column(title, overflow="fold")
+    for row in found:
+        table.add_row(*map(as_text, row))
+    return table

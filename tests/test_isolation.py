@@ -1,0 +1,92 @@
+"""Points in processes of their own: what kills one is one failed record, and nothing else is lost."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+from sqbench.faults import FAULT, ONCE
+from sqbench.records.store import Store
+
+pytestmark = pytest.mark.slow  # every child imports torch
+
+
+def records(results):
+    return {record["identity"]["method"]["name"]: record for record in Store(results).records()}
+
+
+def without_costs(record):
+    """A record but for what differs from run to run."""
+    kept = {key: value for key, value in record.items() if key not in ("checksum", "cost")}
+    kept["provenance"] = {key: value for key, value in record["provenance"].items() if key not in ("time", "command", "sweep")}
+    kept["config"] = {key: value for key, value in record["config"].items() if key not in ("isolate", "results_dir")}
+    return kept
+
+
+def test_a_process_of_its_own_gives_the_same_record(command, results):
+    assert command("method=smoothquant", "alpha=0.5", "isolate=true").code == 0
+    alone = records(results)["smoothquant"]
+    assert command("method=smoothquant", "alpha=0.5", f"results_dir={results.parent / 'other'}").code == 0
+    together = records(results.parent / "other")["smoothquant"]
+    assert without_costs(alone) == without_costs(together)
+    again = command("method=smoothquant", "alpha=0.5", "isolate=true")
+    assert "skipped" in again.out + again.err
+
+
+@pytest.mark.parametrize(("fault", "options", "said"), [
+    ("kill@quantize", [], "ended by SIGKILL; the kernel does so when memory runs out"),
+    ("segv@evaluate", [], "ended by SIGSEGV"),
+    ("hang@quantize", ["limits.seconds=12"], "took more than limits.seconds=12"),
+    ("eat@quantize", ["limits.memory_gb=1.5"], "more than limits.memory_gb=1.5"),
+])  # fmt: skip
+def test_what_kills_a_point_is_one_failed_record(command, results, monkeypatch, fault, options, said):
+    monkeypatch.setenv(FAULT, fault)
+    ended = command("-m", "method=rtn,fp", "isolate=true", *options)
+    assert ended.code == 1
+    found = records(results)
+    assert found["rtn"]["status"] == "failed"
+    assert found["rtn"]["error"]["type"] == "Killed"
+    assert said in found["rtn"]["error"]["message"]
+    assert said.split(";")[0] in ended.out
+    assert found["rtn"]["error"]["message"] in json.dumps(found["rtn"])
+    if "float" in found or "fp" in found:
+        assert found["fp"]["status"] == "ok"
+    assert not list(results.glob("runs/*/claim.json"))
+    monkeypatch.delenv(FAULT)
+    assert command("-m", "method=rtn,fp").code == 0
+    assert {record["status"] for record in records(results).values()} == {"ok"}
+
+
+def test_a_crash_leaves_where_it_was_in_the_record(command, results, monkeypatch):
+    monkeypatch.setenv(FAULT, "segv@quantize")
+    assert command("method=rtn", "isolate=true").code == 1
+    assert "in fault" in records(results)["rtn"]["error"]["traceback"]
+
+
+def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp_path):
+    monkeypatch.setenv(FAULT, "kill@quantize")
+    monkeypatch.setenv(ONCE, str(tmp_path / "once"))
+    ended = command("method=rtn", "isolate=true", "retry=1")
+    assert ended.code == 0
+    assert "trying again, 1 of 1" in ended.out + ended.err
+    assert records(results)["rtn"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["limits.seconds=5"], "limits.seconds=5: only a process of its own can be ended; isolate=true works"),
+    (["isolate=true", "limits.memory_gb=0"], "limits.memory_gb=0: more than 0 works"),
+    (["retry=-1"], "retry=-1: 0 or more works"),
+])  # fmt: skip
+def test_bad_input(command, options, said):
+    ended = command("method=rtn", *options)
+    assert ended.code == 2
+    assert said in ended.out + ended.err
+
+
+def test_no_child_outlives_the_sweep(command, results, monkeypatch):
+    monkeypatch.setenv(FAULT, "hang@quantize")
+    before = time.time()
+    assert command("method=rtn", "isolate=true", "limits.seconds=10").code == 1
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if child.create_time() > before and "spawn_main" in " ".join(child.cmdline())]

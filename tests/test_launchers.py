@@ -1,0 +1,82 @@
+"""The same sweep under Hydra's launchers: the same records, each point computed once, and baselines and calibration shared."""
+
+import importlib.util
+import json
+
+import pytest
+from cli import run, tiny_run
+
+from sqbench.records.store import Store
+
+pytestmark = pytest.mark.slow  # every point is a process that imports torch
+LAUNCHERS = {
+    "cores": ["hydra.launcher.n_jobs=2"],
+    "slurm_local": ["hydra.sweeper.max_batch_size=2", "hydra.launcher.cpus_per_task=1"],
+}
+SWEEP = ["method=rtn,smoothquant", "alpha=0.3,0.5", "bits=w8a8", "threads=1"]
+
+
+PLUGINS = {"cores": "hydra_plugins.hydra_joblib_launcher", "slurm_local": "hydra_plugins.hydra_submitit_launcher"}
+
+
+def needs(launcher):
+    plugin = PLUGINS[launcher]
+    return pytest.mark.skipif(importlib.util.find_spec(plugin) is None, reason=f"{plugin} is not installed")
+
+
+def kept(results):
+    """All records as text, but for what differs from run to run: time, cost, name of the sweep and of its folder."""
+    found = {}
+    for record in Store(results).records():
+        del record["cost"], record["checksum"], record["config"]["results_dir"]
+        for name in ("time", "sweep", "command"):
+            del record["provenance"][name]
+        found[record["point_id"]] = json.dumps(record, sort_keys=True).replace(str(results), "")
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_folder, tmp_path_factory):
+    """The sweep one point after the other, in one process."""
+    from conftest import training_text
+
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "text.txt").write_text(training_text(), encoding="utf-8")
+    ended = run("-m", *tiny_run(tiny_folder, folder / "text.txt", folder / "results", *SWEEP), cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize("launcher", [pytest.param(name, marks=needs(name)) for name in LAUNCHERS])
+def test_the_records_are_the_same(alone, tiny_folder, tmp_path, launcher):
+    options = [f"hydra/launcher={launcher}", *LAUNCHERS[launcher]]
+    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options)]
+    ended = run(*line, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 done" in ended.stdout
+    assert kept(tmp_path / "results") == kept(alone / "results")
+    assert not list((tmp_path / "results").rglob("*claim*"))
+    names = {path.relative_to(alone) for path in (alone / "results" / "cache").rglob("*.safetensors")}
+    assert {path.relative_to(tmp_path) for path in (tmp_path / "results" / "cache").rglob("*.safetensors")} == names
+    again = run(*line, cwd=tmp_path)
+    assert (again.returncode, "3 skipped" in again.stdout) == (0, True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec(PLUGINS["cores"]) is None, reason="no joblib launcher")
+def test_a_crash_under_a_launcher_is_one_failed_point(alone, tiny_folder, tmp_path):
+    line = tiny_run(
+        tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, "hydra/launcher=cores", "hydra.launcher.n_jobs=2"
+    )
+    ended = run(*line, cwd=tmp_path, SQBENCH_FAULT="segv@quantize", SQBENCH_FAULT_ONCE=str(tmp_path / "once"))
+    assert ended.returncode == 1, ended.stderr
+    assert "2 done, 1 failed" in ended.stdout
+    assert "SIGSEGV" in ended.stdout
+
+
+def test_a_launcher_that_is_not_installed_says_what_installs_it(tiny_folder, tmp_path):
+    (tmp_path / "text.txt").write_text("a", encoding="utf-8")
+    line = ["-m", *tiny_run(tiny_folder, tmp_path / "text.txt", tmp_path / "results", "hydra/launcher=rays")]
+    ended = run(*line, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "hydra/launcher/rays" in ended.stderr
+    assert "slurm_local" in ended.stderr

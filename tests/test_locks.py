@@ -1,0 +1,75 @@
+"""Waiting for one's turn: one computes, the others read; a dead owner is not waited for."""
+
+import json
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+
+from sqbench import tensorfile
+from sqbench.locks import turn
+
+
+def test_one_computes_and_the_others_read(tmp_path):
+    computed, found = [], []
+
+    def compute():
+        computed.append(threading.get_ident())
+        time.sleep(0.3)
+        return {"x": torch.arange(3)}, {"made": "once"}
+
+    def work():
+        found.append(tensorfile.cached(tmp_path / "statistics.safetensors", compute))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(computed) == 1
+    assert len(found) == 4
+    assert all(torch.equal(tensors["x"], torch.arange(3)) and about == {"made": "once"} for tensors, about in found)
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
+
+
+def test_an_owner_that_fails_hands_on(tmp_path):
+    def broken():
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        tensorfile.cached(tmp_path / "a.safetensors", broken)
+    assert tensorfile.cached(tmp_path / "a.safetensors", lambda: ({}, {"made": "again"}))[1] == {"made": "again"}
+
+
+def test_a_dead_owner_is_not_waited_for(tmp_path):
+    dead = max(psutil.pids()) + 100_000
+    claim = tmp_path / "a.safetensors.claim"
+    claim.write_text(json.dumps({"host": socket.gethostname(), "pid": dead, "since": time.time()}))
+    before = time.monotonic()
+    assert tensorfile.cached(tmp_path / "a.safetensors", lambda: ({}, {}))[1] == {}
+    assert time.monotonic() - before < 5
+    assert not claim.exists()
+
+
+def test_who_waits_says_for_whom(tmp_path, caplog):
+    caplog.set_level("INFO", logger="sqbench")
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with turn(tmp_path / "claim", "calibration"):
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    threading.Timer(0.5, leave.set).start()
+    with turn(tmp_path / "claim", "calibration"):
+        assert leave.is_set()
+    thread.join()
+    said = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("calibration: waiting, another process computes it (pid ")
