@@ -39,7 +39,7 @@ class ClaimsConfig:
     files: list[str] = field(default_factory=list)  # YAML files of your own instead of those of conf/claims
     run: bool = True  # false: judge what is there, compute nothing
     plan: bool = False  # print the points and their state, compute nothing
-    tracker: str = "none"  # a name in conf/tracker
+    mirror: str = "none"  # a name in conf/tracker, which is a group of sqbench.run to Hydra: hence another name
 
 
 def claims_of(config: ClaimsConfig) -> list[Claim]:
@@ -62,7 +62,7 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
-    common = [f"results_dir={config.results_dir}", f"tracker={config.tracker}"]
+    common = [f"results_dir={config.results_dir}", f"tracker={config.mirror}"]
     common += [] if config.cache_dir is None else [f"cache_dir={config.cache_dir}"]
     points = {}
     for words in jobs:
