@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test docs reference check clean
+.PHONY: demo test docs reference check audit clean
 
 demo: $(STAMP)
 	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8
@@ -25,6 +25,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what is installed, and risky code of our own.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet "bandit>=1.8" "pip-audit>=2.9"
+	$(BIN)/bandit --quiet --recursive --severity-level medium sqbench hydra_plugins scripts
+	$(BIN)/pip-audit --local --skip-editable
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

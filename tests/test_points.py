@@ -30,6 +30,14 @@ def ok(method="rtn", **changes):
     return build(method, identity__revision=REVISION, **changes)
 
 
+def test_the_float_model_is_a_point_too(points, tmp_path):
+    write(tmp_path, ok("fp", bits="fp", delta={}), ok("rtn", identity__seed=3))
+    status, out, _ = points(f"results_dir={tmp_path}")
+    assert status == 0
+    assert [line.split()[4] for line in out.splitlines()[2:] if line.strip()][:2] == ["fp", "rtn"]
+    assert "seed=3" in out
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Three points of this version: two fine, one failed."""

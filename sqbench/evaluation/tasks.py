@@ -123,16 +123,16 @@ class _Function(str):
     """`!function module.name`, not imported."""
 
 
-class _Loader(yaml.SafeLoader):
+class _SafeLoader(yaml.SafeLoader):
     """YAML as lm-eval writes it, read without running what it names."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: _Function(node.value))
+_SafeLoader.add_constructor("!function", lambda loader, node: _Function(node.value))
 
 
 def _parsed(path: Path, entry: str) -> dict[str, Any]:
     try:
-        config = yaml.load(_present(path, entry).read_text(encoding="utf-8"), _Loader)
+        config = yaml.load(_present(path, entry).read_text(encoding="utf-8"), _SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"eval.tasks=[{entry}]: {path} is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):

@@ -19,18 +19,19 @@ _STYLES = {"ok": "green", "failed": "bold red"}
 
 
 def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], revision: int) -> Table:
-    """Every point of a long frame: id, state, what it is, its main metric, seconds, day, and what is to be said of it.
+    """Every point of a long frame: id, state, what it is, its main metric, seconds, and what is to be said of it.
 
     Args:
         records: of the points, by id.
         revision: of the code; a point of another one is marked.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("point", "status", "model", "data", "method", "bits", "alpha"):
+    table.add_column("point", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for title in ("model", "data", "method", "bits", "alpha"):
         table.add_column(title, overflow="fold")
     for title in ("result", "s"):
-        table.add_column(title, justify="right", overflow="fold")
-    table.add_column("day", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for point_id, rows in frame[frame["point_id"].isin(set(records))].groupby("point_id", sort=False):
         first, record = rows.iloc[0], records[str(point_id)]
@@ -40,7 +41,6 @@ def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], 
             *(as_text(first[name]) for name in ("model", "data", "method", "bits", "alpha")),
             as_text(_result(rows)),
             as_text(f"{record['cost'].get('seconds', {}).get('total', math.nan):.0f}"),
-            as_text(str(record["provenance"].get("time", ""))[:10]),
             as_text(_note(first, record, revision)),
         )
     return table
@@ -57,11 +57,11 @@ def _result(rows: pd.DataFrame) -> str:
 
 def _note(first: Any, record: Mapping[str, Any], revision: int) -> str:
     notes = [str(first[name]) for name in ("layers", "variant") if first[name]]
-    notes += [f"seed={first['seed']}"] * bool(first["seed"])
+    notes += [f"seed={first['seed']}"] * int(not pd.isna(first["seed"]) and first["seed"] != 0)
     notes += [f"backend={first['backend']}"] * (first["backend"] not in ("", "sim"))
     if (was := record["identity"].get("revision")) != revision:
         notes.append(f"revision {was}, the code's is {revision}")
-    return ", ".join([*notes, *[str(first["error"])] * bool(first["error"])])
+    return ", ".join([*notes, *[first["error"]] * isinstance(first["error"], str)])
 
 
 def diff_table(one: Mapping[str, Any], other: Mapping[str, Any]) -> Table:

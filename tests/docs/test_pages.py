@@ -19,7 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from sqbench import config, plot
+from sqbench import config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
@@ -98,7 +98,7 @@ def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), line
-        accepted = {"sqbench.run": composes, "sqbench.plot": draws}.get(words[2])
+        accepted = {"sqbench.run": composes, "sqbench.plot": draws, "sqbench.points": asks}.get(words[2])
         if accepted:
             accepted(words[3:])
         elif words[2].startswith("sqbench."):
@@ -130,6 +130,11 @@ def refusal(cfg: DictConfig) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def asks(words: list[str]) -> None:
+    verb, names, _ = points.parsed(words)
+    assert len(names) == {"list": 0, "show": 1, "diff": 2, "why": 1}.get(verb, len(names))
 
 
 def draws(words: list[str]) -> None:
