@@ -60,6 +60,8 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
         return Outcome(point.id, "skipped", overrides, summary=str(point))
     start, since = time.perf_counter(), time.time()
     folder = store.folder(point.id)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":  # of joblib's workers; a child does not know that name
+        multiprocessing.set_start_method("spawn", force=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, locked as they are
     answers, answer = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(answer, OmegaConf.to_yaml(cfg), overrides, sweep, str(folder), share or Share()))
