@@ -64,9 +64,8 @@ def test_the_records_are_the_same(alone, tiny_folder, tmp_path, launcher):
 
 @pytest.mark.skipif(importlib.util.find_spec(PLUGINS["cores"]) is None, reason="no joblib launcher")
 def test_a_crash_under_a_launcher_is_one_failed_point(alone, tiny_folder, tmp_path):
-    line = tiny_run(
-        tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, "hydra/launcher=cores", "hydra.launcher.n_jobs=2"
-    )
+    options = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
+    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options)]
     ended = run(*line, cwd=tmp_path, SQBENCH_FAULT="segv@quantize", SQBENCH_FAULT_ONCE=str(tmp_path / "once"))
     assert ended.returncode == 1, ended.stderr
     assert "2 done, 1 failed" in ended.stdout
