@@ -34,6 +34,11 @@ def test_what_is_written_up_passes_its_check(study):
     assert "(own/tables/perplexity.md)" in text
 
 
+@pytest.mark.slow
+def test_the_committed_results_come_from_the_committed_records():
+    assert reference.wrong() == []
+
+
 def test_a_number_that_no_record_gives_is_found(study):
     table = study / "own" / "tables" / "perplexity.csv"
     table.write_text(table.read_text().replace("16", "15"))
