@@ -74,8 +74,12 @@ STUDIES = (
 
 
 def line(command: str, folder: Path, *more: str) -> list[str]:
-    """A command of a study as a process gets it."""
-    return [sys.executable, "-m", *shlex.split(command), f"results_dir={folder}", *more]
+    """A command of a study as a process in the checkout gets it: with relative paths, so that no record holds its place."""
+    return [sys.executable, "-m", *shlex.split(command), f"results_dir={_relative(folder)}", *more]
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def made(studies: Iterable[Study]) -> int:
@@ -84,7 +88,7 @@ def made(studies: Iterable[Study]) -> int:
     for study in studies:
         for command in study.run:
             print(f"{study.name}: python -m {command}", flush=True)
-            options = [f"cache_dir={CACHE}"] + ["tracker=none"] * command.startswith("sqbench.run")
+            options = [f"cache_dir={_relative(CACHE)}"] + ["tracker=none"] * command.startswith("sqbench.run")
             worst = max(worst, subprocess.run(line(command, FOLDER / study.name, *options), check=False, cwd=ROOT).returncode)
     return worst
 
