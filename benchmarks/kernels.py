@@ -92,7 +92,7 @@ def table(shapes: list[str], repetitions: int) -> list[list[str]]:
             raise UserError(f"shapes={shape}: ROWSxINxOUT works, 512x576x1536 for example") from error
         times = alternate(sides(size, width, out), repetitions, warmup=3)
         faster, operations = speedups(times, BASE), 2 * size * width * out
-        rows += [[shape, name, f"{operations / spent / 1e9:.1f}", f"{faster[name]:.2f}"] for name, spent in medians(times).items()]
+        rows += [[shape, name, f"{operations / spent / 1e9:.3g}", f"{faster[name]:.2f}"] for name, spent in medians(times).items()]
     return rows
 
 
