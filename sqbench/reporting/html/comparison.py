@@ -69,21 +69,23 @@ def comparison(results: Results) -> Table:
     measured = [fields for fields, _ in points if fields["method"] != "fp"] or [fields for fields, _ in points]
     telling = [name for name in (*_BEFORE, *_AFTER) if len({fields[name] for fields in measured}) > 1]
     telling += [name for name in _FORMATS if _unclear(name, measured)]
-    fields_shown = [name for name in (*_BEFORE, *_ALWAYS, *_AFTER, *_FORMATS) if name in (*_ALWAYS, *telling)]
+    first = [name for name in (*_BEFORE, *_ALWAYS) if name in (*_ALWAYS, *telling)]
+    last = [name for name in (*_AFTER, *_FORMATS) if name in telling]  # behind the result, which has to be seen without scrolling
     constant = [name for name in (*_BEFORE, *_AFTER) if name not in telling and measured and measured[0][name]]
     metrics = {study.metric for study in results.studies}
     one = metrics.pop() if len(metrics) == 1 else None
     beside = {name: title for name, title in _BESIDE.items() if name in set(results.frame["metric"]) and name != one}
     value = [(named_metric(one), True)] if one else [("metric", False), ("value", True)]
     columns = [
-        *((name, name == "alpha") for name in fields_shown),
+        *((name, name == "alpha") for name in first),
         *value,
         ("change against float", True),
+        *((name, False) for name in last),
         *((title, True) for title in beside.values()),
         ("seconds", True),
     ]
     headlines = {point: study.metric for study in results.studies for point in study.points}
-    rows = tuple(_row(results, fields, found, fields_shown, one, beside, headlines) for fields, found in points)
+    rows = tuple(_row(results, fields, found, (first, last), one, beside, headlines) for fields, found in points)
     choices = {name: _choices(name, [row.keys[name] for row in rows]) for name in FILTERS}
     shared = ", ".join(f"{name} {measured[0][name]}" for name in constant)
     return Table(tuple(columns), shared, rows, choices)
@@ -93,16 +95,16 @@ def _row(
     results: Results,
     fields: dict[str, str],
     found: dict[str, Any],
-    shown: Sequence[str],
+    shown: tuple[Sequence[str], Sequence[str]],
     one: str | None,
     beside: dict[str, str],
     headlines: dict[str, str],
 ) -> Row:
     record = results.records.get(fields["point_id"], {})
     metric = one or headlines.get(fields["point_id"]) or main_metric(found)
-    cells = [_field(name, fields[name]) for name in shown]
-    cells += [] if one else [Cell(named_metric(metric))]
-    cells += [_value(found, metric), _change(found, metric), *(_value(found, name) for name in beside)]
+    first, last = ([_field(name, fields[name]) for name in names] for names in shown)
+    cells = [*first, *([] if one else [Cell(named_metric(metric))]), _value(found, metric), _change(found, metric), *last]
+    cells += [_value(found, name) for name in beside]
     seconds = record.get("cost", {}).get("seconds", {}).get("total") if record else None
     cells.append(Cell("") if seconds is None else Cell(f"{seconds:.1f}", float(seconds)))
     state = "failed" if fields["status"] == "failed" else "done" if fields["point_id"] else "float"

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqbench.reporting.html.results import Results, point_rows
@@ -19,6 +19,7 @@ FIELDS: dict[str, tuple[str, str, bool | None]] = {
     "kurtosis": ("kurtosis of the input", "", None),
     "range_used": ("share of the range used", "", None),
 }
+_TELLING = ("samples", "source", "layers", "ops", "backend", "device", "variant")  # of a row's label, where rows differ in it
 _DECIBELS = ("input_sqnr_db", "weight_sqnr_db")
 
 
@@ -27,12 +28,11 @@ def layers(results: Results) -> dict[str, Any]:
 
     If all of them would take more than `BUDGET` bytes, some points are left out, drawn at random: `left` is how many.
     """
-    named = {
-        fields["point_id"]: (_label(fields), study.label)
-        for study in results.studies
-        for fields, _ in point_rows(study.frame)
-        if fields["point_id"] and fields["status"] != "failed" and fields["method"] != "fp"
-    }
+    named: dict[str, tuple[str, str]] = {}
+    for study in results.studies:
+        points = [fields for fields, _ in point_rows(study.frame) if fields["point_id"] and fields["method"] != "fp"]
+        telling = [name for name in _TELLING if len({fields[name] for fields in points}) > 1]
+        named |= {fields["point_id"]: (_label(fields, telling), study.label) for fields in points if fields["status"] != "failed"}
     drawn = random.Random(0).sample(sorted(named), len(named))
     columns: dict[str, int] = {}  # JSON of a column -> its place
     places: dict[str, dict[str, int]] = {}
@@ -71,8 +71,9 @@ def _short(name: str, value: Any) -> float | None:
     return round(float(value), 1) if name in _DECIBELS else float(format(float(value), ".3g"))
 
 
-def _label(fields: dict[str, str]) -> str:
+def _label(fields: dict[str, str], telling: Sequence[str]) -> str:
+    """What a point is, with what points of its study differ in."""
     alpha = [f"α={fields['alpha']}"] if fields["alpha"] else []
-    told = [f"{name}={fields[name]}" for name in ("layers", "variant") if fields[name]]
+    told = [f"{name}={fields[name]}".removeprefix("variant=") for name in telling if fields[name]]
     seed = [f"seed={fields['seed']}"] if fields["seed"] not in ("", "0") else []
     return " ".join([fields["method"], fields["bits"], *alpha, *told, *seed])
