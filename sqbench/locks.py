@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,17 +41,17 @@ def claim(path: Path) -> Iterator[None]:
         Busy: a live process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _create(path):
-        _clear(path)
-        if not _create(path):
-            raise Busy("another process took over at the same moment")
-    done = threading.Event()
-    try:
+    token, done = uuid.uuid4().hex, threading.Event()
+    try:  # from before the file is there: a signal may come between its making and the next line
+        if not _create(path, token):
+            _clear(path)
+            if not _create(path, token):
+                raise Busy("another process took over at the same moment")
         threading.Thread(target=_beat, args=(path, done), daemon=True).start()
         yield
     finally:
         done.set()
-        path.unlink(missing_ok=True)
+        _give_back(path, token)
 
 
 @contextmanager
@@ -79,14 +80,24 @@ def held(path: Path) -> bool:
         return False
 
 
-def _create(path: Path) -> bool:
+def _give_back(path: Path, token: str) -> None:
+    """Remove a claim, if it is still the one with this token."""
+    try:
+        mine = token in path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    if mine:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path, token: str) -> bool:
     """Make the claim; False if there is one."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}, file)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "token": token}, file)
     return True
 
 

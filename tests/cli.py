@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,25 +85,14 @@ class Ended:
     err: str
 
 
-def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
-    """The command line inside this process: a tenth of a second where a process of its own takes three.
-
-    What the command changes for good in its own process (logging, signals, environment) is put back.
-    """
-    from sqbench import run as module
-    from sqbench import runner
-
+@contextmanager
+def put_back() -> Iterator[None]:
+    """What a command line changes for good in its own process (logging, signals, environment) is as it was after the block."""
     logger, before = logging.getLogger("sqbench"), dict(os.environ)
     state = logger.handlers[:], logger.propagate, logger.level
     terminate, argv = signal.getsignal(signal.SIGTERM), sys.argv
-    capsys.readouterr()
-    runner._slots.clear()
-    sys.argv = ["sqbench.run", *arguments]
     try:
-        module.main()
-        code: object = 0
-    except SystemExit as end:
-        code = end.code or 0
+        yield
     finally:
         logger.handlers[:], logger.propagate = state[0], state[1]
         logger.setLevel(state[2])
@@ -110,7 +100,24 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
         sys.argv = argv
         os.environ.clear()
         os.environ.update(before)
-        runner._slots.clear()
+
+
+def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """The command line inside this process: a tenth of a second where a process of its own takes three."""
+    from sqbench import run as module
+    from sqbench import runner
+
+    capsys.readouterr()
+    runner._slots.clear()
+    with put_back():
+        sys.argv = ["sqbench.run", *arguments]
+        try:
+            module.main()
+            code: object = 0
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            runner._slots.clear()
     assert isinstance(code, int)
     said = capsys.readouterr()
     return Ended(code, said.out, said.err)

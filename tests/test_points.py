@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from cli import put_back
 from examples import build, write
 
 from sqbench.locks import claim
@@ -19,7 +20,8 @@ def points(capsys):
 
     def run(*arguments):
         capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
+        with put_back():
+            status = main([str(argument) for argument in arguments])
         said = capsys.readouterr()
         return status, said.out, said.err
 
