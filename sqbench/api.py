@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sqbench import calibration, config, data, models, tensorfile, training
 from sqbench.calibration import Statistics
+from sqbench.checks import check
 from sqbench.data import Batches, Examples
 from sqbench.data.base import Unseen
 from sqbench.data.images import ImageExamples, LabelledImages
@@ -47,7 +48,7 @@ def configure(*overrides: str) -> DictConfig:
         UserError: a value cannot work.
     """
     cfg = compose_config(*overrides)
-    config.check(cfg)
+    check(cfg)
     return cfg
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from sqbench.answer import answered
 from sqbench.collect import WhereConfig, chosen, records_of
 from sqbench.config import RunConfig
 from sqbench.errors import UserError, known
@@ -236,20 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(given):
         sys.stdout.write(usage())
         return 0
-    try:
-        if not given or given[0] not in KINDS:
-            name = given[0] if given else ""
-            raise UserError(f"kind {name or 'missing'}: {known(name, KINDS)}; `python -m sqbench.plot --help` explains them")
-        kind = KINDS[given[0]]
-        paths = kind.make(*parsed(kind, given[0], given[1:]))
-    except (UserError, HydraException) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OmegaConfBaseException as error:
-        sys.stderr.write(f"error: {error.full_key}: {str(error.msg).splitlines()[0]}\n")
-        return 2
+    return answered(lambda: _answer(given))
+
+
+def _answer(given: Sequence[str]) -> None:
+    if not given or given[0] not in KINDS:
+        name = given[0] if given else ""
+        raise UserError(f"kind {name or 'missing'}: {known(name, KINDS)}; `python -m sqbench.plot --help` explains them")
+    kind = KINDS[given[0]]
+    paths = kind.make(*parsed(kind, given[0], given[1:]))
     sys.stdout.write("".join(f"{path}\n" for path in paths))
-    return 0
 
 
 if __name__ == "__main__":

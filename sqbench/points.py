@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sqbench.answer import answered
 from sqbench.collect import WhereConfig, chosen, records_of
 from sqbench.errors import UserError, known
 from sqbench.progress import console, output
@@ -180,18 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(given):
         sys.stdout.write(USAGE + f"\nkeys of where: {' '.join(item.name for item in fields(Filters))}\n")
         return 0
-    try:
-        verb, names, config = parsed(given)
-        VERBS[verb](config, names)
-    except (UserError, HydraException) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OmegaConfBaseException as error:
-        sys.stderr.write(f"error: {error.full_key}: {str(error.msg).splitlines()[0]}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return answered(lambda: _answer(given))
+
+
+def _answer(given: Sequence[str]) -> None:
+    verb, names, config = parsed(given)
+    VERBS[verb](config, names)
 
 
 if __name__ == "__main__":

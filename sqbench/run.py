@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
+from sqbench.checks import check
 from sqbench.errors import UserError
 from sqbench.isolation import Share, run_isolated
 from sqbench.progress import console, place_in_sweep
@@ -40,7 +41,7 @@ def task(cfg: DictConfig) -> Outcome:
     if not alone:
         place_in_sweep(number, total)
     try:
-        config.check(cfg)
+        check(cfg)
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,11 +293,3 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
-
-
-def estimate(point: Point, records: Sequence[dict[str, Any]]) -> float | None:
-    """Seconds that a point may take: the median of finished points of its model and method, else of its model; None without any."""
-    same_model = [r for r in records if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
-    same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
-    seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
-    return seconds[len(seconds) // 2] if seconds else None

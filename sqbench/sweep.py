@@ -3,9 +3,9 @@
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -41,7 +41,7 @@ def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Seq
     Raises:
         UserError: any job cannot work; none has started then.
     """
-    from sqbench.config import check
+    from sqbench.checks import check
     from sqbench.runner import identify
 
     for key in ("results_dir", "plan", "force"):
@@ -70,7 +70,8 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     Raises:
         UserError: the job cannot work, whichever layers it is for.
     """
-    from sqbench.config import EACH, check
+    from sqbench.checks import check
+    from sqbench.config import EACH
     from sqbench.runner import groups_of, identify
 
     if cfg.layers != EACH:
@@ -97,8 +98,6 @@ def _quoted(name: str) -> str:
 
 def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     """Print the points with their state and estimated seconds."""
-    from sqbench.runner import estimate
-
     store = Store(results_dir)
     records = list(store.records(brief=True))
     some = any("layers" in point.identity["scheme"] for point in points)
@@ -122,6 +121,14 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
     output.print(
         f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else "")
     )
+
+
+def estimate(point: "Point", records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds that a point may take: the median of finished points of its model and method, else of its model; None without any."""
+    same_model = [r for r in records if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
+    same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
+    seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
+    return seconds[len(seconds) // 2] if seconds else None
 
 
 def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, since: float) -> list[Outcome]:

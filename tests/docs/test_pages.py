@@ -19,7 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from sqbench import config, plot, points
+from sqbench import checks, config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
@@ -126,7 +126,7 @@ def composes(words: list[str], searched: str | None = None) -> None:
 def refusal(cfg: DictConfig) -> str:
     """Why a configuration is refused, empty if it is not."""
     try:
-        config.check(cfg)
+        checks.check(cfg)
     except UserError as error:
         return str(error)
     return ""

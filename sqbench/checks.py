@@ -1,0 +1,131 @@
+"""Which configurations work: every value is checked, and its like named, before anything is loaded."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from sqbench.config import EACH, device_of
+from sqbench.errors import UserError, known
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError for any value that cannot work, without loading anything."""
+    from sqbench.data import SOURCES
+    from sqbench.data.base import CALIBRATES
+    from sqbench.evaluation import EVALUATIONS, natural_evaluation
+    from sqbench.execution import BACKENDS
+    from sqbench.methods import METHODS, configured, scheme_of
+    from sqbench.models import LOADERS
+    from sqbench.models.image import HEADS
+
+    def choose(key: str, names: object) -> None:
+        value = OmegaConf.select(cfg, key)
+        if value not in names:  # type: ignore[operator]
+            raise UserError(f"{key}={value}: {known(str(value), names)}")
+
+    def at_least(key: str, least: int) -> None:
+        value = OmegaConf.select(cfg, key)
+        if value < least:
+            raise UserError(f"{key}={value}: {least} or more works")
+
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        hint = "a hub id or a local folder works" if missing[0] == "model.name" else "it has no default"
+        raise UserError(f"{missing[0]}=???: needs a value; {hint}")
+    if cfg.bits.name == "auto" and (cfg.bits.weights is not None or cfg.bits.activations is not None):
+        changed = "bits.weights" if cfg.bits.weights is not None else "bits.activations"
+        raise UserError(
+            f"{changed}: bits=auto is the method's own scheme and has no fields; name the scheme to change, for example bits=w4a16"
+            f" {changed}.bits=3"
+        )
+    choose("method.name", METHODS)
+    choose("model.loader", LOADERS)
+    choose("data.source", SOURCES)
+    kind, found = LOADERS[cfg.model.loader].kind, SOURCES[cfg.data.source].kind
+    if kind != found:
+        fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
+        raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; data={', '.join(fitting)} work")
+    if cfg.eval.name != "auto":
+        choose("eval.name", EVALUATIONS)
+        kinds = EVALUATIONS[cfg.eval.name].settings
+        if kind not in kinds:
+            raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; eval=auto works")
+    EVALUATIONS[natural_evaluation(cfg.eval.name, kind)].check(cfg.eval)
+    if METHODS[cfg.method.name].trains and kind != "images":
+        raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}: a PTQ method works")
+    if cfg.head is not None:
+        choose("head", HEADS)
+    choose("model.head", HEADS)
+    choose("model.dtype", ("float32", "bfloat16", "float16"))
+    choose("calibration.source", CALIBRATES)
+    choose("tracker.mode", ("offline", "online", "disabled"))
+    choose("backend", BACKENDS)
+    at_least("retry", 0)
+    if cfg.threads is not None:
+        at_least("threads", 1)
+    for key in ("limits.seconds", "limits.memory_gb"):
+        if (limit := OmegaConf.select(cfg, key)) is not None and limit <= 0:
+            raise UserError(f"{key}={limit:g}: more than 0 works, or null for no limit")
+    at_least("data.window", 2)
+    at_least("data.windows", 1)
+    if cfg.data.images is not None:
+        at_least("data.images", 1)
+    if (samples := cfg.calibration.samples) is not None:
+        at_least("calibration.samples", 1)
+        size = {"text": "windows", "images": "images"}[kind]
+        if (count := cfg.calibration[size]) != samples:
+            raise UserError(f"calibration.samples={samples}: calibration.{size}={count} says otherwise; one of the two works")
+    at_least("calibration.images", 1)
+    at_least("calibration.search_images", 1)
+    at_least("model.head_images", 1)
+    at_least("calibration.windows", 1)
+    at_least("calibration.search_windows", 1)
+    at_least("eval.resamples", 100)
+    for key in ("repetitions", "batch", "prompt", "decode", "beams"):
+        at_least(f"eval.{key}", 1)
+    at_least("eval.warmup", 0)
+    for key in ("seed", "calibration.seed"):
+        if not -(2**63) <= OmegaConf.select(cfg, key) < 2**63:
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)}: a number of 64 bits works")
+    if not 0 < cfg.eval.level < 1:
+        raise UserError(f"eval.level={cfg.eval.level}: a number between 0 and 1 works, 0.95 for example")
+    if cfg.layers == EACH:
+        raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
+    scheme_of(cfg).check()
+    if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
+        raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
+    check_mixed(cfg)
+    configured(cfg)
+    device_of(cfg.device)
+    if kind == "images" and cfg.calibration.path is not None:
+        raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; null works")
+    takes = {"data.path": SOURCES[cfg.data.source].takes, "data.train_path": SOURCES[cfg.data.source].takes}
+    for key in ("data.path", "data.train_path", "calibration.path", "model.checkpoint"):
+        path, allowed = OmegaConf.select(cfg, key), takes.get(key, ("file",))
+        if path is None or (Path(path).is_file() and "file" in allowed) or (Path(path).is_dir() and "folder" in allowed):
+            continue
+        works = " or ".join({"file": "a file", "folder": "a folder"}[item] for item in allowed)
+        works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
+        there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
+        raise UserError(f"{key}={path}: " + (f"is {there}; {works} works" if there else f"no such file (from {Path.cwd()})"))
+
+
+def check_mixed(cfg: DictConfig) -> None:
+    """Raise UserError for a mixed-precision choice that cannot work."""
+    from sqbench.methods import METHODS, scheme_of
+
+    if cfg.mixed not in (None, "auto"):
+        raise UserError(f"mixed={cfg.mixed}: auto works, or null for one width in all layers")
+    if not cfg.widths or not all(2 <= bits <= 8 for bits in cfg.widths):
+        raise UserError(f"widths={cfg.widths}: numbers of bits from 2 to 8 work, [2,3,4,6,8] for example")
+    least, most = min(cfg.widths), max(cfg.widths)
+    if cfg.budget is not None and not least <= cfg.budget <= most:
+        raise UserError(f"budget={cfg.budget}: no average of widths={cfg.widths}; {least} to {most} work")
+    if cfg.mixed is None or METHODS[cfg.method.name].is_float:
+        return
+    if cfg.budget is None:
+        raise UserError("mixed=auto: needs budget=..., the bits per weight on average, 4.5 for example")
+    scheme = scheme_of(cfg)
+    if scheme.weights is None:
+        raise UserError(f"mixed=auto: bits={scheme.name} leaves weights in float; bits=w4a16 works, for example")
+    if scheme.edge_bits is not None:
+        raise UserError(f"mixed=auto: chooses the bits of every layer; bits.edge_bits={scheme.edge_bits} does not go with it")
