@@ -8,6 +8,8 @@ import pandas as pd
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.units import SPEEDS, change_text, extra_decimals, number, unit_of
 
+VALUE = r"^(\S+)"  # the first word of a cell, which is bold or not
+
 
 def value_text(cell: Any, metric: str) -> str:
     """`15.10`, `15.10 ± 0.05` of several seeds, or `fail`."""
@@ -79,9 +81,10 @@ def texts(grid: Grid) -> pd.DataFrame:
     return wide(grid, lambda cell: cell_text(cell, grid.metric, with_n=counts_vary(grid)))
 
 
-def bold(grid: Grid) -> pd.DataFrame:
-    """Which cells are bold, in the layout of their texts."""
-    return wide(grid, lambda cell: "bold" if cell.best else "") == "bold"
+def emboldened(cells: pd.DataFrame, grid: Grid, form: str) -> pd.DataFrame:
+    """The cells' texts, the values of the best as `form` has them: `\\1` is the value."""
+    best = wide(grid, lambda cell: "best" if cell.best else "") == "best"
+    return cells.where(~best, cells.replace(VALUE, form, regex=True))
 
 
 def printable(text: object) -> str:

@@ -10,20 +10,20 @@ import pandas as pd
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import OP_SETS
-from sqbench.reporting.cells import bold, caption, counts_vary, note_text, printable, remarks, texts, title, value_text
+from sqbench.reporting.cells import VALUE, caption, counts_vary, emboldened, note_text, printable, remarks, texts, title, value_text
 from sqbench.reporting.grid import Grid, wide
 
 _ESCAPES = {char: rf"\{char}" for char in "&%$#_{}"} | {"±": r"$\pm$"}
 _ESCAPES |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-_FIRST_WORD = r"^(\S+)"  # of a cell: its value, which is bold or not
+_BOLD = r"\\textbf{\1}"
 PACKAGES = {"plain": ("booktabs",), "paper": ("booktabs", "multirow", "makecell", "threeparttable")}
 
 
 def to_latex(grid: Grid) -> str:
     """A booktabs table with its whole caption, that compiles in any document."""
-    cells = texts(grid).map(_number)
-    style = cells.where(~bold(grid), cells.replace(_FIRST_WORD, r"\\textbf{\1}", regex=True)).style
+    cells = emboldened(texts(grid).map(_number), grid, _BOLD)
+    style = cells.style
     for axis, names in ((0, grid.rows), (1, grid.columns)):
         style = style.format_index(_typeset, axis=axis)
         style = style.format_index_names(_typeset, axis=axis) if names else style
@@ -81,7 +81,7 @@ def to_paper(grid: Grid, experiment: str = "", heading: str = "", label: str = "
 def _stacked(cell: Any, grid: Grid, marks: dict[str, str]) -> str:
     """A cell's value, the marks of its errors, and its note in small type below."""
     value = _number(value_text(cell, grid.metric))
-    value = re.sub(_FIRST_WORD, r"\\textbf{\1}", value) if cell.best else value
+    value = re.sub(VALUE, _BOLD, value) if cell.best else value
     letters = [marks.setdefault(printable(error), _letter(len(marks))) for error in cell.errors]
     value += rf"\tnote{{{','.join(sorted(set(letters)))}}}" if letters else ""
     note = note_text(cell, grid.metric, with_n=counts_vary(grid))

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench.reporting.cells import bold, caption, printable, texts
+from sqbench.reporting.cells import caption, emboldened, printable, texts
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.latex import slug, to_latex
 from sqbench.storage import write_text
 
-_FIRST_WORD = r"^(\S+)"  # of a cell: its value, which is bold or not
 _LONG_FLOAT = "%.10g"  # below the noise of a float64 sum, above anything a table shows
 
 
@@ -42,8 +41,7 @@ def to_wide_csv(grid: Grid) -> str:
 
 def to_markdown(grid: Grid) -> str:
     """A Markdown table, its columns aligned, and the caption below it."""
-    words = texts(grid).map(_markdown)
-    words = words.where(~bold(grid), words.replace(_FIRST_WORD, r"**\1**", regex=True))
+    words = emboldened(texts(grid).map(_markdown), grid, r"**\1**")
     sides = words.index.to_frame(index=False).map(_markdown).to_numpy()
     lines = [[*side, *row] for side, row in zip(sides, words.to_numpy(), strict=True)]
     head = [_markdown(name) for name in (*grid.rows, *_heads(words))]
