@@ -150,6 +150,7 @@ LATENCY = Evaluation(
     "latency_ms",
     latency,
     _as_reference,
+    size={},
     beside="float32",
     comparison=_speedups,
 )
