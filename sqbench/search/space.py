@@ -64,11 +64,14 @@ def _dimension(override: Override) -> BaseDistribution:
         if not numbers:
             return CategoricalDistribution(list(override.sweep_string_iterator()))
         values = [sweep.start, sweep.end] if override.is_interval_sweep() else sorted(override.sweep_iterator())
+        if not values:
+            raise ValueError("it is empty")
         step = abs(sweep.step) if override.is_range_sweep() else None
         if all(isinstance(value, int) for value in values):
             return IntDistribution(values[0], values[-1], log=bool(tags), step=step or 1)
-        return FloatDistribution(values[0], values[-1], log=bool(tags), step=step)
-    except (ValueError, IndexError) as error:
+        last = values[-1] if step is None else round(values[-1], 12)  # a sum of steps: Optuna warns of 0.7000000000000001
+        return FloatDistribution(values[0], last, log=bool(tags), step=step)
+    except ValueError as error:
         raise UserError(f"{line}: nothing can be drawn from it ({error})") from error
 
 
