@@ -47,7 +47,7 @@ class SearchSweeper(CheckedSweeper):
             from sqbench.search.space import space_of
             from sqbench.search.study import Study
         except ModuleNotFoundError as error:
-            if error.name != "optuna":
+            if str(error.name).partition(".")[0] != "optuna":
                 raise
             raise UserError("hydra/sweeper=search: needs Optuna; `pip install sqbench[search]` brings it") from error
         self._check_keys()
