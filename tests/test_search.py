@@ -92,7 +92,7 @@ def test_a_search_goes_on_where_it_was(search: Command, results: Path, tmp_path:
 def test_it_is_as_good_as_the_grid(search: Command, command: Command, results: Path) -> None:
     assert command("-m", "method=smoothquant", "bits=w8a8", "alpha=0.3,0.5,0.8").code == 0
     grid = [record["metrics"]["kl_to_fp"] for record in records(results).values()]
-    ended = search(*ALPHA, trials=16, metric="kl_to_fp")
+    ended = search(*ALPHA, trials=12, metric="kl_to_fp")
     assert ended.code == 0, ended.err
     told = study(results)
     assert told["direction"] == "minimize"
@@ -100,7 +100,7 @@ def test_it_is_as_good_as_the_grid(search: Command, command: Command, results: P
 
 
 def test_trials_that_start_badly_end_early(search: Command, results: Path) -> None:
-    ended = search(*ALPHA, trials=8, rungs="[0.25,0.5,1]", jobs=2)
+    ended = search(*ALPHA, trials=6, rungs="[0.25,0.5,1]", jobs=2)
     assert ended.code == 0, ended.err
     found, told = records(results), study(results)
     for trial in told["trials"]:
@@ -109,10 +109,10 @@ def test_trials_that_start_badly_end_early(search: Command, results: Path) -> No
         assert (trial["state"] == "complete") == (len(windows) == 3)
     states = [trial["state"] for trial in told["trials"]]
     assert set(states) == {"complete", "pruned"}
-    assert f"best of 8 trials, {states.count('pruned')} stopped early: perplexity " in ended.out
+    assert f"best of 6 trials, {states.count('pruned')} stopped early: perplexity " in ended.out
     assert len(told["trials"][told["best"]]["points"]) == 3
     assert counts(ended) == f"{len(found)} done"
-    again = search(*ALPHA, trials=8, rungs="[0.25,0.5,1]", jobs=2)
+    again = search(*ALPHA, trials=6, rungs="[0.25,0.5,1]", jobs=2)
     assert counts(again) == f"{len(found)} skipped"
     assert study(results) == told
 
@@ -143,7 +143,7 @@ def test_a_failed_point_is_one_failed_trial(
 
 
 def test_values_that_work_one_by_one_and_not_together_are_passed_over(search: Command, results: Path) -> None:
-    ended = search("method=minmax", "bits=w8a8", "bits.ops=linear,linear+matmul", "calibration.source=data,weights", trials=12)
+    ended = search("method=minmax", "bits=w8a8", "bits.ops=linear,linear+matmul", "calibration.source=data,weights", trials=8)
     assert ended.code == 0, ended.err
     assert re.search(r"trial \d+ cannot work: bits\.ops=linear\+matmul: calibration\.source=weights says nothing", ended.err)
     states = {trial["state"] for trial in study(results)["trials"]}

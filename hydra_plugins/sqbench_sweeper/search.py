@@ -139,8 +139,7 @@ class SearchSweeper(CheckedSweeper):
         points = {}
         for trial in trials:
             try:
-                job = self._job(trial.params, rung)
-                (points[trial.number],) = sweep.checked([(job, self.composed(job))])
+                (points[trial.number],) = sweep.checked([self._job(trial.params, rung)])
             except UserError as error:  # values that work one by one, and not together
                 log.warning("trial %d cannot work: %s", trial.number, error)
                 self.study.fail(trial, str(error))
@@ -157,10 +156,14 @@ class SearchSweeper(CheckedSweeper):
                 going.append(trial)
         return going
 
-    def _job(self, chosen: Mapping[str, Any], rung: int) -> list[str]:
-        whole = self.space.overrides(chosen)
-        smaller = self._smaller(self.composed(whole))[rung]
-        return self.space.overrides({**chosen, **smaller}) if smaller else whole
+    def _job(self, chosen: Mapping[str, Any], rung: int) -> tuple[list[str], DictConfig]:
+        """The overrides and the configuration of a choice of values on a rung."""
+        job = self.space.overrides(chosen)
+        cfg = self.composed(job)
+        if smaller := self._smaller(cfg)[rung]:
+            job = self.space.overrides({**chosen, **smaller})
+            cfg = self.composed(job)
+        return job, cfg
 
     def _compute(self, points: "Iterable[tuple[Sequence[str], Point]]") -> None:
         """Launch those that this search does not know yet: a sampler may well ask twice for the same."""
