@@ -21,6 +21,7 @@ class PointSweeper(BasicSweeper):
         from sqbench.quiet import quiet
         from sqbench.records import sweeps
         from sqbench.records.store import Store
+        from sqbench.storage import write_text
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -40,11 +41,13 @@ class PointSweeper(BasicSweeper):
             sys.exit(0)
 
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         os.environ[sweep.TOTAL] = str(len(points))
         since = time.time()
-        sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
+        try:
+            write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
+            sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
+        except OSError as error:
+            sys.exit(sweep.refuse(UserError(f"results_dir={results_dir}: cannot be written ({error.strerror})")))
         chosen = [list(job) for job, _ in points]
         try:
             returns: list[Any] = []
