@@ -1,7 +1,7 @@
 """Places where tests break a run on purpose. Nothing happens unless SQBENCH_FAULT names the place, as in `kill@after record.json`.
 
-Kinds: `kill`, `segv`, `term`, `int` and `stop` send the process that signal, `hang` never returns, `full` is a full disk, `eat` holds
-ever more memory.
+Kinds: `kill`, `segv`, `term`, `int` and `stop` send the process that signal, `hang` never returns, `full` is a full disk, `eat`
+holds ever more memory.
 With SQBENCH_FAULT_ONCE=FILE a fault happens once, by whichever process comes first: FILE is what remembers it.
 """
 

@@ -42,10 +42,10 @@ class PointSweeper(BasicSweeper):
 
         folder = Path(self.config.hydra.sweep.dir)
         os.environ[sweep.TOTAL] = str(len(points))
-        since = time.time()
+        before = {point.id: store.written(point.id) for _, point in points}
         try:
             write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
-            sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
+            sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=time.time())
         except OSError as error:
             sys.exit(sweep.refuse(UserError(f"results_dir={results_dir}: cannot be written ({error.strerror})")))
         chosen = [list(job) for job, _ in points]
@@ -55,5 +55,5 @@ class PointSweeper(BasicSweeper):
                 returns += self.launcher.launch(batch, initial_job_idx=len(returns))
             sys.exit(sweep.report([job.return_value for job in returns], results_dir))
         except KeyboardInterrupt:
-            sweep.report(sweep.finished(points, results_dir, since), results_dir)
+            sweep.report(sweep.finished(points, results_dir, before), results_dir)
             sys.exit(sweep.interrupted())
