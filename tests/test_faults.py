@@ -2,8 +2,8 @@
 sweep, no point is computed twice, and the exit status tells the truth.
 
 Elsewhere: signals at any moment and processes that meet on one folder (test_resume), crashes, hangs and too much memory of a point
-(test_isolation), damaged records and caches (test_bad_input), killed training (test_images), damaged checkpoints (training/test_fit),
-claims one by one (records/test_store).
+(test_isolation), damaged records and caches (test_bad_input), killed training (test_images), damaged checkpoints
+(training/test_fit), claims one by one (records/test_store).
 """
 
 import json
@@ -31,16 +31,7 @@ from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 
 SWEEP = ("-m", "method=rtn,minmax")  # of two points that share the float result
-NUMBERS = (
-    "status",
-    "identity",
-    "metrics",
-    "baseline",
-    "delta",
-    "outcomes",
-    "quantized",
-    "samples",
-)  # of a record; the rest is time and place
+NUMBERS = ("status", "identity", "metrics", "baseline", "delta", "outcomes", "quantized", "samples")  # but not time and place
 Command = Callable[..., Ended]
 Background = Callable[..., Forked]
 
