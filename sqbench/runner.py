@@ -259,12 +259,12 @@ def groups_of(point: Point) -> list[tuple[str, ...]]:
 
 def _same_weights(point: Point) -> tuple[Hashable, ...]:
     cfg = point.cfg
-    return point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep)
+    return point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep), cfg.blockwise
 
 
 def _weights(point: Point) -> Model:
     """The loaded model, shared by the points of a process that have the same."""
-    model: Model = _shared("weights", _same_weights(point), lambda: point.source.load(device_of(point.cfg.device)))
+    model: Model = _shared("weights", _same_weights(point), lambda: api.read(point.source, point.cfg))
     return model
 
 
