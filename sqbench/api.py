@@ -147,7 +147,7 @@ def calibrate(
 
     def collector(sites: Sequence[str], inputs: Tensor | Batches, inside: Sequence[Point], search: int = 0) -> Statistics:
         if isinstance(model, StreamedModel):
-            return calibration.collect_blockwise(model, sites, inputs, search, inside)
+            return calibration.collect_blockwise(model, sites, inputs, search)
         return calibration.collect(model.module, model.body, sites, inputs, search, inside)
 
     if folder is None:

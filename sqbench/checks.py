@@ -113,15 +113,20 @@ def check(cfg: DictConfig) -> None:
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
     """Raise UserError for what a model that is never whole in memory cannot do."""
     from sqbench.evaluation import natural_evaluation
+    from sqbench.methods import scheme_of
 
     if not cfg.blockwise:
         return
     if kind != "text":
         raise UserError(f"blockwise=true: is for language models, {cfg.model.name} reads {kind}; blockwise=false works")
     if (name := natural_evaluation(cfg.eval.name, kind)) != "perplexity":
-        raise UserError(f"eval={name}: runs the model many times over, and blockwise=true reads it each time; eval=perplexity works")
+        raise UserError(
+            f"eval={name}: runs the model many times over, and blockwise=true reads it each time; eval=perplexity works"
+        )
     if cfg.mixed is not None:
         raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; blockwise=false works")
+    if (ops := scheme_of(cfg).ops) != "linear":
+        raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; bits.ops=linear works")
     if cfg.calibration.source == "weights":
         raise UserError("calibration.source=weights: is not made for blockwise=true; data and random work")
 

@@ -9,14 +9,11 @@ from sqbench.calibration.collect import Statistics, as_batches, collect, replay_
 from sqbench.data.base import Batches
 from sqbench.models.streaming import StreamedModel
 from sqbench.progress import track
-from sqbench.quant.operations import Point
 from sqbench.quant.statistics import InputStatistics
 
 
 @torch.no_grad()
-def collect_blockwise(
-    model: StreamedModel, sites: Sequence[str], inputs: Tensor | Batches, search: int = 4, points: Sequence[Point] = ()
-) -> Statistics:
+def collect_blockwise(model: StreamedModel, sites: Sequence[str], inputs: Tensor | Batches, search: int = 4) -> Statistics:
     """What `collect` finds of the same model, bit by bit, in one reading of its blocks; hidden states of all inputs are held.
 
     Raises:
@@ -25,21 +22,19 @@ def collect_blockwise(
     batches = as_batches(inputs)
     states = [model.enter(batch) for batch in batches]
     found: dict[str, InputStatistics] = {}
-    for block in track(model.blocks(), "calibrate", len(model.places)):
-        reworked, inside = model.rework(block), f"{block.place}."
-        own = [site for site in sites if site.startswith(inside)]
-        within = [point for point in points if point.site.startswith(inside)]
+    for number, place in enumerate(track(model.places, "calibrate")):
+        reworked = model.rework(model.block(number))
+        own = [site for site in sites if site.startswith(f"{place}.")]
         after: list[Tensor] = []
 
         def run(hidden: Tensor, reworked=reworked, after=after) -> None:  # type: ignore[no-untyped-def]
             after.append(reworked.body(hidden))
 
-        if own or within:
-            through = Batches(len(states), states.__getitem__, "")
-            found |= collect(reworked.module, run, own, through, 0, within).inputs
+        if own:
+            found |= collect(reworked.module, run, own, Batches(len(states), states.__getitem__, ""), 0).inputs
         else:
             for hidden in states:
                 run(hidden)
         states = after
-        del block, reworked, run  # before the next one is read
+        del reworked, run  # before the next one is read
     return Statistics(found, replay_sample(batches, search))

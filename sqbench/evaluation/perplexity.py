@@ -64,7 +64,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
 
 
 def _outputs(model: LanguageModel, windows: Windows) -> Iterator[Tensor]:
-    """What the head reads of each window's tokens that predict [tokens, width]; logits [tokens, vocabulary] if it is not separate."""
+    """What the head reads of each window's tokens that predict [tokens, width]; logits [tokens, vocabulary] if not separate."""
     run = model.forwards if model.head is None else model.bodies
     return (outputs[0, :-1] for outputs in run(windows.evaluation.split(1)))
 

@@ -1,8 +1,8 @@
 """A language model whose blocks stay on disk: one of them is in memory at a time, beside the hidden states that go through all.
 
 Inputs go through the model block by block rather than one by one: all of them through the first block, then all through the second.
-What a model does around its blocks (embeddings, masks, positions, the last norm) runs as it is written, with blocks that do nothing.
-That hidden states are all that one block tells the next is proven: the same example goes through the whole model, too.
+What a model does around its blocks (embeddings, masks, positions, the last norm) runs as it is written, with blocks that do
+nothing. That hidden states are all that one block tells the next is proven: an example goes through the whole model, too.
 """
 
 import copy
@@ -126,7 +126,7 @@ class StreamedModel(LanguageModel):
     """
 
     checkpoint: Any = None
-    where: torch.device = torch.device("cpu")
+    where: Any = None
     rework: Callable[[BlockModel], Model] = lambda block: block
 
     @property
@@ -138,37 +138,46 @@ class StreamedModel(LanguageModel):
         """Names of the blocks, in order: the children of the largest list of modules."""
         return block_names(self.module)
 
+    @property
+    def topology(self) -> Topology:  # type: ignore[override]  # computed with what else the trace tells
+        """What reads what inside every block."""
+        return self._traced[0]
+
     @cached_property
-    def topology(self) -> Topology:
-        """What reads what inside every block, from one pass of the example through the whole model.
+    def _traced(self) -> tuple[Topology, dict[str, Tensor]]:
+        """The topology, and what each block reads of the example, from one pass of it through the whole model.
 
         Raises:
             UserError: blocks exchange more than hidden states, so that going through them one by one is another function.
         """
+        for pattern in self.keep:
+            if not any(fnmatch(name, pattern) for name, _ in self.module.named_modules()):
+                raise UserError(f"model.keep={pattern}: matches no layer; {closest(pattern, self.places)}")
         found: list[Topology] = []
+        shown: dict[str, Tensor] = {}
 
         def whole(place: str) -> Callable[..., Any]:
             def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-                block = self.load(place)
+                block = self._load(place)
+                shown[place] = hidden
                 found.append(replace(block, call=lambda tokens: (args, kwargs), shown=hidden).topology)
                 return block.module.get_submodule(place)(hidden, *args, **kwargs)
 
             return forward
 
-        for pattern in self.keep:
-            if not any(fnmatch(name, pattern) for name, _ in self.module.named_modules()):
-                raise UserError(f"model.keep={pattern}: matches no layer; {closest(pattern, self.places)}")
         example = self.example()
-        expected = self._around(example, {place: whole(place) for place in track(self.places, "trace")})
-        hidden = self.enter(example)
-        for number, place in enumerate(self.places):
-            hidden = self._block(number, place, None).forward(hidden)
-        if not torch.equal(expected, self.leave(example, hidden)):
-            raise UserError(
-                f"blockwise=true: blocks of {self.name} tell each other more than hidden states; blockwise=false works where the"
-                " model fits into memory"
-            )
-        return merged(found)
+        with torch.no_grad():
+            expected = self._around(example, {place: whole(place) for place in self.places})
+            hidden = self.enter(example)
+            for place in self.places:
+                hidden = self._called(place).forward(hidden)
+            if not torch.equal(expected, self.leave(example, hidden)):
+                raise UserError(
+                    f"blockwise=true: blocks of {self.name} tell each other more than hidden states; blockwise=false works where"
+                    " the model fits into memory"
+                )
+        # what a block hands over would be a point twice, of the one and of the other: points are left out
+        return replace(merged(found), points=()), shown
 
     def then(self, step: Callable[[Model], Model], report: dict[str, Any] | None = None) -> "StreamedModel":
         """The same model, of whose blocks `step` makes others after whatever is made of them already.
@@ -178,7 +187,7 @@ class StreamedModel(LanguageModel):
         """
         before = self.rework
         other = replace(self, rework=lambda block: step(before(block)), report=self.report if report is None else report)
-        other.__dict__["topology"] = self.topology
+        other.__dict__["_traced"] = self._traced
         return other
 
     @property
@@ -212,14 +221,10 @@ class StreamedModel(LanguageModel):
             whole, split = self.leave(example, hidden, logits=True), head(self.leave(example, hidden))
         return head if whole.shape == split.shape and torch.equal(whole, split) else None
 
-    @torch.no_grad()
-    def blocks(self) -> Iterator[BlockModel]:
-        """The float blocks, each read when its turn comes; whoever keeps one keeps it in memory."""
-        hidden = self.enter(self.example())
-        for number, place in enumerate(self.places):
-            block = replace(self._block(number, place, replace(self.topology, refused=(), floating=())), shown=hidden)
-            hidden = block.forward(hidden)
-            yield block
+    def block(self, number: int) -> BlockModel:
+        """A float block, read now; whoever keeps it keeps it in memory."""
+        place, (topology, shown) = self.places[number], self._traced
+        return replace(self._called(place), number=number, shown=shown[place], whole=replace(topology, refused=(), floating=()))
 
     def bodies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         return self._through(batches, logits=False)
@@ -240,19 +245,19 @@ class StreamedModel(LanguageModel):
         given = list(batches)
         states = [self.enter(ids) for ids in given]
         reports = []
-        for block in track(self.blocks(), "blocks", len(self.places)):
-            reworked = self.rework(block)
-            self._stored[block.place] = reworked.stored_bytes
+        for number, place in enumerate(track(self.places, "blocks")):
+            reworked = self.rework(self.block(number))
+            self._stored[place] = reworked.stored_bytes
             reports.append(reworked.report or {})
-            for number, hidden in enumerate(states):
-                states[number] = reworked.body(hidden)
+            for index, hidden in enumerate(states):
+                states[index] = reworked.body(hidden)
             if not all(bool(hidden.isfinite().all()) for hidden in states):
-                raise FloatingPointError(f"{block.place} of {self.name} writes NaN or infinity")
-            del block, reworked  # before the next one is read
+                raise FloatingPointError(f"{place} of {self.name} writes NaN or infinity")
+            del reworked  # before the next one is read
         if self.report is not None:
             self._note(reports)
-        for number, ids in enumerate(given):
-            yield self.leave(ids, states[number], logits=logits)
+        for index, ids in enumerate(given):
+            yield self.leave(ids, states[index], logits=logits)
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> Tensor:
@@ -271,7 +276,7 @@ class StreamedModel(LanguageModel):
         """What the model makes of the last block's hidden states: what the head reads, or the logits."""
         return self._around(ids, dict.fromkeys(self.places, _idle) | {self.places[-1]: lambda *args, **kwargs: hidden}, logits)
 
-    def load(self, place: str) -> BlockModel:
+    def _load(self, place: str) -> BlockModel:
         """A block with its parameters, alone in a tree of modules where it keeps its name."""
         outside = copy.copy(self.module.get_submodule(place))
         outside.__dict__.pop("forward", None)
@@ -280,8 +285,8 @@ class StreamedModel(LanguageModel):
         self.checkpoint.load(names, tree, self.where, self.module.dtype)
         return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
 
-    def _block(self, number: int, place: str, topology: Topology | None) -> BlockModel:
-        return replace(self.load(place), number=number, call=lambda tokens: self._calls(tokens)[place], whole=topology)
+    def _called(self, place: str) -> BlockModel:
+        return replace(self._load(place), call=lambda tokens: self._calls(tokens)[place])
 
     def _kept(self, place: str) -> tuple[str, ...]:
         """Of the patterns of layers that stay in float, those that name one in a block."""

@@ -48,7 +48,9 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         "trust_remote_code": cfg.trust_remote_code,
         "keep": tuple(cfg.keep),
     }
-    return Source(fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context)
+    return Source(
+        fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context
+    )
 
 
 def from_hub_or_folder(cfg: ModelConfig) -> Source:
