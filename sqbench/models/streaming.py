@@ -139,7 +139,7 @@ class StreamedModel(LanguageModel):
         return block_names(self.module)
 
     @property
-    def topology(self) -> Topology:  # type: ignore[override]  # computed with what else the trace tells
+    def topology(self) -> Topology:  # computed with what else the trace tells
         """What reads what inside every block."""
         return self._traced[0]
 
@@ -327,6 +327,7 @@ class StreamedModel(LanguageModel):
 
 
 def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a block that does nothing."""
     return hidden
 
 
@@ -355,17 +356,12 @@ def nested(name: str, module: nn.Module) -> nn.Module:
 def merged(found: Iterable[Topology]) -> Topology:
     """One topology of many that name different layers."""
     found = list(found)
-    whole = {}
+    whole: dict[str, Any] = {}
     for each in fields(Topology):
         parts = [getattr(topology, each.name) for topology in found]
         is_map = isinstance(parts[0], dict)
         whole[each.name] = {key: value for part in parts for key, value in part.items()} if is_map else sum(parts, ())
     return Topology(**whole)
-
-
-def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The forward pass of a block that does nothing."""
-    return hidden
 
 
 def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:

@@ -6,6 +6,7 @@ import logging
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
@@ -41,7 +42,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         )
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     fingerprint = digest({path.name: known_digest(path) for path in files})
-    said = {
+    said: dict[str, Any] = {
         "name": name,
         "fingerprint": fingerprint,
         "dtype": cfg.dtype,
