@@ -4,8 +4,9 @@
     python -m benchmarks.blockwise layers=48 method=awq whole=false
 
 Two points of the same random Llama through the command line, with results folders of their own: their metrics must be equal, and
-each says what it held (the peak of resident memory, mapped files included; the kernel may drop those). Keys: layers, width, whole
-(run the whole model too), device; any override of sqbench.run that is none of these works as well.
+each says what it held: the peak of GPU memory with device=cuda, else of resident memory, mapped files included (the kernel may drop
+those). Keys: layers, width, keep (a folder to leave the model in), whole=false (do not run the whole model); any override of
+sqbench.run works as well.
 """
 
 import json
@@ -22,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sqbench.reporting.tables import markdown_table
 
-DEFAULTS = {"layers": "24", "width": "2048", "whole": "true"}
+DEFAULTS = {"layers": "24", "width": "2048", "whole": "true", "keep": ""}
 POINT = ["data.windows=8", "calibration.windows=8", "data.window=128", "method=smoothquant", "bits=w8a8", "tracker=none"]
 
 
@@ -79,14 +80,15 @@ def main() -> None:
     chosen = {key: given.pop(key, default) for key, default in DEFAULTS.items()}
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as root:
-        folder = Path(root) / "model"
-        folder.mkdir()
+        folder = Path(chosen["keep"] or root) / "model"
+        folder.mkdir(parents=True)
         size = write(folder, int(chosen["layers"]), int(chosen["width"]))
         rows, metrics = [], []
         for blockwise in (True, False) if chosen["whole"] == "true" else (True,):
             found = record(folder, Path(root) / f"blockwise_{blockwise}", blockwise, overrides)
             metrics.append(found["metrics"])
-            peak, seconds = found["cost"]["peak_rss_bytes"], found["cost"]["seconds"]
+            cost = found["cost"]
+            peak, seconds = cost.get("peak_gpu_bytes", cost["peak_rss_bytes"]), cost["seconds"]
             rows.append((str(blockwise), f"{peak / 1e9:.2f}", f"{peak / size:.2f}", f"{seconds['total']:.0f}"))
     print(f"{chosen['layers']} blocks, {size / 1e9:.2f} GB of float32 weights, {size / int(chosen['layers']) / 1e9:.2f} GB a block")
     print(markdown_table(["blockwise", "peak GB", "of the weights", "seconds"], rows, 1))

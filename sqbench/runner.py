@@ -28,7 +28,7 @@ from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
-from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
+from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
 from sqbench.records.store import SCHEMA, Store
 from sqbench.reporting.units import number
 from sqbench.storage import digest
@@ -107,7 +107,7 @@ def mirrored(record: dict[str, Any], samples: pd.DataFrame | None, cfg: DictConf
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """The record and per-example outcomes of a point; an error inside becomes a failed record."""
     watch = Stopwatch()
-    reset_peak_rss()
+    reset_peaks()
     record = _blank(point)
     samples = None
     fingerprints: dict[str, Any] = {"model": point.source.fingerprint, **point.corpus.fingerprints()}
@@ -135,7 +135,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         samples = None
     record["cost"] = {
         "seconds": watch.total(),
-        "peak_rss_bytes": peak_rss_bytes(),
+        **peaks(),
         "weight_bytes": record["metrics"].get("weight_bytes"),
     }
     record["provenance"] = provenance(fingerprints, overrides, sweep)

@@ -103,16 +103,24 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def reset_peak_rss() -> None:
-    """Forget earlier peaks of this process, where the kernel allows it (Linux)."""
+def reset_peaks() -> None:
+    """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return
 
 
+def peaks() -> dict[str, int]:
+    """The most memory this process held since `reset_peaks`, as a record's cost has it: resident, and on its GPU if it has one."""
+    on_gpu = {"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}
+    return {"peak_rss_bytes": peak_rss_bytes(), **on_gpu}
+
+
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process since `reset_peak_rss`, or since it started."""
+    """Peak resident memory of this process since `reset_peaks`, or since it started."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
