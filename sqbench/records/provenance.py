@@ -105,6 +105,8 @@ def _processor() -> str:
 
 def reset_peaks() -> None:
     """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPU."""
+    import torch
+
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -115,6 +117,8 @@ def reset_peaks() -> None:
 
 def peaks() -> dict[str, int]:
     """The most memory this process held since `reset_peaks`, as a record's cost has it: resident, and on its GPU if it has one."""
+    import torch
+
     on_gpu = {"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}
     return {"peak_rss_bytes": peak_rss_bytes(), **on_gpu}
 
