@@ -82,6 +82,7 @@ def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
         return Share(cfg.threads)
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     workers = setting.launcher.get("n_jobs") or 1  # of joblib, -1 is one a core
+    total = min(total, setting.sweeper.get("jobs") or total)  # of a search, which launches only so many at once
     share = setting.launcher.get("cpus_per_task") or cores // max(1, min(total, cores if workers < 0 else workers))  # submitit's
     return Share(cfg.threads or max(1, share), int(setting.job.num))
 

@@ -31,12 +31,12 @@ def task_config(cfg: DictConfig) -> DictConfig:
 
 def own_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides that compute one point of a sweep alone."""
-    kept = [item for item in overrides if not item.startswith(("plan=", "force=", "hydra.sweeper", "hydra.mode"))]
+    kept = [item for item in overrides if not item.startswith(("plan=", "force=", "hydra.sweeper", "hydra/sweeper", "hydra.mode"))]
     return kept + ["hydra.mode=RUN"] * any(item.lstrip("+").startswith("experiment=") for item in kept)
 
 
-def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequence[str], "Point"]]:
-    """Check every job of a sweep and keep the first of each point, with its overrides.
+def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequence[str], "Point"]]:
+    """Check every job of a sweep: its points, with the overrides of each.
 
     Raises:
         UserError: any job cannot work; none has started then.
@@ -48,20 +48,25 @@ def distinct(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Seq
         values = sorted({str(cfg[key]) for _, cfg in jobs})
         if len(values) > 1:
             raise UserError(f"{key}={','.join(values)}: one sweep has one value of it")
-    points: dict[str, tuple[Sequence[str], Point]] = {}
-    count = 0
+    points = []
     for overrides, cfg in jobs:
         try:
             for own, one in by_group(overrides, cfg):
                 check(one)
-                point = identify(one)
-                points.setdefault(point.id, (own, point))
-                count += 1
+                points.append((own, identify(one)))
         except UserError as error:
             raise UserError(f"{error}  [{' '.join(overrides)}]" if len(jobs) > 1 else str(error)) from error
-    if len(points) < count:
-        log.info("%d combinations are %d points: equal ones run once (methods without alpha have none)", count, len(points))
-    return list(points.values())
+    return points
+
+
+def distinct(points: Sequence[tuple[Sequence[str], "Point"]]) -> list[tuple[Sequence[str], "Point"]]:
+    """The first of each point."""
+    first: dict[str, tuple[Sequence[str], Point]] = {}
+    for overrides, point in points:
+        first.setdefault(point.id, (overrides, point))
+    if len(first) < len(points):
+        log.info("%d combinations are %d points: equal ones run once (methods without alpha have none)", len(points), len(first))
+    return list(first.values())
 
 
 def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[str], DictConfig]]:

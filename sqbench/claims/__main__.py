@@ -66,7 +66,7 @@ def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     common += [] if config.cache_dir is None else [f"cache_dir={config.cache_dir}"]
     points = {}
     for words in jobs:
-        ((_, points[words]),) = sweep.distinct([(words, api.compose_config(*words, *common))])
+        ((_, points[words]),) = sweep.checked([(words, api.compose_config(*words, *common))])
 
     def shared(words: tuple[str, ...]) -> str:
         identity = points[words].identity

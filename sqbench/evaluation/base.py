@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -48,6 +48,7 @@ class Evaluation:
         metric: the headline, where the result has it.
         run: (model, examples, reference or None, **settings) -> result.
         as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
+        size: kind of data -> the key of the number of examples; without one where fewer make it neither cheaper nor rougher.
         beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
         check: raises UserError for values of `eval` that cannot work; nothing is loaded.
         outcomes: samples -> metric -> the column that it is an average of, by which points are compared with each other, too.
@@ -59,6 +60,7 @@ class Evaluation:
     metric: str
     run: Callable[..., Result]
     as_reference: Callable[[Result], Result]
+    size: Mapping[str, str] = field(default_factory=lambda: {"text": "data.windows", "images": "data.images"})
     beside: str | None = None
     check: Callable[[EvalConfig], None] = lambda chosen: None
     inputs: Callable[[EvalConfig], dict[str, Any]] = lambda chosen: {}

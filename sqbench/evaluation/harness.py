@@ -142,6 +142,7 @@ LM_EVAL = Evaluation(
     "acc",
     harness,
     _as_reference,
+    size={"text": "eval.limit"},
     check=_check,
     inputs=_inputs,
     outcomes=outcomes,

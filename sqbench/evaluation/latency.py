@@ -149,6 +149,7 @@ LATENCY = Evaluation(
     "latency_ms",
     latency,
     _as_reference,
+    size={},
     beside="float32",
     comparison=_speedups,
 )

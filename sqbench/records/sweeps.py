@@ -13,7 +13,7 @@ _FILE = "points.json"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was when it started.
+    """A sweep as it was when it started; a search, as it was when it chose its latest points.
 
     Attributes:
         name: of its folder in `results_dir/sweeps`: when it started.
@@ -30,10 +30,15 @@ class Sweep:
 
 def begin(folder: Path, points: Sequence[str], store: Store, *, force: bool, now: float) -> Sweep:
     """Write down a sweep that starts in its own folder."""
+    return extend(folder, Sweep(folder.name, now, (), ()), points, store, force=force)
+
+
+def extend(folder: Path, sweep: Sweep, points: Sequence[str], store: Store, *, force: bool) -> Sweep:
+    """Write down points that a sweep has decided on since: a search knows the next ones by the results of the last."""
     todo = tuple(point for point in points if force or not store.finished(point))
-    sweep = Sweep(folder.name, now, tuple(points), todo)
-    write_text(folder / _FILE, json.dumps(asdict(sweep)) + "\n")
-    return sweep
+    longer = Sweep(sweep.name, sweep.started, (*sweep.points, *points), (*sweep.todo, *todo))
+    write_text(folder / _FILE, json.dumps(asdict(longer)) + "\n")
+    return longer
 
 
 def latest(root: Path) -> Sweep | None:

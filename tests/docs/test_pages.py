@@ -25,6 +25,7 @@ from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
 from sqbench.methods import METHODS
 from sqbench.records.store import Store
+from sqbench.search.space import space_of
 
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
@@ -114,7 +115,12 @@ def composes(words: list[str], searched: str | None = None) -> None:
     """A run's overrides, all points of a sweep, without loading anything. Files that are not there are the reader's."""
     overrides = [word for word in words if not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
-    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch] if "-m" in words else [overrides]
+    jobs = [overrides]
+    if "hydra/sweeper=search" in words:
+        space = space_of(parsed)
+        jobs = [space.overrides(corner) for corner in space.corners()]
+    elif "-m" in words:
+        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     config.register()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for job in jobs:

@@ -324,7 +324,7 @@ def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, capl
         return [(choice.split(), api.configure(*tiny, *choice.split())) for choice in choices]
 
     caplog.set_level(logging.INFO, "sqbench")
-    found = sweep.distinct(
+    given = sweep.checked(
         jobs(
             *(
                 "method=rtn alpha=0.3",
@@ -336,6 +336,7 @@ def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, capl
             *("method=fp bits=w4a16", "method=rtn bits=w4a16 alpha=0.9", "method=awq alpha=0.8", "method=rtn bits=w4a16 seed=1"),
         )
     )
+    found = sweep.distinct(given)
     assert [" ".join(overrides) for overrides, _ in found] == [
         *(
             "method=rtn alpha=0.3",
@@ -347,7 +348,7 @@ def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, capl
     ]
     assert "9 combinations are 5 points" in caplog.text
     with pytest.raises(UserError, match=r"data\.windows=0: 1 or more works  \[method=awq data\.windows=0\]"):
-        sweep.distinct([*jobs("method=rtn"), (["method=awq", "data.windows=0"], _unchecked(tiny, "data.windows=0"))])
+        sweep.checked([*jobs("method=rtn"), (["method=awq", "data.windows=0"], _unchecked(tiny, "data.windows=0"))])
 
 
 def _unchecked(tiny: tuple[str, ...], override: str) -> DictConfig:

@@ -1,0 +1,101 @@
+"""What every sweep of sqbench does around its points: all is checked before the first one starts, and the end is reported."""
+
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+# Nothing of sqbench is imported at the top: Hydra imports every plugin, in every Hydra application.
+if TYPE_CHECKING:
+    from sqbench.records.outcome import Outcome
+    from sqbench.records.store import Store
+    from sqbench.runner import Point
+
+
+class CheckedSweeper(BasicSweeper, ABC):
+    """A sweep without its choice of points. Works with any Hydra launcher: the points go to it as to any other.
+
+    Attributes:
+        points: those known so far, with the overrides of each.
+        store: of their records; there once everything is checked.
+        folder: of this sweep, in the results folder.
+        since: when it started, in seconds since the epoch.
+    """
+
+    points: "list[tuple[Sequence[str], Point]]"
+    store: "Store"
+    folder: Path
+    since: float
+
+    @abstractmethod
+    def prepare(self, overrides: list[Override]) -> int:
+        """Check everything that can be checked; at most how many points there will be.
+
+        Raises:
+            UserError: something cannot work; nothing has started.
+        """
+
+    @abstractmethod
+    def show_plan(self) -> None:
+        """Print what `run` would do."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Launch the points and report them; the exit status."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
+        from sqbench import sweep
+        from sqbench.errors import UserError
+        from sqbench.quiet import quiet
+        from sqbench.records.store import Store
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        quiet(verbose=bool(self.config.hydra.verbose))
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        self.points, self._launched = [], 0
+        try:
+            total = self.prepare(parser.parse_overrides([*self._parse_config(), *arguments]))
+            self.store = Store(self.config.results_dir)  # unwritable: say so before Hydra makes its folder there
+        except UserError as error:
+            sys.exit(sweep.refuse(error))
+        if self.config.plan:
+            self.show_plan()
+            sys.exit(0)
+
+        self.folder = Path(self.config.hydra.sweep.dir)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        os.environ[sweep.TOTAL] = str(total)
+        self.since = time.time()
+        try:
+            sys.exit(self.run())
+        except KeyboardInterrupt:
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
+            sys.exit(sweep.interrupted())
+        except UserError as error:
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
+            sys.exit(sweep.refuse(error))
+
+    def composed(self, job: Sequence[str]) -> DictConfig:
+        """The configuration of a job as its task will see it."""
+        from sqbench.sweep import task_config
+
+        assert self.hydra_context is not None
+        return task_config(self.hydra_context.config_loader.load_sweep_config(self.config, list(job)))
+
+    def launch(self, points: "Sequence[tuple[Sequence[str], Point]]") -> "list[Outcome]":
+        """Give points to the launcher, all at once, and wait for them."""
+        assert self.launcher is not None
+        returns = self.launcher.launch([list(job) for job, _ in points], initial_job_idx=self._launched)
+        self._launched += len(points)
+        return [job.return_value for job in returns]

@@ -1,0 +1,106 @@
+"""An Optuna study of points: which values to try next, which trials are worth all examples, and which was the best."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sqbench.errors import UserError, closest
+from sqbench.evaluation import EVALUATIONS
+from sqbench.reporting.order import lower_is_better
+from sqbench.search.space import Space, rounded
+from sqbench.storage import write_text
+
+KEPT = 4  # one trial in so many goes on from a rung: eta of successive halving (Li et al., 2020, use 4)
+
+
+class Study:
+    """Trials of a space, each a point; or with rungs a point on each, of more and more examples, until others are better.
+
+    Nothing is stored between runs: the same seed and the same results make the same trials, and results are records already.
+
+    Args:
+        rungs: of how many points a trial that goes all the way consists.
+        metric: of a record; None is the headline of its evaluation.
+        direction: `minimize` or `maximize`; None is what the metric's name says.
+    """
+
+    def __init__(self, space: Space, rungs: int, seed: int, metric: str | None, direction: str | None) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.rungs, self.metric, self.direction = space, rungs, metric, direction
+        self._study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=KEPT),
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All of them so far. Among their `user_attrs` are `points`, by rung, and `values`, the metric there."""
+        return self._study.trials
+
+    def ask(self, count: int) -> list[Trial]:
+        """The next choices of values."""
+        return [self._study.ask(dict(self.space.dimensions)) for _ in range(count)]
+
+    def tell(self, trial: Trial, record: Mapping[str, Any]) -> bool:
+        """The finished point of a trial's next rung; whether the trial goes on from there.
+
+        Raises:
+            UserError: the record has no such metric.
+        """
+        value = self._value(record)
+        values = [*trial.user_attrs.get("values", ()), value]
+        self._note(trial, record["point_id"], values=values)
+        loss = value if self.direction == "minimize" else -value  # Optuna wants the direction before there is a metric
+        if len(values) == self.rungs:
+            self._study.tell(trial, loss)
+            return False
+        trial.report(loss, KEPT ** (len(values) - 1))  # the steps at which the pruner looks
+        if trial.should_prune():
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return False
+        return True
+
+    def fail(self, trial: Trial, reason: str, point_id: str | None = None) -> None:
+        """A trial whose next point has no result."""
+        self._note(trial, point_id, error=reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The best trial that went all the way, None if none did."""
+        complete = any(trial.state == TrialState.COMPLETE for trial in self.trials)
+        return self._study.best_trial if complete else None
+
+    def save(self, path: Path) -> None:
+        """Write down all trials and the number of the best."""
+        best = self.best
+        about = {
+            "metric": self.metric,
+            "direction": self.direction,
+            "best": None if best is None else best.number,
+            "trials": [
+                {"number": trial.number, "state": trial.state.name.lower(), "parameters": rounded(trial.params), **trial.user_attrs}
+                for trial in self.trials
+            ],
+        }
+        write_text(path, json.dumps(about, indent=1) + "\n")
+
+    def _value(self, record: Mapping[str, Any]) -> float:
+        metrics = record["metrics"]
+        if self.metric is None:
+            self.metric = EVALUATIONS[record["identity"]["eval"]["name"]].headline(metrics)
+        if self.metric not in metrics:
+            raise UserError(f"hydra.sweeper.metric={self.metric}: {closest(self.metric, metrics)}")
+        if self.direction is None:
+            self.direction = "minimize" if lower_is_better(self.metric) else "maximize"
+        return float(metrics[self.metric])
+
+    @staticmethod
+    def _note(trial: Trial, point_id: str | None, **what: Sequence[float] | str) -> None:
+        points = [*trial.user_attrs.get("points", ()), *([] if point_id is None else [point_id])]
+        for name, content in {"points": points, **what}.items():
+            trial.set_user_attr(name, content)
