@@ -12,11 +12,16 @@ pytestmark = pytest.mark.slow  # every point is a process that imports torch
 LAUNCHERS = {
     "cores": ["hydra.launcher.n_jobs=2"],
     "slurm_local": ["hydra.sweeper.max_batch_size=2", "hydra.launcher.cpus_per_task=1"],
+    "cluster": ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"],
 }
 SWEEP = ["method=rtn,smoothquant", "alpha=0.3,0.5", "bits=w8a8", "threads=1"]
 
 
-PLUGINS = {"cores": "hydra_plugins.hydra_joblib_launcher", "slurm_local": "hydra_plugins.hydra_submitit_launcher"}
+PLUGINS = {
+    "cores": "hydra_plugins.hydra_joblib_launcher",
+    "slurm_local": "hydra_plugins.hydra_submitit_launcher",
+    "cluster": "hydra_plugins.hydra_ray_launcher",
+}
 
 
 def needs(launcher):
@@ -79,3 +84,4 @@ def test_a_launcher_that_is_not_installed_says_what_installs_it(tiny_folder, tmp
     assert ended.returncode == 1
     assert "hydra/launcher/rays" in ended.stderr
     assert "slurm_local" in ended.stderr
+    assert "pip install" not in ended.stderr

@@ -1,6 +1,5 @@
 """Hydra's basic sweeper with three differences: all points are checked first, equal points run once, and the end is reported."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 
 class PointSweeper(BasicSweeper):
@@ -42,7 +41,8 @@ class PointSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        os.environ[sweep.TOTAL] = str(len(points))
+        with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
+            self.config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{sweep.TOTAL}={len(points)}")
         since = time.time()
         sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
         chosen = [list(job) for job, _ in points]
