@@ -26,6 +26,8 @@ from sqbench.records.outcome import Outcome
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
+SCHEDULERS = ("SlurmLauncher", "RayLauncher")  # give each job its GPUs themselves
+
 _asked_to_stop = False
 
 
@@ -85,7 +87,8 @@ def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
     workers = setting.launcher.get("n_jobs") or 1  # of joblib, -1 is one a core
     told = setting.launcher.get("cpus_per_task") or OmegaConf.select(setting.launcher, "ray.remote.num_cpus")  # submitit's, Ray's
     share = told or cores // max(1, min(total, cores if workers < 0 else workers))
-    return Share(cfg.threads or max(1, int(share)), int(setting.job.num))
+    given = setting.launcher._target_.endswith(SCHEDULERS) or cfg.device not in ("auto", "cuda")  # GPUs, by somebody else
+    return Share(cfg.threads or max(1, int(share)), None if given else int(setting.job.num))
 
 
 def _missing_plugin(error: Exception) -> str:

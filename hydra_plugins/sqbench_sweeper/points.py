@@ -15,7 +15,7 @@ class PointSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all points and exit: 0, 1 (a point failed), 2 (bad input, nothing ran) or 130 (interrupted)."""
-        from sqbench import sweep  # not at the top: Hydra imports every plugin, in every Hydra application
+        from sqbench import gpus, sweep  # not at the top: Hydra imports every plugin, in every Hydra application
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
         from sqbench.records import sweeps
@@ -41,8 +41,11 @@ class PointSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+        told = {sweep.TOTAL: len(points)}
+        if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
+            told[gpus.VISIBLE] = ",".join(gpus.visible())
         with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
-            self.config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{sweep.TOTAL}={len(points)}")
+            self.config.hydra.overrides.hydra += [f"++hydra.job.env_set.{name}='{value}'" for name, value in told.items()]
         since = time.time()
         sweeps.begin(folder, [point.id for _, point in points], store, force=self.config.force, now=since)
         chosen = [list(job) for job, _ in points]
