@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import LimitsConfig, register
@@ -38,7 +39,7 @@ class Share:
 
     Attributes:
         threads: of torch; None leaves its own choice.
-        number: of the point in its sweep: the GPU it gets is the next one, round and round. None leaves the first.
+        number: of the point in its sweep, by which it gets one of the GPUs that are there. None leaves it all of them.
     """
 
     threads: int | None = None
@@ -53,6 +54,7 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     Raises:
         UserError: what the point was told cannot work.
     """
+    from sqbench import gpus  # torch, and all of the harness: not at the top of a command line
     from sqbench.runner import broken, identify, mirrored
 
     store, point = Store(cfg.results_dir), identify(cfg)
@@ -65,7 +67,9 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, locked as they are
     answers, answer = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(answer, OmegaConf.to_yaml(cfg), overrides, sweep, str(folder), share or Share()))
-    child.start()
+    place = {} if share is None or share.number is None else gpus.only(share.number)
+    with env_override(place):  # a child has it from its first instruction
+        child.start()
     answer.close()
     try:
         reason = watched(child, OmegaConf.to_object(cfg.limits), answers)  # type: ignore[arg-type]
@@ -80,7 +84,8 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     message = reason or _death(child.exitcode)
     error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", since))}
     try:
-        record = broken(point, error, overrides, sweep, time.perf_counter() - start)
+        device = "".join(f"{key}={value}" for key, value in place.items()) or str(cfg.device)
+        record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
         with store.claim(point.id):
             store.write(record)
         mirrored(record, None, cfg, sweep)
@@ -147,8 +152,6 @@ def _child(answer: Connection, config: str, overrides: list[str], sweep: str | N
 
     if share.threads is not None:
         torch.set_num_threads(share.threads)
-    if share.number is not None and (gpus := torch.cuda.device_count()):
-        torch.cuda.set_device(share.number % gpus)
     cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(config))
     assert isinstance(cfg, DictConfig)
     Path(folder).mkdir(parents=True, exist_ok=True)

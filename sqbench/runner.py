@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, data, models, training
+from sqbench import api, data, gpus, models, training
 from sqbench.calibration import Statistics
 from sqbench.comparison import FEW
 from sqbench.config import device_of
@@ -138,18 +138,20 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         **peaks(),
         "weight_bytes": record["metrics"].get("weight_bytes"),
     }
-    record["provenance"] = provenance(fingerprints, overrides, sweep)
+    record["provenance"] = provenance(fingerprints, overrides, sweep, gpus.name(device_of(point.cfg.device)))
     return record, samples
 
 
-def broken(point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float) -> dict[str, Any]:
+def broken(
+    point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float, device: str
+) -> dict[str, Any]:
     """The failed record of a point whose process could not write one."""
     return {
         **_blank(point),
         "status": "failed",
         "error": error,
         "cost": {"seconds": {"total": round(seconds, 3)}, "peak_rss_bytes": None, "weight_bytes": None},
-        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep),
+        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep, device),
     }
 
 

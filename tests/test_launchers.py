@@ -2,26 +2,38 @@
 
 import importlib.util
 import json
+from contextlib import nullcontext
 
 import pytest
 from cli import run, tiny_run
 
+from benchmarks.slurm import missing, one_node
 from sqbench.records.store import Store
 
 pytestmark = pytest.mark.slow  # every point is a process that imports torch
 LAUNCHERS = {
     "cores": ["hydra.launcher.n_jobs=2"],
     "slurm_local": ["hydra.sweeper.max_batch_size=2", "hydra.launcher.cpus_per_task=1"],
+    "slurm": ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"],
+    "cluster": ["hydra.launcher.ray.init.address=local", "+hydra.launcher.ray.init.num_cpus=2"],
 }
 SWEEP = ["method=rtn,smoothquant", "alpha=0.3,0.5", "bits=w8a8", "threads=1"]
 
 
-PLUGINS = {"cores": "hydra_plugins.hydra_joblib_launcher", "slurm_local": "hydra_plugins.hydra_submitit_launcher"}
+PLUGINS = {
+    "cores": "hydra_plugins.hydra_joblib_launcher",
+    "slurm_local": "hydra_plugins.hydra_submitit_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+    "cluster": "hydra_plugins.hydra_ray_launcher",
+}
 
 
 def needs(launcher):
     plugin = PLUGINS[launcher]
-    return pytest.mark.skipif(importlib.util.find_spec(plugin) is None, reason=f"{plugin} is not installed")
+    reason = missing() if launcher == "slurm" else ""
+    if importlib.util.find_spec(plugin) is None:
+        reason = f"{plugin} is not installed"
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 def kept(results):
@@ -51,14 +63,15 @@ def alone(tiny_folder, tmp_path_factory):
 def test_the_records_are_the_same(alone, tiny_folder, tmp_path, launcher):
     options = [f"hydra/launcher={launcher}", *LAUNCHERS[launcher]]
     line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options)]
-    ended = run(*line, cwd=tmp_path)
+    with one_node() if launcher == "slurm" else nullcontext({}) as environment:
+        ended = run(*line, cwd=tmp_path, **environment)
+        again = run(*line, cwd=tmp_path, **environment)
     assert ended.returncode == 0, ended.stderr
     assert "3 done" in ended.stdout
     assert kept(tmp_path / "results") == kept(alone / "results")
     assert not list((tmp_path / "results").rglob("*claim*"))
     names = {path.relative_to(alone) for path in (alone / "results" / "cache").rglob("*.safetensors")}
     assert {path.relative_to(tmp_path) for path in (tmp_path / "results" / "cache").rglob("*.safetensors")} == names
-    again = run(*line, cwd=tmp_path)
     assert (again.returncode, "3 skipped" in again.stdout) == (0, True)
 
 
@@ -79,3 +92,4 @@ def test_a_launcher_that_is_not_installed_says_what_installs_it(tiny_folder, tmp
     assert ended.returncode == 1
     assert "hydra/launcher/rays" in ended.stderr
     assert "slurm_local" in ended.stderr
+    assert "pip install" not in ended.stderr

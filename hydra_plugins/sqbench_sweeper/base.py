@@ -1,6 +1,5 @@
 """What every sweep of sqbench does around its points: all is checked before the first one starts, and the end is reported."""
 
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 # Nothing of sqbench is imported at the top: Hydra imports every plugin, in every Hydra application.
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
-        from sqbench import sweep
+        from sqbench import gpus, sweep
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
         from sqbench.records.store import Store
@@ -75,7 +74,11 @@ class CheckedSweeper(BasicSweeper, ABC):
         self.folder = Path(self.config.hydra.sweep.dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        os.environ[sweep.TOTAL] = str(total)
+        told: dict[str, object] = {sweep.TOTAL: total}
+        if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
+            told[gpus.VISIBLE] = ",".join(gpus.visible())
+        with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
+            self.config.hydra.overrides.hydra += [f"++hydra.job.env_set.{name}='{value}'" for name, value in told.items()]
         self.since = time.time()
         try:
             sys.exit(self.run())

@@ -62,10 +62,11 @@ def _static() -> dict[str, Any]:
     }
 
 
-def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None) -> dict[str, Any]:
-    """Everything a reader needs to make a record again, as plain data."""
+def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None, device: str) -> dict[str, Any]:
+    """Everything a reader needs to make a record again, as plain data; `device` is where this point ran."""
     return {
         **_static(),
+        "device": device,
         "fingerprints": fingerprints,
         "command": rerun_line(overrides),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
