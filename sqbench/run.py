@@ -38,6 +38,7 @@ def task(cfg: DictConfig) -> Outcome:
     alone = setting.mode == RunMode.RUN
     import torch
 
+    from sqbench.plan import show_plan
     from sqbench.runner import identify, run_point
 
     number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
@@ -48,7 +49,7 @@ def task(cfg: DictConfig) -> Outcome:
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:
-            sweep.show_plan([identify(cfg)], cfg.results_dir)
+            show_plan([identify(cfg)], cfg.results_dir)
             sys.exit(0)
         name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
         share = _share(cfg, setting, total)

@@ -3,12 +3,11 @@
 import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from sqbench.errors import UserError
 from sqbench.progress import console, output
@@ -99,41 +98,6 @@ def _with_layers(cfg: DictConfig, layers: list[str] | None) -> DictConfig:
 def _quoted(name: str) -> str:
     """A name as Hydra reads it back: text, never a number."""
     return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'"
-
-
-def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
-    """Print the points with their state and estimated seconds."""
-    store = Store(results_dir)
-    records = list(store.records(brief=True))
-    some = any("layers" in point.identity["scheme"] for point in points)
-    table = Table(title="plan: nothing is computed", title_justify="left")
-    for column in ("point", "method", "bits", "alpha", *["layers"] * some, "state", "seconds"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
-    total, unknown = 0.0, 0
-    for point in points:
-        record = store.read(point.id, brief=True)
-        state = (
-            "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
-        )
-        seconds = 0.0 if state == "finished" else estimate(point, records)
-        total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
-        method = point.identity["method"]
-        shown = "?" if seconds is None else f"{seconds:.0f}"
-        scheme = point.identity["scheme"]
-        layers = [", ".join(scheme.get("layers", ()))] * some
-        table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, shown)
-    output.print(table)
-    output.print(
-        f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else "")
-    )
-
-
-def estimate(point: "Point", records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that a point may take: the median of finished points of its model and method, else of its model; None without any."""
-    same_model = [r for r in records if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
-    same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
-    seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
-    return seconds[len(seconds) // 2] if seconds else None
 
 
 def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, since: float) -> list[Outcome]:

@@ -93,12 +93,14 @@ class Source:
         load: builds the model on a device.
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
+        size: bytes of the weights, if they are known before they are read.
     """
 
     fingerprint: str
     load: Callable[[torch.device], Model]
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
