@@ -57,3 +57,7 @@ class PointSweeper(BasicSweeper):
         except KeyboardInterrupt:
             sweep.report(sweep.finished(points, results_dir, since), results_dir)
             sys.exit(sweep.interrupted())
+        except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
+            sweep.report(sweep.finished(points, results_dir, since), results_dir)
+            sweep.interrupted()
+            raise
