@@ -88,6 +88,10 @@ class CheckedSweeper(BasicSweeper, ABC):
         except UserError as error:
             sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
             sys.exit(sweep.refuse(error))
+        except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
+            sweep.interrupted()
+            raise
 
     def composed(self, job: Sequence[str]) -> DictConfig:
         """The configuration of a job as its task will see it."""
