@@ -25,6 +25,7 @@ from sqbench.locks import Busy
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.storage import written
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     store, point = Store(cfg.results_dir), identify(cfg)
     if not cfg.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
-    start, since = time.perf_counter(), time.time()
-    folder = store.folder(point.id)
+    start, folder = time.perf_counter(), store.folder(point.id)
+    earlier = written(folder / "stdout.log")
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # of joblib's workers; a child does not know that name
         multiprocessing.set_start_method("spawn", force=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, locked as they are
@@ -82,7 +83,7 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     if "refused" in told:
         raise UserError(told["refused"])
     message = reason or _death(child.exitcode)
-    error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", since))}
+    error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", earlier))}
     try:
         device = "".join(f"{key}={value}" for key, value in place.items()) or str(cfg.device)
         record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
@@ -191,9 +192,8 @@ def _death(exitcode: int | None) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def _last_lines(path: Path, since: float) -> Sequence[str]:
-    """The end of a log, if it was written since."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] if path.stat().st_mtime >= since else []
-    except OSError:
+def _last_lines(path: Path, earlier: int | None) -> Sequence[str]:
+    """The end of a log, if it was written since it was as `written` said then."""
+    if written(path) in (None, earlier):
         return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]

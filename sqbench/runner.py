@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,7 +286,7 @@ def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Everything sqbench logs inside the block also goes to a file."""
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = _LogFile(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("sqbench")
     logger.addHandler(handler)
@@ -294,4 +294,12 @@ def log_file(path: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that find no room are lost: whether the point succeeds is not up to its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing; by default it would be a stack trace a line."""

@@ -3,7 +3,8 @@
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GONE = "its record was there and is gone: somebody deletes results while they are made"
 TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable by which the points of a sweep, in whatever process, know how many there are
 
 
@@ -100,22 +102,34 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'"
 
 
-def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, since: float) -> list[Outcome]:
-    """Outcomes of the points that have a record, for a sweep that began at `since` and was cut short."""
+def finished(
+    points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, before: Mapping[str, int | None]
+) -> list[Outcome]:
+    """Outcomes of the points that have a record, for a sweep that was cut short.
+
+    Args:
+        before: of every point that was launched, when its record had been written then.
+    """
     store = Store(results_dir)
     outcomes = []
     for overrides, point in points:
         if store.finished(point.id):
-            written = (store.folder(point.id) / "record.json").stat().st_mtime
-            outcomes.append(Outcome(point.id, "done" if written >= since else "skipped", list(overrides)))
+            state = "skipped" if store.written(point.id) == before.get(point.id, store.written(point.id)) else "done"
+            outcomes.append(Outcome(point.id, state, list(overrides)))
     return outcomes
 
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
     store = Store(results_dir)
-    records = [record for outcome in outcomes if (record := store.read(outcome.point_id, brief=True))]
-    if records:
+    found = {outcome.point_id: store.read(outcome.point_id, brief=True) for outcome in outcomes}
+    outcomes = [
+        replace(outcome, state="failed", error=GONE, summary=f"{outcome.summary}: {GONE}")
+        if outcome.state in ("done", "skipped") and found[outcome.point_id] is None
+        else outcome
+        for outcome in outcomes
+    ]
+    if records := [record for record in found.values() if record is not None]:
         output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"

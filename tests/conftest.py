@@ -1,7 +1,7 @@
 """Fixtures: a tiny language model that has learnt something, because an untrained one cannot show a broken method."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 for _key, _value in {
@@ -16,6 +16,7 @@ for _key, _value in {
 import hypothesis
 import pytest
 import torch
+from audit import unpickled
 from cli import Ended, call, tiny_run
 from families import save_byte_tokenizer
 from labs import Convnet, Lab, tiny_vit, trained
@@ -33,6 +34,15 @@ torch.set_num_threads(1)  # the models are so small that a second thread only wa
 
 WINDOW = 64
 TEXT_CHARACTERS = 120_000
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_unpickled() -> Iterator[None]:
+    """Fail the test, or the next one after a shared fixture, in which our own code reads a pickle."""
+    yield
+    found = unpickled[:]
+    unpickled.clear()
+    assert found == []
 
 
 def training_text() -> str:

@@ -21,7 +21,7 @@ Command = Callable[..., Ended]
 
 SCHEMA = {
     *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta", "outcomes"),
-    *("quantized", "cost", "provenance", "checksum"),
+    *("samples", "quantized", "cost", "provenance", "checksum"),
 }
 SWEEP = ("method=smoothquant,awq,rtn", "alpha=0.3,0.8")
 FIVE = [("rtn", None), ("smoothquant", 0.3), ("smoothquant", 0.8), ("awq", 0.3), ("awq", 0.8)]

@@ -31,7 +31,8 @@ class PointSweeper(CheckedSweeper):
         from sqbench.records import sweeps
 
         config = self.config
-        sweeps.begin(self.folder, [point.id for _, point in self.points], self.store, force=config.force, now=self.since)
+        ids = [point.id for _, point in self.points]
+        self.listed = sweeps.extend(self.folder, self.listed, ids, self.store, force=config.force)
         predicted = forecast([point for _, point in self.points], self.store)
         outcomes = []
         for batch in self.split_overrides_to_chunks(self.points, self.max_batch_size):

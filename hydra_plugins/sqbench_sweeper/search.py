@@ -119,9 +119,7 @@ class SearchSweeper(CheckedSweeper):
 
     def run(self) -> int:
         from sqbench import sweep
-        from sqbench.records import sweeps
 
-        self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=self.since)
         while (asked := len(self.study.trials)) < self.trials:
             climbing = self.study.ask(min(self.jobs, self.trials - asked))
             for rung in range(len(self.rungs)):
