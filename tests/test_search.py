@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cli import Ended, call, paste, start, tiny_run, wait_for
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from test_launchers import needs
 
 from sqbench import sweep
 from sqbench.faults import FAULT, ONCE
+from sqbench.isolation import Share
 from sqbench.records import sweeps
 from sqbench.records.store import Store
+from sqbench.run import _share
 
 Command = Callable[..., Ended]
 ALPHA = ("method=smoothquant", "bits=w8a8", "alpha=interval(0,1)")
@@ -227,6 +232,18 @@ def test_without_optuna_it_says_what_installs_it(search: Command, monkeypatch: p
 def test_one_point_is_run_again_without_its_sweeper() -> None:
     given = ["alpha=0.5", "hydra/sweeper=search", "hydra.sweeper.trials=3", "plan=true"]
     assert sweep.own_overrides(given) == ["alpha=0.5"]
+
+
+@pytest.mark.parametrize(("sweeper", "threads"), [({"jobs": 2}, 4), ({"jobs": 16}, 1), ({"max_batch_size": None}, 1)])
+def test_the_cores_are_shared_by_as_many_as_run_at_once(
+    sweeper: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 points to come only a batch is there."""
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: list(range(8)), raising=False)
+    launcher = {"_target_": "JoblibLauncher", "n_jobs": -1}
+    setting = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher, "sweeper": sweeper, "job": {"num": 3}})
+    share = _share(OmegaConf.create({"isolate": None, "threads": None}), setting, 40)  # type: ignore[arg-type]
+    assert share == Share(threads, 3)
 
 
 @pytest.mark.slow
