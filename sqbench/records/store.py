@@ -57,15 +57,18 @@ class Store:
             return None
 
     def finished(self, point_id: str) -> bool:
-        """Whether a point has a whole record with status ok, and no samples of another. Damaged ones are moved aside."""
+        """Whether a point has a whole record with status ok, and the samples that belong to it. Damaged ones are moved aside."""
         record = self.read(point_id, brief=True)
         if record is None or record["status"] != "ok":
             return False
         path = self.folder(point_id) / SAMPLES
-        if path.is_file() and not _samples_of(record, path):
+        try:
+            if _samples_of(record, path):
+                return True
             set_aside(path, "not what its record was computed from")
-            return False
-        return True
+        except FileNotFoundError:
+            pass
+        return False
 
     def written(self, point_id: str) -> int | None:
         """See `sqbench.storage.written`, of a point's record."""
