@@ -3,7 +3,7 @@
 import itertools
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
@@ -36,7 +36,7 @@ class SearchSweeper(CheckedSweeper):
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.trials, self.metric, self.direction, self.seed, self.jobs, self.rungs = trials, metric, direction, seed, jobs, rungs
-        self.outcomes: dict[str, Outcome] = {}  # of each point, whichever trials have it
+        self.outcomes: dict[str, Outcome] = {}  # by point id as this machine has it: a node with another device has another
 
     def prepare(self, overrides: list[Override]) -> int:
         from sqbench import sweep
@@ -134,19 +134,18 @@ class SearchSweeper(CheckedSweeper):
         from sqbench import sweep
         from sqbench.errors import UserError
 
-        points = {}
+        placed = []
         for trial in trials:
             try:
-                (points[trial.number],) = sweep.checked([self._job(trial.params, rung)])
+                ((job, point),) = sweep.checked([self._job(trial.params, rung)])
+                placed.append((trial, job, point))
             except UserError as error:  # values that work one by one, and not together
                 log.warning("trial %d cannot work: %s", trial.number, error)
                 self.study.fail(trial, str(error))
-        self._compute(points.values())
+        self._compute([(job, point) for _, job, point in placed])
         going = []
-        for trial in trials:
-            if trial.number not in points:
-                continue
-            outcome = self.outcomes[points[trial.number][1].id]
+        for trial, _, point in placed:
+            outcome = self.outcomes[point.id]
             record = self.store.read(outcome.point_id, brief=True) if outcome.state in ("done", "skipped") else None
             if record is None:
                 self.study.fail(trial, outcome.error or outcome.summary, outcome.point_id)
@@ -163,7 +162,7 @@ class SearchSweeper(CheckedSweeper):
             cfg = self.composed(job)
         return job, cfg
 
-    def _compute(self, points: "Iterable[tuple[Sequence[str], Point]]") -> None:
+    def _compute(self, points: "Sequence[tuple[Sequence[str], Point]]") -> None:
         """Launch those that this search does not know yet: a sampler may well ask twice for the same."""
         from sqbench.records import sweeps
 
@@ -184,11 +183,11 @@ class SearchSweeper(CheckedSweeper):
         if best is None:
             lines = [f"no best: {trials}"]
         else:
-            outcome = self.outcomes[best.user_attrs["points"][-1]]
-            value = number(best.user_attrs["values"][-1], self.study.metric)
-            values = " ".join(f"{key}={value}" for key, value in rounded(best.params).items())
+            point_id, value = best.user_attrs["points"][-1], number(best.user_attrs["values"][-1], self.study.metric)
+            outcome = next(outcome for outcome in self.outcomes.values() if outcome.point_id == point_id)
+            drawn = " ".join(f"{key}={item}" for key, item in rounded(best.params).items())
             lines = [
-                f"best of {trials}: {self.study.metric} {value} at {values} · point {outcome.point_id}",
+                f"best of {trials}: {self.study.metric} {value} at {drawn} · point {point_id}",
                 f"    {shlex.join(['python', '-m', 'sqbench.run', *outcome.overrides])}",
             ]
         lines.append(f"all trials: {self.folder / FILE}")
