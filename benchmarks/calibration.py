@@ -18,7 +18,7 @@ from sqbench import api
 from sqbench.calibration import collect
 from sqbench.models import Model
 from sqbench.quiet import quiet
-from sqbench.records.provenance import peak_rss_bytes, reset_peak_rss
+from sqbench.records.provenance import peak_rss_bytes, reset_peaks
 
 PIECE = 8
 
@@ -51,7 +51,7 @@ def memory(model: Model, windows: Tensor) -> None:
     sites = model.topology.sites
     collect(model.module, model.body, sites, windows[:2])
     for count in (len(windows) // 4, len(windows)):
-        reset_peak_rss()
+        reset_peaks()
         found = collect(model.module, model.body, sites, windows[:count])
         kept = sum(tensor.nbytes for stats in found.inputs.values() for tensor in stats.tensors().values())
         print(f"{count} windows: peak RSS {peak_rss_bytes() / 1e6:.0f} MB, statistics {kept / 1e6:.2f} MB")

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from sqbench.quiet import quiet
 from sqbench.records.store import Store
 from sqbench.tracking.wandb import mirror
@@ -31,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--results-dir {given.results_dir}: has no runs/; `python -m sqbench.run results_dir=...` makes it")
     store, count = Store(given.results_dir), 0
     for record in store.records():
-        samples = store.folder(record["point_id"]) / "samples.parquet"
         mirror(
             record,
-            pd.read_parquet(samples) if samples.is_file() else None,
+            store.samples(record["point_id"]),
             mode=given.mode,
             project=given.project,
             entity=given.entity,

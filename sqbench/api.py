@@ -21,13 +21,16 @@ from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
+from sqbench.methods.blockwise import quantize_blockwise
 from sqbench.methods.mixed import Allocation, measure, mix
 from sqbench.methods.qat import Qat
 from sqbench.models import Model
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.norms import writers
+from sqbench.models.streaming import StreamedModel
 from sqbench.quant.formats import Scheme
+from sqbench.quant.operations import Point
 from sqbench.storage import digest
 from sqbench.training.checkpoint import fingerprint
 
@@ -64,9 +67,15 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
     cfg = cfg if cfg is not None else configure(*overrides)
     source = models.locate(cfg.model)
     check_window(cfg, source)
-    model = source.load(config.device_of(cfg.device))
+    model = read(source, cfg)
     examples = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
     return with_head(model, examples, cfg, folder), examples
+
+
+def read(source: models.Source, cfg: DictConfig) -> Model:
+    """The model of a source; with `blockwise` one that stays on disk."""
+    load = source.stream if cfg.blockwise and source.stream is not None else source.load
+    return load(config.device_of(cfg.device))
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:
@@ -134,11 +143,17 @@ def calibrate(
         if points:
             raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; bits.ops=linear works")
         return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search)
-    inside = model.topology.points if points else ()
-    arguments = (model.module, model.body, model.topology.sites, inputs, search, inside)
+    inside, sites = model.topology.points if points else (), model.topology.sites
+
+    def collector(sites: Sequence[str], inputs: Tensor | Batches, inside: Sequence[Point], search: int = 0) -> Statistics:
+        if isinstance(model, StreamedModel):
+            return calibration.collect_blockwise(model, sites, inputs, search)
+        return calibration.collect(model.module, model.body, sites, inputs, search, inside)
+
     if folder is None:
-        return calibration.collect(*arguments)
-    return calibration.collect_cached(*arguments, fingerprint=model.fingerprint, folder=folder)
+        return collector(sites, inputs, inside, search)
+    about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
+    return calibration.collect_cached(collector, sites, inputs, search, inside, **about, folder=folder)
 
 
 def allocate(
@@ -202,7 +217,8 @@ def quantize(
         raise UserError(
             "method: takes gradient steps, for which it needs images; sqbench.train(model, statistics, images, ...) works"
         )
-    return _quantize(Task(model, statistics, scheme), method)
+    task = Task(model, statistics, scheme)
+    return quantize_blockwise(task, method) if isinstance(model, StreamedModel) else _quantize(task, method)
 
 
 def train(

@@ -94,6 +94,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
         raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
     check_mixed(cfg)
+    check_blockwise(cfg, kind)
     configured(cfg)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:
@@ -107,6 +108,27 @@ def check(cfg: DictConfig) -> None:
         works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
         there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
         raise UserError(f"{key}={path}: " + (f"is {there}; {works} works" if there else f"no such file (from {Path.cwd()})"))
+
+
+def check_blockwise(cfg: DictConfig, kind: str) -> None:
+    """Raise UserError for what a model that is never whole in memory cannot do."""
+    from sqbench.evaluation import natural_evaluation
+    from sqbench.methods import scheme_of
+
+    if not cfg.blockwise:
+        return
+    if kind != "text":
+        raise UserError(f"blockwise=true: is for language models, {cfg.model.name} reads {kind}; blockwise=false works")
+    if (name := natural_evaluation(cfg.eval.name, kind)) != "perplexity":
+        raise UserError(
+            f"eval={name}: runs the model many times over, and blockwise=true reads it each time; eval=perplexity works"
+        )
+    if cfg.mixed is not None:
+        raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; blockwise=false works")
+    if (ops := scheme_of(cfg).ops) != "linear":
+        raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; bits.ops=linear works")
+    if cfg.calibration.source == "weights":
+        raise UserError("calibration.source=weights: is not made for blockwise=true; data and random work")
 
 
 def check_mixed(cfg: DictConfig) -> None:

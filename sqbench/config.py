@@ -143,6 +143,7 @@ class RunConfig:
     seed: int = 0
     backend: str = "sim"  # a key of sqbench.execution.BACKENDS
     device: str = "auto"
+    blockwise: bool = False  # language models: hold one block at a time in memory, and read it from disk when its turn comes
     results_dir: str = "results"
     cache_dir: str | None = None  # of calibration statistics and float results; null is results_dir/cache
     force: bool = False  # compute points again that are finished

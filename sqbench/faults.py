@@ -1,6 +1,7 @@
 """Places where tests break a run on purpose. Nothing happens unless SQBENCH_FAULT names the place, as in `kill@after record.json`.
 
-Kinds: `kill` and `segv` end the process by that signal, `hang` never returns, `full` is a full disk, `eat` holds ever more memory.
+Kinds: `kill`, `segv`, `term`, `int` and `stop` send the process that signal, `hang` never returns, `full` is a full disk, `eat`
+holds ever more memory.
 With SQBENCH_FAULT_ONCE=FILE a fault happens once, by whichever process comes first: FILE is what remembers it.
 """
 
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 FAULT, ONCE = "SQBENCH_FAULT", "SQBENCH_FAULT_ONCE"
+SIGNALS = {name: signal.Signals[f"SIG{name.upper()}"] for name in ("kill", "segv", "term", "int", "stop") if os.name == "posix"}
 
 
 def fault(place: str) -> None:
@@ -20,8 +22,9 @@ def fault(place: str) -> None:
         return
     if kind == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
-    if kind in ("kill", "segv"):
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "segv": signal.SIGSEGV}[kind])
+    if kind in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[kind])
+        return  # from `stop`, once somebody continues the process
     held = []
     while True:
         if kind == "eat":

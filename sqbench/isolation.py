@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hydra.core.utils import env_override
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import LimitsConfig, register
@@ -24,6 +25,7 @@ from sqbench.locks import Busy
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.storage import written
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Share:
 
     Attributes:
         threads: of torch; None leaves its own choice.
-        number: of the point in its sweep: the GPU it gets is the next one, round and round. None leaves the first.
+        number: of the point in its sweep, by which it gets one of the GPUs that are there. None leaves it all of them.
     """
 
     threads: int | None = None
@@ -53,19 +55,22 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     Raises:
         UserError: what the point was told cannot work.
     """
+    from sqbench import gpus  # torch, and all of the harness: not at the top of a command line
     from sqbench.runner import broken, identify, mirrored
 
     store, point = Store(cfg.results_dir), identify(cfg)
     if not cfg.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
-    start, since = time.perf_counter(), time.time()
-    folder = store.folder(point.id)
+    start, folder = time.perf_counter(), store.folder(point.id)
+    earlier = written(folder / "stdout.log")
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # of joblib's workers; a child does not know that name
         multiprocessing.set_start_method("spawn", force=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, locked as they are
     answers, answer = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(answer, OmegaConf.to_yaml(cfg), overrides, sweep, str(folder), share or Share()))
-    child.start()
+    place = {} if share is None or share.number is None else gpus.only(share.number)
+    with env_override(place):  # a child has it from its first instruction
+        child.start()
     answer.close()
     try:
         reason = watched(child, OmegaConf.to_object(cfg.limits), answers)  # type: ignore[arg-type]
@@ -78,9 +83,10 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     if "refused" in told:
         raise UserError(told["refused"])
     message = reason or _death(child.exitcode)
-    error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", since))}
+    error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", earlier))}
     try:
-        record = broken(point, error, overrides, sweep, time.perf_counter() - start)
+        device = "".join(f"{key}={value}" for key, value in place.items()) or str(cfg.device)
+        record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
         with store.claim(point.id):
             store.write(record)
         mirrored(record, None, cfg, sweep)
@@ -147,8 +153,6 @@ def _child(answer: Connection, config: str, overrides: list[str], sweep: str | N
 
     if share.threads is not None:
         torch.set_num_threads(share.threads)
-    if share.number is not None and (gpus := torch.cuda.device_count()):
-        torch.cuda.set_device(share.number % gpus)
     cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(config))
     assert isinstance(cfg, DictConfig)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -188,9 +192,8 @@ def _death(exitcode: int | None) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def _last_lines(path: Path, since: float) -> Sequence[str]:
-    """The end of a log, if it was written since."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] if path.stat().st_mtime >= since else []
-    except OSError:
+def _last_lines(path: Path, earlier: int | None) -> Sequence[str]:
+    """The end of a log, if it was written since it was as `written` said then."""
+    if written(path) in (None, earlier):
         return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]

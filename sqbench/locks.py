@@ -20,10 +20,9 @@ import psutil
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 60.0  # seconds between signs of life
-STALE = 600.0  # seconds without one after which a claim from another host is taken over
+STALE = 600.0  # seconds without one after which a claim from another host is under suspicion
+WATCH = 2 * HEARTBEAT  # seconds of our own clock without one, while we watch it, after which it is taken over
 WRITING = 5.0  # seconds that an unreadable claim may be one that is being written
-
-
 LOOK = 0.2  # seconds between looks at a claim that somebody else holds
 
 
@@ -35,7 +34,8 @@ class Busy(Exception):
 def claim(path: Path) -> Iterator[None]:
     """Hold `path` for the block.
 
-    A claim of a dead process on this host is taken over at once, one of another host after ten minutes without a heartbeat.
+    A claim of a dead process on this host is taken over at once. One of another host has to be ten minutes older or newer than now,
+    and has to stay as it is while we watch it for two heartbeats: two clocks may differ, and one may be set.
 
     Raises:
         Busy: a live process holds it.
@@ -73,9 +73,9 @@ def turn(path: Path, what: str) -> Iterator[None]:
 
 
 def held(path: Path) -> bool:
-    """Whether a live process holds `path`."""
+    """Whether a live process seems to hold `path`: one of another host is judged by its age, and not watched."""
     try:
-        return _alive(path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime)
+        return _alive(*_read(path))
     except FileNotFoundError:
         return False
 
@@ -96,8 +96,13 @@ def _create(path: Path, token: str) -> bool:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "token": token}, file)
+    try:
+        with os.fdopen(handle, "w") as file:
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(psutil.Process())}
+            json.dump({**who, "since": time.time(), "token": token}, file)
+    except OSError:  # a full disk: an empty claim would keep others out, and nobody would know whose it is
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -108,10 +113,11 @@ def _clear(path: Path) -> None:
         Busy: somebody does.
     """
     try:
-        text, age = path.read_text(encoding="utf-8"), time.time() - path.stat().st_mtime
+        text, age = _read(path)
+        alive = _alive(text, age) or _touched(path, text)
     except FileNotFoundError:
         return
-    if _alive(text, age):
+    if alive:
         raise Busy(f"another process computes it ({_holder(text)})")
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
@@ -124,6 +130,32 @@ def _clear(path: Path) -> None:
     aside.unlink()
 
 
+def _read(path: Path) -> tuple[str, float]:
+    """What a claim says, and how many seconds ago, or by our clock ahead, it was touched."""
+    return path.read_text(encoding="utf-8"), abs(time.time() - path.stat().st_mtime)
+
+
+def _touched(path: Path, text: str) -> bool:
+    """Whether somebody touches a claim of another host while we watch it.
+
+    Raises:
+        FileNotFoundError: it was given back meanwhile.
+    """
+    try:
+        host = json.loads(text)["host"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if host == socket.gethostname():
+        return False
+    log.info("%s has no recent sign of life from %s: watching it for %.0f s before taking it over", path, host, WATCH)
+    seen, end = path.stat().st_mtime_ns, time.monotonic() + WATCH
+    while time.monotonic() < end:
+        time.sleep(LOOK)
+        if path.stat().st_mtime_ns != seen:
+            return True
+    return False
+
+
 def _holder(text: str) -> str:
     """`pid 123 on host since 12:30:00`, as far as a claim says."""
     try:
@@ -134,20 +166,34 @@ def _holder(text: str) -> str:
 
 
 def _alive(text: str, age: float) -> bool:
-    """Whether the process that wrote a claim, touched `age` seconds ago, still works on it."""
+    """Whether the process that wrote a claim, touched `age` seconds from now, seems to work on it still."""
     try:
         held: dict[str, Any] = json.loads(text)
         host, pid, since = held["host"], int(held["pid"]), float(held["since"])
+        boot, after = held.get("born") or (None, 0.0)
     except (ValueError, KeyError, TypeError):
         return age < WRITING
     if host != socket.gethostname():
         return age < STALE
     try:
-        return psutil.Process(pid).create_time() <= since + 1  # a later process may have the same number
+        process = psutil.Process(pid)  # or a later one that has the same number
+        if boot is None:  # a claim of an earlier version
+            return process.create_time() <= since + 1
+        its_boot, its_after = _born(process)
+        return bool(its_boot == boot and abs(its_after - float(after)) < 2)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def _born(process: psutil.Process) -> tuple[str, float]:
+    """Which boot of the machine a process belongs to, and how many seconds after it began: the same however the clock is set."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return boot, process.create_time() - psutil.boot_time()
 
 
 def _beat(path: Path, done: threading.Event) -> None:

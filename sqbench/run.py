@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -12,7 +13,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
@@ -25,6 +26,8 @@ from sqbench.records.outcome import Outcome
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
+SCHEDULERS = ("SlurmLauncher", "RayLauncher")  # give each job its GPUs themselves
+
 _asked_to_stop = False
 
 
@@ -35,6 +38,7 @@ def task(cfg: DictConfig) -> Outcome:
     alone = setting.mode == RunMode.RUN
     import torch
 
+    from sqbench.plan import show_plan
     from sqbench.runner import identify, run_point
 
     number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
@@ -45,7 +49,7 @@ def task(cfg: DictConfig) -> Outcome:
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:
-            sweep.show_plan([identify(cfg)], cfg.results_dir)
+            show_plan([identify(cfg)], cfg.results_dir)
             sys.exit(0)
         name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
         share = _share(cfg, setting, total)
@@ -83,16 +87,17 @@ def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     workers = setting.launcher.get("n_jobs") or 1  # of joblib, -1 is one a core
     total = min(total, setting.sweeper.get("jobs") or total)  # of a search, which launches only so many at once
-    share = setting.launcher.get("cpus_per_task") or cores // max(1, min(total, cores if workers < 0 else workers))  # submitit's
-    return Share(cfg.threads or max(1, share), int(setting.job.num))
+    told = setting.launcher.get("cpus_per_task") or OmegaConf.select(setting.launcher, "ray.remote.num_cpus")  # submitit's, Ray's
+    share = told or cores // max(1, min(total, cores if workers < 0 else workers))
+    given = setting.launcher._target_.endswith(SCHEDULERS) or cfg.device not in ("auto", "cuda")  # GPUs, by somebody else
+    return Share(cfg.threads or max(1, int(share)), None if given else int(setting.job.num))
 
 
 def _missing_plugin(error: Exception) -> str:
     """What installs the launcher that Hydra could not find."""
-    extras = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
-    return "".join(
-        f"\n`pip install sqbench[{extra}]` brings it" for name, extra in extras.items() if f"launcher/{name}" in str(error)
-    )
+    extras = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+    named = re.findall(r"launcher/(\w+)", str(error))
+    return "".join(f"\n`pip install sqbench[{extra}]` brings it" for name, extra in extras.items() if name in named)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, data, models, training
+from sqbench import api, data, gpus, models, training
 from sqbench.calibration import Statistics
 from sqbench.comparison import FEW
 from sqbench.config import device_of
@@ -28,7 +28,7 @@ from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
-from sqbench.records.provenance import Stopwatch, peak_rss_bytes, provenance, reset_peak_rss
+from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
 from sqbench.records.store import SCHEMA, Store
 from sqbench.reporting.units import number
 from sqbench.storage import digest
@@ -107,7 +107,7 @@ def mirrored(record: dict[str, Any], samples: pd.DataFrame | None, cfg: DictConf
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """The record and per-example outcomes of a point; an error inside becomes a failed record."""
     watch = Stopwatch()
-    reset_peak_rss()
+    reset_peaks()
     record = _blank(point)
     samples = None
     fingerprints: dict[str, Any] = {"model": point.source.fingerprint, **point.corpus.fingerprints()}
@@ -135,21 +135,23 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
         samples = None
     record["cost"] = {
         "seconds": watch.total(),
-        "peak_rss_bytes": peak_rss_bytes(),
+        **peaks(),
         "weight_bytes": record["metrics"].get("weight_bytes"),
     }
-    record["provenance"] = provenance(fingerprints, overrides, sweep)
+    record["provenance"] = provenance(fingerprints, overrides, sweep, gpus.name(device_of(point.cfg.device)))
     return record, samples
 
 
-def broken(point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float) -> dict[str, Any]:
+def broken(
+    point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float, device: str
+) -> dict[str, Any]:
     """The failed record of a point whose process could not write one."""
     return {
         **_blank(point),
         "status": "failed",
         "error": error,
         "cost": {"seconds": {"total": round(seconds, 3)}, "peak_rss_bytes": None, "weight_bytes": None},
-        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep),
+        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep, device),
     }
 
 
@@ -259,12 +261,12 @@ def groups_of(point: Point) -> list[tuple[str, ...]]:
 
 def _same_weights(point: Point) -> tuple[Hashable, ...]:
     cfg = point.cfg
-    return point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep)
+    return point.source.fingerprint, cfg.model.dtype, str(device_of(cfg.device)), tuple(cfg.model.keep), cfg.blockwise
 
 
 def _weights(point: Point) -> Model:
     """The loaded model, shared by the points of a process that have the same."""
-    model: Model = _shared("weights", _same_weights(point), lambda: point.source.load(device_of(point.cfg.device)))
+    model: Model = _shared("weights", _same_weights(point), lambda: api.read(point.source, point.cfg))
     return model
 
 
@@ -284,7 +286,7 @@ def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Everything sqbench logs inside the block also goes to a file."""
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = _LogFile(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("sqbench")
     logger.addHandler(handler)
@@ -292,4 +294,12 @@ def log_file(path: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that find no room are lost: whether the point succeeds is not up to its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing; by default it would be a stack trace a line."""

@@ -78,6 +78,14 @@ def _digest_of(path: Path, size: int, modified: int) -> str:
     return file_digest(path)
 
 
+def written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds, None if it is not there: to tell whether it was since, however the clock is set."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def cache_dir() -> Path:
     """Where converted and trained models are kept: $SQBENCH_CACHE, else ~/.cache/sqbench."""
     return Path(os.environ.get("SQBENCH_CACHE") or Path.home() / ".cache" / "sqbench")

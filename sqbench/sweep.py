@@ -4,11 +4,11 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from sqbench.errors import UserError
 from sqbench.progress import console, output
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GONE = "its record was there and is gone: somebody deletes results while they are made"
 TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable by which the points of a sweep, in whatever process, know how many there are
 
 
@@ -101,57 +102,34 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'"
 
 
-def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
-    """Print the points with their state and estimated seconds."""
-    store = Store(results_dir)
-    records = list(store.records(brief=True))
-    some = any("layers" in point.identity["scheme"] for point in points)
-    table = Table(title="plan: nothing is computed", title_justify="left")
-    for column in ("point", "method", "bits", "alpha", *["layers"] * some, "state", "seconds"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
-    total, unknown = 0.0, 0
-    for point in points:
-        record = store.read(point.id, brief=True)
-        state = (
-            "to do" if record is None or point.cfg.force else {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
-        )
-        seconds = 0.0 if state == "finished" else estimate(point, records)
-        total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
-        method = point.identity["method"]
-        shown = "?" if seconds is None else f"{seconds:.0f}"
-        scheme = point.identity["scheme"]
-        layers = [", ".join(scheme.get("layers", ()))] * some
-        table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, shown)
-    output.print(table)
-    output.print(
-        f"about {total:.0f} s" + (f", and {unknown} points of unknown cost (no finished point to learn from)" if unknown else "")
-    )
+def finished(
+    points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, before: Mapping[str, int | None]
+) -> list[Outcome]:
+    """Outcomes of the points that have a record, for a sweep that was cut short.
 
-
-def estimate(point: "Point", records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that a point may take: the median of finished points of its model and method, else of its model; None without any."""
-    same_model = [r for r in records if r["status"] == "ok" and r["identity"]["model"] == point.identity["model"]]
-    same_method = [r for r in same_model if r["identity"]["method"]["name"] == point.identity["method"]["name"]]
-    seconds = sorted(r["cost"]["seconds"]["total"] for r in same_method or same_model)
-    return seconds[len(seconds) // 2] if seconds else None
-
-
-def finished(points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, since: float) -> list[Outcome]:
-    """Outcomes of the points that have a record, for a sweep that began at `since` and was cut short."""
+    Args:
+        before: of every point that was launched, when its record had been written then.
+    """
     store = Store(results_dir)
     outcomes = []
     for overrides, point in points:
         if store.finished(point.id):
-            written = (store.folder(point.id) / "record.json").stat().st_mtime
-            outcomes.append(Outcome(point.id, "done" if written >= since else "skipped", list(overrides)))
+            state = "skipped" if store.written(point.id) == before.get(point.id, store.written(point.id)) else "done"
+            outcomes.append(Outcome(point.id, state, list(overrides)))
     return outcomes
 
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
     store = Store(results_dir)
-    records = [record for outcome in outcomes if (record := store.read(outcome.point_id, brief=True))]
-    if records:
+    found = {outcome.point_id: store.read(outcome.point_id, brief=True) for outcome in outcomes}
+    outcomes = [
+        replace(outcome, state="failed", error=GONE, summary=f"{outcome.summary}: {GONE}")
+        if outcome.state in ("done", "skipped") and found[outcome.point_id] is None
+        else outcome
+        for outcome in outcomes
+    ]
+    if records := [record for record in found.values() if record is not None]:
         output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"

@@ -1,17 +1,22 @@
 """`python -m sqbench.run` as a person starts it: in a process and a folder of its own."""
 
 import logging
+import multiprocessing
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +126,65 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
     assert isinstance(code, int)
     said = capsys.readouterr()
     return Ended(code, said.out, said.err)
+
+
+@dataclass
+class Forked:
+    """A command line in a process of its own that began as a fork of one in which everything is imported: it is there at once."""
+
+    process: ForkServerProcess
+    said: tuple[Path, Path]
+
+    def wait(self, seconds: float = 120.0) -> Ended:
+        """How it ended; it is killed when it does not end in time."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        assert self.process.exitcode is not None
+        return Ended(self.process.exitcode, *(path.read_text(encoding="utf-8") for path in self.said))
+
+    def stopped(self) -> bool:
+        """Whether SIGSTOP has stopped it."""
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+
+    def go_on(self) -> Ended:
+        """How it ended after SIGCONT."""
+        psutil.Process(self.process.pid).resume()
+        return self.wait()
+
+
+def fork(*arguments: str, cwd: Path, **changes: str) -> Forked:
+    """Start the command line and leave it running; `changes` are environment variables."""
+    said = cwd / "stdout.txt", cwd / "stderr.txt"
+    process = _server().Process(target=_command_line, args=(arguments, cwd, said, changes), daemon=False)
+    process.start()
+    return Forked(process, said)
+
+
+@cache
+def _server() -> ForkServerContext:
+    """A Python that has imported what a run needs, and waits to be forked."""
+    context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}").items():
+            patch.setenv(key, value)
+        context.set_forkserver_preload(["cli", "sqbench.run", "sqbench.runner", "transformers.models.llama.modeling_llama"])
+        forkserver.ensure_running()
+    return context
+
+
+def _command_line(arguments: Sequence[str], cwd: Path, said: tuple[Path, Path], changes: dict[str, str]) -> None:
+    """What the fork does."""
+    import torch
+
+    from sqbench.run import main
+
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.update(changes)
+    for number, path in enumerate(said, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    torch.set_num_threads(1)
+    sys.argv = ["sqbench.run", *arguments]
+    main()

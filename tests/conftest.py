@@ -1,7 +1,7 @@
 """Fixtures: a tiny language model that has learnt something, because an untrained one cannot show a broken method."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 for _key, _value in {
@@ -16,7 +16,9 @@ for _key, _value in {
 import hypothesis
 import pytest
 import torch
+from audit import unpickled
 from cli import Ended, call, tiny_run
+from families import save_byte_tokenizer
 from labs import Convnet, Lab, tiny_vit, trained
 
 from sqbench.calibration import Statistics
@@ -34,21 +36,18 @@ WINDOW = 64
 TEXT_CHARACTERS = 120_000
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_unpickled() -> Iterator[None]:
+    """Fail the test, or the next one after a shared fixture, in which our own code reads a pickle."""
+    yield
+    found = unpickled[:]
+    unpickled.clear()
+    assert found == []
+
+
 def training_text() -> str:
     """English and code that is on every machine with Python."""
     return from_pydoc(DataConfig(name="pydoc", source="pydoc"))[:TEXT_CHARACTERS]
-
-
-def save_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are bytes: no vocabulary to learn, none to download."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
 def plant_outliers(module: torch.nn.Module, factor: float = 40.0, channels: int = 2) -> None:

@@ -1,12 +1,15 @@
 """Points in processes of their own: what kills one is one failed record, and nothing else is lost."""
 
 import json
+import os
 import time
+from multiprocessing.context import SpawnProcess
 
 import psutil
 import pytest
 
 from sqbench.faults import FAULT, ONCE
+from sqbench.isolation import Share
 from sqbench.records.store import Store
 
 pytestmark = pytest.mark.slow  # every child imports torch
@@ -90,3 +93,18 @@ def test_no_child_outlives_the_sweep(command, results, monkeypatch):
     assert command("method=rtn", "isolate=true", "limits.seconds=10").code == 1
     children = psutil.Process().children(recursive=True)
     assert not [child for child in children if child.create_time() > before and "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_the_child_starts_with_its_own_gpu_and_a_dead_ones_record_names_it(command, results, monkeypatch):
+    from sqbench import gpus, run
+
+    seen, start = [], SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda self: (seen.append(os.environ[gpus.VISIBLE]), start(self)))
+    monkeypatch.setattr(gpus, "visible", lambda: ["2", "3"])
+    monkeypatch.setattr(run, "_share", lambda *rest: Share(threads=1, number=5))
+    monkeypatch.setenv(gpus.VISIBLE, "2,3")
+    monkeypatch.setenv(FAULT, "kill@quantize")
+    assert command("method=rtn", "isolate=true").code == 1
+    assert seen == ["3"]
+    assert os.environ[gpus.VISIBLE] == "2,3"
+    assert records(results)["rtn"]["provenance"]["device"] == "CUDA_VISIBLE_DEVICES=3"

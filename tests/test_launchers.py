@@ -1,38 +1,20 @@
 """The same sweep under Hydra's launchers: the same records, each point computed once, and baselines and calibration shared."""
 
-import importlib.util
-import json
+from contextlib import nullcontext
 
 import pytest
 from cli import run, tiny_run
 
-from sqbench.records.store import Store
+from benchmarks.launchers import PLUGINS, comparable, options, unavailable
+from benchmarks.slurm import one_node
 
 pytestmark = pytest.mark.slow  # every point is a process that imports torch
-LAUNCHERS = {
-    "cores": ["hydra.launcher.n_jobs=2"],
-    "slurm_local": ["hydra.sweeper.max_batch_size=2", "hydra.launcher.cpus_per_task=1"],
-}
 SWEEP = ["method=rtn,smoothquant", "alpha=0.3,0.5", "bits=w8a8", "threads=1"]
 
 
-PLUGINS = {"cores": "hydra_plugins.hydra_joblib_launcher", "slurm_local": "hydra_plugins.hydra_submitit_launcher"}
-
-
 def needs(launcher):
-    plugin = PLUGINS[launcher]
-    return pytest.mark.skipif(importlib.util.find_spec(plugin) is None, reason=f"{plugin} is not installed")
-
-
-def kept(results):
-    """All records as text, but for what differs from run to run: time, cost, name of the sweep and of its folder."""
-    found = {}
-    for record in Store(results).records():
-        del record["cost"], record["checksum"], record["config"]["results_dir"]
-        for name in ("time", "sweep", "command"):
-            del record["provenance"][name]
-        found[record["point_id"]] = json.dumps(record, sort_keys=True).replace(str(results), "")
-    return found
+    reason = unavailable(launcher)
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +29,24 @@ def alone(tiny_folder, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("launcher", [pytest.param(name, marks=needs(name)) for name in LAUNCHERS])
+@pytest.mark.parametrize("launcher", [pytest.param(name, marks=needs(name)) for name in PLUGINS])
 def test_the_records_are_the_same(alone, tiny_folder, tmp_path, launcher):
-    options = [f"hydra/launcher={launcher}", *LAUNCHERS[launcher]]
-    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options)]
-    ended = run(*line, cwd=tmp_path)
+    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options(launcher))]
+    with one_node() if launcher == "slurm" else nullcontext({}) as environment:
+        ended = run(*line, cwd=tmp_path, **environment)
+        again = run(*line, cwd=tmp_path, **environment)
     assert ended.returncode == 0, ended.stderr
     assert "3 done" in ended.stdout
-    assert kept(tmp_path / "results") == kept(alone / "results")
+    assert comparable(tmp_path / "results") == comparable(alone / "results")
     assert not list((tmp_path / "results").rglob("*claim*"))
     names = {path.relative_to(alone) for path in (alone / "results" / "cache").rglob("*.safetensors")}
     assert {path.relative_to(tmp_path) for path in (tmp_path / "results" / "cache").rglob("*.safetensors")} == names
-    again = run(*line, cwd=tmp_path)
     assert (again.returncode, "3 skipped" in again.stdout) == (0, True)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(PLUGINS["cores"]) is None, reason="no joblib launcher")
+@needs("cores")
 def test_a_crash_under_a_launcher_is_one_failed_point(alone, tiny_folder, tmp_path):
-    options = ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
-    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options)]
+    line = ["-m", *tiny_run(tiny_folder, alone / "text.txt", tmp_path / "results", *SWEEP, *options("cores"))]
     ended = run(*line, cwd=tmp_path, SQBENCH_FAULT="segv@quantize", SQBENCH_FAULT_ONCE=str(tmp_path / "once"))
     assert ended.returncode == 1, ended.stderr
     assert "2 done, 1 failed" in ended.stdout
@@ -79,3 +60,4 @@ def test_a_launcher_that_is_not_installed_says_what_installs_it(tiny_folder, tmp
     assert ended.returncode == 1
     assert "hydra/launcher/rays" in ended.stderr
     assert "slurm_local" in ended.stderr
+    assert "pip install" not in ended.stderr

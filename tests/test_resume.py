@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli import Ended, call, contents, start, tiny_run, wait_for
+from hydra.core.plugins import Plugins
 
 Command = Callable[..., Ended]
 # Points of some tenths of a second: one is always at work between two records, and there are enough for a slow test to catch it.
@@ -84,6 +85,26 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep: list[str], results: Path, tm
     assert claims(results) == []
     assert not list(results.rglob("*.corrupt*"))
     assert "damaged" not in ended.err
+
+
+def test_a_launcher_that_loses_a_worker_loses_no_record(
+    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
+    launch = launcher.launch
+
+    def lost(self: object, jobs: list[list[str]], initial_job_idx: int) -> None:
+        launch(self, jobs[:1], initial_job_idx)
+        raise RuntimeError("a worker process died")
+
+    monkeypatch.setattr(launcher, "launch", lost)
+    with pytest.raises(RuntimeError, match="a worker process died"):
+        command("method=rtn,smoothquant")
+    said = capsys.readouterr()
+    assert "1 done" in said.out
+    assert "what is finished is kept, the same command goes on from here" in said.err
+    monkeypatch.undo()
+    assert "1 done, 1 skipped" in command("method=rtn,smoothquant").out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

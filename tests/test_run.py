@@ -21,7 +21,7 @@ Command = Callable[..., Ended]
 
 SCHEMA = {
     *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta", "outcomes"),
-    *("quantized", "cost", "provenance", "checksum"),
+    *("samples", "quantized", "cost", "provenance", "checksum"),
 }
 SWEEP = ("method=smoothquant,awq,rtn", "alpha=0.3,0.8")
 FIVE = [("rtn", None), ("smoothquant", 0.3), ("smoothquant", 0.8), ("awq", 0.3), ("awq", 0.8)]
@@ -317,7 +317,7 @@ def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Com
     states = {}
     for words in plain(ended.out.replace("│", " ")):
         if words and re.fullmatch(r"[0-9a-f]{12}", words[0]):
-            states[words[1], words[3] if words[1] != "rtn" else ""] = " ".join(words[4 if words[1] != "rtn" else 3 : -1])
+            states[words[1], words[3] if words[1] != "rtn" else ""] = " ".join(words[4 if words[1] != "rtn" else 3 : -2])
     assert states == {
         ("smoothquant", "0.3"): "finished",
         ("smoothquant", "0.8"): "to do",

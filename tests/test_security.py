@@ -1,10 +1,13 @@
 """What sqbench promises in SECURITY.md: no pickle, no eval, no shell, no secret in what it writes, nothing written elsewhere."""
 
 import ast
+import io
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+from audit import unpickled
 from cli import ROOT, run, tiny_run
 
 SOURCES = sorted(path for part in ("sqbench", "hydra_plugins", "scripts", "benchmarks") for path in (ROOT / part).rglob("*.py"))
@@ -47,6 +50,25 @@ def test_a_source_file_runs_nobody_elses_code(path):
 def test_the_search_finds_what_it_looks_for(tmp_path, code):
     (tmp_path / "a.py").write_text(code, encoding="utf-8")
     assert len(sins(tmp_path / "a.py")) == 1
+
+
+PICKLE = pickle.dumps(Path("a"))
+
+
+@pytest.mark.parametrize("code", [
+    "pickle.loads(PICKLE)", "list(map(pickle.loads, [PICKLE]))", "pickle._loads(PICKLE)",
+    "pickle.Unpickler(io.BytesIO(PICKLE)).load()",
+])  # fmt: skip
+def test_a_pickle_is_heard_when_our_code_reads_it_and_only_then(code):
+    names = {"pickle": pickle, "io": io, "PICKLE": PICKLE}
+    exec(compile(code, str(ROOT / "tests" / "made_up.py"), "exec"), dict(names))  # noqa: S102
+    assert unpickled == []
+    place = str(ROOT / "sqbench" / "made_up.py")
+    exec(compile(code, place, "exec"), dict(names))  # noqa: S102
+    heard = unpickled[:]
+    unpickled.clear()  # or this test would fail
+    assert heard
+    assert all(one.startswith(f"{place}:1 unpickles pathlib.") for one in heard)
 
 
 SECRETS = {"WANDB_API_KEY": "c" * 40, "HF_TOKEN": "hf_plantedplantedplanted", "AWS_SECRET_ACCESS_KEY": "planted/aws/secret"}

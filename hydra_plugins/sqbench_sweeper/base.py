@@ -1,6 +1,5 @@
 """What every sweep of sqbench does around its points: all is checked before the first one starts, and the end is reported."""
 
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 # Nothing of sqbench is imported at the top: Hydra imports every plugin, in every Hydra application.
 if TYPE_CHECKING:
     from sqbench.records.outcome import Outcome
     from sqbench.records.store import Store
+    from sqbench.records.sweeps import Sweep
     from sqbench.runner import Point
 
 
@@ -27,13 +27,15 @@ class CheckedSweeper(BasicSweeper, ABC):
         points: those known so far, with the overrides of each.
         store: of their records; there once everything is checked.
         folder: of this sweep, in the results folder.
-        since: when it started, in seconds since the epoch.
+        listed: what is written down of this sweep there.
+        before: when the records of points had been written before they were launched, if they were there.
     """
 
     points: "list[tuple[Sequence[str], Point]]"
     store: "Store"
     folder: Path
-    since: float
+    listed: "Sweep"
+    before: dict[str, int | None]
 
     @abstractmethod
     def prepare(self, overrides: list[Override]) -> int:
@@ -53,16 +55,18 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
-        from sqbench import sweep
+        from sqbench import gpus, sweep
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
+        from sqbench.records import sweeps
         from sqbench.records.store import Store
+        from sqbench.storage import write_text
 
         assert self.config is not None
         assert self.hydra_context is not None
         quiet(verbose=bool(self.config.hydra.verbose))
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.points, self._launched = [], 0
+        self.points, self.before, self._launched = [], {}, 0
         try:
             total = self.prepare(parser.parse_overrides([*self._parse_config(), *arguments]))
             self.store = Store(self.config.results_dir)  # unwritable: say so before Hydra makes its folder there
@@ -73,18 +77,28 @@ class CheckedSweeper(BasicSweeper, ABC):
             sys.exit(0)
 
         self.folder = Path(self.config.hydra.sweep.dir)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        os.environ[sweep.TOTAL] = str(total)
-        self.since = time.time()
+        try:
+            write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
+            self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
+        except OSError as error:
+            sys.exit(sweep.refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
+        told: dict[str, object] = {sweep.TOTAL: total}
+        if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
+            told[gpus.VISIBLE] = ",".join(gpus.visible())
+        with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
+            self.config.hydra.overrides.hydra += [f"++hydra.job.env_set.{name}='{value}'" for name, value in told.items()]
         try:
             sys.exit(self.run())
         except KeyboardInterrupt:
-            sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
             sys.exit(sweep.interrupted())
         except UserError as error:
-            sweep.report(sweep.finished(self.points, self.config.results_dir, self.since), self.config.results_dir)
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
             sys.exit(sweep.refuse(error))
+        except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
+            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
+            sweep.interrupted()
+            raise
 
     def composed(self, job: Sequence[str]) -> DictConfig:
         """The configuration of a job as its task will see it."""
@@ -96,6 +110,7 @@ class CheckedSweeper(BasicSweeper, ABC):
     def launch(self, points: "Sequence[tuple[Sequence[str], Point]]") -> "list[Outcome]":
         """Give points to the launcher, all at once, and wait for them."""
         assert self.launcher is not None
+        self.before |= {point.id: self.store.written(point.id) for _, point in points}
         returns = self.launcher.launch([list(job) for job, _ in points], initial_job_idx=self._launched)
         self._launched += len(points)
         return [job.return_value for job in returns]

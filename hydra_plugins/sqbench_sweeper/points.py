@@ -20,17 +20,24 @@ class PointSweeper(CheckedSweeper):
         return len(self.points)
 
     def show_plan(self) -> None:
-        from sqbench import sweep
+        from sqbench.plan import show_plan
 
-        sweep.show_plan([point for _, point in self.points], self.config.results_dir)
+        show_plan([point for _, point in self.points], self.config.results_dir)
 
     def run(self) -> int:
         from sqbench import sweep
+        from sqbench.plan import forecast, verdict
+        from sqbench.progress import output
         from sqbench.records import sweeps
 
         config = self.config
-        sweeps.begin(self.folder, [point.id for _, point in self.points], self.store, force=config.force, now=self.since)
+        ids = [point.id for _, point in self.points]
+        self.listed = sweeps.extend(self.folder, self.listed, ids, self.store, force=config.force)
+        predicted = forecast([point for _, point in self.points], self.store)
         outcomes = []
         for batch in self.split_overrides_to_chunks(self.points, self.max_batch_size):
             outcomes += self.launch(batch)
-        return sweep.report(outcomes, config.results_dir)
+        status = sweep.report(outcomes, config.results_dir)
+        if (said := verdict(predicted, outcomes)) is not None:
+            output.print(said, markup=False, highlight=False, soft_wrap=True)
+        return status

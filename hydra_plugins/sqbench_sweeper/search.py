@@ -102,14 +102,14 @@ class SearchSweeper(CheckedSweeper):
         return [*({key: size} for size in sizes[:-1]), {}]
 
     def show_plan(self) -> None:
-        from sqbench import sweep
+        from sqbench.cost import History
         from sqbench.progress import output
         from sqbench.search.space import described
 
         sizes = [f"{key}={size}" for smaller in self._smaller(self.corner.cfg) for key, size in smaller.items()]
         each = f", each at {', '.join(sizes)} first, and in full only if it is among the best there" if sizes else ""
-        seconds = sweep.estimate(self.corner, list(self.store.records(brief=True)))
-        cost = "unknown cost" if seconds is None else f"about {seconds:.0f} s"
+        predicted = History(self.store.records(brief=True)).predict(self.corner)
+        cost = "unknown cost" if predicted is None else f"about {predicted.seconds:.0f} s"
         lines = [
             "plan: nothing is computed",
             *(f"  {key}: {described(dimension)}" for key, dimension in self.space.dimensions.items()),
@@ -119,9 +119,7 @@ class SearchSweeper(CheckedSweeper):
 
     def run(self) -> int:
         from sqbench import sweep
-        from sqbench.records import sweeps
 
-        self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=self.since)
         while (asked := len(self.study.trials)) < self.trials:
             climbing = self.study.ask(min(self.jobs, self.trials - asked))
             for rung in range(len(self.rungs)):

@@ -1,6 +1,7 @@
 """Calibration: one streaming pass, its statistics, and their cache; or statistics without inputs."""
 
+from sqbench.calibration.blockwise import collect_blockwise
 from sqbench.calibration.collect import Statistics, collect, collect_cached
 from sqbench.calibration.unseen import imagine
 
-__all__ = ["Statistics", "collect", "collect_cached", "imagine"]
+__all__ = ["Statistics", "collect", "collect_blockwise", "collect_cached", "imagine"]

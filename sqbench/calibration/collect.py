@@ -112,19 +112,24 @@ def collect(
 
 
 def collect_cached(
-    module: nn.Module,
-    run: Callable[[Tensor], Any],
+    collector: Callable[[Sequence[str], Batches, Sequence[Point]], Statistics],
     sites: Sequence[str],
     inputs: Tensor | Batches,
     search: int,
     points: Sequence[Point] = (),
     *,
     fingerprint: str,
+    dtype: torch.dtype,
+    device: torch.device,
     folder: Path,
 ) -> Statistics:
-    """`collect`, read from `folder` if the same model saw the same inputs before. Layers and points are kept apart, each once."""
+    """What a collector finds, read from `folder` if the same model saw the same inputs before. Layers and points apart, each once.
+
+    Args:
+        collector: `collect` for one model, given sites, inputs and points.
+        fingerprint, dtype, device: of the model: part of the key.
+    """
     batches = as_batches(inputs, sealed=True)
-    parameter = next(module.parameters())
     found: dict[str, InputStatistics] = {}
     for wanted, inside in ((list(sites), []), ([], list(points))):
         names = wanted or [point.site for point in inside]
@@ -135,12 +140,12 @@ def collect_cached(
             "model": fingerprint,
             "batches": batches.fingerprint,
             "sites": names,
-            "dtype": str(parameter.dtype),
-            "device": parameter.device.type,
+            "dtype": str(dtype),
+            "device": device.type,
         }
 
         def compute(wanted: list[str] = wanted, inside: list[Point] = inside, key: dict[str, Any] = key) -> tensorfile.Content:
-            statistics = collect(module, run, wanted, batches, 0, inside)
+            statistics = collector(wanted, batches, inside)
             tensors = {f"{name}/{part}": value for name, one in statistics.inputs.items() for part, value in one.tensors().items()}
             return tensors, key
 
@@ -148,6 +153,6 @@ def collect_cached(
         by_site: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             site, _, part = name.rpartition("/")
-            by_site.setdefault(site, {})[part] = value.to(parameter.device) if value.dim() else value
+            by_site.setdefault(site, {})[part] = value.to(device) if value.dim() else value
         found |= {site: InputStatistics.from_tensors(by_site[site]) for site in names if site in by_site}
     return Statistics(found, replay_sample(batches, search))

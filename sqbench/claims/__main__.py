@@ -19,6 +19,7 @@ from sqbench.claims.judging import Judged, judge
 from sqbench.claims.statement import VERDICTS, Claim, load
 from sqbench.config import CONF_DIR, register
 from sqbench.errors import UserError, known
+from sqbench.plan import show_plan
 from sqbench.progress import console, output, place_in_sweep
 from sqbench.quiet import quiet
 from sqbench.records import sweeps
@@ -124,7 +125,7 @@ def main(cfg: DictConfig) -> None:
     assert isinstance(config, ClaimsConfig)
     try:
         if config.plan:
-            sweep.show_plan(list(identified(claims_of(config), config).values()), config.results_dir)
+            show_plan(list(identified(claims_of(config), config).values()), config.results_dir)
             sys.exit(0)
         found, outcomes = judged(config)
     except UserError as error:

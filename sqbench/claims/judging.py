@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from sqbench.claims.measures import MEASURES, Effect, Side
 from sqbench.claims.statement import INCONCLUSIVE, Claim, Evidence
 from sqbench.errors import UserError
@@ -57,11 +55,15 @@ def _finding(claim: Claim, evidence: Evidence, ids: Ids, store: Store) -> Findin
 
 
 def _side(points: Iterable[tuple[str, ...]], ids: Ids, store: Store) -> Side:
-    records = []
+    records, samples = [], []
     for words in points:
         record = store.read(ids[words]) if words in ids else None
         if record is None or record["status"] != "ok":
             why = "was not run" if record is None else f"failed: {record['error']['message']}"
             raise UserError(f"point {' '.join(words)} {why}")
+        table = store.samples(record["point_id"])
+        if table is None:
+            raise UserError(f"point {' '.join(words)} has no whole samples.parquet any more: running it with force=true makes one")
         records.append(record)
-    return Side(records, [pd.read_parquet(store.folder(record["point_id"]) / "samples.parquet") for record in records])
+        samples.append(table)
+    return Side(records, samples)

@@ -10,7 +10,6 @@ from sqbench.data.images import ImageExamples
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.models.image import ImageModel
 from sqbench.progress import track
-from sqbench.quant.layers import stored_bytes
 
 BATCH = 32  # images at once
 TOP = 5
@@ -81,7 +80,7 @@ def _metrics(samples: pd.DataFrame, model: ImageModel) -> dict[str, float]:
     if "kl" in samples:
         metrics["kl_to_fp"] = float(samples["kl"].mean())
         metrics["agreement"] = float((samples["predicted"] == samples["predicted_fp"]).mean())
-    metrics["weight_bytes"] = float(stored_bytes(model.module))
+    metrics["weight_bytes"] = float(model.stored_bytes)
     return metrics
 
 

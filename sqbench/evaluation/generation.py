@@ -13,7 +13,6 @@ from sqbench.evaluation.base import Evaluation, Result, require_finite
 from sqbench.evaluation.decoding import beam_search
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
-from sqbench.quant.layers import stored_bytes
 
 NGRAM = 4  # tokens; repetition counts groups of so many
 PAIRED = ("loglik", "repetition")  # columns that the float model's own text has too
@@ -87,7 +86,7 @@ def _shared(text: Tensor, other: Tensor) -> dict[str, list[object]]:
 
 def _metrics(samples: pd.DataFrame, model: LanguageModel) -> dict[str, float]:
     means = {metric: float(samples[one.column].mean()) for metric, one in _outcomes(samples).items() if one.column in samples}
-    return {**means, "weight_bytes": float(stored_bytes(model.module))}
+    return {**means, "weight_bytes": float(model.stored_bytes)}
 
 
 def _as_reference(result: Result) -> Result:

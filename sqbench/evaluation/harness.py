@@ -21,7 +21,6 @@ from sqbench.evaluation.base import Evaluation, Result
 from sqbench.evaluation.documents import metric_name, outcomes, paired, samples_of
 from sqbench.evaluation.tasks import asked, manager
 from sqbench.models.language import LanguageModel
-from sqbench.quant.layers import stored_bytes
 
 BOOTSTRAPS = 1000  # of lm-eval's own standard error of perplexities, in plain Python; the paired interval has eval.resamples
 
@@ -73,7 +72,7 @@ def harness(
         means[str(plain)] = fmean(metrics[metric] for metric in of_tasks)
         if all(stderr_name(metric) in metrics for metric in of_tasks):
             means[stderr_name(str(plain))] = math.hypot(*(metrics[stderr_name(metric)] for metric in of_tasks)) / len(of_tasks)
-    return Result({**means, **metrics, "weight_bytes": float(stored_bytes(model.module))}, samples, model, None)
+    return Result({**means, **metrics, "weight_bytes": float(model.stored_bytes)}, samples, model, None)
 
 
 def _evaluate(

@@ -20,7 +20,6 @@ from sqbench.evaluation.decoding import Decoder
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
 from sqbench.progress import track
-from sqbench.quant.layers import stored_bytes
 
 QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
 # Metric -> the column of seconds that it is made of, and the key of `eval` that says how much was done in them; None: milliseconds.
@@ -126,7 +125,7 @@ def _metrics(model: Model, samples: pd.DataFrame, sizes: dict[str, int], side: s
         seconds = samples[stage + side].to_numpy()
         values = 1000 * seconds if amount is None else sizes[amount] / seconds
         metrics |= {f"{name}{suffix}": float(np.quantile(values, share)) for suffix, share in QUANTILES.items()}
-    sizes_of = {"weight_bytes": stored_bytes(model.module), "resident_bytes": resident_bytes(model.module)}
+    sizes_of = {"weight_bytes": model.stored_bytes, "resident_bytes": resident_bytes(model.module)}
     return metrics | {name: float(size) for name, size in sizes_of.items()}
 
 

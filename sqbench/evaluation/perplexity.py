@@ -1,6 +1,7 @@
 """Perplexity over fixed windows, and how far a quantized model's predictions moved from the float model's."""
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 import torch
@@ -12,7 +13,6 @@ from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
-from sqbench.quant.layers import stored_bytes
 
 MOST_NATS = 100.0  # per token and window: a perplexity of 1e43 says no more than "broken", and exp overflows soon after
 KEEP_BYTES = 2**30  # of what a comparison asks of the float model; beyond that the float model runs again beside every point
@@ -33,8 +33,9 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
     rows, kept = [], []
     keep = reference is None and windows.evaluation.numel() * model.module.config.hidden_size * 4 <= KEEP_BYTES
     linear = reference is not None and reference.kept is not None and divergence.same_head(model, reference.model)
-    for number, ids in enumerate(track(windows.evaluation, "evaluate")):
-        outputs = _outputs(model, ids)
+    floats = iter(()) if reference is None else _float_outputs(reference, windows)
+    outputs_of = track(_outputs(model, windows), "evaluate", len(windows.evaluation))
+    for number, (ids, outputs) in enumerate(zip(windows.evaluation, outputs_of, strict=True)):
         target = ids[1:].to(outputs.device)
         if reference is None:
             columns, summary = divergence.predict(model, outputs, target)
@@ -47,8 +48,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
             if linear and "row" in known:
                 columns = divergence.compare(model, outputs, target, known)
             else:
-                base = known["outputs"] if "outputs" in known else _outputs(reference.model, ids)
-                columns = divergence.compare_logits(model, outputs, target, reference.model, base)
+                columns = divergence.compare_logits(model, outputs, target, reference.model, next(floats).to(outputs.device))
         means = {name: value.double().mean().item() for name, value in columns.items()}
         require_finite(means["nll"], f"window {number}", model, ids.unsqueeze(0))
         if means["nll"] > MOST_NATS:
@@ -63,9 +63,16 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
     return Result(_metrics(samples, windows, model), samples, model, stacked or None)
 
 
-def _outputs(model: LanguageModel, ids: Tensor) -> Tensor:
-    """What the head reads of the tokens that predict [tokens, width]; logits [tokens, vocabulary] if it is not separate."""
-    return (model.forward if model.head is None else model.body)(ids.unsqueeze(0))[0, :-1]
+def _outputs(model: LanguageModel, windows: Windows) -> Iterator[Tensor]:
+    """What the head reads of each window's tokens that predict [tokens, width]; logits [tokens, vocabulary] if not separate."""
+    run = model.forwards if model.head is None else model.bodies
+    return (outputs[0, :-1] for outputs in run(windows.evaluation.split(1)))
+
+
+def _float_outputs(reference: Result, windows: Windows) -> Iterator[Tensor]:
+    """The float model's, as they were kept; else it runs again, once the first of them is asked for."""
+    kept = reference.kept or {}
+    return iter(kept["outputs"]) if "outputs" in kept else _outputs(reference.model, windows)
 
 
 def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> dict[str, float]:
@@ -77,7 +84,7 @@ def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> d
     if "kl" in samples:
         metrics["kl_to_fp"] = float(samples["kl"].mean())
         metrics["agreement"] = float(samples["agreement"].mean())
-    metrics["weight_bytes"] = float(stored_bytes(model.module))
+    metrics["weight_bytes"] = float(model.stored_bytes)
     return metrics
 
 

@@ -17,6 +17,7 @@ from sqbench.execution.simulated import SimulatedLayer, quicken
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.models.base import Model
 from sqbench.models.folding import share
+from sqbench.models.streaming import BlockModel, StreamedModel
 from sqbench.quant.layers import QuantLayer, StandIn, is_linear, weight_of
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def lower(model: Model, backend: str) -> Model:
     `sim` computes in float with simulated rounding, in as few passes over memory as this machine's kernels allow. `int` multiplies
     codes; a layer whose formats have no kernel is simulated. The report's `execution` lists which layers ran how, and why.
     """
+    if isinstance(model, StreamedModel):
+        return model.then(lambda block: lower(block, backend))
     if not any(isinstance(part, QuantLayer) for part in model.module.modules()):
         if not prefers_onednn(next(model.module.parameters())):
             return model
@@ -56,7 +59,8 @@ def lower(model: Model, backend: str) -> Model:
     if flow.readers:
         report["execution"] = _place(module, flow, BACKENDS[backend])
         report["fused"] = fuse(module, flow.chains, run)
-        _warn_of_simulation(model.name, backend, report["execution"])
+        if not isinstance(model, BlockModel) or model.number == 0:  # other blocks are like the first
+            _warn_of_simulation(model.name, backend, report["execution"])
     quicken(module)
     _prepack_floats(module)
     return model.with_module(module, report or None)

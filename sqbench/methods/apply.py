@@ -58,7 +58,6 @@ def quantize(task: Task, method: Method) -> Model:
     report.update(
         groups=[_move(move) for move in moves],
         refused=[{"group": name, "reason": reason} for name, reason in refused],
-        floating=[{"layer": name, "reason": reason} for name, reason in topology.floating],
     )
     if scheme.is_float:
         return task.model.with_module(module, report)
@@ -74,7 +73,7 @@ def quantize(task: Task, method: Method) -> Model:
         module.set_submodule(name, quantized)
         report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats[site]))
     place_points(module, points, lambda point: _point(method, task, point))
-    report.update(layers=len(topology.layers), weights=count_weights(task), coverage=coverage(task), points=len(points))
+    report.update(sizes(task))
     warn_of_floats(task)
     if guessed := guessed_ranges(task):
         report["guessed"] = guessed
@@ -97,6 +96,17 @@ def empty_report() -> dict[str, Any]:
         "refused": [],
         "floating": [],
         "per_layer": [],
+    }
+
+
+def sizes(task: Task) -> dict[str, Any]:
+    """How much is quantized, and which layers are not though nobody asked for it."""
+    return {
+        "layers": len(task.topology.layers),
+        "weights": count_weights(task),
+        "coverage": coverage(task),
+        "points": len(quantized_points(task)),
+        "floating": [{"layer": name, "reason": reason} for name, reason in task.topology.floating],
     }
 
 
@@ -208,8 +218,7 @@ def count_weights(task: Task) -> int:
 
 def coverage(task: Task) -> float:
     """Share of all weights in layers and embeddings that is quantized, tied ones once."""
-    sizes = {p.data_ptr(): p.numel() for p in task.model.module.parameters() if p.dim() >= 2}
-    return count_weights(task) / sum(sizes.values())
+    return count_weights(task) / sum(parameter.numel() for parameter in task.model.module.parameters() if parameter.dim() >= 2)
 
 
 def _move(move: Move) -> dict[str, Any]:

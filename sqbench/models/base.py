@@ -1,7 +1,7 @@
 """What every model is to the rest of sqbench, and where one comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
 from sqbench.models.topology import Topology, discover
+from sqbench.quant.layers import stored_bytes
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,19 @@ class Model(ABC):
     def body(self, inputs: Tensor) -> Tensor:
         """A forward pass that runs all quantizable layers, and no more than it must."""
 
+    def bodies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`body` of each batch, in order. A model that holds a part of itself at a time takes them all through that part."""
+        return (self.body(batch) for batch in batches)
+
+    def forwards(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`forward` of each batch, in order."""
+        return (self.forward(batch) for batch in batches)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights as stored: quantized layers in their format, everything else as it is."""
+        return stored_bytes(self.module)
+
     def pinned_layers(self) -> set[str]:
         """Names of the layers that quantization leaves alone."""
         return set()
@@ -77,12 +91,16 @@ class Source:
     Attributes:
         fingerprint: sha256 of everything on disk that can change the model's numbers.
         load: builds the model on a device.
+        stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
+        size: bytes of the weights, if they are known before they are read.
     """
 
     fingerprint: str
     load: Callable[[torch.device], Model]
+    stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)

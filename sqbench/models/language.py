@@ -1,6 +1,7 @@
 """A causal language model as the rest of sqbench sees it: one module, its tokenizer, and where its head begins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +62,15 @@ class LanguageModel(Model):
         return {name for name, module in self.module.named_modules() if module is head}
 
 
+@contextmanager
+def readable(name: str, folder: Path) -> Iterator[None]:
+    """What transformers raises inside the block, said of `model.name`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
+
+
 def load_language_model(
     folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
 ) -> LanguageModel:
@@ -74,10 +84,8 @@ def load_language_model(
 
     disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    try:
+    with readable(name, folder):
         module = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
     module.requires_grad_(False)
     return LanguageModel(module.eval().to(device), name, fingerprint, keep, tokenizer=tokenizer)

@@ -6,11 +6,13 @@ import logging
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.models.base import Loader, Source
 from sqbench.models.language import load_language_model
+from sqbench.models.streaming import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
 
 log = logging.getLogger(__name__)
@@ -40,16 +42,16 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         )
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     fingerprint = digest({path.name: known_digest(path) for path in files})
-    load = partial(
-        load_language_model,
-        folder,
-        name=name,
-        fingerprint=fingerprint,
-        dtype=cfg.dtype,
-        trust_remote_code=cfg.trust_remote_code,
-        keep=tuple(cfg.keep),
+    said: dict[str, Any] = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "dtype": cfg.dtype,
+        "trust_remote_code": cfg.trust_remote_code,
+        "keep": tuple(cfg.keep),
+    }
+    return Source(
+        fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context
     )
-    return Source(fingerprint, load, context)
 
 
 def from_hub_or_folder(cfg: ModelConfig) -> Source:

@@ -198,13 +198,19 @@ def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iter
 
 @torch.no_grad()
 def discover(
-    module: nn.Module, forward: Callable[[], Any], *, keep: set[str] | None = None, patterns: tuple[str, ...] = ()
+    module: nn.Module,
+    forward: Callable[[], Any],
+    *,
+    keep: set[str] | None = None,
+    patterns: tuple[str, ...] = (),
+    part: bool = False,
 ) -> Topology:
     """Trace `forward` (one pass of `module` on a small batch), find groups and pairs, and prove each.
 
     Args:
         keep: names of layers that are not quantized.
         patterns: fnmatch patterns of more such layers.
+        part: of a model that has others: this one may have nothing to quantize.
 
     Raises:
         UserError: no quantizable layer was run.
@@ -216,7 +222,7 @@ def discover(
             raise UserError(f"model.keep={pattern}: matches no layer; there are, for example, {', '.join(trace.layers[:8])}")
     kept = [name for name in dict.fromkeys(trace.layers) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
     layers = [name for name in dict.fromkeys(trace.layers) if name not in kept]
-    if not layers:
+    if not layers and not part:
         raise UserError(f"model: {type(module).__name__} ran no layer that may be quantized (kept in float: {kept or 'none'})")
     by_input: dict[int, list[str]] = {}
     for name in layers:

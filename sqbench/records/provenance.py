@@ -62,10 +62,11 @@ def _static() -> dict[str, Any]:
     }
 
 
-def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None) -> dict[str, Any]:
-    """Everything a reader needs to make a record again, as plain data."""
+def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None, device: str) -> dict[str, Any]:
+    """Everything a reader needs to make a record again, as plain data; `device` is where this point ran."""
     return {
         **_static(),
+        "device": device,
         "fingerprints": fingerprints,
         "command": rerun_line(overrides),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,16 +104,28 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def reset_peak_rss() -> None:
-    """Forget earlier peaks of this process, where the kernel allows it (Linux)."""
+def reset_peaks() -> None:
+    """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPU."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return
 
 
+def peaks() -> dict[str, int]:
+    """The most memory this process held since `reset_peaks`, as a record's cost has it: resident, and on its GPU if it has one."""
+    import torch
+
+    on_gpu = {"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}
+    return {"peak_rss_bytes": peak_rss_bytes(), **on_gpu}
+
+
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process since `reset_peak_rss`, or since it started."""
+    """Peak resident memory of this process since `reset_peaks`, or since it started."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):

@@ -12,10 +12,11 @@ import pandas as pd
 
 from sqbench.errors import UserError
 from sqbench.locks import claim
-from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, set_aside, write_text
+from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
 
 log = logging.getLogger(__name__)
 
+SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
 SCHEMA = 1  # of record.json; raised when a reader would have to know
 _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
 
@@ -56,16 +57,30 @@ class Store:
             return None
 
     def finished(self, point_id: str) -> bool:
-        """Whether a point has a whole record with status ok."""
+        """Whether a point has a whole record with status ok, and the samples that belong to it. Damaged ones are moved aside."""
         record = self.read(point_id, brief=True)
-        return record is not None and record["status"] == "ok"
+        if record is None or record["status"] != "ok":
+            return False
+        path = self.folder(point_id) / SAMPLES
+        try:
+            if _samples_of(record, path):
+                return True
+            set_aside(path, "not what its record was computed from")
+        except FileNotFoundError:
+            pass
+        return False
+
+    def written(self, point_id: str) -> int | None:
+        """See `sqbench.storage.written`, of a point's record."""
+        return written(self.folder(point_id) / "record.json")
 
     def write(self, record: dict[str, Any], samples: pd.DataFrame | None = None) -> Path:
-        """Write a point's samples, then its record."""
+        """Write a point's samples, then its record, which holds their checksum: parquet has none."""
         folder = self.folder(record["point_id"])
         if samples is not None:
-            with atomic_path(folder / "samples.parquet") as part:
+            with atomic_path(folder / SAMPLES) as part:
                 samples.to_parquet(part, index=False)
+                record = {**record, "samples": file_digest(part)}
         path = folder / "record.json"
         write_text(path, _text({**record, "checksum": digest(record)}))
         return path
@@ -84,16 +99,24 @@ class Store:
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
-    def samples(self, point_id: str, columns: Sequence[str]) -> pd.DataFrame | None:
-        """Columns of a point's per-example outcomes; None where they are not there or damaged."""
+    def samples(self, point_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """Columns, or all, of a point's per-example outcomes; None where they are not there or damaged."""
+        path, record = self.folder(point_id) / SAMPLES, self.read(point_id, brief=True)
         try:
-            return pd.read_parquet(self.folder(point_id) / "samples.parquet", columns=list(columns))
+            if record is None or not _samples_of(record, path):
+                return None
+            return pd.read_parquet(path, columns=columns if columns is None else list(columns))
         except (OSError, ValueError):  # no file; no parquet, or without these columns
             return None
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
         """Hold a point while computing it; see `sqbench.locks.claim`."""
         return claim(self.folder(point_id) / "claim.json")
+
+
+def _samples_of(record: dict[str, Any], path: Path) -> bool:
+    """Whether a file holds the samples of a record; a record of an earlier version does not know."""
+    return "samples" not in record or bool(record["samples"] == file_digest(path))
 
 
 def _text(record: dict[str, Any]) -> str:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from sqbench.methods.apply import (
     check_widths,
-    count_weights,
-    coverage,
     describe_layer,
     empty_report,
     fold_batchnorms,
     formats_of,
     place_points,
     quantized_points,
+    sizes,
     warn_of_floats,
 )
 from sqbench.methods.base import Task
@@ -142,9 +141,7 @@ class Network:
             report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats))
         points = quantized_points(task)
         place_points(module, points, lambda point: self._settled_point(point.site))
-        floating = [{"layer": name, "reason": reason} for name, reason in task.topology.floating]
-        sizes = {"layers": len(self.layers), "weights": count_weights(task), "coverage": coverage(task), "points": len(points)}
-        report.update(sizes, floating=floating)
+        report.update(sizes(task))
         warn_of_floats(task)
         return module, report
 

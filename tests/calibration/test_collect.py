@@ -1,5 +1,6 @@
 """The streaming pass: once over the data, bounded, cached by what it depends on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from sqbench.calibration import Statistics, collect, collect_cached
 from sqbench.calibration.collect import CalibrationError
-from sqbench.data import Windows
+from sqbench.data import Batches, Windows
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
+from sqbench.quant.operations import Point
 
 
 def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprint: str = "f") -> tuple[Statistics, bool]:
@@ -20,7 +22,11 @@ def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprin
         passes.append(batch)
         return model.body(batch)
 
-    statistics = collect_cached(model.module, run, model.topology.sites, batches, 2, fingerprint=fingerprint, folder=folder)
+    def collector(sites: Sequence[str], inputs: Batches, points: Sequence[Point]) -> Statistics:
+        return collect(model.module, run, sites, inputs, 0, points)
+
+    about = {"dtype": torch.float32, "device": model.device, "folder": folder}
+    statistics = collect_cached(collector, model.topology.sites, batches, 2, fingerprint=fingerprint, **about)
     assert len(passes) in (0, len(batches))
     return statistics, not passes
 

@@ -19,6 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from benchmarks.launchers import PLUGINS
 from sqbench import checks, config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
@@ -95,6 +96,9 @@ QUOTED = [(name, line) for name, text in PAGES.items() for line in commands(text
 @pytest.mark.parametrize(("page", "line"), QUOTED, ids=lambda value: str(value)[:80])
 def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
     words = shlex.split(line)
+    for launcher in re.findall(r"hydra/launcher=(\w+)", line):
+        if importlib.util.find_spec(PLUGINS[launcher]) is None:
+            pytest.skip(f"{PLUGINS[launcher]} is not installed")
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"]:

@@ -89,6 +89,7 @@ NOTHING = {
     "eval.limit": ["7"],
     "eval.fewshot": ["7"],
     "isolate": ["true"],
+    "blockwise": ["true"],  # the same numbers, one block at a time
     "limits.seconds": ["7"],
     "limits.memory_gb": ["7"],
     "retry": ["1"],

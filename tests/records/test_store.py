@@ -20,7 +20,7 @@ from sqbench.errors import UserError
 from sqbench.locks import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
-from sqbench.storage import canonical_json, digest
+from sqbench.storage import canonical_json, digest, file_digest
 
 ID = "0123456789ab"
 SAMPLES = pd.DataFrame({"window": [0, 1], "nll": [1.5, 0.1 + 0.2], "nll_fp": [1.4, 0.3]})
@@ -44,9 +44,10 @@ def test_a_record_comes_back_with_its_checksum(store: Store) -> None:
     path = store.write(record(text="ü\n\x1b[31m"), SAMPLES)
     assert path == store.runs / ID / "record.json"
     found = store.read(ID)
-    assert content(found) == record(text="ü\n\x1b[31m")
+    written = record(text="ü\n\x1b[31m", samples=file_digest(store.runs / ID / "samples.parquet"))
+    assert content(found) == written
     assert found is not None
-    assert found["checksum"] == digest(record(text="ü\n\x1b[31m"))
+    assert found["checksum"] == digest(written)
     assert store.finished(ID)
     pd.testing.assert_frame_equal(pd.read_parquet(store.runs / ID / "samples.parquet"), SAMPLES)
     assert sorted(file.name for file in path.parent.iterdir()) == ["record.json", "samples.parquet"]
@@ -273,11 +274,12 @@ def test_a_claim_whose_number_another_process_has_by_now_does_not_hold(store: St
         pass
 
 
-def test_a_claim_from_another_host_holds_for_ten_minutes_without_a_heartbeat(store: Store) -> None:
+def test_a_claim_from_another_host_holds_for_ten_minutes_without_a_heartbeat(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     write_claim(store, claim_of("elsewhere", 1), age=590)
     with pytest.raises(Busy, match="elsewhere"), store.claim(ID):
         pytest.fail("claimed twice")
     write_claim(store, claim_of("elsewhere", 1), age=610)
+    monkeypatch.setattr(locks, "WATCH", 0.1)
     with store.claim(ID):
         pass
 
@@ -294,6 +296,7 @@ def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(stor
 
 def test_a_dead_claim_is_taken_over_by_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes find the same dead claim; the second one is quicker. The first must not throw the second's claim away."""
+    monkeypatch.setattr(locks, "WATCH", 0.1)
     write_claim(store, claim_of("elsewhere", 1), age=10_000)
     judge, second = locks._alive, ExitStack()
 

@@ -1,0 +1,401 @@
+"""A language model whose blocks stay on disk: one of them is in memory at a time, beside the hidden states that go through all.
+
+Inputs go through the model block by block rather than one by one: all of them through the first block, then all through the second.
+What a model does around its blocks (embeddings, masks, positions, the last norm) runs as it is written, with blocks that do
+nothing. That hidden states are all that one block tells the next is proven: an example goes through the whole model, too.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from sqbench.errors import UserError, closest
+from sqbench.models.base import Model
+from sqbench.models.folding import share
+from sqbench.models.language import LanguageModel, readable
+from sqbench.models.topology import Topology, discover
+from sqbench.models.tracing import first_tensor
+from sqbench.progress import track
+from sqbench.quant.layers import stored_bytes
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is given besides the hidden states
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors of a folder in Hugging Face layout, read when they are asked for.
+
+    Attributes:
+        files: parameter of the model -> the file that holds it.
+        prefix: what the model puts before the checkpoint's names.
+    """
+
+    files: dict[str, Path]
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, folder: Path, module: nn.Module) -> "Checkpoint":
+        """Every parameter of a module, in the *.safetensors of a folder.
+
+        Raises:
+            UserError: they have other names there, as of checkpoints that transformers converts while it loads them.
+        """
+        held: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as opened:
+                held |= dict.fromkeys(opened.keys(), path)
+        tied = getattr(module, "all_tied_weights_keys", {})
+        wanted = [name for name, _ in module.named_parameters() if name not in tied]
+        for prefix in ("", f"{module.base_model_prefix}."):
+            if all(name.removeprefix(prefix) in held for name in wanted):
+                return cls({name: held[name.removeprefix(prefix)] for name in wanted}, prefix)
+        missing = next(name for name in wanted if name not in held)
+        raise UserError(
+            f"blockwise=true: {folder} has no tensor {missing} ({closest(missing, held)}); blockwise=false works where the model"
+            " fits into memory"
+        )
+
+    def load(self, names: Iterable[str], into: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Put tensors in the place of parameters; on a CPU and in the file's dtype they are mapped, not copied."""
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.files[name], []).append(name)
+        for path, inside in by_file.items():
+            with safe_open(path, "pt") as opened:
+                for name in inside:
+                    tensor = opened.get_tensor(name.removeprefix(self.prefix)).to(device, dtype)
+                    owner, _, leaf = name.rpartition(".")
+                    setattr(into.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+@dataclass(frozen=True)
+class BlockModel(Model):
+    """One block as a model of its own, which reads hidden states [batch, tokens, width]. Its layers keep their names.
+
+    Attributes:
+        place: the block's name.
+        number: its place among the blocks.
+        call: tokens -> what the block is given besides the hidden states.
+        whole: the topology of all blocks, but for what is refused and floating; None before it is known.
+    """
+
+    kind = "text"
+
+    place: str = ""
+    number: int = 0
+    call: Callable[[int], Call] = field(default=lambda tokens: ((), {}))
+    shown: Any = None
+    whole: Topology | None = None
+
+    def example(self) -> Tensor:
+        """Hidden states [2, 12, width] of the language model's example."""
+        shown: Tensor = self.shown
+        return shown
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states for the next block."""
+        args, kwargs = self.call(hidden.shape[1])
+        return first_tensor(self.module.get_submodule(self.place)(hidden, *args, **kwargs))
+
+    def body(self, hidden: Tensor) -> Tensor:
+        """The same: a block has no head."""
+        return self.forward(hidden)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """That of all blocks, once it is known: a layer's place among all layers matters."""
+        return self.whole or discover(self.module, lambda: self.forward(self.example()), patterns=self.keep, part=True)
+
+
+@dataclass(frozen=True)
+class StreamedModel(LanguageModel):
+    """A causal LM of which `module` holds everything but the blocks, whose parameters are on the meta device.
+
+    Attributes:
+        checkpoint: where blocks come from.
+        where: the device that blocks run on.
+        rework: what becomes of a block before anything goes through it.
+    """
+
+    checkpoint: Any = None
+    where: Any = None
+    rework: Callable[[BlockModel], Model] = lambda block: block
+
+    @property
+    def device(self) -> torch.device:
+        return self.where
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """Names of the blocks, in order: the children of the largest list of modules."""
+        return block_names(self.module)
+
+    @property
+    def topology(self) -> Topology:  # computed with what else the trace tells
+        """What reads what inside every block."""
+        return self._traced[0]
+
+    @cached_property
+    def _traced(self) -> tuple[Topology, dict[str, Tensor]]:
+        """The topology, and what each block reads of the example, from one pass of it through the whole model.
+
+        Raises:
+            UserError: blocks exchange more than hidden states, so that going through them one by one is another function.
+        """
+        for pattern in self.keep:
+            if not any(fnmatch(name, pattern) for name, _ in self.module.named_modules()):
+                raise UserError(f"model.keep={pattern}: matches no layer; {closest(pattern, self.places)}")
+        found: list[Topology] = []
+        shown: dict[str, Tensor] = {}
+
+        def whole(place: str) -> Callable[..., Any]:
+            def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+                block = self._load(place)
+                shown[place] = hidden
+                found.append(replace(block, call=lambda tokens: (args, kwargs), shown=hidden).topology)
+                return block.module.get_submodule(place)(hidden, *args, **kwargs)
+
+            return forward
+
+        example = self.example()
+        with torch.no_grad():
+            expected = self._around(example, {place: whole(place) for place in self.places})
+            hidden = self.enter(example)
+            for place in self.places:
+                hidden = self._called(place).forward(hidden)
+            if not torch.equal(expected, self.leave(example, hidden)):
+                raise UserError(
+                    f"blockwise=true: blocks of {self.name} tell each other more than hidden states; blockwise=false works where"
+                    " the model fits into memory"
+                )
+        # what a block hands over would be a point twice, of the one and of the other: points are left out
+        return replace(merged(found), points=()), shown
+
+    def then(self, step: Callable[[Model], Model], report: dict[str, Any] | None = None) -> "StreamedModel":
+        """The same model, of whose blocks `step` makes others after whatever is made of them already.
+
+        Args:
+            report: what is said of the model as a whole; each block's own is added to it when inputs go through.
+        """
+        before = self.rework
+        other = replace(self, rework=lambda block: step(before(block)), report=self.report if report is None else report)
+        other.__dict__["_traced"] = self._traced
+        return other
+
+    @property
+    def stored_bytes(self) -> int:
+        """Weight bytes as stored: of the blocks that inputs last went through, and of everything around them."""
+        return stored_bytes(_without(self.module, self.places)) + sum(self._stored.values())
+
+    def _note(self, reports: list[dict[str, Any]]) -> None:
+        """Add to the report what is said of blocks, once: inputs may go through them again."""
+        executed: dict[tuple[str, str], list[str]] = {}
+        for entry in (entry for report in reports for entry in report.get("execution", ())):
+            executed.setdefault((entry["kernel"], entry["reason"]), []).extend(entry["layers"])
+        for key in ("groups", "refused", "per_layer"):
+            known = self.report.setdefault(key, [])
+            known += [entry for report in reports for entry in report.get(key, ()) if entry not in known]
+        self.report["execution"] = [{"kernel": kernel, "reason": why, "layers": names} for (kernel, why), names in executed.items()]
+        self.report["fused"] = sum(report.get("fused", 0) for report in reports)
+
+    @cached_property
+    def _stored(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def head(self) -> Callable[[Tensor], Tensor] | None:
+        """As of any language model; what blocks compute does not matter for it."""
+        head, example = self.module.get_output_embeddings(), self.example()
+        if head is None or not hasattr(self.module, "get_decoder"):
+            return None
+        with torch.no_grad():
+            hidden = self.enter(example)
+            whole, split = self.leave(example, hidden, logits=True), head(self.leave(example, hidden))
+        return head if whole.shape == split.shape and torch.equal(whole, split) else None
+
+    def block(self, number: int) -> BlockModel:
+        """A float block, read now; whoever keeps it keeps it in memory."""
+        place, (topology, shown) = self.places[number], self._traced
+        return replace(self._called(place), number=number, shown=shown[place], whole=replace(topology, refused=(), floating=()))
+
+    def bodies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self._through(batches, logits=False)
+
+    def forwards(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self._through(batches, logits=True)
+
+    def body(self, ids: Tensor) -> Tensor:
+        """What the head reads. Reads the whole model for one batch: `bodies` is for many."""
+        return next(self.bodies([ids]))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits. Reads the whole model for one batch: `forwards` is for many."""
+        return next(self.forwards([ids]))
+
+    @torch.no_grad()
+    def _through(self, batches: Iterable[Tensor], logits: bool) -> Iterator[Tensor]:
+        given = list(batches)
+        states = [self.enter(ids) for ids in given]
+        reports = []
+        for number, place in enumerate(track(self.places, "blocks")):
+            reworked = self.rework(self.block(number))
+            self._stored[place] = reworked.stored_bytes
+            reports.append(reworked.report or {})
+            for index, hidden in enumerate(states):
+                states[index] = reworked.body(hidden)
+            if not all(bool(hidden.isfinite().all()) for hidden in states):
+                raise FloatingPointError(f"{place} of {self.name} writes NaN or infinity")
+            del reworked  # before the next one is read
+        if self.report is not None:
+            self._note(reports)
+        for index, ids in enumerate(given):
+            yield self.leave(ids, states[index], logits=logits)
+
+    @torch.no_grad()
+    def enter(self, ids: Tensor) -> Tensor:
+        """Hidden states [batch, tokens, width] that the first block reads."""
+        seen: list[Tensor] = []
+
+        def first(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            seen.append(hidden)
+            return hidden
+
+        self._around(ids, dict.fromkeys(self.places, _idle) | {self.places[0]: first})
+        return seen[0]
+
+    @torch.no_grad()
+    def leave(self, ids: Tensor, hidden: Tensor, *, logits: bool = False) -> Tensor:
+        """What the model makes of the last block's hidden states: what the head reads, or the logits."""
+        return self._around(ids, dict.fromkeys(self.places, _idle) | {self.places[-1]: lambda *args, **kwargs: hidden}, logits)
+
+    def _load(self, place: str) -> BlockModel:
+        """A block with its parameters, alone in a tree of modules where it keeps its name."""
+        outside = copy.copy(self.module.get_submodule(place))
+        outside.__dict__.pop("forward", None)
+        tree = nested(place, copy.deepcopy(outside))
+        names = [f"{place}.{name}" for name, _ in outside.named_parameters()]
+        self.checkpoint.load(names, tree, self.where, self.module.dtype)
+        return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
+
+    def _called(self, place: str) -> BlockModel:
+        return replace(self._load(place), call=lambda tokens: self._calls(tokens)[place])
+
+    def _kept(self, place: str) -> tuple[str, ...]:
+        """Of the patterns of layers that stay in float, those that name one in a block."""
+        inside = [f"{place}.{name}" for name, _ in self.module.get_submodule(place).named_modules()]
+        return tuple(pattern for pattern in self.keep if any(fnmatch(name, pattern) for name in inside))
+
+    @torch.no_grad()
+    def _calls(self, tokens: int) -> dict[str, Call]:
+        """What every block is given besides the hidden states of so many tokens, whichever they are."""
+        if tokens not in self._known:
+            calls: dict[str, Call] = {}
+
+            def note(place: str) -> Callable[..., Tensor]:
+                def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+                    calls[place] = (args, kwargs)
+                    return hidden
+
+                return forward
+
+            self._around(torch.zeros(1, tokens, dtype=torch.long), {place: note(place) for place in self.places})
+            self._known[tokens] = calls
+        return self._known[tokens]
+
+    @cached_property
+    def _known(self) -> dict[int, dict[str, Call]]:
+        return {}
+
+    def _around(self, ids: Tensor, forwards: dict[str, Callable[..., Any]], logits: bool = False) -> Tensor:
+        """One pass in which blocks do as `forwards` says: their classes, and what the model reads off them, stay."""
+        blocks = [self.module.get_submodule(place) for place in self.places]
+        for place, block in zip(self.places, blocks, strict=True):
+            block.forward = forwards[place]
+        try:
+            return LanguageModel.forward(self, ids) if logits else LanguageModel.body(self, ids)
+        finally:
+            for block in blocks:
+                del block.forward
+
+
+def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The forward pass of a block that does nothing."""
+    return hidden
+
+
+def block_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of a model's blocks, in order: the children of the list of modules that holds the most parameters.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 0}
+    if not lists:
+        raise UserError(f"blockwise=true: {type(module).__name__} has no list of blocks; blockwise=false works")
+    name = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
+    return tuple(f"{name}.{number}" for number in range(len(lists[name])))
+
+
+def nested(name: str, module: nn.Module) -> nn.Module:
+    """A tree that holds one module, under its full name."""
+    for part in reversed(name.split(".")):
+        tree = nn.Module()
+        tree.add_module(part, module)
+        module = tree
+    return module
+
+
+def merged(found: Iterable[Topology]) -> Topology:
+    """One topology of many that name different layers."""
+    found = list(found)
+    whole: dict[str, Any] = {}
+    for each in fields(Topology):
+        parts = [getattr(topology, each.name) for topology in found]
+        is_map = isinstance(parts[0], dict)
+        whole[each.name] = {key: value for part in parts for key, value in part.items()} if is_map else sum(parts, ())
+    return Topology(**whole)
+
+
+def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:
+    """The same tree over the same tensors, without its blocks."""
+    around = share(module)
+    for place in places:
+        around.set_submodule(place, nn.Identity())
+    return around
+
+
+def stream_language_model(
+    folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
+) -> StreamedModel:
+    """A causal LM and its tokenizer from a local folder (safetensors only); of its weights all but the blocks' are read.
+
+    Raises:
+        UserError: the folder holds no causal language model that transformers can build, or none whose blocks can be read alone.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    precision: torch.dtype = getattr(torch, dtype)
+    with readable(name, folder):
+        with init_empty_weights(include_buffers=False):  # buffers are computed, not read
+            config = AutoConfig.from_pretrained(folder, **options)
+            module = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        places = block_names(module)
+        checkpoint = Checkpoint.of(folder, module)
+        inside = tuple(f"{place}." for place in places)
+        checkpoint.load([known for known in checkpoint.files if not known.startswith(inside)], module, device, precision)
+        module.tie_weights()
+    module.requires_grad_(False).eval()
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device)
+    return StreamedModel(module, name, fingerprint, keep, tokenizer=tokenizer, checkpoint=checkpoint, where=device)

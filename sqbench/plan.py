@@ -1,0 +1,90 @@
+"""What a sweep will take before it starts, and how far off that was when it is over."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from sqbench.cost import Cost, History, wall_clock
+from sqbench.progress import output
+from sqbench.records.outcome import Outcome
+from sqbench.records.store import Store
+
+if TYPE_CHECKING:
+    from sqbench.runner import Point
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)  # workers of a launcher
+
+
+def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
+    """Print the points with their state, and what they will take by what finished points of the results folder took."""
+    store = Store(results_dir)
+    history = History(store.records(brief=True))
+    some = any("layers" in point.identity["scheme"] for point in points)
+    table = Table(title="plan: nothing is computed", title_justify="left")
+    for column in ("point", "method", "bits", "alpha", *["layers"] * some, "state", "seconds", "GB"):
+        table.add_column(column, justify="right" if column in ("seconds", "GB") else "left")
+    costs: list[Cost] = []
+    unknown = 0
+    for point in points:
+        state = _state(point, store)
+        cost = Cost(0.0) if state == "finished" else history.predict(point)
+        unknown += cost is None
+        costs += [cost] if cost is not None and state != "finished" else []
+        scheme, method = point.identity["scheme"], point.identity["method"]
+        layers = [", ".join(scheme.get("layers", ()))] * some
+        seconds = "?" if cost is None else f"{cost.seconds:.0f}"
+        memory = "--" if cost is None or cost.memory is None else f"{cost.memory / 1e9:.1f}"
+        table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, seconds, memory)
+    output.print(table)
+    output.print(summary(costs, unknown), soft_wrap=True)
+
+
+def summary(costs: Sequence[Cost], unknown: int) -> str:
+    """A line for each way to run points: seconds with one worker, and with more where there is something to share out."""
+    learn = f"{unknown} points of unknown cost (no finished point to learn from)"
+    if not costs:
+        return f"about 0 s, and {learn}" if unknown else "about 0 s"
+    shared = sum({key: seconds for cost in costs for key, seconds in cost.shared.items()}.values())
+    once = f", of which {shared:.0f} s once: calibration and the float model" if shared >= 1 else ""
+    widths = [width for width in WIDTHS if 1 < width < 2 * len(costs)]
+    more = ", ".join(f"{width}: {wall_clock(costs, width):.0f} s" for width in widths)
+    return (
+        f"about {wall_clock(costs, 1):.0f} s{once}"
+        + (f"; with more workers, each as fast as one alone, {more}" if more else "")
+        + (f"; and {learn}" if unknown else "")
+    )
+
+
+def _state(point: "Point", store: Store) -> str:
+    record = store.read(point.id, brief=True)
+    if record is None or point.cfg.force:
+        return "to do"
+    return {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
+
+
+def forecast(points: Sequence["Point"], store: Store) -> dict[str, float]:
+    """Point -> seconds that it will take, in the order of the sweep: of those that are to do and of which anything is known."""
+    history = History(store.records(brief=True))
+    found: dict[str, float] = {}
+    ahead: set[str] = set()  # what an earlier point of the sweep pays
+    for number, point in enumerate(points):
+        if _state(point, store) != "finished" and (cost := history.predict(point)) is not None:
+            found[point.id] = cost.seconds + (cost.load if number == 0 else 0.0)
+            found[point.id] += sum(seconds for key, seconds in cost.shared.items() if key not in ahead)
+            ahead |= cost.shared.keys()
+    return found
+
+
+def verdict(predicted: dict[str, float], outcomes: Sequence[Outcome]) -> str | None:
+    """How far the forecast was off, in a line; None if no point that was computed had one."""
+    took = {outcome.point_id: outcome.seconds for outcome in outcomes if outcome.state == "done" and outcome.point_id in predicted}
+    if not took:
+        return None
+    expected, actual = sum(predicted[name] for name in took), sum(took.values())
+    worst = max(took, key=lambda name: abs(predicted[name] - took[name]))
+    return (
+        f"predicted {expected:.0f} s for {len(took)} points, they took {actual:.0f} s ({(expected - actual) / actual:+.0%}); "
+        f"farthest off: {worst}, predicted {predicted[worst]:.0f} s, took {took[worst]:.0f} s"
+    )

@@ -1,0 +1,101 @@
+"""The cost model: rates learnt from finished points, what is shared paid once, and the longest point first on many workers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import examples
+import pytest
+
+from sqbench.cost import Cost, History, wall_clock
+from sqbench.plan import summary, verdict
+from sqbench.records.outcome import Outcome
+
+STAGES = {"load": 2.0, "baseline": 10.0, "calibrate": 20.0, "quantize": 4.0, "lower": 1.0, "evaluate": 8.0, "total": 46.0}
+CACHED = STAGES | {"load": 0.1, "baseline": 0.01, "calibrate": 0.2, "total": 14.31}
+
+
+def finished(seconds: dict[str, float], **changes: Any) -> dict[str, Any]:
+    return examples.build(alpha=0.5, cost__seconds=seconds, **changes)
+
+
+def point(size: int | None = None, **changes: Any) -> Any:
+    return SimpleNamespace(identity=examples.build(**{"alpha": 0.3, **changes})["identity"], source=SimpleNamespace(size=size))
+
+
+def test_a_point_of_the_same_kind_costs_its_own_stages_and_finds_what_is_shared() -> None:
+    cost = History([finished(STAGES), finished(CACHED, identity__seed=1)]).predict(point())
+    assert cost is not None
+    assert cost.seconds == pytest.approx(4 + 1 + 8 + (1.0 + 0.0) / 2, abs=0.51)  # the rest is what no stage accounts for
+    assert cost.load == 2.0
+    assert cost.shared == {}
+    assert cost.memory == 2.0e9
+
+
+def test_other_data_has_its_own_float_result_and_works_in_proportion() -> None:
+    cost = History([finished(STAGES)]).predict(point(identity__data={"text": "d" * 64, "window": 512, "windows": 64}))
+    assert cost is not None
+    assert sorted(cost.shared.values()) == [40.0]  # 10 s for 16 windows; calibration is there
+    assert cost.seconds == pytest.approx(4 + 1 + 4 * 8 + 1)
+    calibrated = History([finished(CACHED), finished(STAGES)]).predict(point(identity__calibration={"windows": 8, "seed": 1}))
+    assert calibrated is not None
+    assert sorted(calibrated.shared.values()) == [5.0]  # as told by the one that did not find it
+
+
+def test_what_a_method_takes_is_told_by_that_method_first() -> None:
+    slow = finished(STAGES | {"quantize": 100.0, "total": 142.0}, method="awq", bits="w4a16")
+    history = History([finished(STAGES), slow])
+    awq, other = history.predict(point(method="awq", bits="w4a16")), history.predict(point(method="gptq", bits="w4a16"))
+    assert awq is not None
+    assert other is not None
+    assert awq.seconds == pytest.approx(100 + 1 + 8 + 1)
+    assert other.seconds == pytest.approx((4 + 100) / 2 + 1 + 8 + 1)
+
+
+def test_a_search_is_told_by_searches() -> None:
+    searching = finished(STAGES | {"quantize": 60.0, "total": 102.0}, identity__method={"name": "smoothquant", "alpha": "auto"})
+    history = History([finished(STAGES), searching])
+    given, auto = history.predict(point()), history.predict(point(alpha="auto"))
+    assert given is not None
+    assert auto is not None
+    assert auto.seconds - given.seconds == pytest.approx(56.0)
+
+
+def test_another_model_is_scaled_by_its_size_where_that_is_known() -> None:
+    history = History([finished(STAGES)])
+    big = history.predict(point(size=1_600_000_000, identity__model={"weights": "e" * 64, "dtype": "float32"}))
+    assert big is not None
+    assert big.seconds == pytest.approx(4 * (4 + 1 + 8) + 1)
+    assert big.memory is not None
+    assert 2.0e9 < big.memory <= 8.0e9  # what a process holds without a model does not grow
+    assert history.predict(point(identity__model={"weights": "e" * 64, "dtype": "float32"})) is None
+
+
+def test_nothing_is_learnt_from_failures_or_another_evaluation() -> None:
+    failed = finished(STAGES, status="failed", error={"type": "E", "message": "m", "traceback": ""})
+    latency = finished(STAGES, identity__eval={"name": "latency"})
+    assert History([failed, latency]).predict(point()) is None
+
+
+def test_on_workers_the_shared_comes_first_and_the_longest_point_next() -> None:
+    costs = [Cost(seconds, load=1.0, shared={"calibration": 10.0}) for seconds in (2.0, 8.0, 4.0, 6.0)]
+    assert wall_clock(costs, 1) == 10 + 1 + 20
+    assert wall_clock(costs, 2) == 10 + 1 + 10
+    assert wall_clock(costs, 4) == wall_clock(costs, 9) == 10 + 1 + 8
+    assert wall_clock([], 4) == 0.0
+    said = summary(costs, 1)
+    assert said.startswith("about 31 s, of which 10 s once: calibration and the float model; with more workers")
+    assert "2: 21 s, 4: 19 s" in said
+    assert "1 points of unknown cost" in said
+
+
+def test_the_forecast_is_judged_by_the_points_that_were_computed() -> None:
+    outcomes = [
+        Outcome("a", "done", [], 10.0),
+        Outcome("b", "done", [], 30.0),
+        Outcome("c", "skipped", [], 0.0),
+        Outcome("d", "failed", [], 5.0),
+        Outcome("e", "done", [], 99.0),
+    ]
+    said = verdict({"a": 12.0, "b": 20.0, "c": 7.0, "d": 7.0}, outcomes)
+    assert said == "predicted 32 s for 2 points, they took 40 s (-20%); farthest off: b, predicted 20 s, took 30 s"
+    assert verdict({"c": 7.0}, outcomes) is None
