@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import examples
+import psutil
 import pytest
 
 from sqbench.cost import Cost, History, wall_clock
@@ -60,13 +61,14 @@ def test_a_search_is_told_by_searches() -> None:
     assert auto.seconds - given.seconds == pytest.approx(56.0)
 
 
-def test_another_model_is_scaled_by_its_size_where_that_is_known() -> None:
+def test_another_model_is_scaled_by_its_size_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=500_000_000))
+    monkeypatch.setattr(psutil, "Process", lambda: held)
     history = History([finished(STAGES)])
     big = history.predict(point(size=1_600_000_000, identity__model={"weights": "e" * 64, "dtype": "float32"}))
     assert big is not None
     assert big.seconds == pytest.approx(4 * (4 + 1 + 8) + 1)
-    assert big.memory is not None
-    assert 2.0e9 < big.memory <= 8.0e9  # what a process holds without a model does not grow
+    assert big.memory == 0.5e9 + 4 * 1.5e9  # what a process holds without a model does not grow
     assert history.predict(point(identity__model={"weights": "e" * 64, "dtype": "float32"})) is None
 
 

@@ -285,7 +285,10 @@ def test_a_claim_from_another_host_holds_for_ten_minutes_without_a_heartbeat(sto
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "a"}', "null", '{"host": "a", "pid": "x"}'])
-def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(store: Store, text: str) -> None:
+def test_a_claim_that_is_just_being_written_holds_and_a_broken_one_does_not(
+    store: Store, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "WATCH", 0.1)
     write_claim(store, text)
     with pytest.raises(Busy), store.claim(ID):
         pytest.fail("claimed twice")
