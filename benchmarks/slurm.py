@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "sinfo")
+PROGRAMS = ("setpriv", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
 START = 60.0  # seconds that the node gets to become idle
 # `none` wherever a cluster has a service: users are not told apart, and nothing is confined or counted.
 SETTINGS = """
@@ -72,7 +72,8 @@ def one_node() -> Iterator[dict[str, str]]:
         environment = {"SLURM_CONF": str(settings)}
         for program in ("slurmctld", "slurmd"):
             log = stack.enter_context((folder / f"{program}.log").open("w"))
-            process = subprocess.Popen([program, "-D", "-f", settings], stdout=log, stderr=log, start_new_session=True)
+            line = ["setpriv", "--pdeathsig", "KILL", program, "-D", "-f", settings]  # however this one ends
+            process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end, process)
         _wait_until_idle(folder, os.environ | environment)
         yield environment

@@ -256,6 +256,9 @@ def _chosen(
     method: str | Method, bits: str | Scheme, alpha: float | str | None, parameters: dict[str, Any]
 ) -> tuple[Method, Scheme]:
     """A method and a scheme by their names, as on the command line, or as they are."""
+    if not isinstance(method, str) and not isinstance(bits, str):  # of every point of a sweep: composing takes longer than rounding
+        bits.check()
+        return method, bits
     named = [f"method={method}"] * isinstance(method, str) + [f"bits={bits}"] * isinstance(bits, str)
     values = [f"method.{key}={value}" for key, value in parameters.items()] + [f"alpha={alpha}"] * (alpha is not None)
     if not isinstance(method, str) and bits == "auto":
