@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.llama import save_llama
 from sqbench.errors import UserError, known
 from sqbench.locks import held
 from sqbench.records.store import Store
@@ -78,7 +79,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
     rng = random.Random(seed)
     results, logs = folder / "results", folder / "logs"
     logs.mkdir(parents=True)
-    make_model(folder / "model")
+    save_llama(folder / "model", layers=1, width=16, heads=2)
     from sqbench.config import DataConfig
     from sqbench.data.text import from_pydoc
 
@@ -151,30 +152,6 @@ def _work(line: list[str], log: Path) -> None:
     torch.set_num_threads(1)
     sys.argv = ["sqbench.run", *line]
     main()
-
-
-def make_model(folder: Path) -> None:
-    """A language model of one layer and 16 channels, untrained."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    save_byte_tokenizer(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=256, max_position_embeddings=64, bos_token_id=None, eos_token_id=None, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
-def save_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are bytes: no vocabulary to learn, none to download."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from sqbench.storage import digest
+from sqbench.storage import canonical_json, digest
 
 if TYPE_CHECKING:
     from sqbench.runner import Point
@@ -41,11 +41,6 @@ class Cost:
     load: float = 0.0
     shared: dict[str, float] = field(default_factory=dict)
     memory: int | None = None
-
-    @property
-    def alone(self) -> float:
-        """Seconds if this were the only point."""
-        return self.seconds + self.load + sum(self.shared.values())
 
 
 class History:
@@ -75,10 +70,9 @@ class History:
 
         def at_their_rates(stage: str, near: Iterable[Record]) -> list[float]:
             """Seconds that a stage of this point would take at the rate of each record."""
-            found = []
+            mine, found = _work(stage, identity, size), []
             for record in near:
                 theirs = _work(stage, record["identity"], self.sizes[record["identity"]["model"]["weights"]])
-                mine = _work(stage, identity, size)
                 found.append(record["cost"]["seconds"].get(stage, 0.0) * (mine / theirs if mine and theirs else 1.0))
             return found
 
@@ -111,18 +105,17 @@ LIKENESS = (
 
 def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     """What points that are alike have in common, the most telling first: first with what they search, then without."""
-    searches = identity["method"].get("alpha") == "auto"
+    method = identity["method"]
+    parts = {
+        "model": canonical_json(identity["model"]),
+        "method.name": method["name"],
+        "scheme": canonical_json(identity["scheme"]),
+        "backend": identity["backend"],
+    }
     for paths in LIKENESS:
-        shared = digest([_at(identity, path) for path in ("device", "eval.name", *paths)])
-        yield paths, shared, searches
+        shared = (identity["device"], identity["eval"]["name"], *(parts[path] for path in paths))
+        yield paths, shared, method.get("alpha") == "auto"
         yield paths, shared
-
-
-def _at(identity: Mapping[str, Any], path: str) -> Any:
-    value: Any = identity
-    for key in path.split("."):
-        value = value.get(key)
-    return value
 
 
 def _work(stage: str, identity: Mapping[str, Any], size: int | None) -> float | None:

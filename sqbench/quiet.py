@@ -1,9 +1,12 @@
-"""Libraries that speak only when something is wrong, and our own log lines: one logger, to standard error."""
+"""Libraries that speak only when something is wrong, and our own log lines: one logger, to standard error and a point's file."""
 
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 def quiet(verbose: bool = False) -> None:
@@ -30,3 +33,25 @@ def quiet(verbose: bool = False) -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # warns that a model object is a model object
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Everything sqbench logs inside the block also goes to a file."""
+    handler = _LogFile(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("sqbench")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Lines that find no room are lost: whether the point succeeds is not up to its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing; by default it would be a stack trace a line."""

@@ -4,8 +4,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sqbench.locks import Busy
 from sqbench.methods import Task, configured, scheme_of
 from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
+from sqbench.quiet import log_file
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
@@ -281,25 +281,3 @@ def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
                 del _slots[later]
         _slots[slot] = (key, make())
     return _slots[slot][1]
-
-
-@contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Everything sqbench logs inside the block also goes to a file."""
-    handler = _LogFile(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("sqbench")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        with suppress(OSError):
-            handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """Lines that find no room are lost: whether the point succeeds is not up to its log."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing; by default it would be a stack trace a line."""

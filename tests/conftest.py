@@ -18,7 +18,6 @@ import pytest
 import torch
 from audit import unpickled
 from cli import Ended, call, tiny_run
-from families import save_byte_tokenizer
 from labs import Convnet, Lab, tiny_vit, trained
 
 from sqbench.calibration import Statistics
@@ -67,6 +66,8 @@ def plant_outliers(module: torch.nn.Module, factor: float = 40.0, channels: int 
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with grouped-query attention, trained for some seconds on bytes, in Hugging Face layout."""
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from benchmarks.llama import save_byte_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     save_byte_tokenizer(folder)

@@ -1,6 +1,4 @@
-"""Language models of several families, small and random, and a tokenizer for them."""
-
-from pathlib import Path
+"""Language models of several families, small and random."""
 
 import torch
 import transformers
@@ -45,15 +43,3 @@ def opt(**options: object) -> LanguageModel:
 
 def gemma() -> LanguageModel:
     return build("Gemma2", head_dim=8, **LLAMA)
-
-
-def save_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are bytes: no vocabulary to learn, none to download."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)

@@ -15,7 +15,7 @@ JOBLIB, LOCAL, SLURM, RAY, BASIC = (f"somewhere.{name}Launcher" for name in ("Jo
 def share(launcher, total=20, mode=RunMode.MULTIRUN, **keys):
     unlimited = {"seconds": None, "memory_gb": None}
     cfg = OmegaConf.create({"threads": None, "device": "auto", "isolate": None, "limits": unlimited, **keys})
-    return run._share(cfg, OmegaConf.create({"mode": mode, "launcher": launcher, "job": {"num": 3}}), total)
+    return run._share(cfg, OmegaConf.create({"mode": mode, "launcher": launcher, "sweeper": {}, "job": {"num": 3}}), total)
 
 
 @pytest.mark.parametrize(("launcher", "total", "threads"), [

@@ -90,15 +90,22 @@ class CheckedSweeper(BasicSweeper, ABC):
         try:
             sys.exit(self.run())
         except KeyboardInterrupt:
-            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
+            self._report_what_is_there()
             sys.exit(sweep.interrupted())
         except UserError as error:
-            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
+            self._report_what_is_there()
             sys.exit(sweep.refuse(error))
         except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
-            sweep.report(sweep.finished(self.points, self.config.results_dir, self.before), self.config.results_dir)
+            self._report_what_is_there()
             sweep.interrupted()
             raise
+
+    def _report_what_is_there(self) -> None:
+        """Of a sweep that was cut short: no outcomes came back, but records tell."""
+        from sqbench import sweep
+
+        results_dir = self.config.results_dir
+        sweep.report(sweep.finished(self.points, results_dir, self.before), results_dir)
 
     def composed(self, job: Sequence[str]) -> DictConfig:
         """The configuration of a job as its task will see it."""

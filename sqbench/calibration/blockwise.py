@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sqbench.calibration.collect import Statistics, as_batches, collect, replay_sample
 from sqbench.data.base import Batches
+from sqbench.models.base import Model
 from sqbench.models.streaming import StreamedModel
 from sqbench.progress import track
 from sqbench.quant.statistics import InputStatistics
@@ -23,18 +24,21 @@ def collect_blockwise(model: StreamedModel, sites: Sequence[str], inputs: Tensor
     states = [model.enter(batch) for batch in batches]
     found: dict[str, InputStatistics] = {}
     for number, place in enumerate(track(model.places, "calibrate")):
-        reworked = model.rework(model.block(number))
         own = [site for site in sites if site.startswith(f"{place}.")]
-        after: list[Tensor] = []
-
-        def run(hidden: Tensor, reworked=reworked, after=after) -> None:  # type: ignore[no-untyped-def]
-            after.append(reworked.body(hidden))
-
-        if own:
-            found |= collect(reworked.module, run, own, Batches(len(states), states.__getitem__, ""), 0).inputs
-        else:
-            for hidden in states:
-                run(hidden)
-        states = after
-        del reworked, run  # before the next one is read
+        statistics, states = _observe(model.rework(model.block(number)), own, states)
+        found |= statistics
     return Statistics(found, replay_sample(batches, search))
+
+
+def _observe(block: Model, sites: Sequence[str], states: list[Tensor]) -> tuple[dict[str, InputStatistics], list[Tensor]]:
+    """Statistics of a block's sites, and the hidden states behind it."""
+    after: list[Tensor] = []
+
+    def run(hidden: Tensor) -> None:
+        after.append(block.body(hidden))
+
+    if sites:
+        return collect(block.module, run, sites, Batches(len(states), states.__getitem__, ""), 0).inputs, after
+    for hidden in states:
+        run(hidden)
+    return {}, after

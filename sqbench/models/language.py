@@ -50,11 +50,15 @@ class LanguageModel(Model):
         head = self.module.get_output_embeddings()
         if head is None or not hasattr(self.module, "get_decoder"):
             return None
-        ids = self.example()
         with torch.no_grad():
-            whole = self.forward(ids)
-            split = head(self.body(ids))
+            whole, hidden = self.of_example()
+            split = head(hidden)
         return head if whole.shape == split.shape and torch.equal(whole, split) else None
+
+    def of_example(self) -> tuple[Tensor, Tensor]:
+        """Logits of the example, and what the head reads of it."""
+        ids = self.example()
+        return self.forward(ids), self.body(ids)
 
     def pinned_layers(self) -> set[str]:
         """Names of the layers that quantization leaves alone: the output embedding."""

@@ -7,73 +7,26 @@ nothing. That hidden states are all that one block tells the next is proven: an 
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from sqbench.errors import UserError, closest
 from sqbench.models.base import Model
+from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
-from sqbench.models.topology import Topology, discover
+from sqbench.models.topology import Topology, discover, merged
 from sqbench.models.tracing import first_tensor
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is given besides the hidden states
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors of a folder in Hugging Face layout, read when they are asked for.
-
-    Attributes:
-        files: parameter of the model -> the file that holds it.
-        prefix: what the model puts before the checkpoint's names.
-    """
-
-    files: dict[str, Path]
-    prefix: str = ""
-
-    @classmethod
-    def of(cls, folder: Path, module: nn.Module) -> "Checkpoint":
-        """Every parameter of a module, in the *.safetensors of a folder.
-
-        Raises:
-            UserError: they have other names there, as of checkpoints that transformers converts while it loads them.
-        """
-        held: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, "pt") as opened:
-                held |= dict.fromkeys(opened.keys(), path)
-        tied = getattr(module, "all_tied_weights_keys", {})
-        wanted = [name for name, _ in module.named_parameters() if name not in tied]
-        for prefix in ("", f"{module.base_model_prefix}."):
-            if all(name.removeprefix(prefix) in held for name in wanted):
-                return cls({name: held[name.removeprefix(prefix)] for name in wanted}, prefix)
-        missing = next(name for name in wanted if name not in held)
-        raise UserError(
-            f"blockwise=true: {folder} has no tensor {missing} ({closest(missing, held)}); blockwise=false works where the model"
-            " fits into memory"
-        )
-
-    def load(self, names: Iterable[str], into: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Put tensors in the place of parameters; on a CPU and in the file's dtype they are mapped, not copied."""
-        by_file: dict[Path, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self.files[name], []).append(name)
-        for path, inside in by_file.items():
-            with safe_open(path, "pt") as opened:
-                for name in inside:
-                    tensor = opened.get_tensor(name.removeprefix(self.prefix)).to(device, dtype)
-                    owner, _, leaf = name.rpartition(".")
-                    setattr(into.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 @dataclass(frozen=True)
@@ -84,6 +37,7 @@ class BlockModel(Model):
         place: the block's name.
         number: its place among the blocks.
         call: tokens -> what the block is given besides the hidden states.
+        shown: what it reads of the language model's example.
         whole: the topology of all blocks, but for what is refused and floating; None before it is known.
     """
 
@@ -123,11 +77,15 @@ class StreamedModel(LanguageModel):
         checkpoint: where blocks come from.
         where: the device that blocks run on.
         rework: what becomes of a block before anything goes through it.
+        stored: block -> bytes of its weights as they were stored when inputs last went through it.
+        known: tokens -> what every block is given besides the hidden states of so many.
     """
 
     checkpoint: Any = None
     where: Any = None
     rework: Callable[[BlockModel], Model] = lambda block: block
+    stored: dict[str, int] = field(init=False, default_factory=dict)
+    known: dict[int, dict[str, Call]] = field(init=False, default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -193,7 +151,7 @@ class StreamedModel(LanguageModel):
     @property
     def stored_bytes(self) -> int:
         """Weight bytes as stored: of the blocks that inputs last went through, and of everything around them."""
-        return stored_bytes(_without(self.module, self.places)) + sum(self._stored.values())
+        return stored_bytes(_without(self.module, self.places)) + sum(self.stored.values())
 
     def _note(self, reports: list[dict[str, Any]]) -> None:
         """Add to the report what is said of blocks, once: inputs may go through them again."""
@@ -206,20 +164,11 @@ class StreamedModel(LanguageModel):
         self.report["execution"] = [{"kernel": kernel, "reason": why, "layers": names} for (kernel, why), names in executed.items()]
         self.report["fused"] = sum(report.get("fused", 0) for report in reports)
 
-    @cached_property
-    def _stored(self) -> dict[str, int]:
-        return {}
-
-    @cached_property
-    def head(self) -> Callable[[Tensor], Tensor] | None:
-        """As of any language model; what blocks compute does not matter for it."""
-        head, example = self.module.get_output_embeddings(), self.example()
-        if head is None or not hasattr(self.module, "get_decoder"):
-            return None
-        with torch.no_grad():
-            hidden = self.enter(example)
-            whole, split = self.leave(example, hidden, logits=True), head(self.leave(example, hidden))
-        return head if whole.shape == split.shape and torch.equal(whole, split) else None
+    def of_example(self) -> tuple[Tensor, Tensor]:
+        """As of any language model, but for blocks that do nothing: the head is the same after them."""
+        example = self.example()
+        hidden = self.enter(example)
+        return self.leave(example, hidden, logits=True), self.leave(example, hidden)
 
     def block(self, number: int) -> BlockModel:
         """A float block, read now; whoever keeps it keeps it in memory."""
@@ -247,7 +196,7 @@ class StreamedModel(LanguageModel):
         reports = []
         for number, place in enumerate(track(self.places, "blocks")):
             reworked = self.rework(self.block(number))
-            self._stored[place] = reworked.stored_bytes
+            self.stored[place] = reworked.stored_bytes
             reports.append(reworked.report or {})
             for index, hidden in enumerate(states):
                 states[index] = reworked.body(hidden)
@@ -296,7 +245,7 @@ class StreamedModel(LanguageModel):
     @torch.no_grad()
     def _calls(self, tokens: int) -> dict[str, Call]:
         """What every block is given besides the hidden states of so many tokens, whichever they are."""
-        if tokens not in self._known:
+        if tokens not in self.known:
             calls: dict[str, Call] = {}
 
             def note(place: str) -> Callable[..., Tensor]:
@@ -307,12 +256,8 @@ class StreamedModel(LanguageModel):
                 return forward
 
             self._around(torch.zeros(1, tokens, dtype=torch.long), {place: note(place) for place in self.places})
-            self._known[tokens] = calls
-        return self._known[tokens]
-
-    @cached_property
-    def _known(self) -> dict[int, dict[str, Call]]:
-        return {}
+            self.known[tokens] = calls
+        return self.known[tokens]
 
     def _around(self, ids: Tensor, forwards: dict[str, Callable[..., Any]], logits: bool = False) -> Tensor:
         """One pass in which blocks do as `forwards` says: their classes, and what the model reads off them, stay."""
@@ -351,17 +296,6 @@ def nested(name: str, module: nn.Module) -> nn.Module:
         tree.add_module(part, module)
         module = tree
     return module
-
-
-def merged(found: Iterable[Topology]) -> Topology:
-    """One topology of many that name different layers."""
-    found = list(found)
-    whole: dict[str, Any] = {}
-    for each in fields(Topology):
-        parts = [getattr(topology, each.name) for topology in found]
-        is_map = isinstance(parts[0], dict)
-        whole[each.name] = {key: value for part in parts for key, value in part.items()} if is_map else sum(parts, ())
-    return Topology(**whole)
 
 
 def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:

@@ -6,8 +6,8 @@ the first layer's outputs by distinct factors and see which inputs of the second
 scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -101,6 +101,17 @@ class Topology:
         """Layers inside a module, or inside the innermost one around it that has some."""
         inside = [name for name in self.layers if not owner or name.startswith(f"{owner}.")]
         return inside or self._around(owner.rpartition(".")[0])
+
+
+def merged(found: Iterable[Topology]) -> Topology:
+    """One topology of many that name different layers."""
+    found = list(found)
+    whole: dict[str, Any] = {}
+    for each in fields(Topology):
+        parts = [getattr(topology, each.name) for topology in found]
+        is_map = isinstance(parts[0], dict)
+        whole[each.name] = {key: value for part in parts for key, value in part.items()} if is_map else sum(parts, ())
+    return Topology(**whole)
 
 
 def _names(pattern: str, layer: str) -> bool:

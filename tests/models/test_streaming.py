@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import gemma, gpt2, llama, opt, save_byte_tokenizer
+from families import gemma, gpt2, llama, opt
 from torch import nn
 
+from benchmarks.llama import save_byte_tokenizer
 from sqbench import api
 from sqbench.calibration import Statistics, collect
 from sqbench.data import Batches, Windows
@@ -19,9 +20,10 @@ from sqbench.errors import UserError
 from sqbench.evaluation.baseline import reference
 from sqbench.evaluation.perplexity import perplexity
 from sqbench.execution import lower
-from sqbench.models import streaming
+from sqbench.models import checkpoint
+from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.language import LanguageModel
-from sqbench.models.streaming import Checkpoint, StreamedModel, stream_language_model
+from sqbench.models.streaming import StreamedModel, stream_language_model
 
 SAID = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}
 
@@ -129,7 +131,7 @@ def test_one_block_is_in_memory_at_a_time(tiny_folder: Path, windows: Windows, m
         most = max(most, sum(ref() is not None for ref in alive))
 
     model = streamed(tiny_folder)
-    monkeypatch.setattr(streaming.Checkpoint, "load", counted)
+    monkeypatch.setattr(checkpoint.Checkpoint, "load", counted)
     statistics = api.calibrate(lower(model, "sim"), windows.calibration)
     quantized = lower(api.quantize(model, statistics, "awq", "w8a16"), "int")
     perplexity(quantized, windows)
