@@ -108,8 +108,7 @@ def records_of(results_dir: str) -> list[dict[str, Any]]:
         UserError: there are none.
     """
     folder = Path(results_dir).expanduser()
-    # A store may create what it does not find: a mistyped folder must stay missing.
-    records = list(Store(folder).records(brief=True)) if (folder / "runs").is_dir() else []
+    records = list(Store(folder).records(brief=True))
     if not records:
         where = "no readable record in its runs/" if folder.is_dir() else f"no such folder (from {Path.cwd()})"
         command = f"python -m sqbench.run results_dir={shlex.quote(results_dir)}"

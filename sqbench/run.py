@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from sqbench import config, sweep
 from sqbench.checks import check
 from sqbench.errors import UserError
-from sqbench.isolation import Share, run_isolated
+from sqbench.isolation import Share, end_child, run_isolated
 from sqbench.progress import console, place_in_sweep
 from sqbench.quiet import quiet
 from sqbench.records.outcome import Outcome
+from sqbench.records.store import Store
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
@@ -46,6 +47,8 @@ def task(cfg: DictConfig) -> Outcome:
         place_in_sweep(number, total)
     try:
         check(cfg)
+        if alone:
+            Store(cfg.results_dir).prepare()
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:
@@ -61,6 +64,8 @@ def task(cfg: DictConfig) -> Outcome:
                 break
             log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)
     except UserError as error:
+        if not alone:  # it was well when the sweep began: the other points go on, then the sweep ends with this
+            raise
         sys.exit(sweep.refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
     log.info("%s%s %s  %s  (%.1f s)", place, outcome.state, outcome.point_id, outcome.summary, outcome.seconds)
@@ -135,6 +140,8 @@ def main() -> None:
         deep = [item for item in sys.argv[1:] if item.startswith(("bits.weights.", "bits.activations."))]
         hint = "name a scheme that has it, for example bits=w4a16 bits.weights.bits=3"
         sys.exit(sweep.refuse(UserError(f"{' '.join(deep) or error}: the key above it is null in the chosen `bits`; {hint}")))
+    finally:
+        end_child()
 
 
 if __name__ == "__main__":

@@ -50,12 +50,11 @@ def run(*arguments: str, cwd: Path, **changes: str) -> subprocess.CompletedProce
     return subprocess.run(line, cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=300)
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start, and leave running in a session of its own."""
+def start(*arguments: str, cwd: Path, **changes: str) -> subprocess.Popen[str]:
+    """Start, and leave running in a session of its own; `changes` are environment variables."""
     line = [sys.executable, "-m", "sqbench.run", *arguments]
-    return subprocess.Popen(
-        line, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=cwd, env=environment(**changes), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def paste(line: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:

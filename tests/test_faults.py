@@ -226,6 +226,36 @@ def test_a_folder_that_is_read_only(command: Command, background: Background, re
         completes(command, results, whole)
 
 
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Nothing can be made, replaced or removed in a folder and those below it: what is open stays so. Not even root can."""
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    if shutil.which("chattr") is None:
+        pytest.skip("nothing here makes a folder immutable: no such command")
+    marked = subprocess.run(["chattr", "+i", *map(str, folders)], capture_output=True, text=True)
+    try:
+        if marked.returncode:
+            pytest.skip(f"no folder can be made immutable here: {marked.stderr.strip()}")
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", *map(str, folders)], check=not marked.returncode, capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_folder_that_turns_unwritable_half_way(command: Command, background: Background, results: Path, whole: Whole) -> None:
+    running = background("-m", "method=fp,rtn,minmax", **{FAULT: "stop@quantize"})  # the float model is not quantized
+    assert wait_for(running.stopped)
+    with unwritable(results), kept(results):
+        psutil.Process(running.process.pid).resume()
+        ended = running.wait()
+    assert ended.code == 1, ended
+    assert "1 done, 2 failed" in ended.out
+    assert ended.out.count("cannot write: ") == 2
+    assert "Traceback" not in ended.out + ended.err
+    completes(command, results, whole)
+    assert left_over(results) == []
+
+
 @pytest.mark.slow
 def test_a_folder_deleted_under_a_sweep_is_no_success(
     command: Command, background: Background, results: Path, whole: Whole

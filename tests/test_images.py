@@ -1,6 +1,7 @@
 """Images through the command line: a model trained by its recipe, data sets in folders, heads, training, and what is refused."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from cli import Ended, call, start, wait_for
+from cli import Ended, call, fork
 from PIL import Image
 from safetensors.torch import save_file
+
+from sqbench.faults import FAULT
 
 RECIPES = {  # the presets', made small: seconds, and still far from chance
     "vit_nano": ("model.recipe.epochs=6", "model.recipe.options.depth=2", "model.recipe.rotation=0", "model.recipe.zoom=0"),
@@ -245,22 +248,21 @@ def test_what_cannot_work_is_refused_before_anything_runs(command: Command, resu
     assert not list(results.glob("runs/*/record.json"))
 
 
-def test_killed_training_goes_on_from_its_last_epoch_to_the_same_model(
-    command: Command, cache: Path, results: Path, tmp_path: Path
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_training_killed_at_a_write_goes_on_from_its_last_epoch_to_the_same_model(
+    command: Command, cache: Path, results: Path, tmp_path: Path, when: str
 ) -> None:
-    run = ("model=vit_nano", *RECIPES["vit_nano"], "method=qat_lsq", "method.epochs=40", "method.images=100", "method.batch=16")
+    run = ("model=vit_nano", *RECIPES["vit_nano"], "method=qat_lsq", "method.epochs=4", "method.images=100", "method.batch=16")
     assert command(*run).code == 0
     whole = of(results, "qat_lsq")
     elsewhere = tmp_path / "elsewhere"
-    process = start(*run, *SMALL, f"results_dir={elsewhere}", cwd=tmp_path)
-    checkpoint = elsewhere / "runs" / whole["point_id"] / "checkpoint.safetensors"
-    assert wait_for(checkpoint.is_file)
-    process.kill()
-    process.communicate()
+    place = f"{when} checkpoint.safetensors"  # of the first epoch
+    ended = fork(*run, *SMALL, f"results_dir={elsewhere}", cwd=tmp_path, **{FAULT: f"kill@{place}"}).wait()
+    assert ended.code == -signal.SIGKILL, ended
     assert not records(elsewhere)
     ended = command(*run, f"results_dir={elsewhere}")
-    assert ended.code == 0
-    assert "going on after epoch" in ended.err
+    assert ended.code == 0, ended
+    assert ("going on after epoch 1" in ended.err) is (when == "after"), ended.err
     resumed = of(elsewhere, "qat_lsq")
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["quantized"] == whole["quantized"]

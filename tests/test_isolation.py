@@ -61,6 +61,25 @@ def test_what_kills_a_point_is_one_failed_record(command, results, monkeypatch, 
     assert {record["status"] for record in records(results).values()} == {"ok"}
 
 
+@pytest.mark.parametrize(("fault", "options", "started"), [
+    ("", [], 1),
+    ("", ["limits.memory_gb=50"], 3),
+    ("kill@quantize", [], 2),
+    ("full@quantize", [], 2),  # an exception
+])  # fmt: skip
+def test_points_share_a_process_until_one_fails(command, results, monkeypatch, tmp_path, fault, options, started):
+    seen, start = [], SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda self: (seen.append(self), start(self)))
+    monkeypatch.setenv(FAULT, fault)
+    monkeypatch.setenv(ONCE, str(tmp_path / "once"))
+    ended = command("-m", "method=rtn,minmax,fp", "isolate=true", *options)
+    assert ended.code == bool(fault), ended
+    assert len(seen) == started
+    assert not [process for process in seen if process.is_alive()]
+    found = {name: record["status"] for name, record in records(results).items()}
+    assert found == {"rtn": "failed" if fault else "ok", "minmax": "ok", "fp": "ok"}
+
+
 def test_a_crash_leaves_where_it_was_in_the_record(command, results, monkeypatch):
     monkeypatch.setenv(FAULT, "segv@quantize")
     assert command("method=rtn", "isolate=true").code == 1

@@ -69,7 +69,8 @@ class CheckedSweeper(BasicSweeper, ABC):
         self.points, self.before, self._launched = [], {}, 0
         try:
             total = self.prepare(parser.parse_overrides([*self._parse_config(), *arguments]))
-            self.store = Store(self.config.results_dir)  # unwritable: say so before Hydra makes its folder there
+            self.store = Store(self.config.results_dir)
+            self.store.prepare()  # before Hydra makes its folder there
         except UserError as error:
             sys.exit(sweep.refuse(error))
         if self.config.plan:

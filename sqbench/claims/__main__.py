@@ -81,6 +81,7 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     from sqbench.runner import run_point
 
     store = Store(config.results_dir)
+    store.prepare()
     sweeps.begin(store.root / "sweeps" / "claims", [point.id for point in points.values()], store, force=False, now=time.time())
     outcomes = []
     for number, (words, point) in enumerate(points.items()):

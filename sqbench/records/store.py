@@ -22,25 +22,25 @@ _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: wh
 
 
 class Store:
-    """Records under `results_dir/runs`."""
+    """Records under `results_dir/runs`, which need not be there to be read."""
 
     def __init__(self, results_dir: str | Path) -> None:
-        """Open, and create if needed.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
         self.root = Path(results_dir).expanduser()
         self.runs = self.root / "runs"
+
+    def prepare(self) -> None:
+        """Create the folder if needed, and see that it can be written: before anything is computed.
+
+        Raises:
+            UserError: it cannot.
+        """
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.root / ".writable"):
                 pass
             (self.root / ".writable").unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(
-                f"results_dir={results_dir}: cannot be written ({error.strerror}); a folder of your own works"
-            ) from error
+            raise UserError(f"results_dir={self.root}: cannot be written ({error.strerror}); a folder of your own works") from error
 
     def folder(self, point_id: str) -> Path:
         return self.runs / point_id

@@ -103,7 +103,7 @@ def test_records_of_some_points_only(store: Store) -> None:
 def test_a_point_without_a_record_is_not_finished(store: Store) -> None:
     assert store.read(ID) is None
     assert not store.finished(ID)
-    (store.runs / ID).mkdir()
+    (store.runs / ID).mkdir(parents=True)
     (store.runs / ID / "stdout.log").write_text("cut off")
     assert not store.finished(ID)
 
@@ -186,9 +186,12 @@ def test_listing_passes_damaged_records_over_says_so_and_leaves_them(store: Stor
 # ---------------------------------------------------------------- the folder itself
 
 
-def test_opening_a_store_makes_the_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
-    Store(tmp_path / "a b" / "ü")
-    Store(str(tmp_path / "a b" / "ü"))
+def test_preparing_a_store_makes_the_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a b" / "ü")
+    assert list(store.records()) == []
+    assert list(tmp_path.iterdir()) == []  # a mistyped folder stays missing
+    store.prepare()
+    Store(str(tmp_path / "a b" / "ü")).prepare()
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a b", "a b/ü", "a b/ü/runs"]
 
 
@@ -202,7 +205,7 @@ def test_a_file_in_place_of_the_folder_is_refused_by_key(tmp_path: Path, below: 
     (tmp_path / "results").write_text("a file")
     path = tmp_path.joinpath("results", *below)
     with pytest.raises(UserError) as refused:
-        Store(path)
+        Store(path).prepare()
     assert str(refused.value).startswith(f"results_dir={path}: cannot be written (")
     assert "a folder of your own works" in str(refused.value)
 
@@ -211,7 +214,7 @@ def test_a_file_in_place_of_the_folder_is_refused_by_key(tmp_path: Path, below: 
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match=r"results_dir=.*: cannot be written \(Permission denied\)"):
-        Store(tmp_path / "results")
+        Store(tmp_path / "results").prepare()
     tmp_path.chmod(0o700)
 
 
