@@ -1,6 +1,6 @@
 """Many points over several processes that are killed at random, until all is done; then whether anything was lost, or done twice.
 
-    python -m scripts.stress points=2000 processes=4 kill_every=3     # seconds between two kills
+    python -m scripts.stress points=2000 processes=4 kill_every=3     # seconds between two kills, at least
     python -m scripts.stress points=24 processes=2 kill_every=2 folder=/tmp/stress seed=1
 
 Every process runs the command line over a random draw of what is left, so that they meet on points all the time. The model is a toy
@@ -90,7 +90,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
     context = multiprocessing.get_context("forkserver")  # a start costs a tenth of a second, and no process inherits a thread
     context.set_forkserver_preload(["sqbench.runner", "sqbench.run", "transformers.models.llama.modeling_llama"])
     seen, running, start = Seen(), [], time.monotonic()
-    next_kill = start + kill_every
+    next_kill, finished = start + kill_every, 0
     while len(seen.records) < points or running:
         seen.look(results, running)
         for process in [process for process in running if not process.is_alive()]:
@@ -105,10 +105,10 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
             process.start()
             running.append(process)
             seen.starts += 1
-        if running and time.monotonic() > next_kill:
+        if running and time.monotonic() > next_kill and len(seen.records) > finished:  # a slow machine would never get on
             rng.choice(running).kill()
             seen.kills += 1
-            next_kill = time.monotonic() + kill_every
+            next_kill, finished = time.monotonic() + kill_every, len(seen.records)
         time.sleep(LOOK)
     seen.look(results, ())
     return _account(seen, results, logs, points, time.monotonic() - start)

@@ -31,11 +31,14 @@ class Busy(Exception):
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[None]:
+def claim(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold `path` for the block.
 
     A claim of a dead process on this host is taken over at once. One of another host has to be ten minutes older or newer than now,
     and has to stay as it is while we watch it for two heartbeats: two clocks may differ, and one may be set.
+
+    Args:
+        patience: seconds to wait for somebody who holds it.
 
     Raises:
         Busy: a live process holds it.
@@ -43,10 +46,7 @@ def claim(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     token, done = uuid.uuid4().hex, threading.Event()
     try:  # from before the file is there: a signal may come between its making and the next line
-        if not _create(path, token):
-            _clear(path)
-            if not _create(path, token):
-                raise Busy("another process took over at the same moment")
+        _take(path, token, patience)
         threading.Thread(target=_beat, args=(path, done), daemon=True).start()
         yield
     finally:
@@ -78,6 +78,18 @@ def held(path: Path) -> bool:
         return _alive(*_read(path))
     except FileNotFoundError:
         return False
+
+
+def _take(path: Path, token: str, patience: float) -> None:
+    """Make the claim, once nobody stands behind one that is there."""
+    end = time.monotonic() + patience
+    while not _create(path, token):
+        try:
+            _clear(path)
+        except Busy:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(LOOK)
 
 
 def _give_back(path: Path, token: str) -> None:
@@ -177,6 +189,8 @@ def _alive(text: str, age: float) -> bool:
         return age < STALE
     try:
         process = psutil.Process(pid)  # or a later one that has the same number
+        if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody asks for its status: in a container it may stay for good
+            return False
         if boot is None:  # a claim of an earlier version
             return process.create_time() <= since + 1
         its_boot, its_after = _born(process)

@@ -2,15 +2,26 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import psutil
 import pytest
 import torch
+from cli import environment, wait_for
 
 from sqbench import tensorfile
-from sqbench.locks import turn
+from sqbench.locks import Busy, claim, turn
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sqbench.locks import claim
+with claim(Path(sys.argv[1])):
+    time.sleep(60)
+"""
 
 
 def test_one_computes_and_the_others_read(tmp_path):
@@ -73,3 +84,32 @@ def test_who_waits_says_for_whom(tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("calibration: waiting, another process computes it (pid ")
+
+
+def test_a_dead_owner_that_nobody_has_reaped_is_dead(tmp_path):
+    path = tmp_path / "claim"
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], env=environment())
+    assert wait_for(path.exists)
+    with pytest.raises(Busy), claim(path):
+        pass
+    owner.kill()
+    assert wait_for(lambda: psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE)
+    with claim(path):
+        pass
+    owner.wait()
+
+
+def test_patience_outlasts_an_owner_that_is_about_to_end(tmp_path):
+    path, inside = tmp_path / "claim", threading.Event()
+
+    def hold():
+        with claim(path):
+            inside.set()
+            time.sleep(0.5)
+
+    owner = threading.Thread(target=hold)
+    owner.start()
+    inside.wait()
+    with claim(path, patience=10):
+        pass  # Busy would be raised
+    owner.join()

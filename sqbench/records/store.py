@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
 SCHEMA = 1  # of record.json; raised when a reader would have to know
+DYING = 2.0  # seconds that a process may take to follow its killed parent: a launcher gives its point to another at once
 _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
 
 
@@ -111,7 +112,7 @@ class Store:
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
         """Hold a point while computing it; see `sqbench.locks.claim`."""
-        return claim(self.folder(point_id) / "claim.json")
+        return claim(self.folder(point_id) / "claim.json", patience=DYING)
 
 
 def _samples_of(record: dict[str, Any], path: Path) -> bool:
