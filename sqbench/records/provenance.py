@@ -35,6 +35,7 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def _static() -> dict[str, Any]:
+    """What stays as it is while this process lives."""
     import torch
 
     import sqbench
@@ -56,16 +57,19 @@ def _static() -> dict[str, Any]:
             "machine": platform.machine(),
             "processor": _processor(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": ", ".join(sorted({torch.cuda.get_device_name(gpu) for gpu in _gpus()})) or None,
         },
     }
 
 
 def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None, device: str) -> dict[str, Any]:
     """Everything a reader needs to make a record again, as plain data; `device` is where this point ran."""
+    import torch
+
+    static = _static()
     return {
-        **_static(),
+        **static,
+        "hardware": {**static["hardware"], "threads": torch.get_num_threads()},  # of this point: a sweep may be over them
         "device": device,
         "fingerprints": fingerprints,
         "command": rerun_line(overrides),
@@ -104,12 +108,20 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def _gpus() -> range:
+    """The numbers of the GPUs that this process sees."""
+    import torch
+
+    return range(torch.cuda.device_count())
+
+
 def reset_peaks() -> None:
-    """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPU."""
+    """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPUs."""
     import torch
 
     if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
+        for gpu in _gpus():
+            torch.cuda.reset_peak_memory_stats(gpu)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -117,10 +129,10 @@ def reset_peaks() -> None:
 
 
 def peaks() -> dict[str, int]:
-    """The most memory this process held since `reset_peaks`, as a record's cost has it: resident, and on its GPU if it has one."""
+    """The most memory this process held since `reset_peaks`, as a cost has it: resident, and on its GPUs if it uses any."""
     import torch
 
-    on_gpu = {"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}
+    on_gpu = {"peak_gpu_bytes": sum(map(torch.cuda.max_memory_allocated, _gpus()))} if torch.cuda.is_initialized() else {}
     return {"peak_rss_bytes": peak_rss_bytes(), **on_gpu}
 
 
