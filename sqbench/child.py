@@ -109,7 +109,7 @@ def _point(config: str, overrides: list[str], sweep: str | None, folder: str, th
     import torch
 
     from sqbench.config import RunConfig
-    from sqbench.runner import run_point
+    from sqbench.runner import forget, run_point
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -124,6 +124,8 @@ def _point(config: str, overrides: list[str], sweep: str | None, folder: str, th
             return {"refused": str(error)}
         finally:
             faulthandler.disable()
+            if torch.cuda.is_initialized():  # the next point on this GPU may be another worker's, and needs the room
+                forget()
 
 
 def _follow_parent() -> None:

@@ -35,8 +35,9 @@ class Share:
 def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None, share: Share | None = None) -> Outcome:
     """`sqbench.runner.run_point` in a child process, within `cfg.limits`.
 
-    The child is kept for the next point, which finds weights, calibration and float results in its memory; not if its point
-    failed (what broke that may have broken the process, as a CUDA error does), nor under `limits.memory_gb`, which is one point's.
+    The child is kept for the next point, which finds weights, calibration and float results in its memory, unless that is a GPU's.
+    It is not kept when its point failed (what broke that may have broken the process, as a CUDA error does), nor under
+    `limits.memory_gb`, which is of one point.
 
     Raises:
         UserError: what the point was told cannot work.

@@ -43,9 +43,9 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
 
 def summary(costs: Sequence[Cost], unknown: int) -> str:
     """A line for each way to run points: seconds with one worker, and with more where there is something to share out."""
-    learn = f"{unknown} points of unknown cost (no finished point to learn from)"
+    learn = f"{unknown} point{'s' * (unknown > 1)} of unknown cost (no finished point to learn from)"
     if not costs:
-        return f"about 0 s, and {learn}" if unknown else "about 0 s"
+        return learn if unknown else "about 0 s"
     shared = sum({key: seconds for cost in costs for key, seconds in cost.shared.items()}.values())
     once = f", of which {shared:.0f} s once: calibration and the float model" if shared >= 1 else ""
     widths = [width for width in WIDTHS if 1 < width < 2 * len(costs)]

@@ -1,5 +1,6 @@
 """One sweep point, from configuration to record. Read `run_point` top to bottom: it is the data flow of sqbench."""
 
+import gc
 import logging
 import math
 import time
@@ -268,6 +269,13 @@ def _weights(point: Point) -> Model:
     """The loaded model, shared by the points of a process that have the same."""
     model: Model = _shared("weights", _same_weights(point), lambda: api.read(point.source, point.cfg))
     return model
+
+
+def forget() -> None:
+    """Free what the points of this process share, and the GPU memory that torch keeps for later."""
+    _slots.clear()
+    gc.collect()  # modules with hooks are cycles
+    torch.cuda.empty_cache()
 
 
 _slots: dict[str, tuple[Hashable, Any]] = {}

@@ -87,7 +87,8 @@ def test_on_workers_the_shared_comes_first_and_the_longest_point_next() -> None:
     said = summary(costs, 1)
     assert said.startswith("about 31 s, of which 10 s once: calibration and the float model; with more workers")
     assert "2: 21 s, 4: 19 s" in said
-    assert "1 points of unknown cost" in said
+    assert "; and 1 point of unknown cost (no finished" in said
+    assert summary([], 2).startswith("2 points of unknown cost")
 
 
 def test_the_forecast_is_judged_by_the_points_that_were_computed() -> None:

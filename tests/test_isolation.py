@@ -7,7 +7,9 @@ from multiprocessing.context import SpawnProcess
 
 import psutil
 import pytest
+import torch
 
+from sqbench import child, isolation, runner
 from sqbench.faults import FAULT, ONCE
 from sqbench.isolation import Share
 from sqbench.records.store import Store
@@ -78,6 +80,26 @@ def test_points_share_a_process_until_one_fails(command, results, monkeypatch, t
     assert not [process for process in seen if process.is_alive()]
     found = {name: record["status"] for name, record in records(results).items()}
     assert found == {"rtn": "failed" if fault else "ok", "minmax": "ok", "fp": "ok"}
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_gpu_is_left_empty_between_points(command, results, monkeypatch, on_gpu):
+    """The next point on it may be another worker's."""
+    emptied, shared = [], []
+
+    class Here:
+        def compute(self, point, limits):
+            told = child._point(**point)
+            shared.append(set(runner._slots))
+            return told
+
+    monkeypatch.setattr(isolation, "_child", lambda place: Here())
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    assert command("method=rtn", "isolate=true").code == 0
+    assert emptied == [True] * on_gpu
+    (kept,) = shared
+    assert kept == (set() if on_gpu else {"weights", "examples", "model", "swift", "baseline", "statistics"})
 
 
 def test_a_crash_leaves_where_it_was_in_the_record(command, results, monkeypatch):
