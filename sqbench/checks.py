@@ -65,6 +65,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("limits.seconds", "limits.memory_gb"):
         if (limit := OmegaConf.select(cfg, key)) is not None and limit <= 0:
             raise UserError(f"{key}={limit:g}: more than 0 works, or null for no limit")
+        if limit is not None and cfg.isolate is False:
+            raise UserError(f"{key}={limit:g}: only a child process can be ended; without isolate=false it works")
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.images is not None:

@@ -45,7 +45,7 @@ class Child:
         return self._process.is_alive()
 
     def compute(self, point: dict[str, Any], limits: LimitsConfig) -> dict[str, Any]:
-        """What a point comes to: its `outcome`, `refused` with what is wrong in its configuration, or `died` with how it did.
+        """What a point comes to: its `outcome`, `refused` with what is wrong in its configuration, or `died` with how.
 
         Args:
             point: the arguments of `_point`, as JSON can say them.
@@ -101,7 +101,11 @@ def _serve(pipe: Connection) -> None:
             asked = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        pipe.send_bytes(json.dumps(_point(**asked)).encode())
+        try:
+            told = _point(**asked)
+        except Exception as error:  # noqa: BLE001 (the parent has to hear of it, a full disk for one)
+            told = {"died": f"{type(error).__name__}: {error}"}
+        pipe.send_bytes(json.dumps(told).encode())
 
 
 def _point(config: str, overrides: list[str], sweep: str | None, folder: str, threads: int | None) -> dict[str, Any]:
@@ -125,7 +129,8 @@ def _point(config: str, overrides: list[str], sweep: str | None, folder: str, th
         finally:
             faulthandler.disable()
             if torch.cuda.is_initialized():  # the next point on this GPU may be another worker's, and needs the room
-                forget()
+                with suppress(RuntimeError):  # of a GPU that this point has broken: its outcome says so
+                    forget()
 
 
 def _follow_parent() -> None:

@@ -48,7 +48,7 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     store, point, share = Store(cfg.results_dir), identify(cfg), share or Share()
     if not cfg.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
-    start, folder = time.perf_counter(), store.folder(point.id)
+    start, folder, before = time.perf_counter(), store.folder(point.id), store.written(point.id)
     earlier = written(folder / "stdout.log")
     place = {gpus.VISIBLE: os.environ[gpus.VISIBLE]} if gpus.VISIBLE in os.environ else {}
     if share.number is not None:
@@ -71,6 +71,8 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
         device = "".join(f"{key}={value}" for key, value in place.items() if value) or str(cfg.device)
         record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
         with store.claim(point.id):
+            if store.written(point.id) != before and store.finished(point.id):  # it died after that, or another process was there
+                return Outcome(point.id, "done", overrides, time.perf_counter() - start, summary=f"{point}: then {message}")
             store.write(record)
         mirrored(record, None, cfg, sweep)
     except Busy as busy:  # another process has taken over the dead one's claim, and computes it

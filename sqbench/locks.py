@@ -95,11 +95,12 @@ def _take(path: Path, token: str, patience: float) -> None:
 def _give_back(path: Path, token: str) -> None:
     """Remove a claim, if it is still the one with this token."""
     try:
-        mine = token in path.read_text(encoding="utf-8")
+        if token in path.read_text(encoding="utf-8"):
+            path.unlink()
     except FileNotFoundError:
         return
-    if mine:
-        path.unlink(missing_ok=True)
+    except OSError as error:  # what was computed is there all the same, and nobody waits for a dead process
+        log.warning("%s cannot be removed (%s)", path, error.strerror)
 
 
 def _create(path: Path, token: str) -> bool:
@@ -131,15 +132,18 @@ def _clear(path: Path) -> None:
         return
     if alive:
         raise Busy(f"another process computes it ({_holder(text)})")
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    taking = path.with_name(f".{path.name}.taking")  # one at a time: a slow second one would remove what the first has made
+    if not _create(taking, ""):
+        if not held(taking):  # killed in the middle of this
+            taking.unlink(missing_ok=True)
+        raise Busy("another process takes over at this moment")
     try:
-        path.rename(aside)
+        if path.read_text(encoding="utf-8") == text:
+            path.unlink()
     except FileNotFoundError:
         return
-    if aside.read_text(encoding="utf-8") != text:  # somebody was quicker, and this is theirs
-        aside.rename(path)
-        raise Busy("another process took over at the same moment")
-    aside.unlink()
+    finally:
+        taking.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[str, float]:
@@ -215,5 +219,7 @@ def _beat(path: Path, done: threading.Event) -> None:
     while not done.wait(HEARTBEAT):
         try:
             os.utime(path)
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError:  # of a network, for now
+            continue

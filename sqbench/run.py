@@ -64,7 +64,7 @@ def task(cfg: DictConfig) -> Outcome:
                 break
             log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)
     except UserError as error:
-        if not alone:  # it was well when the sweep began: the other points go on, then the sweep ends with this
+        if not alone:  # it was well when the sweep began: it is a failed point, and the others go on
             raise
         sys.exit(sweep.refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
@@ -76,16 +76,10 @@ def task(cfg: DictConfig) -> Outcome:
 
 
 def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
-    """What a point gets of the machine if it has a process of its own; None if it shares this one.
-
-    Raises:
-        UserError: limits for a point that shares its process.
-    """
+    """What a point gets of the machine if it has a process of its own; None if it shares this one."""
     parallel = setting.mode == RunMode.MULTIRUN and "BasicLauncher" not in setting.launcher._target_
-    if not (parallel if cfg.isolate is None else cfg.isolate):
-        for key in ("seconds", "memory_gb"):
-            if cfg.limits[key] is not None:
-                raise UserError(f"limits.{key}={cfg.limits[key]:g}: only a process of its own can be ended; isolate=true works")
+    limited = any(limit is not None for limit in cfg.limits.values())
+    if not ((parallel or limited) if cfg.isolate is None else cfg.isolate):
         return None
     if not parallel:
         return Share(cfg.threads)

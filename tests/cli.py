@@ -144,13 +144,30 @@ class Forked:
         return Ended(self.process.exitcode, *(path.read_text(encoding="utf-8") for path in self.said))
 
     def stopped(self) -> bool:
-        """Whether SIGSTOP has stopped it."""
-        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+        """Whether SIGSTOP has stopped it, or a child of it."""
+        return psutil.STATUS_STOPPED in map(_status, self._family())
+
+    def resume(self) -> None:
+        """Send SIGCONT."""
+        for process in self._family():
+            process.resume()
 
     def go_on(self) -> Ended:
         """How it ended after SIGCONT."""
-        psutil.Process(self.process.pid).resume()
+        self.resume()
         return self.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+
+def _status(process: psutil.Process) -> str | None:
+    """None once it is gone."""
+    try:
+        return process.status()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def fork(*arguments: str, cwd: Path, **changes: str) -> Forked:

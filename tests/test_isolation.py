@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from multiprocessing.context import SpawnProcess
 
@@ -102,6 +103,25 @@ def test_a_gpu_is_left_empty_between_points(command, results, monkeypatch, on_gp
     assert kept == (set() if on_gpu else {"weights", "examples", "model", "swift", "baseline", "statistics"})
 
 
+def test_what_kills_a_point_after_its_record_leaves_it_as_it_is(command, results, monkeypatch):
+    monkeypatch.setenv(FAULT, "kill@after record.json")
+    ended = command("method=rtn", "isolate=true")
+    assert ended.code == 0, ended
+    assert "1 done" in ended.out
+    assert records(results)["rtn"]["status"] == "ok"
+
+
+def test_a_child_that_cannot_begin_says_why(command, results, monkeypatch, tmp_path):
+    """Its folder is a file, say: the parent's own attempt to write the record fails too."""
+    point = next(iter(re.findall(r"\b[0-9a-f]{12}\b", command("method=rtn", "plan=true").out)))
+    (results / "runs").mkdir(parents=True, exist_ok=True)
+    (results / "runs" / point).write_text("in the way")
+    ended = command("method=rtn", "limits.seconds=100")  # which a child has to be there for
+    assert ended.code == 1, ended
+    assert "FileExistsError" in ended.out
+    assert "Traceback" not in ended.out + ended.err
+
+
 def test_a_crash_leaves_where_it_was_in_the_record(command, results, monkeypatch):
     monkeypatch.setenv(FAULT, "segv@quantize")
     assert command("method=rtn", "isolate=true").code == 1
@@ -118,7 +138,7 @@ def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["limits.seconds=5"], "limits.seconds=5: only a process of its own can be ended; isolate=true works"),
+    (["limits.seconds=5", "isolate=false"], "limits.seconds=5: only a child process can be ended; without isolate=false it works"),
     (["isolate=true", "limits.memory_gb=0"], "limits.memory_gb=0: more than 0 works"),
     (["retry=-1"], "retry=-1: 0 or more works"),
 ])  # fmt: skip

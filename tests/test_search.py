@@ -242,7 +242,8 @@ def test_the_cores_are_shared_by_as_many_as_run_at_once(
     monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: list(range(8)), raising=False)
     launcher = {"_target_": "JoblibLauncher", "n_jobs": -1}
     setting = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": launcher, "sweeper": sweeper, "job": {"num": 3}})
-    share = _share(OmegaConf.create({"isolate": None, "threads": None, "device": "auto"}), setting, 40)  # type: ignore[arg-type]
+    cfg = OmegaConf.create({"isolate": None, "limits": {}, "threads": None, "device": "auto"})
+    share = _share(cfg, setting, 40)  # type: ignore[arg-type]
     assert share == Share(threads, 3)
 
 

@@ -117,8 +117,17 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def launch(self, points: "Sequence[tuple[Sequence[str], Point]]") -> "list[Outcome]":
         """Give points to the launcher, all at once, and wait for them."""
+        from sqbench.errors import UserError
+        from sqbench.records.outcome import Outcome
+
         assert self.launcher is not None
         self.before |= {point.id: self.store.written(point.id) for _, point in points}
         returns = self.launcher.launch([list(job) for job, _ in points], initial_job_idx=self._launched)
         self._launched += len(points)
-        return [job.return_value for job in returns]
+        outcomes = []
+        for (job, point), returned in zip(points, returns, strict=True):
+            try:
+                outcomes.append(returned.return_value)
+            except UserError as error:  # its data or model is gone since it was checked
+                outcomes.append(Outcome(point.id, "failed", list(job), error=str(error), summary=f"{point}: {error}"))
+        return outcomes
