@@ -25,6 +25,7 @@ from sqbench.quiet import quiet
 
 LOOK = 0.1  # seconds between looks at a child's memory
 GRACE = 5.0  # seconds that a child gets to end after SIGTERM
+DYING = 60.0  # seconds that a dead one may take to be gone: its memory is given back, or written to a core file
 
 
 class Child:
@@ -58,7 +59,8 @@ class Child:
             if self._pipe.poll():
                 return dict(json.loads(self._pipe.recv_bytes()))
         except (EOFError, OSError):  # a dead one's end of the pipe
-            self._process.join(GRACE)
+            pass
+        self._process.join(DYING)
         return {"died": over or _death(self._process.exitcode)}
 
     def end(self) -> None:

@@ -112,13 +112,12 @@ def test_what_kills_a_point_after_its_record_leaves_it_as_it_is(command, results
 
 
 def test_a_child_that_cannot_begin_says_why(command, results, monkeypatch, tmp_path):
-    """Its folder is a file, say: the parent's own attempt to write the record fails too."""
     point = next(iter(re.findall(r"\b[0-9a-f]{12}\b", command("method=rtn", "plan=true").out)))
-    (results / "runs").mkdir(parents=True, exist_ok=True)
-    (results / "runs" / point).write_text("in the way")
+    (results / "runs" / point / "stdout.log").mkdir(parents=True)
     ended = command("method=rtn", "limits.seconds=100")  # which a child has to be there for
     assert ended.code == 1, ended
-    assert "FileExistsError" in ended.out
+    assert "IsADirectoryError" in ended.out
+    assert "IsADirectoryError" in records(results)["rtn"]["error"]["message"]
     assert "Traceback" not in ended.out + ended.err
 
 

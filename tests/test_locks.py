@@ -20,6 +20,7 @@ import sys, time
 from pathlib import Path
 from sqbench.locks import claim
 with claim(Path(sys.argv[1])):
+    print("held", flush=True)
     time.sleep(60)
 """
 
@@ -88,15 +89,15 @@ def test_who_waits_says_for_whom(tmp_path, caplog):
 
 def test_a_dead_owner_that_nobody_has_reaped_is_dead(tmp_path):
     path = tmp_path / "claim"
-    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], env=environment())
-    assert wait_for(path.exists)
-    with pytest.raises(Busy), claim(path):
-        pass
-    owner.kill()
-    assert wait_for(lambda: psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE)
-    with claim(path):
-        pass
-    owner.wait()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], env=environment(), stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(Busy), claim(path):
+            pass
+        owner.kill()
+        assert wait_for(lambda: psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE)
+        with claim(path):
+            pass
 
 
 def test_patience_outlasts_an_owner_that_is_about_to_end(tmp_path):
