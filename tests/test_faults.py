@@ -348,7 +348,7 @@ def test_a_claim_of_a_host_with_another_clock_is_judged_by_its_heartbeat(
 ) -> None:
     monkeypatch.setattr(locks, "WATCH", 0.5)
     claim = Store(results).folder(next(iter(whole.numbers))) / "claim.json"
-    claim.parent.mkdir()
+    claim.parent.mkdir(parents=True)
     claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": time.time(), "token": "x"}))
     at = [time.time() - age]
     os.utime(claim, (at[0], at[0]))
