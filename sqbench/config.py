@@ -148,7 +148,7 @@ class RunConfig:
     cache_dir: str | None = None  # of calibration statistics and float results; null is results_dir/cache
     force: bool = False  # compute points again that are finished
     plan: bool = False  # print the points and their state, compute nothing
-    isolate: bool | None = None  # points in a child process; null: where a launcher runs several at once
+    isolate: bool | None = None  # points in a child process; null: with limits, or where a launcher runs several at once
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     threads: int | None = None  # of a point; null: of all cores, or of a worker's share of them
     retry: int = 0  # times that a point that failed is tried again at once

@@ -92,15 +92,11 @@ def cache_dir() -> Path:
 
 
 def set_aside(path: Path, reason: object) -> Path:
-    """Move a bad file out of the way (`name.corrupt`, `name.corrupt-1`, ...) and say so; it stays where nothing can be moved."""
+    """Move a bad file out of the way (`name.corrupt`, `name.corrupt-1`, ...) and say so."""
     target, count = path.with_name(f"{path.name}.corrupt"), 0
     while target.exists():
         count += 1
         target = path.with_name(f"{path.name}.corrupt-{count}")
-    try:
-        path.replace(target)
-    except OSError as error:
-        log.warning("%s is damaged (%s), and cannot be moved aside (%s)", path, reason, error.strerror)
-        return path
+    path.replace(target)
     log.warning("%s is damaged (%s): moved to %s, computing it again", path, reason, target.name)
     return target

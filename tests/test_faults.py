@@ -281,6 +281,23 @@ def test_a_folder_deleted_under_a_sweep_is_no_success(
 
 
 @pytest.mark.slow
+def test_a_point_whose_data_is_gone_is_one_failed_point(
+    command: Command, background: Background, results: Path, whole: Whole, text_file: Path
+) -> None:
+    running = background("-m", "method=fp,rtn,minmax", **{FAULT: "stop@load", ONCE: str(results.parent / "once")})
+    assert wait_for(running.stopped)  # the first point has found its data
+    text = text_file.read_text(encoding="utf-8")
+    text_file.unlink()
+    running.resume()
+    ended = running.wait()
+    assert ended.code == 1, ended
+    assert str(text_file) in ended.out
+    assert "Traceback" not in ended.out + ended.err
+    text_file.write_text(text, encoding="utf-8")
+    completes(command, results, whole)
+
+
+@pytest.mark.slow
 def test_a_sweep_killed_over_a_hanging_point_leaves_no_child(
     command: Command, background: Background, results: Path, whole: Whole, tmp_path: Path
 ) -> None:

@@ -100,6 +100,28 @@ def test_a_dead_owner_that_nobody_has_reaped_is_dead(tmp_path):
             pass
 
 
+def test_a_takeover_that_was_killed_is_taken_over(tmp_path):
+    dead = json.dumps({"host": socket.gethostname(), "pid": max(psutil.pids()) + 100_000, "since": time.time()})
+    path, taking = tmp_path / "claim", tmp_path / ".claim.taking"
+    path.write_text(dead)
+    taking.write_text(dead)
+    with pytest.raises(Busy, match="takes over at this moment"), claim(path):
+        pass
+    with claim(path):
+        assert not taking.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_takeover_under_way_is_left_alone(tmp_path):
+    path, taking = tmp_path / "claim", tmp_path / ".claim.taking"
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": max(psutil.pids()) + 100_000, "since": time.time()}))
+    with claim(taking):
+        with pytest.raises(Busy, match="takes over at this moment"), claim(path):
+            pass
+        assert taking.exists()
+        assert path.exists()
+
+
 def test_patience_outlasts_an_owner_that_is_about_to_end(tmp_path):
     path, inside = tmp_path / "claim", threading.Event()
 

@@ -16,8 +16,9 @@ from sqbench.execution.onednn import OneDnnConv, OneDnnLinear
 from sqbench.execution.simulated import SimulatedLayer, quicken
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.models.base import Model
+from sqbench.models.block import BlockModel
 from sqbench.models.folding import share
-from sqbench.models.streaming import BlockModel, StreamedModel
+from sqbench.models.streaming import StreamedModel
 from sqbench.quant.layers import QuantLayer, StandIn, is_linear, weight_of
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from torch import Tensor
 from sqbench.methods.apply import check_widths, empty_report, quantize, sizes, warn_of_floats
 from sqbench.methods.base import Method, Task
 from sqbench.models.base import Model
-from sqbench.models.streaming import BlockModel, StreamedModel
+from sqbench.models.block import BlockModel
+from sqbench.models.streaming import StreamedModel
 
 
 def quantize_blockwise(task: Task, method: Method) -> StreamedModel:

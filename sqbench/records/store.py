@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
 SCHEMA = 1  # of record.json; raised when a reader would have to know
-DYING = 2.0  # seconds that a process may take to follow its killed parent: a launcher gives its point to another at once
+PATIENCE = 2.0  # seconds; a child follows its killed parent within them, and a launcher gives its point to another at once
 _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
 
 
@@ -54,7 +54,7 @@ class Store:
         except FileNotFoundError:
             return None
         except CorruptFile as reason:
-            set_aside(path, reason)
+            _move(path, reason)
             return None
 
     def finished(self, point_id: str) -> bool:
@@ -66,7 +66,7 @@ class Store:
         try:
             if _samples_of(record, path):
                 return True
-            set_aside(path, "not what its record was computed from")
+            _move(path, "not what its record was computed from")
         except FileNotFoundError:
             pass
         return False
@@ -112,7 +112,15 @@ class Store:
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
         """Hold a point while computing it; see `sqbench.locks.claim`."""
-        return claim(self.folder(point_id) / "claim.json", patience=DYING)
+        return claim(self.folder(point_id) / "claim.json", patience=PATIENCE)
+
+
+def _move(path: Path, reason: object) -> None:
+    """Set a damaged file aside, or leave it where nothing can be moved: such a folder may be read all the same."""
+    try:
+        set_aside(path, reason)
+    except OSError as error:
+        log.warning("%s is damaged (%s), and cannot be moved aside (%s)", path, reason, error.strerror)
 
 
 def _samples_of(record: dict[str, Any], path: Path) -> bool:
