@@ -2,6 +2,7 @@
 
     python -m benchmarks.kernels
     python -m benchmarks.kernels shapes=512x576x1536,1x576x1536 repetitions=50
+    python -m benchmarks.kernels device=cuda shapes=2048x4096x14336,8192x4096x4096
 
 Shapes are rows x in x out: windows and single tokens through SmolLM2-135M, and a batch of 16 images through a ViT-S. GFLOP/s count
 two operations per weight and row whatever the format; ratios are against torch's float32 linear on the same shape.
@@ -38,20 +39,21 @@ def formats() -> dict[str, tuple[Format, Format | None]]:
     return found | {"w8a16": (CHANNEL, None), "w4a16": (Format(4, symmetric=False, granularity="group", group_size=64), None)}
 
 
-def sides(rows: int, width: int, out: int) -> dict[str, Work]:
+def sides(rows: int, width: int, out: int, device: str = "cpu") -> dict[str, Work]:
     """Every kernel that takes a layer of this shape, by name, format and dtype."""
     torch.manual_seed(0)
-    layer, x = nn.Linear(width, out), torch.randn(rows, width)
+    layer, x = nn.Linear(width, out).to(device), torch.randn(rows, width).to(device)
 
     def call(function: Callable[[Tensor], object], x: Tensor) -> Work:
         return lambda: function(x)
 
     found: dict[str, Work] = {BASE: call(layer, x)}
     found["torch bfloat16"] = call(copy.deepcopy(layer).bfloat16(), x.bfloat16())
-    for name, make in (
+    on_cpu = (
         ("onednn float32, prepacked", lambda: call(FloatLinear(layer), x)),
         ("onednn u8s8 alone", lambda: bare(layer, x)),
-    ):
+    )
+    for name, make in on_cpu if x.is_cpu else ():
         try:
             found[name] = make()
             found[name]()
@@ -78,7 +80,7 @@ def bare(layer: nn.Linear, x: Tensor) -> Work:
 
 
 @torch.no_grad()
-def table(shapes: list[str], repetitions: int) -> list[list[str]]:
+def table(shapes: list[str], repetitions: int, device: str = "cpu") -> list[list[str]]:
     """A row per shape and kernel: GFLOP/s, and times torch's float32 linear.
 
     Raises:
@@ -90,7 +92,7 @@ def table(shapes: list[str], repetitions: int) -> list[list[str]]:
             size, width, out = (int(number) for number in shape.split("x"))
         except ValueError as error:
             raise UserError(f"shapes={shape}: ROWSxINxOUT works, 512x576x1536 for example") from error
-        times = alternate(sides(size, width, out), repetitions, warmup=3)
+        times = alternate(sides(size, width, out, device), repetitions, warmup=3)
         faster, operations = speedups(times, BASE), 2 * size * width * out
         rows += [[shape, name, f"{operations / spent / 1e9:.3g}", f"{faster[name]:.2f}"] for name, spent in medians(times).items()]
     return rows
@@ -99,10 +101,10 @@ def table(shapes: list[str], repetitions: int) -> list[list[str]]:
 def main() -> None:
     quiet()
     try:
-        own, others = arguments(sys.argv[1:], shapes=SHAPES, repetitions=30)
+        own, others = arguments(sys.argv[1:], shapes=SHAPES, repetitions=30, device="cpu")
         if others:
-            raise UserError(f"{others[0]}: shapes=... and repetitions=... work")
-        rows = table(own["shapes"], own["repetitions"])
+            raise UserError(f"{others[0]}: shapes=..., repetitions=... and device=... work")
+        rows = table(own["shapes"], own["repetitions"], own["device"])
     except UserError as error:
         sys.exit(f"error: {error}")
     show(["rows x in x out", "kernel", "GFLOP/s", "x float32"], rows)

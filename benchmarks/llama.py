@@ -1,12 +1,19 @@
-"""A random Llama of any size in a folder, and a tokenizer for it: what there is to measure where no weights can be had."""
+"""A random Llama of any size in a folder, and a tokenizer for it: what there is to measure where no weights can be had.
+
+python -m benchmarks.llama folder=./llama layers=4 width=8192 heads=64
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from benchmarks.timing import arguments
+from sqbench.errors import UserError
 
 
 def save_byte_tokenizer(folder: Path) -> None:
@@ -52,3 +59,21 @@ def save_llama(folder: Path, layers: int, width: int, heads: int) -> int:
     index = {"metadata": {"total_size": total}, "weight_map": held}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     return total
+
+
+def main() -> None:
+    try:
+        own, others = arguments(sys.argv[1:], folder="llama", layers=4, width=512, heads=8)
+        if others:
+            raise UserError(f"{others[0]}: folder=..., layers=..., width=... and heads=... work")
+        if own["width"] % own["heads"]:
+            raise UserError(f"heads={own['heads']} does not divide width={own['width']}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    folder = Path(own["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{save_llama(folder, own['layers'], own['width'], own['heads']) / 1e9:.2f} GB in {folder}")
+
+
+if __name__ == "__main__":
+    main()

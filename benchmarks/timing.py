@@ -107,7 +107,8 @@ def machine() -> str:
     from sqbench.records.provenance import _processor
 
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{_processor()}, {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{_processor()}, {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]], sides: int = 2, how: str = "sides took turns, medians") -> None:

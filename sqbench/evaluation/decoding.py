@@ -4,10 +4,13 @@
 """
 
 import inspect
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -28,6 +31,7 @@ class Decoder:
         if "logits_to_keep" in takes:  # logits of a whole prompt are as much work as many layers, and nobody reads them
             self.options["logits_to_keep"] = 1
         self.token = torch.empty(1, 0, dtype=torch.long)
+        self._recorded: torch.cuda.CUDAGraph | None = None
 
     def read(self, ids: Tensor) -> Tensor:
         """Logits [texts, vocabulary] of what comes after these further tokens [texts, tokens]."""
@@ -41,7 +45,48 @@ class Decoder:
 
     def step(self) -> Tensor:
         """Write one more token, [texts, 1]."""
-        return self.prefill(self.token)
+        if self._recorded is None:
+            return self.prefill(self.token)
+        self._recorded.replay()
+        return self.token.clone()
+
+    @torch.no_grad()
+    def record(self, room: int) -> bool:
+        """After the prompt, take one step and make it a CUDA graph, which up to `room` later steps replay.
+
+        What a step takes is then the work of the GPU, not that of Python, which starts hundreds of kernels of microseconds each.
+
+        Returns:
+            Whether it did. On a CPU, for layers that keep only part of the past, and where a step waits for the GPU to decide what
+            comes next, steps are taken as before.
+        """
+        if self.token.device.type != "cuda" or not self.keep_in_place(room + 1):
+            return False
+        self.step()  # what is compiled or chosen at a first call cannot be recorded
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.token.copy_(self.read(self.token).argmax(-1, keepdim=True))
+        except RuntimeError as error:
+            log.warning("decoding is timed step by step, with what Python takes for each: %s", str(error).splitlines()[0])
+            return False
+        self._recorded = graph
+        return True
+
+    def keep_in_place(self, room: int) -> bool:
+        """Move the past to where every step finds and extends it, by `room` tokens at most; whether the model can do so."""
+        from transformers.cache_utils import DynamicLayer, StaticCache, StaticLayer
+
+        past = self.cache.layers
+        static = StaticCache(config=self.module.config, max_cache_len=self.cache.get_seq_length() + room)
+        kinds = {type(layer) for layer in past}, {type(layer) for layer in static.layers}
+        if kinds != ({DynamicLayer}, {StaticLayer}):
+            return False
+        for number, layer in enumerate(past):
+            static.update(layer.keys, layer.values, number)
+        self.options[next(name for name, value in self.options.items() if value is self.cache)] = static
+        self.cache = static
+        return True
 
 
 @torch.no_grad()

@@ -92,6 +92,7 @@ def _generate(model: Model, ids: Tensor, count: int) -> dict[str, float]:
     decoder = Decoder(model.module)
     with _timed(seconds, "first_s", model.device):
         decoder.prefill(ids)
+    decoder.record(count)
     with _timed(seconds, "decode_s", model.device):
         for _ in range(count):
             decoder.step()

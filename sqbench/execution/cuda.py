@@ -1,27 +1,27 @@
-"""Integer products on NVIDIA GPUs: torch's int8 matrix product and its 4-bit weight-only kernel."""
+"""Integer products on NVIDIA GPUs: 8-bit products of codes in our own kernels, and torch's 4-bit weight-only kernel."""
 
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear
 
 from sqbench.execution.codes import CodedLayer, Codes, refuse_formats
 from sqbench.execution.torch_packed import TorchInt4Weight
+from sqbench.quant.affine import QParams
 from sqbench.quant.layers import QuantLayer
 
 INT8_CAPABILITY, INT4_CAPABILITY = (7, 5), (8, 0)
-LEAST_ROWS = 17  # of torch._int_mm
 TILES = 8  # of the int4 layout: inner steps of 16 input channels
+FEW_ROWS = 16  # up to here torch's int4 kernel, which reads the weight anew for every row, is quicker than a float product
 
 
 def refuse_capability(needed: tuple[int, int], device: torch.device) -> str | None:
-    """Why a GPU is too old for a kernel; None if it is not."""
+    """Why a GPU cannot run a kernel: too old, or no Triton; None if it can."""
     found = torch.cuda.get_device_capability(device)
-    if found >= needed:
-        return None
-    return f"needs compute capability {needed[0]}.{needed[1]}, {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
+    if found < needed:
+        return f"needs compute capability {needed[0]}.{needed[1]}, {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
+    return None if find_spec("triton") is not None else "needs Triton, which torch brings on Linux"
 
 
 class CudaInt8(CodedLayer):
@@ -35,34 +35,42 @@ class CudaInt8(CodedLayer):
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
         codes = torch.cat([layer.codes() for layer in layers])
-        sums = codes.sum(1, dtype=torch.int32)
         self.register_buffer("packed", codes.contiguous(), persistent=False)
-        self.register_buffer("column_sums", sums, persistent=False)
+        self.register_buffer("column_sums", codes.sum(1, dtype=torch.int32), persistent=False)
         self.packed: Tensor
         self.column_sums: Tensor
-        if self.packed.is_cuda and find_spec("triton") is not None:  # rounding, and rescaling below, become one kernel each
-            self.activation.rounding = torch.compile(self.activation.rounding, dynamic=True)
-            self.finish = torch.compile(self.finish, dynamic=True)  # type: ignore[method-assign]
+        fmt = self.activation.fmt
+        if self.is_static or (fmt.granularity == "token" and fmt.scale_dtype == "float32"):
+            self.activation.rounding = self.codes
 
     @classmethod
     def refusal(cls, layer: QuantLayer) -> str | None:
-        if (reason := refuse_formats(layer.format, layer.activation)) is not None:
-            return reason
-        width, out = layer.codes().shape[1], layer.out_features
-        if width % 8 or out % 8:
-            return f"torch._int_mm takes multiples of 8 channels, not {width} x {out}"
-        return refuse_capability(INT8_CAPABILITY, layer.weight.device)
+        return refuse_formats(layer.format, layer.activation) or refuse_capability(INT8_CAPABILITY, layer.weight.device)
+
+    def codes(self, x: Tensor) -> Codes:
+        """What the activation is rounded to, in one pass over it."""
+        from sqbench.execution import triton_kernels
+
+        rounded = self.activation
+        if rounded.static is not None:
+            return Codes(triton_kernels.quantize_static(x, rounded.scale, rounded.zero_point, rounded.fmt), rounded.static)
+        values, scale, zero = triton_kernels.quantize_rows(x.reshape(-1, x.shape[-1]), rounded.fmt)
+        return Codes(values.view(x.shape), QParams(scale, zero))
 
     def product(self, codes: Codes) -> Tensor:
-        rows = codes.values.view(-1, codes.values.shape[-1])
-        padded = pad(rows, (0, 0, 0, LEAST_ROWS - len(rows))) if len(rows) < LEAST_ROWS else rows
-        sums = torch._int_mm(padded, self.packed.t())[: len(rows)]
-        return self.finish(sums, *codes.params).view(*codes.values.shape[:-1], self.out_features)
+        from sqbench.execution import triton_kernels
 
-    def finish(self, sums: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """Sums of code products [rows, out] as floats: scales, zero-point, bias."""
-        result = (sums - zero_point * self.column_sums) * (scale * self.scale)
-        return result if self.bias is None else result + self.bias
+        result = triton_kernels.int8_linear(
+            codes.values.view(-1, codes.values.shape[-1]),
+            self.packed,
+            self.scale,
+            *codes.params,
+            self.column_sums,
+            self.bias,
+            self.weight.dtype,
+            symmetric=self.activation.fmt.symmetric,
+        )
+        return result.view(*codes.values.shape[:-1], self.out_features)
 
 
 class CudaInt4Weight(TorchInt4Weight):
@@ -85,5 +93,10 @@ class CudaInt4Weight(TorchInt4Weight):
         unsigned = (codes + 8).to(torch.uint8)
         return torch.ops.aten._convert_weight_to_int4pack(unsigned[:, ::2] << 4 | unsigned[:, 1::2], TILES)
 
-    def multiply(self, rows: Tensor) -> Any:
-        return torch.ops.aten._weight_int4pack_mm(rows, self.packed, self.group_size, self.pairs)
+    def multiply(self, rows: Tensor) -> Tensor:
+        if len(rows) <= FEW_ROWS:
+            product: Tensor = torch.ops.aten._weight_int4pack_mm(rows, self.packed, self.group_size, self.pairs)
+            return product
+        from sqbench.execution import triton_kernels
+
+        return linear(rows, triton_kernels.dequantize_int4(self.packed, self.group_size, self.pairs))

@@ -48,11 +48,8 @@ def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     Symmetric: scale = max(|lo|, |hi|) / qmax, zero-point 0. Asymmetric: scale = (hi - lo) / (2^b - 1) and
     zero_point = code_min - round(lo / scale) (Jacob et al., 2018, eq. 1 and section 3). A range of width 0 gives scale 1.
     """
-    if fmt.symmetric:
-        levels = fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2
-        scale = torch.maximum(lo.abs(), hi.abs()) / levels
-    else:
-        scale = (hi - lo) / (2**fmt.bits - 1)
+    span = torch.maximum(lo.abs(), hi.abs()) if fmt.symmetric else hi - lo
+    scale = span / torch.full_like(span, fmt.levels)  # a GPU divides by a tensor as a CPU does; by a number, it multiplies
     if fmt.scale_dtype != "float32":
         scale = scale.to(getattr(torch, fmt.scale_dtype)).to(lo.dtype)
     # Dead channels, and ranges so narrow that the scale underflows: any scale is exact for 0, and 1 never gives inf or nan.
@@ -61,9 +58,14 @@ def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     return QParams(scale, zero_point)
 
 
+def _steps(blocks: Tensor, scale: Tensor) -> Tensor:
+    """round(x / scale), in no less than the scale's precision: in bfloat16, the quotient would be rounded before it is rounded."""
+    return (blocks.to(torch.promote_types(blocks.dtype, scale.dtype)) / scale).round_()
+
+
 def quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     """Codes (int8, same shape): clamp(round(x / scale) + zero_point)."""
-    codes = (blocks / params.scale).round_().add_(params.zero_point)
+    codes = _steps(blocks, params.scale).add_(params.zero_point)
     return codes.clamp_(fmt.code_min, fmt.code_max).to(torch.int8)
 
 
@@ -74,7 +76,7 @@ def dequantize(codes: Tensor, params: QParams) -> Tensor:
 
 def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     """dequantize(quantize(x)), without leaving float: the values that integer execution would see."""
-    codes = (blocks / params.scale).round_()
+    codes = _steps(blocks, params.scale)
     if fmt.symmetric:
         return codes.clamp_(fmt.code_min, fmt.code_max).mul_(params.scale)
     # Bounds that are numbers: a clamp between tensors takes longer than all the rest.

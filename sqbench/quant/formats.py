@@ -47,6 +47,13 @@ class Format:
     def code_max(self) -> int:
         return 2 ** (self.bits - 1) - 1
 
+    @property
+    def levels(self) -> float:
+        """Steps of one scale: from 0 to the largest magnitude if symmetric, else from the smallest value to the largest."""
+        if not self.symmetric:
+            return 2**self.bits - 1
+        return self.code_max if self.convention == "qmax" else (2**self.bits - 1) / 2
+
     def check(self, key: str, *, activations: bool) -> None:
         """Raise UserError, naming `key`, for a format that cannot be executed."""
 

@@ -8,7 +8,7 @@ import torch
 from cli import tiny_run
 from labs import Lab
 
-from benchmarks import kernels, latency, plain, sweep, timing
+from benchmarks import kernels, latency, llama, plain, sweep, timing
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
@@ -51,6 +51,19 @@ def test_arguments_are_told_from_overrides() -> None:
         timing.arguments(["fast"], repetitions=5)
     with pytest.raises(UserError, match=r"work=vti: did you mean vit\?"):
         timing.chosen(["vti"], {"vit": 0})
+
+
+def test_a_random_model_has_the_size_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["llama", f"folder={tmp_path / 'model'}", "layers=3", "width=64", "heads=4"])
+    llama.main()
+    assert f"GB in {tmp_path / 'model'}" in capsys.readouterr().out
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]) == (3, 64, 4)
+    monkeypatch.setattr("sys.argv", ["llama", "heads=3"])
+    with pytest.raises(SystemExit, match="heads=3 does not divide width=512"):
+        llama.main()
 
 
 def test_kernels_are_timed_by_shape() -> None:

@@ -96,6 +96,8 @@ QUOTED = [(name, line) for name, text in PAGES.items() for line in commands(text
 @pytest.mark.parametrize(("page", "line"), QUOTED, ids=lambda value: str(value)[:80])
 def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
     words = shlex.split(line)
+    if words[0] == "sbatch":
+        words = shlex.split(words[words.index("--wrap") + 1])
     for launcher in re.findall(r"hydra/launcher=(\w+)", line):
         if importlib.util.find_spec(PLUGINS[launcher]) is None:
             pytest.skip(f"{PLUGINS[launcher]} is not installed")

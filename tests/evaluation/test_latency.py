@@ -12,6 +12,7 @@ import pytest
 import torch
 from labs import Lab
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from sqbench import api
 from sqbench.calibration import Statistics
@@ -34,6 +35,14 @@ from sqbench.reporting.grid import lay_out
 from sqbench.reporting.series import shown_cells
 from sqbench.reporting.tables import to_markdown
 
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 SMALL = {"repetitions": 3, "warmup": 1, "prompt": 20, "decode": 4}
 
 
@@ -101,6 +110,44 @@ def test_a_model_that_gives_all_logits_decodes_the_same(name: str, tiny: Languag
     ids = windows.evaluation[:1, :30]
     assert Decoder(module).options.keys() == {name}
     assert torch.equal(greedy(module, ids, 6), greedy(tiny.module, ids, 6))
+
+
+def test_a_past_that_stays_in_its_place_changes_no_token(tiny: LanguageModel, windows: Windows) -> None:
+    ids = windows.evaluation[:1, :20]
+    decoder = Decoder(tiny.module)
+    with torch.no_grad():
+        written = [decoder.prefill(ids)]
+        assert decoder.keep_in_place(7)
+        written += [decoder.step() for _ in range(7)]
+    assert torch.equal(torch.cat(written, 1)[0], greedy(tiny.module, ids, 8))
+    assert not decoder.record(1)  # there is no GPU
+
+
+def test_a_model_that_forgets_decodes_from_the_cache_it_has() -> None:
+    config = MistralConfig(**SIZES, sliding_window=8)
+    module = MistralForCausalLM(config).eval()
+    decoder, ids = Decoder(module), torch.arange(12).unsqueeze(0)
+    with torch.no_grad():
+        decoder.prefill(ids)
+        assert not decoder.keep_in_place(4)
+        decoder.step()
+    assert decoder.cache.get_seq_length() == 13
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: SQBENCH_TEST_GPU=1 lets the tests see one")
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_recorded_step_writes_what_a_step_writes(waits: bool) -> None:
+    torch.manual_seed(0)
+    module = LlamaForCausalLM(LlamaConfig(**SIZES)).eval().cuda()
+    if waits:  # as a mixture of experts does
+        module.model.layers[0].mlp.register_forward_hook(lambda layer, given, output: output * float(output.abs().max() >= 0))
+    ids = torch.randint(0, 97, (1, 9), device="cuda")
+    decoder = Decoder(module)
+    with torch.no_grad():
+        written = [decoder.prefill(ids).clone()]
+        assert decoder.record(6) is not waits
+        written += [decoder.token.clone(), *(decoder.step() for _ in range(6))]
+    assert torch.equal(torch.cat(written, 1)[0], greedy(module, ids, 8))
 
 
 def test_figures_are_work_through_seconds_and_both_sides_take_turns(tiny: LanguageModel, windows: Windows, clock: Clock) -> None:

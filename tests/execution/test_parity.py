@@ -1,6 +1,7 @@
 """Every kernel against the simulated layer that it replaces: formats x granularities x kernels x dtypes."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import product
 
 import pytest
@@ -23,6 +24,7 @@ from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear
 
 WIDTH, OUT = 128, 48
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WEIGHTS = {
     **{f"int{bits} channel": Format(bits, granularity="channel") for bits in (2, 4, 6, 8)},
     "int8 tensor": Format(8),
@@ -156,30 +158,28 @@ def test_half_precision_weight_only(kernel: type[IntegerLayer], weights: str, dt
     assert relative(made(x), layer(x)) < 4 * torch.finfo(dtype).eps
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
 @pytest.mark.parametrize("weights", ["int8 channel", "int8 half range", "int4 channel"])
 @pytest.mark.parametrize("inputs", ["int8 static", "int8 token", "int8 asym token", "int8 asym tensor"])
 @pytest.mark.parametrize("tokens", [1, 40])
-def test_the_arithmetic_of_the_cuda_kernel(weights: str, inputs: str, tokens: int) -> None:
-    """`torch._int_mm` runs on the CPU too."""
-    layer = simulated(LAYERS["linear"](), WEIGHTS[weights], INPUTS[inputs])
-    x = inputs_of(layer.layer).repeat(1, 4, 1)[:1, :tokens]
+def test_cuda_int8(weights: str, inputs: str, tokens: int) -> None:
+    """Without a GPU, Triton's interpreter runs the kernels on the CPU."""
+    layer = simulated(LAYERS["linear"](), WEIGHTS[weights], INPUTS[inputs]).to(DEVICE)
+    x = inputs_of(layer.layer).repeat(1, 4, 1)[:1, :tokens].to(DEVICE)
     assert relative(CudaInt8([layer])(x), layer(x)) < 1e-4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize(
-    ("kernel", "weights", "inputs", "dtype"),
-    [
-        *((CudaInt8, "int8 channel", inputs, torch.float32) for inputs in ("int8 static", "int8 token", "int8 asym token")),
-        (CudaInt4Weight, "int4 asym group", "float", torch.bfloat16),
-    ],
-)
-def test_cuda_kernels(kernel: type[IntegerLayer], weights: str, inputs: str, dtype: torch.dtype) -> None:
-    layer = simulated(LAYERS["linear"](), WEIGHTS[weights], INPUTS[inputs], dtype).cuda()
-    if (reason := kernel.refusal(layer)) is not None:
-        pytest.skip(reason)
-    x = inputs_of(layer.layer, dtype).cuda()
-    assert relative(kernel([layer])(x), layer(x)) < (1e-4 if dtype == torch.float32 else 2e-2)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: SQBENCH_TEST_GPU=1 lets the tests see one")
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 16, 17, 300])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_cuda_int4(group_size: int, rows: int) -> None:
+    """Few rows go through torch's kernel, more through a weight that is unpacked from its layout."""
+    fmt = Format(4, symmetric=False, granularity="group", group_size=group_size)
+    layer = QuantLayer(nn.Linear(256, 72).bfloat16(), fmt, None, None).to(DEVICE)
+    assert CudaInt4Weight.refusal(layer) is None
+    x = torch.randn(rows, 256, dtype=torch.bfloat16, device=DEVICE)
+    assert relative(CudaInt4Weight([layer])(x), layer(x)) < 2e-2
 
 
 def test_an_old_gpu_is_refused_by_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,12 +192,14 @@ def test_an_old_gpu_is_refused_by_its_capability(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("exact_onednn")
 @pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.merges and issubclass(kernel, CodedLayer)])
 def test_layers_over_one_input_become_one_product(kernel: type[CodedLayer]) -> None:
-    layers = [
-        simulated(make(), WEIGHTS["int6 channel"], INPUTS["int8 token"]) for make in (LAYERS["linear"], LAYERS["without bias"])
-    ]
+    if kernel is CudaInt8 and find_spec("triton") is None:
+        pytest.skip("no Triton")
+    place = DEVICE if kernel is CudaInt8 else "cpu"
+    makers = (LAYERS["linear"], LAYERS["without bias"])
+    layers = [simulated(make(), WEIGHTS["int6 channel"], INPUTS["int8 token"]).to(place) for make in makers]
     if kernel.device == "cpu" and (reason := kernel.refusal(layers[0])) is not None:
         pytest.skip(reason)
-    x = inputs_of(layers[0].layer)
+    x = inputs_of(layers[0].layer).to(place)
     whole = kernel(layers)
     assert relative(whole(x), torch.cat([layer(x) for layer in layers], -1)) < 1e-4
     assert whole.stored_bytes() == sum(layer.stored_bytes() for layer in layers)
