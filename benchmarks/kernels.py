@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Work, alternate, arguments, medians, show, speedups
+from sqbench.config import device_of
 from sqbench.errors import UserError
 from sqbench.execution.floats import FloatLinear
 from sqbench.execution.lowering import KERNELS
@@ -39,7 +40,7 @@ def formats() -> dict[str, tuple[Format, Format | None]]:
     return found | {"w8a16": (CHANNEL, None), "w4a16": (Format(4, symmetric=False, granularity="group", group_size=64), None)}
 
 
-def sides(rows: int, width: int, out: int, device: str = "cpu") -> dict[str, Work]:
+def sides(rows: int, width: int, out: int, device: torch.device | str = "cpu") -> dict[str, Work]:
     """Every kernel that takes a layer of this shape, by name, format and dtype."""
     torch.manual_seed(0)
     layer, x = nn.Linear(width, out).to(device), torch.randn(rows, width).to(device)
@@ -80,7 +81,7 @@ def bare(layer: nn.Linear, x: Tensor) -> Work:
 
 
 @torch.no_grad()
-def table(shapes: list[str], repetitions: int, device: str = "cpu") -> list[list[str]]:
+def table(shapes: list[str], repetitions: int, device: torch.device | str = "cpu") -> list[list[str]]:
     """A row per shape and kernel: GFLOP/s, and times torch's float32 linear.
 
     Raises:
@@ -104,7 +105,7 @@ def main() -> None:
         own, others = arguments(sys.argv[1:], shapes=SHAPES, repetitions=30, device="cpu")
         if others:
             raise UserError(f"{others[0]}: shapes=..., repetitions=... and device=... work")
-        rows = table(own["shapes"], own["repetitions"], own["device"])
+        rows = table(own["shapes"], own["repetitions"], device_of(own["device"]))
     except UserError as error:
         sys.exit(f"error: {error}")
     show(["rows x in x out", "kernel", "GFLOP/s", "x float32"], rows)

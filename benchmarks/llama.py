@@ -1,6 +1,8 @@
 """A random Llama of any size in a folder, and a tokenizer for it: what there is to measure where no weights can be had.
 
-python -m benchmarks.llama folder=./llama layers=4 width=8192 heads=64
+    python -m benchmarks.llama folder=./llama layers=4 width=8192 heads=64
+
+Blocks are drawn and written one by one: it may be larger than memory.
 """
 
 import json

@@ -1,8 +1,7 @@
 """Activations as the integer codes that products read, and integer layers that read them."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,24 +37,31 @@ class CodeQuantizer(nn.Module):
         # Python numbers: kernels want them, and asking a tensor for its value at every call costs more than a small product.
         self.scale, self.zero_point = (1.0, 0) if self.static is None else (float(self.static.scale), int(self.static.zero_point))
         self.shared = Shared(simulated.readers)
-        self.rounding: Callable[[Tensor], Codes] = self._codes
 
     def forward(self, x: Tensor) -> Codes:
-        return self.shared(self.rounding, x)
+        return self.shared(self._codes, x)
 
     def _codes(self, x: Tensor) -> Codes:
-        one_pass = self.unsigned and native.takes(x)
+        kernels = self._kernels(x)
         if self.static is not None:
-            values = native.quantize_static(x, self.scale, self.zero_point, self.fmt) if one_pass else self._rounded(x, self.static)
-            return Codes(values, self.static)
-        if one_pass and self.fmt.granularity == "token" and self.fmt.scale_dtype == "float32":
-            values, scale, zero = native.quantize_rows(x.view(-1, x.shape[-1]), self.fmt)
+            known = self.scale, self.zero_point, self.fmt
+            return Codes(self._rounded(x, self.static) if kernels is None else kernels.quantize_static(x, *known), self.static)
+        if kernels is not None and self.fmt.granularity == "token" and self.fmt.scale_dtype == "float32":
+            values, scale, zero = kernels.quantize_rows(x.reshape(-1, x.shape[-1]), self.fmt)
             return Codes(values.view(x.shape), QParams(scale.unsqueeze(1), zero.unsqueeze(1)))
         blocks = to_blocks(x, self.fmt)
         params = qparams(*block_range(blocks), self.fmt)
         values = self._rounded(blocks, params).view(x.shape)
         whole = self.fmt.granularity == "tensor"
         return Codes(values, QParams(*(part.view(()) for part in params)) if whole else params)
+
+    def _kernels(self, x: Tensor) -> Any:
+        """The module that rounds such a tensor in one pass over it; None if there is none."""
+        if self.unsigned:
+            return native if native.takes(x) else None
+        from sqbench.execution import triton_kernels  # not on every machine
+
+        return triton_kernels
 
     def _rounded(self, blocks: Tensor, params: QParams) -> Tensor:
         codes = quantize(blocks, params, self.fmt)

@@ -8,7 +8,6 @@ from torch.nn.functional import linear
 
 from sqbench.execution.codes import CodedLayer, Codes, refuse_formats
 from sqbench.execution.torch_packed import TorchInt4Weight
-from sqbench.quant.affine import QParams
 from sqbench.quant.layers import QuantLayer
 
 INT8_CAPABILITY, INT4_CAPABILITY = (7, 5), (8, 0)
@@ -16,7 +15,7 @@ TILES = 8  # of the int4 layout: inner steps of 16 input channels
 FEW_ROWS = 16  # up to here torch's int4 kernel, which reads the weight anew for every row, is quicker than a float product
 
 
-def refuse_capability(needed: tuple[int, int], device: torch.device) -> str | None:
+def refuse_gpu(needed: tuple[int, int], device: torch.device) -> str | None:
     """Why a GPU cannot run a kernel: too old, or no Triton; None if it can."""
     found = torch.cuda.get_device_capability(device)
     if found < needed:
@@ -39,23 +38,10 @@ class CudaInt8(CodedLayer):
         self.register_buffer("column_sums", codes.sum(1, dtype=torch.int32), persistent=False)
         self.packed: Tensor
         self.column_sums: Tensor
-        fmt = self.activation.fmt
-        if self.is_static or (fmt.granularity == "token" and fmt.scale_dtype == "float32"):
-            self.activation.rounding = self.codes
 
     @classmethod
     def refusal(cls, layer: QuantLayer) -> str | None:
-        return refuse_formats(layer.format, layer.activation) or refuse_capability(INT8_CAPABILITY, layer.weight.device)
-
-    def codes(self, x: Tensor) -> Codes:
-        """What the activation is rounded to, in one pass over it."""
-        from sqbench.execution import triton_kernels
-
-        rounded = self.activation
-        if rounded.static is not None:
-            return Codes(triton_kernels.quantize_static(x, rounded.scale, rounded.zero_point, rounded.fmt), rounded.static)
-        values, scale, zero = triton_kernels.quantize_rows(x.reshape(-1, x.shape[-1]), rounded.fmt)
-        return Codes(values.view(x.shape), QParams(scale, zero))
+        return refuse_formats(layer.format, layer.activation) or refuse_gpu(INT8_CAPABILITY, layer.weight.device)
 
     def product(self, codes: Codes) -> Tensor:
         from sqbench.execution import triton_kernels
@@ -87,7 +73,7 @@ class CudaInt4Weight(TorchInt4Weight):
         width = layer.codes().shape[1]
         if width % (TILES * 16):
             return f"the int4 kernel takes a multiple of {TILES * 16} input channels, not {width}"
-        return super().refusal(layer) or refuse_capability(INT4_CAPABILITY, layer.weight.device)
+        return super().refusal(layer) or refuse_gpu(INT4_CAPABILITY, layer.weight.device)
 
     def pack(self, codes: Tensor) -> Tensor:
         unsigned = (codes + 8).to(torch.uint8)

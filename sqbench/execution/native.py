@@ -210,10 +210,9 @@ def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, ze
     assert x.dtype == torch.float32
     _check(x)
     if out.numel():
-        levels = (fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2) if fmt.symmetric else 2**fmt.bits - 1
         library().quantize_rows(
             x.data_ptr(), out.data_ptr(), _pointer(scale), _pointer(zero), *x.shape, fmt.symmetric, out.dtype != torch.uint8,
-            levels, fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
+            fmt.levels, fmt.code_min + OFFSET, fmt.code_max + OFFSET, _threads(x.numel(), _GRAIN),
         )  # fmt: skip
     return out
 

@@ -136,7 +136,7 @@ class LearnedStep(Range):
     def limits(self, blocks: Tensor | None = None) -> Limits:
         step, fmt = self.log_step.detach().exp(), self.fmt
         if fmt.symmetric:
-            bound = step * (fmt.code_max if fmt.convention == "qmax" else (2**fmt.bits - 1) / 2)
+            bound = step * fmt.levels
             return -bound, bound
         return (fmt.code_min - self.zero_point) * step, (fmt.code_max - self.zero_point) * step
 

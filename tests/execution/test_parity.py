@@ -185,7 +185,7 @@ def test_cuda_int4(group_size: int, rows: int) -> None:
 def test_an_old_gpu_is_refused_by_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
-    reason = cuda.refuse_capability(cuda.INT4_CAPABILITY, torch.device("cuda"))
+    reason = cuda.refuse_gpu(cuda.INT4_CAPABILITY, torch.device("cuda"))
     assert reason == "needs compute capability 8.0, Tesla V100 has 7.0"
 
 
