@@ -4,14 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test docs reference check audit clean
+# Tests run on all cores, a file at a time: fixtures of a file are made once, and what shares a port or a daemon stays in one process.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+# Rooms whose numbers depend on what the processor can do.
+ARITHMETIC := tests/quant tests/methods tests/execution
+
+.PHONY: demo test test-all test-processors docs reference check audit clean
 
 demo: $(STAMP)
 	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8
 	$(BIN)/python -m sqbench.collect
 
+# What finds most faults in minutes. `make test-all` adds the tests that are slow for a reason.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
+
+# The rooms that compute, as on older processors: without vector instructions, and with AVX2 but no VNNI.
+test-processors: $(STAMP)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) -m "not slow" $(ARITHMETIC)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m "not slow" $(ARITHMETIC)
 
 # The manual, in site/: warnings are errors.
 docs: $(STAMP)

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# Loggers of libraries whose warnings say nothing to a user.
+CHATTY = (
+    "lm_eval",  # a model object is a model object
+    "torch.utils._pytree",  # torchao, which transformers imports where it is installed, registers its enums the old way
+)
+
 
 def quiet(verbose: bool = False) -> None:
     """Set up logging; unless `verbose`, silence other libraries' progress bars and chatter. Call it before they are imported."""
@@ -30,7 +36,8 @@ def quiet(verbose: bool = False) -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(key, value)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # warns that a model object is a model object
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 

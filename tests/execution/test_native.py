@@ -119,7 +119,8 @@ def test_activation_functions_far_from_zero(post: str) -> None:
     x, one = torch.zeros(1, 8, dtype=torch.uint8), torch.ones(1)
     packed, sums = native.pack_int8(zeros), torch.zeros(10, dtype=torch.int32)
     found = native.int8_linear(x, packed, 10, torch.ones(10), one, torch.zeros(1), sums, values, post)
-    torch.testing.assert_close(found[0], FUNCTIONS[post](values), rtol=1e-6, atol=1e-4)
+    expected = FUNCTIONS[post](values.double()).float()  # torch's own float32 GELU overflows at 3e38 on AVX512
+    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-4)
 
 
 @needs_kernels

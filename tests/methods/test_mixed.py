@@ -98,7 +98,7 @@ def test_damage_at_another_width_is_foretold(tiny: LanguageModel, statistics: St
         for portion in allocation.portions:
             assert found[portion.name] / 3 < portion.damage[bits] < 3 * found[portion.name], (bits, portion)
     for portion in allocation.portions:
-        assert portion.damage[4] == known[portion.name]
+        assert portion.damage[4] == pytest.approx(known[portion.name], rel=1e-5)  # two sums of float32, in any order
         assert portion.damage[4] / portion.damage[8] > 4**2  # the model has outliers; without them it would be about 4**4
 
 
