@@ -31,7 +31,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
         EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
     """
     rows, kept = [], []
-    keep = reference is None and windows.evaluation.numel() * model.module.config.hidden_size * 4 <= KEEP_BYTES
+    keep = reference is None and windows.evaluation.numel() * model.width * 4 <= KEEP_BYTES
     linear = reference is not None and reference.kept is not None and divergence.same_head(model, reference.model)
     floats = iter(()) if reference is None else _float_outputs(reference, windows)
     outputs_of = track(_outputs(model, windows), "evaluate", len(windows.evaluation))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError, closest
+from sqbench.errors import UserError, closest, counted
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.checkpoint import Checkpoint
@@ -188,8 +188,7 @@ class StreamedModel(LanguageModel):
         outside = copy.copy(self.module.get_submodule(place))
         outside.__dict__.pop("forward", None)
         tree = nested(place, copy.deepcopy(outside))
-        names = [f"{place}.{name}" for name, _ in outside.named_parameters()]
-        self.checkpoint.load(names, tree, self.where, self.module.dtype)
+        self.checkpoint.load([name for name in self.checkpoint.origins if name.startswith(f"{place}.")], tree, self.where)
         return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
 
     def _called(self, place: str) -> BlockModel:
@@ -242,13 +241,24 @@ def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:
     return around
 
 
+def check_readable(checkpoint: Checkpoint, module: Any) -> None:
+    """Raise UserError if a tensor of the model is not stored as it is, but made from others: of those no part is read alone."""
+    tied = {name for pair in module.all_tied_weights_keys.items() for name in pair}
+    if converted := sorted(module.state_dict().keys() - checkpoint.origins.keys() - tied):
+        raise UserError(
+            f"blockwise=true: transformers makes {counted(converted, 'tensors of the model')} from others while it loads them;"
+            " blockwise=false works where the model fits into memory"
+        )
+
+
 def stream_language_model(
     folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
 ) -> StreamedModel:
     """A causal LM and its tokenizer from a local folder (safetensors only); of its weights all but the blocks' are read.
 
     Raises:
-        UserError: the folder holds no causal language model that transformers can build, or none whose blocks can be read alone.
+        UserError: the folder holds no causal language model that transformers can build, other tensors than the model's, or
+            blocks that cannot be read alone.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -256,15 +266,16 @@ def stream_language_model(
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     precision: torch.dtype = getattr(torch, dtype)
     with readable(name, folder):
-        with init_empty_weights(include_buffers=False):  # buffers are computed, not read
+        with init_empty_weights(include_buffers=False):  # those that are not stored are computed
             config = AutoConfig.from_pretrained(folder, **options)
             module = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         places = block_names(module)
-        checkpoint = Checkpoint.of(folder, module)
+        checkpoint = Checkpoint.of(folder, module, f"model.name={name}")
+        check_readable(checkpoint, module)
         inside = tuple(f"{place}." for place in places)
-        checkpoint.load([known for known in checkpoint.files if not known.startswith(inside)], module, device, precision)
-        module.tie_weights()
+        checkpoint.load([known for known in checkpoint.origins if not known.startswith(inside)], module, device)
+        module.tie_weights(missing_keys=module.state_dict().keys() - checkpoint.origins.keys())
     module.requires_grad_(False).eval()
     for buffer in module.buffers():
         buffer.data = buffer.data.to(device)
