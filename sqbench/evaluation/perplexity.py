@@ -29,7 +29,9 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
 
     Raises:
         EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
+        UserError: a token has no embedding.
     """
+    model.check_tokens(windows.evaluation)
     rows, kept = [], []
     keep = reference is None and windows.evaluation.numel() * model.width * 4 <= KEEP_BYTES
     linear = reference is not None and reference.kept is not None and divergence.same_head(model, reference.model)

@@ -6,7 +6,7 @@ it converts on the way (experts in one tensor, names of older releases, the base
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,18 @@ class Checkpoint:
 
     Attributes:
         origins: parameter or buffer of the model -> where it is stored, if it is stored as it is.
+        computed: buffer that the model computes itself -> the dtype that the model has it in.
     """
 
     origins: dict[str, Origin]
+    computed: dict[str, torch.dtype] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path, module: Any, place: str) -> "Checkpoint":
+    def of(cls, folder: Path, module: Any, dtype: torch.dtype, place: str) -> "Checkpoint":
         """Hold the *.safetensors of a folder against a transformers model, whose own weights may be on the meta device.
 
         Args:
+            dtype: that the model is to have.
             place: what an error calls the folder: a key and its value.
 
         Raises:
@@ -60,7 +63,8 @@ class Checkpoint:
         """
         tensors = stored(weight_files(folder, read_config(folder, place), place), place)
         sources = _sources(module, tensors)
-        expected = _dry(module, tensors, sources, place)
+        filled = _dry(module, dtype, tensors, sources, place)
+        expected: dict[str, Tensor] = filled.state_dict()
         wrong = {
             "tensors in each other's place": [name for parts in sources.values() for name in _overlapping(parts)],
             "weights that are no floats": [
@@ -81,7 +85,7 @@ class Checkpoint:
                 f"{place}: config.json ties weights that differ in its files: {counted(unlike, 'of them')};"
                 " tie_word_embeddings=false in config.json works if the model was trained so"
             )
-        return cls(origins)
+        return cls(origins, {name: buffer.dtype for name, buffer in filled.named_buffers() if name not in origins})
 
     def load(self, names: Iterable[str], into: nn.Module, device: torch.device) -> None:
         """Put tensors in the place of parameters and buffers; on a CPU and in the model's dtype they are mapped, not copied."""
@@ -127,8 +131,8 @@ def _overlapping(parts: Mapping[str | None, list[str]]) -> list[str]:
     return found
 
 
-def _dry(module: Any, tensors: Mapping[str, Stored], sources: Sources, place: str) -> dict[str, Tensor]:
-    """What is in the model once it is loaded, tensors without data; loads nothing.
+def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources: Sources, place: str) -> Any:
+    """The model as it is once it is loaded, of tensors without data; loads nothing.
 
     Raises:
         UserError: a tensor is missing, is not the model's or has another shape.
@@ -136,7 +140,7 @@ def _dry(module: Any, tensors: Mapping[str, Stored], sources: Sources, place: st
     from transformers.utils import logging
 
     empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
-    how = {"config": module.config, "dtype": module.dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
+    how = {"config": module.config, "dtype": dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its report is ours, below
     try:
@@ -156,8 +160,7 @@ def _dry(module: Any, tensors: Mapping[str, Stored], sources: Sources, place: st
             f"{place}: its tensors are not those of the {type(module).__name__} in its config.json: {'; '.join(said)};"
             f" {_remedy(module, missing, unexpected)}"
         )
-    found: dict[str, Tensor] = loaded.state_dict()
-    return found
+    return loaded
 
 
 def _remedy(module: Any, missing: list[str], unexpected: list[str]) -> str:

@@ -39,19 +39,14 @@ class LanguageModel(Model):
         """Length of the vectors that tokens become."""
         return int(self.module.get_input_embeddings().weight.shape[1])
 
-    def check(self, ids: Tensor) -> Tensor:
-        """The same token ids, on the model's device.
-
-        Raises:
-            UserError: the tokenizer knows a token that the model has no embedding for, and it is among them.
-        """
+    def check_tokens(self, ids: Tensor) -> None:
+        """Raise UserError for token ids, on a CPU, that the tokenizer knows and the model has no embedding for."""
         if ids.device.type == "cpu" and ids.numel() and (largest := int(ids.max())) >= self.vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise UserError(
                 f"model.name={self.name}: its tokenizer makes {token!r} the token {largest}, and the model has embeddings for 0 to"
                 f" {self.vocabulary - 1}; the tokenizer that it was trained with works, and so does a text without this token"
             )
-        return ids.to(self.device)
 
     def example(self) -> Tensor:
         """A small fixed batch of token ids [2, 12]: enough to trace and to prove folds on."""
@@ -60,7 +55,8 @@ class LanguageModel(Model):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of token ids [batch, tokens]."""
-        return self.module(input_ids=self.check(ids), use_cache=False).logits
+        self.check_tokens(ids)
+        return self.module(input_ids=ids.to(self.device), use_cache=False).logits
 
     def body(self, ids: Tensor) -> Tensor:
         """What the output embedding reads, [batch, tokens, width]; the logits of a model that does not call one.
@@ -144,7 +140,7 @@ def load_language_model(
         config = AutoConfig.from_pretrained(folder, **options)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
-        Checkpoint.of(folder, empty, f"model.name={name}")
+        Checkpoint.of(folder, empty, precision, f"model.name={name}")
         module = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     module.requires_grad_(False)

@@ -63,6 +63,6 @@ def _in_tensors(tensors: Mapping[str, Stored]) -> str | None:
         last = name.replace(":", ".").rsplit(".", 1)[-1]
         if last in NAMES:
             return f"{NAMES[last]} (the tensor {name})"
-        if tensor.dtype.startswith(("F8", "F6", "F4")) or (last == "weight" and not tensor.is_wide_float):
+        if not tensor.is_wide_float and (tensor.dtype.startswith("F") or last == "weight"):  # masks and counts are integers, too
             return f"{tensor.dtype} (the tensor {name})"
     return None

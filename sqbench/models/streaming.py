@@ -7,6 +7,7 @@ nothing. That hidden states are all that one block tells the next is proven: an 
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -82,7 +83,7 @@ class StreamedModel(LanguageModel):
             return forward
 
         example = self.example()
-        with torch.no_grad():
+        with torch.no_grad(), alone(self.name):
             expected = self._around(example, {place: whole(place) for place in self.places})
             hidden = self.enter(example)
             for place in self.places:
@@ -228,6 +229,18 @@ class StreamedModel(LanguageModel):
                 del block.forward
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """What goes wrong inside the block, which goes through blocks one by one, said of `blockwise`."""
+    try:
+        yield
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"blockwise=true: blocks of {name} do not go from hidden states to hidden states ({error}); blockwise=false works where"
+            " the model fits into memory"
+        ) from error
+
+
 def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The forward pass of a block that does nothing."""
     return hidden
@@ -268,15 +281,16 @@ def stream_language_model(
     with readable(name, folder):
         with init_empty_weights(include_buffers=False):  # those that are not stored are computed
             config = AutoConfig.from_pretrained(folder, **options)
-            module = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
+            # Like from_pretrained, which computes buffers in float32 whatever the dtype of the model.
+            module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         places = block_names(module)
-        checkpoint = Checkpoint.of(folder, module, f"model.name={name}")
+        checkpoint = Checkpoint.of(folder, module, precision, f"model.name={name}")
         check_readable(checkpoint, module)
         inside = tuple(f"{place}." for place in places)
         checkpoint.load([known for known in checkpoint.origins if not known.startswith(inside)], module, device)
         module.tie_weights(missing_keys=module.state_dict().keys() - checkpoint.origins.keys())
     module.requires_grad_(False).eval()
-    for buffer in module.buffers():
-        buffer.data = buffer.data.to(device)
+    for known, buffer in module.named_buffers():
+        buffer.data = buffer.data.to(device, checkpoint.computed.get(known, buffer.dtype))
     return StreamedModel(module, name, fingerprint, keep, tokenizer=tokenizer, checkpoint=checkpoint, where=device)
