@@ -1,8 +1,20 @@
 """The one exception whose text is meant for the person at the keyboard."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can fix: the message names the key, the value and what would work."""
+
+
+def counted(names: Iterable[str], what: str) -> str:
+    """How many there are, of what, and the first three of them.
+
+    >>> counted(["a", "b", "c", "d"], "tensors missing")
+    '4 tensors missing (a, b, c, ...)'
+    """
+    listed = list(names)
+    return f"{len(listed)} {what} ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''})"
 
 
 def closest(name: str, names: object) -> str:

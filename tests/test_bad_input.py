@@ -185,6 +185,7 @@ def broken_model(folder: Path, how: str, tiny_folder: Path) -> Path:
         folder.mkdir()
         return folder
     shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
     if how == "without weights":
         (folder / "model.safetensors").unlink()
         (folder / "pytorch_model.bin").write_bytes(b"pickle")
@@ -197,8 +198,16 @@ def broken_model(folder: Path, how: str, tiny_folder: Path) -> Path:
     elif how == "weights cut off":
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000])
     elif how == "unknown architecture":
-        config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type", "architectures": ["None"]}))
+    elif how == "an encoder":
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "bert", "architectures": ["BertForMaskedLM"]}))
+    elif how == "quantized":
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    elif how == "a layer less":
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    elif how == "another context":
+        del config["max_position_embeddings"]
+        (folder / "config.json").write_text(json.dumps({**config, "max_seq_len": 32}))
     elif how == "without tokenizer":
         for path in folder.glob("tokenizer*"):
             path.unlink()
@@ -215,6 +224,10 @@ def broken_model(folder: Path, how: str, tiny_folder: Path) -> Path:
         ("without weights", "has no *.safetensors (pickled .bin weights are not loaded"),
         ("config cut off", "config.json"),
         ("config of nothing", "config.json"),
+        ("weights cut off", "model.safetensors is no complete safetensors file"),
+        ("unknown architecture", "None (model_type=no_such_type) is no causal language model that transformers"),
+        ("an encoder", "BertForMaskedLM is an encoder"),
+        ("quantized", "its weights are quantized already: gptq, bits=4 (quantization_config in config.json)"),
     ],
 )
 def test_a_folder_that_is_no_model_is_refused(
@@ -224,12 +237,28 @@ def test_a_folder_that_is_no_model_is_refused(
     refused(command(f"model.name={folder}"), results, f"error: model.name={folder}: ", message)
 
 
-@pytest.mark.parametrize("how", ["weights cut off", "unknown architecture", "without tokenizer"])
-def test_a_folder_that_does_not_load_is_named(command: Command, tmp_path: Path, tiny_folder: Path, how: str) -> None:
+@pytest.mark.parametrize("mode", ["blockwise=false", "blockwise=true"])
+@pytest.mark.parametrize(
+    ("how", "message"), [("without tokenizer", ""), ("a layer less", "9 unexpected (model.layers.1.input_layernorm.weight, ")]
+)
+def test_a_folder_that_does_not_load_is_named(
+    command: Command, results: Path, tmp_path: Path, tiny_folder: Path, how: str, message: str, mode: str
+) -> None:
     folder = broken_model(tmp_path / "model", how, tiny_folder)
-    ended = command(f"model.name={folder}")
-    assert ended.code in (1, 2)
+    ended = command(f"model.name={folder}", mode)
+    assert ended.code == 1
     assert f"model.name={folder}: " in said(ended)
+    assert message in said(ended)
+    (path,) = (results / "runs").glob("*/record.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["metrics"]) == ("failed", {})
+
+
+def test_a_window_longer_than_a_context_of_another_name_is_refused(
+    command: Command, results: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = broken_model(tmp_path / "model", "another context", tiny_folder)
+    refused(command(f"model.name={folder}"), results, f"data.window=64: {folder} takes at most 32 tokens")
 
 
 def test_model_hf_asks_for_a_name(capsys: pytest.CaptureFixture[str], results: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class TextCorpus:
         if calibration.source == "data":
             return cut(model.tokenizer, self.text, self.other, data, calibration)
         windows = cut(model.tokenizer, self.text, None, data, CalibrationConfig(windows=0))
-        vocabulary = min(len(model.tokenizer), model.module.config.vocab_size)
+        vocabulary = min(len(model.tokenizer), model.vocabulary)
         return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration))
 
 

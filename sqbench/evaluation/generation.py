@@ -44,8 +44,8 @@ def generation(
         EvaluationError: a logit is NaN or infinite.
         UserError: more beams than tokens in the vocabulary.
     """
-    if beams > model.module.config.vocab_size:
-        raise UserError(f"eval.beams={beams}: {model.name} knows {model.module.config.vocab_size} tokens; at most as many work")
+    if beams > model.vocabulary:
+        raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; at most as many work")
     judge = model if reference is None else reference.model
     prompts = windows.evaluation[:, :prompt].to(model.device)
     rows, texts = [], []

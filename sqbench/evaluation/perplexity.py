@@ -29,9 +29,11 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
 
     Raises:
         EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
+        UserError: a token has no embedding.
     """
+    model.check_tokens(windows.evaluation)
     rows, kept = [], []
-    keep = reference is None and windows.evaluation.numel() * model.module.config.hidden_size * 4 <= KEEP_BYTES
+    keep = reference is None and windows.evaluation.numel() * model.width * 4 <= KEEP_BYTES
     linear = reference is not None and reference.kept is not None and divergence.same_head(model, reference.model)
     floats = iter(()) if reference is None else _float_outputs(reference, windows)
     outputs_of = track(_outputs(model, windows), "evaluate", len(windows.evaluation))

@@ -1,58 +1,177 @@
-"""The weights of a model folder, read parameter by parameter."""
+"""The weights of a model folder, held against the model that its configuration describes before any of them is read.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Names and shapes come from the headers of the files. transformers itself loads tensors of these shapes that hold no data, so what
+it converts on the way (experts in one tensor, names of older releases, the base model's prefix) is known, and so are tied weights.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from sqbench.errors import UserError, closest
+from sqbench.errors import UserError, counted
+from sqbench.models.folder import Stored, read_config, stored, weight_files
+
+WORKS = "a folder that save_pretrained wrote with this config.json works"
+Sources = dict[str, dict[str | None, list[str]]]  # tensor of the model -> conversion (None: as it is) -> names in the files
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor of a model is stored: a file, its name there, and the dtype that the model has it in."""
+
+    file: Path
+    name: str
+    dtype: torch.dtype
+
+    def read(self) -> Tensor:
+        """The tensor as it is stored, mapped rather than copied."""
+        with safe_open(self.file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(self.name)
+            return tensor
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a folder in Hugging Face layout, read when they are asked for.
+    """Tensors of a folder in Hugging Face layout that are those of a model, read when they are asked for.
 
     Attributes:
-        files: parameter of the model -> the file that holds it.
-        prefix: what the model puts before the checkpoint's names.
+        origins: parameter or buffer of the model -> where it is stored, if it is stored as it is.
+        computed: buffer that the model computes itself -> the dtype that the model has it in.
     """
 
-    files: dict[str, Path]
-    prefix: str = ""
+    origins: dict[str, Origin]
+    computed: dict[str, torch.dtype] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path, module: nn.Module) -> "Checkpoint":
-        """Every parameter of a module, in the *.safetensors of a folder.
+    def of(cls, folder: Path, module: Any, dtype: torch.dtype, place: str) -> "Checkpoint":
+        """Hold the *.safetensors of a folder against a transformers model, whose own weights may be on the meta device.
+
+        Args:
+            dtype: that the model is to have.
+            place: what an error calls the folder: a key and its value.
 
         Raises:
-            UserError: they have other names there, as of checkpoints that transformers converts while it loads them.
+            UserError: a tensor is missing, is not the model's, has another shape, comes twice or is no floating-point number, or
+                the configuration ties tensors that differ.
         """
-        held: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, "pt") as opened:
-                held |= dict.fromkeys(opened.keys(), path)
-        tied = getattr(module, "all_tied_weights_keys", {})
-        wanted = [name for name, _ in module.named_parameters() if name not in tied]
-        for prefix in ("", f"{module.base_model_prefix}."):
-            if all(name.removeprefix(prefix) in held for name in wanted):
-                return cls({name: held[name.removeprefix(prefix)] for name in wanted}, prefix)
-        missing = next(name for name in wanted if name not in held)
-        raise UserError(
-            f"blockwise=true: {folder} has no tensor {missing} ({closest(missing, held)}); blockwise=false works where the model"
-            " fits into memory"
-        )
+        tensors = stored(weight_files(folder, read_config(folder, place), place), place)
+        sources = _sources(module, tensors)
+        filled = _dry(module, dtype, tensors, sources, place)
+        expected: dict[str, Tensor] = filled.state_dict()
+        wrong = {
+            "tensors in each other's place": [name for parts in sources.values() for name in _overlapping(parts)],
+            "weights that are no floats": [
+                name
+                for target, parts in sources.items()
+                if target in expected and expected[target].is_floating_point()
+                for name in chain(*parts.values())
+                if not tensors[name].is_wide_float
+            ],
+        }
+        if said := [counted(names, what) for what, names in wrong.items() if names]:
+            raise UserError(f"{place}: its files hold {'; '.join(said)}; {WORKS}")
+        whole = {target: parts[None][0] for target, parts in sources.items() if None in parts and target in expected}
+        origins = {target: Origin(tensors[name].file, name, expected[target].dtype) for target, name in whole.items()}
+        both = [(a, b) for a, b in module.all_tied_weights_keys.items() if a in origins and b in origins]
+        if unlike := [a for a, b in both if not torch.equal(origins[a].read(), origins[b].read())]:
+            raise UserError(
+                f"{place}: config.json ties weights that differ in its files: {counted(unlike, 'of them')};"
+                " tie_word_embeddings=false in config.json works if the model was trained so"
+            )
+        return cls(origins, {name: buffer.dtype for name, buffer in filled.named_buffers() if name not in origins})
 
-    def load(self, names: Iterable[str], into: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Put tensors in the place of parameters; on a CPU and in the file's dtype they are mapped, not copied."""
-        by_file: dict[Path, list[str]] = {}
+    def load(self, names: Iterable[str], into: nn.Module, device: torch.device) -> None:
+        """Put tensors in the place of parameters and buffers; on a CPU and in the model's dtype they are mapped, not copied."""
         for name in names:
-            by_file.setdefault(self.files[name], []).append(name)
-        for path, inside in by_file.items():
-            with safe_open(path, "pt") as opened:
-                for name in inside:
-                    tensor = opened.get_tensor(name.removeprefix(self.prefix)).to(device, dtype)
-                    owner, _, leaf = name.rpartition(".")
-                    setattr(into.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+            tensor = self.origins[name].read().to(device, self.origins[name].dtype)
+            owner, _, leaf = name.rpartition(".")
+            module = into.get_submodule(owner)
+            setattr(module, leaf, tensor if leaf in module._buffers else nn.Parameter(tensor, requires_grad=False))
+
+
+def _sources(module: Any, names: Iterable[str]) -> Sources:
+    """What transformers makes every tensor of the model from."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    mapping, known = get_model_conversion_mapping(module), module.state_dict()
+    merges = [step for step in mapping if isinstance(step, WeightConverter)]
+    renames = [step for step in mapping if not isinstance(step, WeightConverter)]
+    found: Sources = {}
+    for name in names:
+        target, conversion = rename_source_key(name, renames, merges, module.base_model_prefix, known)
+        if target not in known and name in known:
+            target, conversion = name, None
+        found.setdefault(target, {}).setdefault(conversion, []).append(name)
+    return found
+
+
+def _overlapping(parts: Mapping[str | None, list[str]]) -> list[str]:
+    """Names of which transformers would silently use some, or use all in another order.
+
+    Those of one conversion that differ in a number are a list, which counts from 0 without a gap.
+    """
+    if None in parts:
+        names = list(chain(*parts.values()))
+        return names if len(names) > 1 else []
+    found = []
+    for names in parts.values():
+        numbers = [[int(word) for word in name.split(".") if word.isdecimal()] for name in names]
+        masked = {re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name) for name in names}
+        running = [sorted(column) for column in zip(*numbers, strict=False) if len(set(column)) > 1]
+        if len(names) > 1 and (len(masked) > 1 or running != [list(range(len(names)))]):
+            found += names
+    return found
+
+
+def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources: Sources, place: str) -> Any:
+    """The model as it is once it is loaded, of tensors without data; loads nothing.
+
+    Raises:
+        UserError: a tensor is missing, is not the model's or has another shape.
+    """
+    from transformers.utils import logging
+
+    empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
+    how = {"config": module.config, "dtype": dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report is ours, below
+    try:
+        with torch.random.fork_rng(devices=[]):
+            loaded, info = type(module).from_pretrained(None, state_dict=empty, output_loading_info=True, **how)
+    except RuntimeError as error:
+        uneven = [name for name, parts in sources.items() if len({len(names) for names in parts.values()}) > 1]
+        of = f": {counted(uneven, 'made from lists of unequal length')}" if uneven else f" ({str(error).splitlines()[0]})"
+        raise UserError(f"{place}: transformers cannot convert its tensors{of}; {WORKS}") from error
+    finally:
+        logging.set_verbosity(before)
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    shapes = [f"{name} {tuple(ours)} for {tuple(theirs)}" for name, ours, theirs in sorted(info["mismatched_keys"])]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if said := [counted(names, what) for what, names in wrong.items() if names]:
+        raise UserError(
+            f"{place}: its tensors are not those of the {type(module).__name__} in its config.json: {'; '.join(said)};"
+            f" {_remedy(module, missing, unexpected)}"
+        )
+    return loaded
+
+
+def _remedy(module: Any, missing: list[str], unexpected: list[str]) -> str:
+    """What would work instead."""
+    for name in missing:
+        for other in unexpected:
+            prefix = other.removesuffix(name)
+            if prefix != other and [f"{prefix}{one}" for one in missing] == unexpected:
+                return f"the same names without {prefix} work"
+    embedding = module.get_output_embeddings()
+    head = {name for name, part in module.named_parameters() if embedding is not None and part is embedding.weight}
+    if not unexpected and set(missing) == head:
+        return "tie_word_embeddings=true in config.json works if the model was trained with its head tied to its embedding"
+    return WORKS

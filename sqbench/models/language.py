@@ -1,5 +1,6 @@
 """A causal language model as the rest of sqbench sees it: one module, its tokenizer, and where its head begins."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sqbench.errors import UserError
 from sqbench.models.base import Model
+from sqbench.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,49 @@ class LanguageModel(Model):
 
     tokenizer: Any = None
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that have an embedding."""
+        return int(self.module.get_input_embeddings().weight.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors that tokens become."""
+        return int(self.module.get_input_embeddings().weight.shape[1])
+
+    def check_tokens(self, ids: Tensor) -> None:
+        """Raise UserError for token ids, on a CPU, that the tokenizer knows and the model has no embedding for."""
+        if ids.device.type == "cpu" and ids.numel() and (largest := int(ids.max())) >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise UserError(
+                f"model.name={self.name}: its tokenizer makes {token!r} the token {largest}, and the model has embeddings for 0 to"
+                f" {self.vocabulary - 1}; the tokenizer that it was trained with works, and so does a text without this token"
+            )
+
     def example(self) -> Tensor:
         """A small fixed batch of token ids [2, 12]: enough to trace and to prove folds on."""
-        vocabulary = self.module.config.vocab_size
-        ids = torch.arange(1, 25, dtype=torch.long) * 7919 % vocabulary
+        ids = torch.arange(1, 25, dtype=torch.long) * 7919 % self.vocabulary
         return ids.view(2, 12).to(self.device)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of token ids [batch, tokens]."""
+        self.check_tokens(ids)
         return self.module(input_ids=ids.to(self.device), use_cache=False).logits
 
     def body(self, ids: Tensor) -> Tensor:
-        """What the head reads, [batch, tokens, width]; all quantizable layers have run then."""
-        return self.module.get_decoder()(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+        """What the output embedding reads, [batch, tokens, width]; the logits of a model that does not call one.
+
+        The forward pass ends where the output embedding begins: all other layers have run then, those of a head with several too.
+        """
+        head = self.module.get_output_embeddings()
+        handle = None if head is None else head.register_forward_pre_hook(_stop)
+        try:
+            return LanguageModel.forward(self, ids)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            if handle is not None:
+                handle.remove()
 
     @cached_property
     def head(self) -> Callable[[Tensor], Tensor] | None:
@@ -48,10 +80,10 @@ class LanguageModel(Model):
         Some models scale or cap their logits after it: for those the whole forward pass is the only honest way.
         """
         head = self.module.get_output_embeddings()
-        if head is None or not hasattr(self.module, "get_decoder"):
-            return None
         with torch.no_grad():
             whole, hidden = self.of_example()
+            if head is None or torch.equal(whole, hidden):
+                return None
             split = head(hidden)
         return head if whole.shape == split.shape and torch.equal(whole, split) else None
 
@@ -66,13 +98,28 @@ class LanguageModel(Model):
         return {name for name, module in self.module.named_modules() if module is head}
 
 
+class _Reached(Exception):
+    """Ends a forward pass at the output embedding."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def _stop(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    raise _Reached(inputs[0])
+
+
 @contextmanager
 def readable(name: str, folder: Path) -> Iterator[None]:
-    """What transformers raises inside the block, said of `model.name`."""
+    """What transformers raises inside the block, said of `model.name` in one line: the first of its own."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.name={name}: {folder} is no causal language model that transformers can load ({error})") from error
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"model.name={name}: {folder} is no causal language model that transformers can load ({textwrap.shorten(reason, 300)})"
+        ) from error
 
 
 def load_language_model(
@@ -81,15 +128,20 @@ def load_language_model(
     """Load a causal LM and its tokenizer from a local folder (safetensors only).
 
     Raises:
-        UserError: the folder holds no causal language model that transformers can build.
+        UserError: the folder holds no causal language model that transformers can build, or other tensors than the model's.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    precision: torch.dtype = getattr(torch, dtype)
     with readable(name, folder):
-        module = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
+        config = AutoConfig.from_pretrained(folder, **options)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
+        Checkpoint.of(folder, empty, precision, f"model.name={name}")
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     module.requires_grad_(False)
     return LanguageModel(module.eval().to(device), name, fingerprint, keep, tokenizer=tokenizer)

@@ -7,6 +7,7 @@ nothing. That hidden states are all that one block tells the next is proven: an 
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError, closest
+from sqbench.errors import UserError, closest, counted
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.checkpoint import Checkpoint
@@ -82,7 +83,7 @@ class StreamedModel(LanguageModel):
             return forward
 
         example = self.example()
-        with torch.no_grad():
+        with torch.no_grad(), alone(self.name):
             expected = self._around(example, {place: whole(place) for place in self.places})
             hidden = self.enter(example)
             for place in self.places:
@@ -188,8 +189,7 @@ class StreamedModel(LanguageModel):
         outside = copy.copy(self.module.get_submodule(place))
         outside.__dict__.pop("forward", None)
         tree = nested(place, copy.deepcopy(outside))
-        names = [f"{place}.{name}" for name, _ in outside.named_parameters()]
-        self.checkpoint.load(names, tree, self.where, self.module.dtype)
+        self.checkpoint.load([name for name in self.checkpoint.origins if name.startswith(f"{place}.")], tree, self.where)
         return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
 
     def _called(self, place: str) -> BlockModel:
@@ -229,6 +229,18 @@ class StreamedModel(LanguageModel):
                 del block.forward
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """What goes wrong inside the block, which goes through blocks one by one, said of `blockwise`."""
+    try:
+        yield
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"blockwise=true: blocks of {name} do not go from hidden states to hidden states ({error}); blockwise=false works where"
+            " the model fits into memory"
+        ) from error
+
+
 def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The forward pass of a block that does nothing."""
     return hidden
@@ -242,13 +254,24 @@ def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:
     return around
 
 
+def check_readable(checkpoint: Checkpoint, module: Any) -> None:
+    """Raise UserError if a tensor of the model is not stored as it is, but made from others: of those no part is read alone."""
+    tied = {name for pair in module.all_tied_weights_keys.items() for name in pair}
+    if converted := sorted(module.state_dict().keys() - checkpoint.origins.keys() - tied):
+        raise UserError(
+            f"blockwise=true: transformers makes {counted(converted, 'tensors of the model')} from others while it loads them;"
+            " blockwise=false works where the model fits into memory"
+        )
+
+
 def stream_language_model(
     folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
 ) -> StreamedModel:
     """A causal LM and its tokenizer from a local folder (safetensors only); of its weights all but the blocks' are read.
 
     Raises:
-        UserError: the folder holds no causal language model that transformers can build, or none whose blocks can be read alone.
+        UserError: the folder holds no causal language model that transformers can build, other tensors than the model's, or
+            blocks that cannot be read alone.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -256,16 +279,18 @@ def stream_language_model(
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     precision: torch.dtype = getattr(torch, dtype)
     with readable(name, folder):
-        with init_empty_weights(include_buffers=False):  # buffers are computed, not read
+        with init_empty_weights(include_buffers=False):  # those that are not stored are computed
             config = AutoConfig.from_pretrained(folder, **options)
-            module = AutoModelForCausalLM.from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
+            # Like from_pretrained, which computes buffers in float32 whatever the dtype of the model.
+            module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         places = block_names(module)
-        checkpoint = Checkpoint.of(folder, module)
+        checkpoint = Checkpoint.of(folder, module, precision, f"model.name={name}")
+        check_readable(checkpoint, module)
         inside = tuple(f"{place}." for place in places)
-        checkpoint.load([known for known in checkpoint.files if not known.startswith(inside)], module, device, precision)
-        module.tie_weights()
+        checkpoint.load([known for known in checkpoint.origins if not known.startswith(inside)], module, device)
+        module.tie_weights(missing_keys=module.state_dict().keys() - checkpoint.origins.keys())
     module.requires_grad_(False).eval()
-    for buffer in module.buffers():
-        buffer.data = buffer.data.to(device)
+    for known, buffer in module.named_buffers():
+        buffer.data = buffer.data.to(device, checkpoint.computed.get(known, buffer.dtype))
     return StreamedModel(module, name, fingerprint, keep, tokenizer=tokenizer, checkpoint=checkpoint, where=device)

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sqbench.config import ModelConfig
-from sqbench.errors import UserError
+from sqbench.errors import UserError, counted
+from sqbench.models.architectures import refuse_architecture
 from sqbench.models.base import Loader, Source
+from sqbench.models.folder import context_of, read_config, stored, weight_files
 from sqbench.models.language import load_language_model
+from sqbench.models.prequantized import refuse_quantized
 from sqbench.models.streaming import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
 
@@ -25,21 +28,14 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     """Fingerprint the weights, tokenizer and config of a folder in Hugging Face layout.
 
     Raises:
-        UserError: it is no folder with a config.json and safetensors weights.
+        UserError: it is no folder with a config.json and safetensors weights, or no float model that predicts the next token.
     """
-    name = cfg.name
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.name={name}: {folder} has no config.json, so it is no Hugging Face model folder")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        context = config.get("max_position_embeddings", config.get("n_positions"))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"model.name={name}: {folder / 'config.json'} is no model configuration ({error})") from error
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UserError(
-            f"model.name={name}: {folder} has no *.safetensors (pickled .bin weights are not loaded; convert them once)"
-        )
+    name, place = cfg.name, f"model.name={cfg.name}"
+    config = read_config(folder, place)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{place}: {folder} holds an adapter (adapter_config.json); the model that it is merged into works")
+    refuse_quantized(folder, config, stored(weight_files(folder, config, place), place), place)
+    refuse_architecture(config, cfg.trust_remote_code, place)
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     fingerprint = digest({path.name: known_digest(path) for path in files})
     said: dict[str, Any] = {
@@ -50,7 +46,10 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         "keep": tuple(cfg.keep),
     }
     return Source(
-        fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context
+        fingerprint,
+        partial(load_language_model, folder, **said),
+        partial(stream_language_model, folder, **said),
+        context_of(config),
     )
 
 
@@ -58,6 +57,8 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
     """A local folder, or a hub id: from the cache, else downloaded (weights as safetensors only)."""
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg)
+    if Path(cfg.name).suffix == ".gguf":
+        raise UserError(f"model.name={cfg.name}: GGUF files are not read; a Hugging Face folder with float weights works")
     if cfg.name.startswith(("/", ".", "~")):
         raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
     from huggingface_hub import snapshot_download
@@ -107,7 +108,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
     disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    module = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    module, info = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+    if wrong := sorted(info["missing_keys"] | info["unexpected_keys"]):
+        raise UserError(f"{gguf}: its tensors are not those of {type(module).__name__}: {counted(wrong, 'do not match')}")
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     tied = set(module.all_tied_weights_keys)
     tensors = {key: value.contiguous() for key, value in module.state_dict().items() if key not in tied}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.errors import UserError
+from sqbench.errors import UserError, counted
 from sqbench.models.base import Source
 from sqbench.models.image import ImageModel
 from sqbench.storage import digest
@@ -124,17 +124,17 @@ def _heads(config: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, int]]:
 def _differences(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
     """Names that only one of the two has, and shapes that differ: counts, and the first three of each."""
 
-    def some(items: list[str], what: str) -> list[str]:
-        return [f"{len(items)} {what} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"] if items else []
-
     shapes = [
         f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
         for name in expected
         if isinstance(found.get(name), Tensor) and found[name].shape != expected[name].shape
     ]
-    parts = some([name for name in expected if name not in found], "tensors missing")
-    parts += some([name for name in found if name not in expected], "unexpected")
-    return "; ".join(parts + some(shapes, "of another shape"))
+    parts = {
+        "tensors missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": shapes,
+    }
+    return "; ".join(counted(names, what) for what, names in parts.items() if names)
 
 
 def check_size(architecture: str, size: int) -> None:

@@ -1,0 +1,41 @@
+"""Which architectures are causal language models, by their names alone: told before anything is loaded."""
+
+from typing import Any
+
+from sqbench.errors import UserError, closest
+
+WORKS = "a causal language model (Llama, Qwen, GPT-2, ...) works"
+
+
+def refuse_architecture(config: dict[str, Any], trust_remote_code: bool, place: str) -> None:
+    """Raise UserError, naming what it is, for a model that does not predict each token from those before it alone.
+
+    Args:
+        config: the content of config.json.
+        place: what an error calls the model: a key and its value.
+    """
+    named = config.get("architectures") or []
+    own = config.get("auto_map")
+    if trust_remote_code if own else any(str(name).endswith("ForCausalLM") for name in named):
+        return  # before the import, which takes seconds
+    import transformers
+    from transformers.models.auto import modeling_auto as known
+
+    family = str(config.get("model_type"))
+    called = ", ".join(map(str, named)) or family
+    decodes = config.get("is_decoder") or config.get("causal")
+    if family in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_encoder_decoder") and not decodes:
+        hint = "; is_decoder=true in config.json works for weights that were trained with it"
+        hint *= family in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        raise UserError(f"{place}: {called} is an encoder, whose predictions see later tokens; {WORKS}{hint}")
+    if config.get("is_encoder_decoder"):
+        raise UserError(f"{place}: {called} is an encoder-decoder, which writes what follows from another text; {WORKS}")
+    if family in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return
+    if own:
+        raise UserError(f"{place}: {called} brings its own code; model.trust_remote_code=true works, and runs that code")
+    hint = closest(family, known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES).partition("known:")[0]
+    raise UserError(
+        f"{place}: {called} (model_type={family}) is no causal language model that transformers {transformers.__version__} knows;"
+        f" {hint + ' ' if hint else ''}{WORKS}"
+    )

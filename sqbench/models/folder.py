@@ -1,0 +1,115 @@
+"""A model folder in Hugging Face layout, as its JSON files and the headers of its weights describe it: no weight is read."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sqbench.errors import UserError, counted
+
+# The longest window of tokens, as families call it in config.json.
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_sequence_length", "seq_length", "context_length")
+# Parts of a configuration that describe the language model of several networks in one.
+INNER = ("text_config", "llm_config", "language_config")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file: its shape, and its dtype as safetensors writes it (F32, BF16, I8, F8_E4M3, ...)."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_wide_float(self) -> bool:
+        """Whether it holds floating-point numbers of 16 bits or more."""
+        return self.dtype in ("F16", "BF16", "F32", "F64")
+
+
+def read_config(folder: Path, place: str) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+        place: what an error calls the folder: a key and its value.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{place}: {folder} has no config.json, so it is no Hugging Face model folder")
+    return _json(path, place, "model configuration")
+
+
+def configs(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A configuration, and the one of its language model where it describes several networks."""
+    yield config
+    yield from (config[key] for key in INNER if isinstance(config.get(key), dict))
+
+
+def context_of(config: dict[str, Any]) -> int | None:
+    """The longest window of tokens that the model takes; None if its configuration does not say."""
+    said = (part.get(name) for part in configs(config) for name in CONTEXTS)
+    return next((length for length in said if isinstance(length, int) and length > 0), None)
+
+
+def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]:
+    """The files that transformers reads weights from.
+
+    Raises:
+        UserError: there are none, some are not there, or two sets of them are.
+    """
+    named = config.get("transformers_weights")
+    names = [name for name in ((named,) if named else (SINGLE, INDEX)) if (folder / name).is_file()]
+    if len(names) > 1:
+        raise UserError(f"{place}: {folder} holds its weights twice, in {SINGLE} and in the files of {INDEX}; one of the two works")
+    if not names:
+        gguf = " (GGUF files are not read)" if any(folder.glob("*.gguf")) else ""
+        what = f"no {named or f'{SINGLE} and no {INDEX}'}" if any(folder.glob("*.safetensors")) else "no *.safetensors"
+        raise UserError(f"{place}: {folder} has {what}{gguf} (pickled .bin weights are not loaded; convert them once)")
+    if not names[0].endswith(".json"):
+        return [folder / names[0]]
+    index = _json(folder / names[0], place, "index of weights").get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise UserError(f"{place}: {folder / names[0]} is no index of weights (it has no weight_map)")
+    files = sorted({str(file) for file in index.values()})
+    if lost := [file for file in files if not (folder / file).is_file()]:
+        raise UserError(f"{place}: {folder} lacks {counted(lost, f'of the {len(files)} files that {names[0]} names')}")
+    return [folder / file for file in files]
+
+
+def stored(files: Iterable[Path], place: str) -> dict[str, Stored]:
+    """Every tensor of some files.
+
+    Raises:
+        UserError: a file is no complete safetensors file, or two of them hold a tensor of the same name.
+    """
+    found: dict[str, Stored] = {}
+    twice: list[str] = []
+    for file in files:
+        try:
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is no dict)
+                    part = opened.get_slice(name)
+                    twice += [name] * (name in found)
+                    found[name] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{place}: {file} is no complete safetensors file ({error})") from error
+    if twice:
+        raise UserError(f"{place}: its files hold {counted(twice, 'tensors twice')}; a folder that save_pretrained wrote works")
+    return found
+
+
+def _json(path: Path, place: str, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: {path} is no {what} ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{place}: {path} is no {what} (it holds a {type(content).__name__})")
+    return content
