@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task
+from sqbench.methods.replay import sound
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group, fold, share
@@ -44,16 +45,15 @@ def quantize(task: Task, method: Method) -> Model:
     points = quantized_points(task)
     crossing = f"its channels cross a tensor that bits.ops={scheme.ops} quantizes, and whose range after scaling is not known"
     refused = list(topology.refused)
-    moves = []
-    for move in method.moves(task):
-        if _crosses(move.group, points):
-            refused.append((str(move.group), crossing))
-            continue
-        moves.append(move)
+    wanted = method.moves(task)
+    refused += [(str(move.group), crossing) for move in wanted if _crosses(move.group, points)]
+    moves, batchnorms, moving = sound(task, [move for move in wanted if not _crosses(move.group, points)], topology.batchnorms)
+    refused += moving
+    for move in moves:
         fold(module, move.group, move.scale)
-        site = topology.site[move.group.readers[0]]
-        stats[site] = stats[site].scaled(move.group.spread(move.scale))
-    fold_batchnorms(module, task)  # after the moves: a norm that is folded away can be the source of one
+        for site in task.sites(move.group):
+            stats[site] = stats[site].scaled(move.group.spread(move.scale))
+    fold_batchnorms(module, batchnorms)  # after the moves: a norm that is folded away can be the source of one
     report = empty_report()
     report.update(
         groups=[_move(move) for move in moves],
@@ -153,9 +153,9 @@ def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
     return formats
 
 
-def fold_batchnorms(module: nn.Module, task: Task) -> None:
-    """Fold every proven BatchNorm of a shared tree."""
-    for layer, norm in task.topology.batchnorms:
+def fold_batchnorms(module: nn.Module, batchnorms: Iterable[tuple[str, str]]) -> None:
+    """Fold (layer, BatchNorm) neighbours of a shared tree."""
+    for layer, norm in batchnorms:
         fold_batchnorm(module, layer, norm)
 
 

@@ -9,7 +9,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -37,9 +37,14 @@ class Task:
         """That of the model, as far as the scheme's layers go."""
         return self.model.topology.restricted(self.scheme.layers)
 
+    def sites(self, group: Group) -> tuple[str, ...]:
+        """Sites of a group's readers: more than one where some read another shape, order or part of what the source writes."""
+        return tuple(dict.fromkeys(self.topology.site[reader] for reader in group.readers))
+
     def stats(self, group: Group) -> InputStatistics:
-        """Statistics of the tensor that a group's readers read."""
-        return self.statistics.inputs[self.topology.site[group.readers[0]]]
+        """Statistics of what a group's readers read, all of them together."""
+        first, *others = (self.statistics.inputs[site] for site in self.sites(group))
+        return reduce(InputStatistics.joined, others, first)
 
 
 @dataclass(frozen=True)

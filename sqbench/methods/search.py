@@ -1,13 +1,14 @@
 """Choosing among candidate scales by what they do to a block's output."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sqbench.methods.base import Task
-from sqbench.models.folding import Group, share
+from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.progress import track
 from sqbench.quant.affine import round_trip
@@ -119,11 +120,11 @@ def _try(
         handles = []
         for name, reader, weight in zip(quantized, readers, floats, strict=True):
             if (fmt := weights[name]) is not None:
-                by_column = spread.to(weight.dtype)
-                set_weight(reader, round_trip(weight * by_column, fmt) / by_column)
+                folded = (wide(weight) * spread).to(weight.dtype)
+                set_weight(reader, (wide(round_trip(folded, fmt)) / spread).to(weight.dtype))
             if inputs is not None and activation is not None:
                 quantizer = ActivationQuantizer(inputs, None if inputs.dynamic else activation(group, scale))
-                handles.append(reader.register_forward_pre_hook(lambda layer, x, q=quantizer, s=spread: (q(x[0] / s) * s, *x[1:])))
+                handles.append(reader.register_forward_pre_hook(partial(_through, quantizer, spread)))
         output = first_tensor(block(*args, **kwargs))
         losses[index] = (output - reference).double().square().mean().item()
         for handle in handles:
@@ -131,3 +132,9 @@ def _try(
     for reader, original in zip(readers, originals, strict=True):
         reader.weight = original
     return losses
+
+
+def _through(quantizer: ActivationQuantizer, scale: Tensor, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a reader is given where its input, divided by a scale [channels], is quantized."""
+    x = args[0]
+    return ((quantizer((wide(x) / scale).to(x.dtype)) * scale).to(x.dtype), *args[1:])

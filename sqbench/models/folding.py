@@ -45,26 +45,39 @@ class Group:
         return per_input.new_zeros(int(origin.max()) + 1).scatter_reduce(0, origin, per_input, "amax", include_self=False)
 
 
+def wide(value: Tensor) -> Tensor:
+    """In float32 at least: a factor may be outside the range of half precision where its product with a parameter is not."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
+
+
 def divide_norm(norm: nn.Module, scale: Tensor, offset: float = 0.0) -> None:
     """Divide what a norm writes by `scale` [channels]: its weight, and its bias if it has one."""
     for name, parameter in list(norm.named_parameters(recurse=False)):
         shift = offset if name == "weight" else 0.0
-        divided = (parameter.detach() + shift) / scale.to(parameter.dtype) - shift
-        setattr(norm, name, nn.Parameter(divided, requires_grad=False))
+        divided = (wide(parameter) + shift) / scale - shift
+        setattr(norm, name, nn.Parameter(divided.to(parameter.dtype), requires_grad=False))
 
 
 def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
     """Divide what a linear writes by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
     weight = weight_of(linear)
-    set_weight(linear, weight / scale.to(weight.dtype).unsqueeze(1))
+    set_weight(linear, (wide(weight) / scale.unsqueeze(1)).to(weight.dtype))
     if isinstance(linear.bias, Tensor):
-        linear.bias = nn.Parameter(linear.bias.detach() / scale.to(weight.dtype), requires_grad=False)
+        linear.bias = nn.Parameter((wide(linear.bias) / scale).to(weight.dtype), requires_grad=False)
 
 
 def multiply_inputs(linear: nn.Module, scale: Tensor) -> None:
     """Multiply what a linear reads by `scale` [in_features]: the columns of its weight."""
     weight = weight_of(linear)
-    set_weight(linear, weight * scale.to(weight.dtype))
+    set_weight(linear, (wide(weight) * scale).to(weight.dtype))
+
+
+def divide_source(source: nn.Module, group: Group, scale: Tensor) -> None:
+    """Divide what a group's source writes by `scale` [channels of the source]."""
+    if group.kind == "norm":
+        divide_norm(source, scale, group.offset)
+    else:
+        divide_outputs(source, scale)
 
 
 def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None:
@@ -76,10 +89,7 @@ def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None
     def find(name: str) -> nn.Module:
         return module.get_submodule(name.removeprefix(root).removeprefix("."))
 
-    if group.kind == "norm":
-        divide_norm(find(group.source), scale, group.offset)
-    else:
-        divide_outputs(find(group.source), scale)
+    divide_source(find(group.source), group, scale)
     for name in group.readers:
         multiply_inputs(find(name), group.spread(scale))
 
@@ -90,8 +100,9 @@ def share(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
-def random_scale(channels: int, seed: int, device: torch.device) -> Tensor:
-    """Factors between 1/2 and 2, log-uniform, all different: [channels] float32."""
+def random_scale(channels: int, seed: int, device: torch.device, exponents: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """Powers of 2 with exponents evenly spaced between two bounds, in random order, all different: [channels] float32."""
     generator = torch.Generator().manual_seed(seed)
+    low, high = exponents
     steps = torch.randperm(channels, generator=generator).double() / max(channels - 1, 1)
-    return (2.0 ** (2 * steps - 1)).float().to(device)
+    return (2.0 ** ((high - low) * steps + low)).float().to(device)

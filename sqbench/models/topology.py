@@ -1,9 +1,9 @@
 """Who reads what: quantizable layers, the tensors they share, and the places where a scale may move between layers.
 
-Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read the very tensor that a
-norm wrote, and which share an input. Candidates for linear -> linear pairs are neighbours, and are found by what they do: scale
-the first layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random
-scales and the float outputs are compared (`prove`); what fails is refused, with the reason.
+Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read what a norm wrote (`groups`),
+and which share an input. Candidates for linear -> linear pairs are neighbours, and are found by what they do: scale the first
+layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random scales,
+near 1 and far from it, and the float outputs are compared (`proofs`); what fails is refused, with the reason.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -12,18 +12,16 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sqbench.errors import UserError, closest
-from sqbench.models.batchnorm import fold_batchnorm, is_batchnorm
-from sqbench.models.folding import Group, fold, random_scale, share
-from sqbench.models.tracing import Block, Trace, common_parent, relative_difference, trace_calls
+from sqbench.models.batchnorm import is_batchnorm
+from sqbench.models.folding import Group
+from sqbench.models.groups import norm_groups
+from sqbench.models.proofs import origins, prove, prove_batchnorm
+from sqbench.models.tracing import Trace, common_parent, trace_calls
 from sqbench.quant.layers import is_linear, kind_of, weight_of
 from sqbench.quant.operations import Point, find_points
-
-# Largest relative difference between outputs before and after a fold that still counts as the same function. Illegal folds change
-# outputs by a quarter and more; legal ones only by rounding (proofs run in float32 at least).
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -129,67 +127,6 @@ def _floating(module: nn.Module, trace: Trace) -> Iterator[tuple[str, str]]:
             )
 
 
-def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
-    """Fold with random scales inside the innermost module that holds the group; None if its output stays, else the reason."""
-    names = (group.source, *group.readers)
-    if repeated := [name for name in names if name in trace.often]:
-        return f"{repeated[0]} runs more than once per forward pass"
-    block = Block.around(module, names, trace)
-    weight = block.inside(group.source).weight
-    assert isinstance(weight, Tensor)
-    channels = len(weight) if group.kind == "norm" else len(weight_of(block.inside(group.source)))
-    folded = share(block.module)
-    fold(folded, group, random_scale(channels, seed=1, device=weight.device), block.name)
-    error = relative_difference(block.run(), block.run(folded))
-    if not error <= TOLERANCE:
-        place = block.name or "the model"
-        return f"folding random scales changes the output of {place} by {error:.2g} (relative): something else reads it"
-    return None
-
-
-def _folds(module: nn.Module, layer: str, norm: str, trace: Trace) -> bool:
-    """Whether folding a BatchNorm into the layer before it leaves the output of the innermost module around both."""
-    if {layer, norm} & trace.often:
-        return False
-    block = Block.around(module, (layer, norm), trace)
-    folded = share(block.module)
-    fold_batchnorm(folded, *(name.removeprefix(block.name).removeprefix(".") for name in (layer, norm)))
-    return relative_difference(block.run(), block.run(folded)) <= TOLERANCE
-
-
-def _origin(module: nn.Module, first: str, second: str, trace: Trace) -> Tensor | None:
-    """Which output channel of `first` each input channel of `second` is proportional to; None if some are to none.
-
-    Scales the outputs of `first` by distinct factors, runs the innermost common module, and reads the factors off the inputs of
-    `second`.
-    """
-    block = Block.around(module, (first, second), trace)
-    a, b = block.inside(first), block.inside(second)
-    weight = weight_of(a)
-    scale = random_scale(len(weight), seed=0, device=weight.device)
-    seen: list[Tensor] = []
-    reading = b.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].double().flatten(0, -2)))
-    block.run()
-    scaling = a.register_forward_hook(lambda layer, inputs, output: output * scale.to(output.dtype))
-    block.run()
-    reading.remove()
-    scaling.remove()
-    plain, scaled = seen
-    energy = plain.square().sum(0)
-    ratio = (plain * scaled).sum(0) / energy.clamp(min=1e-30)
-    origin = (ratio.unsqueeze(1) - scale.double()).abs().argmin(1)
-    residual = ((scaled - plain * scale.double()[origin]).square().sum(0) / energy.clamp(min=1e-30)).sqrt()
-    silent = energy == 0  # a ReLU that is off for the whole example
-    if bool((residual > 10 * TOLERANCE)[~silent].any()) or bool(silent.all()):
-        return None
-    if silent.any():
-        straight = torch.arange(len(origin), device=origin.device)
-        if len(origin) != len(scale) or not torch.equal(origin[~silent], straight[~silent]):
-            return None  # no telling where the silent channels come from
-        origin = straight
-    return origin.cpu()
-
-
 def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
     """(first, second): `second` reads no norm, `first` ran before it in the same innermost module, and the widths can match."""
     ids = [id(trace.input_of[name]) for name in layers]
@@ -241,31 +178,23 @@ def discover(
     site = {name: readers[0] for readers in by_input.values() for name in readers}
     norms = {readers[0]: trace.norm_of[key] for key, readers in by_input.items() if key in trace.norm_of}
 
-    groups, pairs, refused = [], [], []
-    kept_inputs = {id(trace.input_of[name]) for name in kept}
-    for key, readers in by_input.items():
-        linears = tuple(name for name in readers if is_linear(module.get_submodule(name)))
-        if key not in trace.norm_of or not linears:
-            continue
-        group = Group("norm", trace.norm_of[key], linears)
-        settled = "a layer that stays in float reads it too" if key in kept_inputs else None
-        reason = settled or prove(module, group, trace)
-        if reason and not settled and prove(module, replace(group, offset=1.0), trace) is None:
-            group, reason = replace(group, offset=1.0), None
-        refused.append((str(group), reason)) if reason else groups.append(group)
+    batchnorms = {(layer, norm): prove_batchnorm(module, layer, norm, trace) for layer, norm in trace.batchnorms}
+    folds = tuple(pair for pair, reason in batchnorms.items() if reason is None)
+    groups, refused = norm_groups(module, forward, trace, layers, kept, affine={norm for _, norm in folds})
+    pairs = []
     for first, second in _pair_candidates(layers, trace, module):
-        origin = _origin(module, first, second, trace)
+        pair = Group("pair", first, (second,))
+        (origin,) = origins(module, pair, trace)
         if origin is None:
             continue  # not a pair: most neighbours are not, which is no refusal
         one_to_one = torch.equal(origin, torch.arange(len(origin)))
-        pair = Group("pair", first, (second,), None if one_to_one else origin)
+        pair = replace(pair, origin=None if one_to_one else origin)
         reason = prove(module, pair, trace)
         refused.append((str(pair), reason)) if reason else pairs.append(pair)
-    folds = tuple(pair for pair in trace.batchnorms if _folds(module, *pair, trace))
-    unfolded = {name for name, layer in module.named_modules() if is_batchnorm(layer) and name in trace.calls} - {
-        n for _, n in folds
-    }
-    refused += [(name, "a BatchNorm that folds into no layer: none comes directly before it") for name in sorted(unfolded)]
+    refused += [(f"{layer} -> {norm}", reason) for (layer, norm), reason in batchnorms.items() if reason is not None]
+    alone = {name for name, layer in module.named_modules() if is_batchnorm(layer) and name in trace.calls}
+    alone -= {norm for _, norm in batchnorms}
+    refused += [(name, "a BatchNorm that folds into no layer: none comes directly before it") for name in sorted(alone)]
     floating = tuple(_floating(module, trace))
     found = find_points(module, forward)
     return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, floating, norms)

@@ -113,8 +113,8 @@ class Block:
     def around(cls, module: nn.Module, names: tuple[str, ...], trace: Trace) -> "Block":
         name = common_parent(names, trace.calls)
         block, (args, kwargs) = module.get_submodule(name), trace.calls[name]
-        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in block.parameters()):
-            block, args, kwargs = copy.deepcopy(block).float(), _widened(args), _widened(kwargs)
+        if is_half(block):
+            block, args, kwargs = copy.deepcopy(block).float(), widened(args), widened(kwargs)
         return cls(block, name, args, kwargs)
 
     def inside(self, name: str) -> nn.Module:
@@ -125,12 +125,17 @@ class Block:
         return first_tensor((module or self.module)(*self.args, **self.kwargs))
 
 
-def _widened(value: Any) -> Any:
+def is_half(module: nn.Module) -> bool:
+    """Whether a module computes in half precision, somewhere at least."""
+    return any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in module.parameters())
+
+
+def widened(value: Any) -> Any:
     """Half-precision tensors in arguments, however nested, as float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
-        return type(value)(_widened(item) for item in value)
+        return type(value)(widened(item) for item in value)
     if isinstance(value, dict):
-        return {key: _widened(item) for key, item in value.items()}
+        return {key: widened(item) for key, item in value.items()}
     return value

@@ -1,5 +1,6 @@
 """What the quantizer remembers of one tensor that it saw batch by batch: O(channels + bins), whatever the number of tokens."""
 
+import copy
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -187,6 +188,28 @@ class InputStatistics:
         result.batch_low, result.batch_high = result.ema_low * self.batches, result.ema_high * self.batches
         result.count_top(rows.abs())
         result.gram = self.gram / by_block.unsqueeze(1) / by_block.unsqueeze(2)
+        return result
+
+    def joined(self, other: "InputStatistics") -> "InputStatistics":
+        """Statistics of this tensor and another with the same channels, of the same batches, as if they were one.
+
+        Ranges, sums, bins and Gram blocks are exact. The averages of per-batch ranges become the global range. Sample rows are
+        those of both, cut to `ROWS`.
+        """
+        result = InputStatistics.empty(len(self.low), self.low.device)
+        result._widen(max(self.reach, other.reach))
+        for part in (copy.copy(self), copy.copy(other)):
+            part._widen(result.reach)
+            result.bins += part.bins
+        result.tokens, result.batches = self.tokens + other.tokens, max(self.batches, other.batches)
+        result.low, result.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        result.sum, result.abs_sum = self.sum + other.sum, self.abs_sum + other.abs_sum
+        result.ema_low, result.ema_high = float(result.low.min()), float(result.high.max())
+        result.batch_low, result.batch_high = result.ema_low * result.batches, result.ema_high * result.batches
+        result.gram = self.gram + other.gram
+        rows = torch.cat([self.rows, other.rows])
+        result.rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), ROWS), device=rows.device).long()]
+        result.top, result.examples = self.top + other.top, self.examples + other.examples
         return result
 
     def tensors(self) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ class Network:
         """
         dtype = next(task.model.module.parameters()).dtype
         module = copy.deepcopy(self.latent).requires_grad_(False).to(dtype)
-        fold_batchnorms(module, task)
+        fold_batchnorms(module, task.topology.batchnorms)
         report, settled = empty_report(), {}
         if not self.layers:
             return module, report

@@ -1,0 +1,187 @@
+"""Folds, with the scales that a method chose, held against the float model on inputs that calibration saw.
+
+A fold that was proven on a small example may meet a clamp, a threshold or another reader when real inputs pass it, and a factor may
+leave the range of half precision. One pass of the float model over the replay sample tells: each innermost module around a fold is
+run a second time, folded, on what it was given.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sqbench.methods.base import Move, Task
+from sqbench.models import folding
+from sqbench.models.batchnorm import fold_batchnorm
+from sqbench.models.folding import share
+from sqbench.models.proofs import TOLERANCE
+from sqbench.models.tracing import first_tensor, is_half, widened
+
+ROUNDINGS = 100  # steps of half precision: rounding moves an output by a few of them, leaving the range of numbers by far more
+FLOOR = 0.01  # of the typical row's size: what is nearly zero has no relative error
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Seen = tuple[Tensor, dict[str, Tensor]]  # what a module writes, and what layers in it read
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Something that is done to a model's float layers and must leave its function.
+
+    Attributes:
+        name: as the record has it.
+        parts: the modules that it changes.
+        apply: does it, to a module that is a part of the model and has the name `root` there.
+        scales: layer -> what its input is divided by, [in_features].
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    apply: Callable[[nn.Module, str], None]
+    scales: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of_move(cls, move: Move) -> "Fold":
+        group, spread = move.group, move.group.spread(move.scale)
+        apply = partial(_fold_move, move)
+        return cls(str(group), (group.source, *group.readers), apply, dict.fromkeys(group.readers, spread))
+
+    @classmethod
+    def of_batchnorm(cls, layer: str, norm: str) -> "Fold":
+        return cls(f"{layer} -> {norm}", (layer, norm), partial(_fold_batchnorm, layer, norm))
+
+    def inside(self, place: str) -> bool:
+        """Whether a module holds all that is changed."""
+        return all(not place or part == place or part.startswith(f"{place}.") for part in self.parts)
+
+
+def _fold_move(move: Move, module: nn.Module, root: str) -> None:
+    folding.fold(module, move.group, move.scale, root)
+
+
+def _fold_batchnorm(layer: str, norm: str, module: nn.Module, root: str) -> None:
+    fold_batchnorm(module, *(name.removeprefix(root).removeprefix(".") for name in (layer, norm)))
+
+
+def sound(
+    task: Task, moves: Sequence[Move], batchnorms: Sequence[tuple[str, str]]
+) -> tuple[list[Move], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Moves and (layer, BatchNorm) neighbours that leave the float function on the replay sample, and the others with reasons."""
+    refused: dict[str, str] = {}
+    while True:
+        kept = [move for move in moves if str(move.group) not in refused]
+        norms = [pair for pair in batchnorms if " -> ".join(pair) not in refused]
+        folds = [*map(Fold.of_move, kept), *(Fold.of_batchnorm(*pair) for pair in norms)]
+        wrong = broken(task, folds) if folds else {}
+        if not wrong:
+            return kept, norms, list(refused.items())
+        refused |= wrong
+
+
+@torch.no_grad()
+def broken(task: Task, folds: Sequence[Fold]) -> dict[str, str]:
+    """Folds that move the float function on the replay sample, with reasons; one pass, and a second one to tell them apart.
+
+    A module's folds are compared together. Where something moves each is tried alone, and if none moves anything alone, all that
+    are suspected are to blame.
+    """
+    suspects = _failing(task, folds, together=True)
+    guilty = _failing(task, [fold for fold in folds if fold.name in suspects], together=False) if suspects else {}
+    return guilty or suspects
+
+
+def _failing(task: Task, folds: Sequence[Fold], together: bool) -> dict[str, str]:
+    """Folds that something is wrong with in the innermost module around them that ran: folded all at once there, or one by one."""
+    watched = share(task.model.module)  # hooks do not get into the float model
+    home: dict[str, str] = {}
+    found: dict[str, str] = {}
+    read: dict[str, Tensor] = {}
+
+    def compare(place: str, inside: Sequence[Fold]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            own = [fold for fold in inside if home.setdefault(fold.name, place) == place]  # inner modules come first
+            original, before = task.model.module.get_submodule(place), (first_tensor(output), read)
+            for names in ([own] if together else [[fold] for fold in own]) if own else []:
+                reason = _wrong(original, place, (args, kwargs), before, inside if together else names, names)
+                found.update({fold.name: reason for fold in names if reason is not None})
+            for name in [name for fold in own for name in fold.scales]:
+                read.pop(name, None)
+
+        return hook
+
+    handles = []
+    for name, module in watched.named_modules():
+        if inside := [fold for fold in folds if fold.inside(name)]:
+            handles.append(module.register_forward_hook(compare(name, inside), with_kwargs=True))
+    handles += [_noting(watched, name, name, read) for fold in folds for name in fold.scales]
+    sample = task.statistics.sample
+    try:
+        task.model.with_module(watched, None).body(sample if len(sample) else task.model.example())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found | {fold.name: "no module around it runs" for fold in folds if fold.name not in home}
+
+
+def _wrong(original: nn.Module, place: str, call: Call, before: Seen, folds: Sequence[Fold], judged: Sequence[Fold]) -> str | None:
+    """What `folds` change in a module that is given `call`: what it writes, or what readers of `judged` read. None if nothing.
+
+    The function is compared in float32 at least. In half precision the folded module must not leave the range of numbers besides.
+    """
+    where = f"{place or 'the model'} on calibration inputs, with the scales that the method chose"
+    after = _run(_folded(original, place, folds), place, call, judged)
+    if is_half(original):
+        error, dtype = _distance(before[0], after[0]), before[0].dtype
+        if not error <= ROUNDINGS * torch.finfo(dtype).eps:
+            shown = str(dtype).removeprefix("torch.")
+            return f"in {shown} folding changes the output of {where}, by {error:.2g} (relative): numbers leave its range"
+        wider, call = copy.deepcopy(original).float(), widened(call)
+        before = _run(wider, place, call, judged)
+        after = _run(_folded(wider, place, folds), place, call, judged)
+    if not (error := _distance(before[0], after[0])) <= TOLERANCE:
+        return f"folding changes the output of {where}, by {error:.2g} (relative)"
+    for name, scale in (pair for one in judged for pair in one.scales.items()):
+        if name not in before[1] and name not in after[1]:
+            continue  # a branch that these inputs do not take
+        both = name in before[1] and name in after[1]
+        error = _distance(before[1][name], after[1][name] * scale) if both else float("nan")
+        if not error <= TOLERANCE:
+            return f"folding changes what {name} reads in {where}, by {error:.2g} (relative)"
+    return None
+
+
+def _folded(module: nn.Module, place: str, folds: Sequence[Fold]) -> nn.Module:
+    """A part of the model, folded, over the tensors of the one that it is made from."""
+    result = share(module)
+    for one in folds:
+        one.apply(result, place)
+    return result
+
+
+def _run(module: nn.Module, place: str, call: Call, folds: Sequence[Fold]) -> Seen:
+    """What a part of the model writes, and what the folds' readers in it are given."""
+    read: dict[str, Tensor] = {}
+    names = [name for fold in folds for name in fold.scales]
+    handles = [_noting(module, name, name.removeprefix(place).removeprefix("."), read) for name in names]
+    try:
+        return first_tensor(module(*call[0], **call[1])), read
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _noting(module: nn.Module, name: str, inner: str, read: dict[str, Tensor]) -> RemovableHandle:
+    return module.get_submodule(inner).register_forward_pre_hook(lambda layer, args: read.__setitem__(name, args[0]))
+
+
+def _distance(before: Tensor, after: Tensor) -> float:
+    """The largest relative error of a row (a token; an image where there are more axes), so that large rows hide no other."""
+    rows = [(x.flatten(1) if x.dim() > 3 else x).to(torch.promote_types(x.dtype, torch.float32)) for x in (before, after)]
+    size = rows[0].norm(dim=-1)
+    floor = FLOOR * size.square().mean().sqrt()
+    return float(((rows[0] - rows[1]).norm(dim=-1) / torch.maximum(size, floor).clamp(min=1e-30)).max())

@@ -1,0 +1,85 @@
+"""Smoothing groups: a norm and all the linears that read what it writes, as it is or through a change of order or shape."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sqbench.models.folding import Group
+from sqbench.models.proofs import origins, prove, repeated
+from sqbench.models.reach import reached
+from sqbench.models.tracing import Trace
+from sqbench.quant.layers import is_linear
+
+Refusal = tuple[str, str]  # (group, reason)
+
+OFFSETS = (0.0, 1.0)  # what a norm may add to its weight: nothing, or Gemma's 1
+
+
+def norm_groups(
+    module: nn.Module, forward: Callable[[], Any], trace: Trace, layers: Sequence[str], kept: Sequence[str], affine: Collection[str]
+) -> tuple[list[Group], list[Refusal]]:
+    """Proven groups, in order of execution, and the others with reasons: every norm that a linear reads is in one of the two.
+
+    Linears that read the very tensor that a norm wrote are known from the trace. Whoever reads it through a roll, a window
+    partition, a selection of tokens or any other function is known from what autograd sees. Channels are then matched by scaling
+    them, and the group is proven as any other.
+
+    Args:
+        layers, kept: names of the layers that are quantized and that stay in float.
+        affine: norms that fold into the layer before them: nothing is left of them to divide.
+    """
+    direct: dict[str, list[str]] = {}
+    for name in (*layers, *kept):
+        if (norm := trace.norm_of.get(id(trace.input_of[name]))) is not None:
+            direct.setdefault(norm, []).append(name)
+    linears = [name for name in layers if is_linear(module.get_submodule(name))]
+    found: dict[str, Group] = {}
+    refused: dict[str, Refusal] = {}
+
+    def settle(norm: str, readers: Sequence[str], try_: Callable[[Group], tuple[Group, str | None]]) -> None:
+        """Put a group of a norm where it belongs."""
+        group = Group("norm", norm, tuple(name for name in readers if name in linears))
+        if set(readers) & set(kept):
+            refused[norm] = (str(group), "a layer that stays in float reads it too")
+            return
+        tried = [try_(replace(group, offset=OFFSETS[0]))]
+        if tried[0][1] is not None:
+            tried += [try_(replace(group, offset=offset)) for offset in OFFSETS[1:]]
+        proven = [group for group, reason in tried if reason is None]
+        if proven:
+            found[norm] = proven[0]
+            refused.pop(norm, None)
+        else:
+            refused[norm] = (str(group), str(tried[0][1]))
+
+    for norm, readers in direct.items():
+        if set(readers) & set(linears):
+            settle(norm, readers, lambda group: (group, prove(module, group, trace)))
+
+    grouped = {name for group in found.values() for name in group.readers}
+    calls = list(trace.calls)
+    last = max((calls.index(name) for name in linears if name not in grouped), default=0)
+    everywhere = dict.fromkeys(trace.norm_of.values())
+    unsettled = [norm for norm in everywhere if norm not in found and norm not in affine and calls.index(norm) < last]
+    for norm, others in reached(module, forward, everywhere).items() if unsettled else ():
+        if norm in unsettled and set(others) & set(linears) and set(others) != set(direct.get(norm, ())):
+            settle(norm, others, lambda group: _matched(module, group, trace))
+    ordered = sorted(found.values(), key=lambda group: layers.index(group.readers[0]))
+    return ordered, list(refused.values())
+
+
+def _matched(module: nn.Module, group: Group, trace: Trace) -> tuple[Group, str | None]:
+    """A group whose readers' channels are known by what scaling does, and why it is none."""
+    if reason := repeated(group, trace):
+        return group, reason
+    first, *others = origins(module, group, trace)
+    if first is None or any(other is None for other in others):
+        return group, "a function that mixes or bends channels lies between them"
+    if not all(torch.equal(first, other) for other in others if other is not None):
+        return group, "its readers take its channels in different orders"
+    straight = torch.equal(first, torch.arange(len(first)))
+    group = replace(group, origin=None if straight else first)
+    return group, prove(module, group, trace)

@@ -1,0 +1,69 @@
+"""Which layers read what a norm writes, whatever happens to it on the way."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.quant.layers import kind_of
+
+
+def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Norm -> the layers whose input depends on what it writes, with no other layer or norm in between; in order of execution.
+
+    One pass of autograd knows: norms write leaves of its graph, layers write constants, and what a layer reads leads back to the
+    leaves that it was made of, through views, rolls, paddings, sums and activation functions alike.
+
+    Args:
+        norms: names of modules that return one tensor.
+    """
+    found: dict[str, list[str]] = {name: [] for name in norms}
+    written: dict[Tensor, str] = {}  # tensors are hashed by identity
+
+    def write(name: str) -> Callable[..., Tensor]:
+        def hook(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            leaf = output.detach().requires_grad_()
+            written[leaf] = name
+            return leaf.clone()  # a leaf itself must not be written to
+
+        return hook
+
+    def read(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                for norm in {written[leaf] for leaf in _leaves(args[0]) if leaf in written}:
+                    if name not in found[norm]:
+                        found[norm].append(name)
+
+        return hook
+
+    handles = []
+    for name, layer in module.named_modules():
+        if name in found:
+            handles.append(layer.register_forward_hook(write(name)))
+        elif kind_of(layer) is not None:
+            handles.append(layer.register_forward_pre_hook(read(name)))
+            handles.append(layer.register_forward_hook(lambda layer, args, output: output.detach()))
+    try:
+        with torch.enable_grad():
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {norm: tuple(layers) for norm, layers in found.items()}
+
+
+def _leaves(x: Tensor) -> list[Tensor]:
+    """The leaves of the graph that a tensor was made of."""
+    waiting: list[Any] = [x.grad_fn]
+    known, leaves = set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.append(leaf)
+        waiting.extend(before for before, _ in node.next_functions)
+    return leaves
