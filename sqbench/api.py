@@ -28,6 +28,7 @@ from sqbench.models import Model
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.norms import writers
+from sqbench.models.plain import make_plain
 from sqbench.models.streaming import StreamedModel
 from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
@@ -73,9 +74,11 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
 
 
 def read(source: models.Source, cfg: DictConfig) -> Model:
-    """The model of a source; with `blockwise` one that stays on disk."""
+    """The model of a source, its layers plain where they are proven to be; with `blockwise` one that stays on disk."""
     load = source.stream if cfg.blockwise and source.stream is not None else source.load
-    return load(config.device_of(cfg.device))
+    model = load(config.device_of(cfg.device))
+    make_plain(model.module)
+    return model
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:

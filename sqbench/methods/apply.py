@@ -14,6 +14,7 @@ from sqbench.methods.base import Method, Move, Task
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group, fold, share
+from sqbench.models.parameters import ROLES
 from sqbench.progress import track
 from sqbench.quant import operations
 from sqbench.quant.formats import Format
@@ -90,6 +91,7 @@ def empty_report() -> dict[str, Any]:
         "layers": 0,
         "weights": 0,
         "coverage": 0.0,
+        "parameters": {},
         "points": 0,
         "gradient_steps": 0,
         "groups": [],
@@ -100,23 +102,46 @@ def empty_report() -> dict[str, Any]:
 
 
 def sizes(task: Task) -> dict[str, Any]:
-    """How much is quantized, and which layers are not though nobody asked for it."""
+    """How much is quantized, and which matrices are not though nobody asked for it."""
     return {
         "layers": len(task.topology.layers),
         "weights": count_weights(task),
         "coverage": coverage(task),
+        "parameters": count_parameters(task),
         "points": len(quantized_points(task)),
-        "floating": [{"layer": name, "reason": reason} for name, reason in task.topology.floating],
+        "floating": [
+            {"layer": name, "reason": reason, "weights": _held(task, name)} for name, reason in task.topology.floating
+        ],
     }
 
 
+def count_parameters(task: Task) -> dict[str, int]:
+    """How many parameters are quantized, and how many have each other role; the sum is all of the model, tied ones once."""
+    roles = task.model.topology.roles
+    chosen = {f"{name}.weight" for name in task.topology.layers}
+    counts = dict.fromkeys(("quantized", *(role for role in ROLES if role != "layer")), 0)
+    for name, parameter in task.model.module.named_parameters():
+        role = roles[name]
+        counts["quantized" if name in chosen else "kept" if role == "layer" else role] += parameter.numel()
+    return counts
+
+
+def _held(task: Task, name: str) -> int:
+    """Weights of an entry of `floating`: a layer, or a bare parameter."""
+    parameters = dict(task.model.module.named_parameters())
+    found = parameters.get(name, parameters.get(f"{name}.weight"))
+    return 0 if found is None else found.numel()
+
+
 def warn_of_floats(task: Task) -> None:
-    """Say which layers stay in float though nobody asked for it: a table would not show it."""
+    """Say which matrices stay in float though nobody asked for it: a table would not show it."""
     if floating := task.topology.floating:
-        name, reason = floating[0]
+        name, reason = max(floating, key=lambda entry: _held(task, entry[0]))
+        counts = count_parameters(task)
+        share = 100 / sum(counts.values())
         log.warning(
-            "%s: %d layers stay in float (%s: %s); %.0f %% of the weights are quantized",
-            *(task.model.name, len(floating), name, reason, 100 * coverage(task)),
+            "%s: %d layers and parameters stay in float, with %.1f %% of all weights (%s: %s); %.1f %% are quantized",
+            *(task.model.name, len(floating), share * counts["floating"], name, reason, share * counts["quantized"]),
         )
 
 

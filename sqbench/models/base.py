@@ -74,7 +74,14 @@ class Model(ABC):
     @cached_property
     def topology(self) -> Topology:
         """What reads what, and where scales may move; traced once."""
-        return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
+        example = self.example()
+        return discover(
+            self.module,
+            lambda: self.forward(example),
+            body=lambda: self.body(example),
+            keep=self.pinned_layers(),
+            patterns=self.keep,
+        )
 
     def with_module(self, module: nn.Module, report: Any) -> Self:
         """The same model with other insides; what reads what stays as it was traced."""
