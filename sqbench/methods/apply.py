@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task
+from sqbench.methods.layer_formats import check_widths, formats_of, narrow_layers
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group, fold, share
@@ -18,7 +19,7 @@ from sqbench.models.parameters import ROLES
 from sqbench.progress import track
 from sqbench.quant import operations
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, kind_of, sqnr_db, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, sqnr_db, weight_of
 from sqbench.quant.operations import Point
 from sqbench.quant.outliers import describe
 from sqbench.quant.statistics import InputStatistics
@@ -92,6 +93,7 @@ def empty_report() -> dict[str, Any]:
         "weights": 0,
         "coverage": 0.0,
         "parameters": {},
+        "narrow": [],
         "points": 0,
         "gradient_steps": 0,
         "groups": [],
@@ -108,11 +110,19 @@ def sizes(task: Task) -> dict[str, Any]:
         "weights": count_weights(task),
         "coverage": coverage(task),
         "parameters": count_parameters(task),
+        "narrow": narrow_layers(task),
         "points": len(quantized_points(task)),
-        "floating": [
-            {"layer": name, "reason": reason, "weights": _held(task, name)} for name, reason in task.topology.floating
-        ],
+        "floating": [{"layer": name, "reason": reason, "weights": _held(task, name)} for name, reason in task.topology.floating],
     }
+
+
+def share_of(report: dict[str, Any]) -> dict[str, Any]:
+    """Of a report, what tables say: layers, how many of them are narrower than a group, and the share of weights left unasked."""
+    parameters = report.get("parameters")
+    if not parameters:
+        return {}
+    left = parameters["floating"] / sum(parameters.values())
+    return {"layers": report["layers"], "narrow": len(report["narrow"]), "floating": left}
 
 
 def count_parameters(task: Task) -> dict[str, int]:
@@ -140,8 +150,8 @@ def warn_of_floats(task: Task) -> None:
         counts = count_parameters(task)
         share = 100 / sum(counts.values())
         log.warning(
-            "%s: %d layers and parameters stay in float, with %.1f %% of all weights (%s: %s); %.1f %% are quantized",
-            *(task.model.name, len(floating), share * counts["floating"], name, reason, share * counts["quantized"]),
+            "%s: %.1f %% of the weights stay in float, in %d places (%s: %s); %.1f %% are quantized",
+            *(task.model.name, share * counts["floating"], len(floating), name, reason, share * counts["quantized"]),
         )
 
 
@@ -149,33 +159,6 @@ def guessed_ranges(task: Task) -> list[str]:
     """Layers whose static input range stands on nothing: no input was seen, and no norm writes it."""
     static = [name for name, (_, activations) in formats_of(task).items() if activations is not None and not activations.dynamic]
     return [name for name in static if task.topology.site[name] in task.statistics.guessed]
-
-
-def check_widths(task: Task) -> None:
-    """Raise UserError if groups of weights or activations do not divide a linear layer."""
-    for name, formats in formats_of(task).items():
-        width = weight_of(task.model.module.get_submodule(name)).shape[1]
-        for key, fmt in zip(("bits.weights", "bits.activations"), formats, strict=True):
-            if fmt is not None:
-                fmt.check_width(name, width, key)
-
-
-def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
-    """Layer -> formats of its weight and its input.
-
-    Groups run along the inputs of linears. A convolution's rows are patches, of few channels or odd sizes: it gets scales per
-    output channel instead, and its input per pixel.
-    """
-    formats = {}
-    layers, chosen = task.model.topology.layers, set(task.topology.layers)
-    for index, name in enumerate(layers):  # of all the model has: its first and last layer stay those, whichever are chosen
-        if name not in chosen:
-            continue
-        weights, activations = task.scheme.of_layer(name, index, len(layers))
-        if not is_linear(task.model.module.get_submodule(name)):
-            weights, activations = weights and weights.ungrouped("channel"), activations and activations.ungrouped("token")
-        formats[name] = (weights, activations)
-    return formats
 
 
 def fold_batchnorms(module: nn.Module, task: Task) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
+from sqbench.models.outline import Widths
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.layers import stored_bytes
 
@@ -101,6 +102,7 @@ class Source:
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
         size: bytes of the weights, if they are known before they are read.
+        widths: input channels of its layers, from the architecture alone; None where that is not cheap.
     """
 
     fingerprint: str
@@ -108,6 +110,7 @@ class Source:
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
     size: int | None = None
+    widths: Callable[[], Widths] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ The sum holds: each parameter has exactly one role. Roles come from what one for
 a matrix that a product reads is a weight, wherever it is kept (experts of a mixture as one tensor, a router without a module).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -45,7 +44,8 @@ class Uses(TorchDispatchMode):
         self.seen: set[str] = set()
         self.products: set[str] = set()
         self.tables: set[str] = set()
-        self._from: Any = WeakTensorKeyDictionary()  # tensor -> the parameters it is computed from; what hangs on inputs is not in it
+        # Tensor -> the parameters that it is computed from; what depends on the model's input is not in it.
+        self._from: Any = WeakTensorKeyDictionary()
         for buffer in module.buffers():
             self._from[buffer] = frozenset()
         for name, parameter in module.named_parameters():
@@ -54,13 +54,14 @@ class Uses(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        names = frozenset().union(*(self._from.get(x, frozenset()) for x in given))
         space, _, operation = func.name().partition("::")
         operation = operation.partition(".")[0]
         product = space != "aten" or operation == "linear" or any(part in operation for part in PRODUCTS)
         table = operation.startswith("embedding")
+        factors = args[:3] if "scaled_dot_product" in operation else given  # the mask that it adds is no factor
+        names, read = self._names(given), self._names(factors)
         self.seen |= names
-        self.products |= names if product else frozenset()
+        self.products |= read if product else frozenset()
         self.tables |= names if table else frozenset()
         activation = product or table or any(x.is_floating_point() and x not in self._from for x in given)
         for x in tree_leaves(result):
@@ -69,6 +70,10 @@ class Uses(TorchDispatchMode):
             elif isinstance(x, Tensor):
                 self._from.pop(x, None)  # written in place
         return result
+
+    def _names(self, tensors: Iterable[Any]) -> frozenset[str]:
+        """The parameters that tensors are computed from, as far as they hang on nothing else."""
+        return frozenset().union(*(self._from.get(x, frozenset()) for x in tensors if isinstance(x, Tensor)))
 
 
 def roles_of(
@@ -79,9 +84,7 @@ def roles_of(
     Args:
         layers: that may be quantized; kept: by request not; head: modules of the head.
     """
-    return {
-        name: _role(module, name, parameter, uses, layers, kept, head) for name, parameter in module.named_parameters()
-    }
+    return {name: _role(module, name, parameter, uses, layers, kept, head) for name, parameter in module.named_parameters()}
 
 
 def _role(
@@ -101,8 +104,8 @@ def _role(
         return "head" if place in head else "kept"
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or name in uses.tables:
         return "embedding"
-    if name in uses.products and place not in layers:
-        return "other" if own == "bias" and parameter.dim() == 1 else "floating"
+    if name in uses.products and place not in layers and parameter.dim() > 1:  # a product adds a bias, too
+        return "floating"
     if parameter.numel() == max(parameter.shape, default=1):  # a vector, however many axes of one it has
         return "norm" if is_norm(owner) else "other"
     return "floating" if name not in uses.seen or _is_layer(owner) else "other"
@@ -127,14 +130,16 @@ def floating(
         outside: layers that the model's body does not run.
     """
     for name in (name for name, role in roles.items() if role == "floating"):
-        place = name.rpartition(".")[0]
+        place, _, own = name.rpartition(".")
         owner = module.get_submodule(place)
-        if _is_layer(owner):
+        if _is_layer(owner) and own == "weight":
             yield place, _reason(place, owner, name in uses.seen, trace, outside)
         else:
             shape = "x".join(map(str, module.get_parameter(name).shape))
-            yield name, f"a parameter of {shape} outside linear and convolution layers" + (
-                "" if name in uses.seen else ", which the example does not reach"
+            yield (
+                name,
+                f"a parameter of {shape} outside linear and convolution layers"
+                + ("" if name in uses.seen else ", which the example does not reach"),
             )
 
 

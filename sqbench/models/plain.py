@@ -1,9 +1,9 @@
 """Layers by what they compute: a linear layer or convolution of an unknown class becomes a plain one where that is proven.
 
-Falcon's linear layers multiply by their weight in a forward pass of their own; a weight-standardised convolution, a parametrization
-or a hook computes the weight first. Both are products with one weight, so a plain layer with that weight takes their place, and what
-follows reads, folds and rounds it as any other. A layer that does something else (an adapter, noise, codes of another library) stays as
-it is, and is never quantized.
+Falcon's linear layers multiply by their weight in a forward pass of their own. A weight-standardised convolution, a parametrization
+or a hook computes the weight first. All of them are products with one weight, so a plain layer with that weight takes their place,
+which is read, folded and rounded as any other. A layer that does something else (an adapter, noise, codes of another library) stays
+as it is, and is never quantized.
 """
 
 import copy
@@ -66,7 +66,7 @@ def _inputs(layer: nn.Module) -> list[Tensor]:
     """Random inputs of several scales; images of several sizes, at which padding differs."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(layer, nn.Linear):
-        shapes = [(2, 3, layer.in_features)] * len(SCALES)
+        shapes: list[tuple[int, ...]] = [(2, 3, layer.in_features)] * len(SCALES)
     else:
         assert isinstance(layer, nn.Conv2d)
         reach = [step * (size - 1) + 1 for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]

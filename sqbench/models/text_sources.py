@@ -12,6 +12,7 @@ from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.models.base import Loader, Source
 from sqbench.models.language import load_language_model
+from sqbench.models.outline import language_widths
 from sqbench.models.streaming import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
 
@@ -50,7 +51,11 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         "keep": tuple(cfg.keep),
     }
     return Source(
-        fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context
+        fingerprint,
+        partial(load_language_model, folder, **said),
+        partial(stream_language_model, folder, **said),
+        context,
+        widths=partial(language_widths, folder, fingerprint, cfg.trust_remote_code),
     )
 
 

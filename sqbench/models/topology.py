@@ -121,6 +121,12 @@ def _names(pattern: str, layer: str) -> bool:
     return fnmatch(layer, pattern) or fnmatch(layer, f"{pattern}.*")
 
 
+def matches(patterns: Collection[str] | None, layer: str, keep: Collection[str]) -> bool:
+    """Whether the `layers` of a scheme name a layer, None being all, and no pattern of `model.keep` does."""
+    named = patterns is None or any(_names(pattern, layer) for pattern in patterns)
+    return named and not any(fnmatch(layer, pattern) for pattern in keep)
+
+
 def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
     """Fold with random scales inside the innermost module that holds the group; None if its output stays, else the reason."""
     names = (group.source, *group.readers)

@@ -31,7 +31,7 @@ class Kind:
     pads: bool = False
 
 
-# By the forward function that a class has or inherits. GPT-2's Conv1D is in transformers and Conv2dSame in timm: neither is loaded here.
+# By the forward function that a class has or inherits. Conv1D is GPT-2's; neither transformers nor timm is loaded here.
 KINDS = {
     ("torch.nn.modules.linear", "Linear.forward"): Kind(),
     ("transformers.pytorch_utils", "Conv1D.forward"): Kind(transposed=True),
@@ -56,7 +56,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     """
     weight = module._parameters.get("weight")
     own = isinstance(weight, Tensor) and weight.is_floating_point() and "forward" not in module.__dict__
-    return _kind_of_class(type(module)) if own else None
+    return _kind_of_class(type(module)) if own else None  # type: ignore[arg-type]  # of a class, not of a module
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -84,6 +84,12 @@ def channels_of(module: nn.Module) -> int:
     """How many channels a layer's input has."""
     named = getattr(module, "in_channels", None) or getattr(module, "in_features", None)
     return int(weight_of(module).shape[1]) if named is None else int(named)
+
+
+def widths_of(module: nn.Module) -> tuple[int, int]:
+    """Input channels that one output of a layer reads (of a convolution those of its group), and all input channels."""
+    channels = channels_of(module)
+    return (channels // module.groups if isinstance(module, nn.Conv2d) else channels), channels
 
 
 def channels_last(module: nn.Module, x: Tensor) -> Tensor:
