@@ -22,13 +22,16 @@ from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
 from sqbench.methods.blockwise import quantize_blockwise
+from sqbench.methods.layer_formats import check_groups
 from sqbench.methods.mixed import Allocation, measure, mix
 from sqbench.methods.qat import Qat
 from sqbench.models import Model
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.norms import writers
+from sqbench.models.plain import make_plain
 from sqbench.models.streaming import StreamedModel
+from sqbench.models.topology import matches
 from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
 from sqbench.storage import digest
@@ -67,15 +70,18 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
     cfg = cfg if cfg is not None else configure(*overrides)
     source = models.locate(cfg.model)
     check_window(cfg, source)
+    check_sizes(cfg, source)
     model = read(source, cfg)
     examples = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
     return with_head(model, examples, cfg, folder), examples
 
 
 def read(source: models.Source, cfg: DictConfig) -> Model:
-    """The model of a source; with `blockwise` one that stays on disk."""
+    """The model of a source, its layers plain where they are proven to be; with `blockwise` one that stays on disk."""
     load = source.stream if cfg.blockwise and source.stream is not None else source.load
-    return load(config.device_of(cfg.device))
+    model = load(config.device_of(cfg.device))
+    make_plain(model.module)
+    return model
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:
@@ -88,6 +94,15 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
         raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens, fewer work")
     if "beams" in reads and cfg.eval.prompt > cfg.data.window:
         raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; data.window={cfg.data.window} or less works")
+
+
+def check_sizes(cfg: DictConfig, source: models.Source) -> None:
+    """Raise UserError if a group size does not fit the model's layers, where the architecture alone tells their sizes."""
+    scheme = scheme_of(cfg)
+    grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
+    if source.widths is None or not grouped or METHODS[cfg.method.name].is_float:
+        return
+    check_groups(scheme, {name: found for name, found in source.widths().items() if matches(scheme.layers, name, cfg.model.keep)})
 
 
 def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:

@@ -4,7 +4,7 @@ import gc
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sqbench.reporting.order import main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
 from sqbench.reporting.selection import check_examples, select
 from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
+from sqbench.reporting.shares import share_notes
 from sqbench.reporting.significance import tested
 from sqbench.reporting.tables import to_markdown, write_tables
 
@@ -92,6 +93,7 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     grid = lay_out(shown, config.rows, config.columns, metric)
     check_examples(shown, config.rows, config.columns, metric)
     grid = tested(grid, records, Store(config.results_dir).samples)
+    grid = replace(grid, notes=(*grid.notes, *share_notes(record for record in records if record["point_id"] in points)))
     latex = to_latex
     if config.style == Style.paper:
         experiment = experiment_of(record for record in records if record["point_id"] in points)

@@ -24,6 +24,7 @@ from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.locks import Busy
 from sqbench.methods import Task, configured, scheme_of
+from sqbench.methods.apply import share_of
 from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
 from sqbench.quiet import log_file
@@ -66,6 +67,7 @@ def identify(cfg: DictConfig) -> Point:
     """
     source = models.locate(cfg.model)
     api.check_window(cfg, source)
+    api.check_sizes(cfg, source)
     corpus = data.fetch(cfg.data, cfg.calibration)
     return Point(cfg, source, corpus, identity(cfg, source, corpus))
 
@@ -122,6 +124,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             baseline=float_result.metrics,
             delta={metric: difference.as_dict() for metric, difference in differences.items()},
             outcomes={metric: outcome.as_dict() for metric, outcome in evaluation.outcomes(samples).items()},
+            share=share_of(result.model.report or {}),
             quantized=result.model.report or {},
         )
         _refuse_nonfinite(record)
@@ -169,6 +172,7 @@ def _blank(point: Point) -> dict[str, Any]:
         "baseline": {},
         "delta": {},
         "outcomes": {},
+        "share": {},
         "quantized": {},
     }
 

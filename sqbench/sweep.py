@@ -14,6 +14,7 @@ from sqbench.errors import UserError
 from sqbench.progress import console, output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.shares import share_notes
 from sqbench.reporting.terminal import print_failures, sweep_table
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     ]
     if records := [record for record in found.values() if record is not None]:
         output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
+        for note in share_notes(records):
+            output.print(note, markup=False, highlight=False, soft_wrap=True)
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"
     where = shlex.quote(f"results_dir={store.root}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sqbench.execution.codes import OFFSET, CodedLayer, Codes, refuse_formats, rescale
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of
 
 LINEAR_POSTS = {
     "none": ("none", ""),
@@ -126,7 +126,8 @@ class OneDnnConv(OneDnnLayer):
         (quantized,) = layers
         layer = quantized.layer
         assert isinstance(layer, nn.Conv2d)
-        self.same = type(layer).__name__ == "Conv2dSame"  # pads by its input, as TensorFlow does
+        kind = kind_of(layer)
+        self.same = kind is not None and kind.pads
         padding = [0, 0] if self.same or isinstance(layer.padding, str) else list(layer.padding)
         self.kernel_size, self.stride, self.dilation = list(layer.kernel_size), list(layer.stride), list(layer.dilation)
         self.geometry = (self.stride, padding, self.dilation, layer.groups)

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from sqbench.errors import UserError
 from sqbench.methods.base import Method, Move, Task
+from sqbench.methods.layer_formats import check_widths, formats_of, narrow_layers
 from sqbench.methods.replay import sound
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group, fold, share
+from sqbench.models.parameters import ROLES
 from sqbench.progress import track
 from sqbench.quant import operations
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, kind_of, sqnr_db, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, sqnr_db, weight_of
 from sqbench.quant.operations import Point
 from sqbench.quant.outliers import describe
 from sqbench.quant.statistics import InputStatistics
@@ -90,6 +92,8 @@ def empty_report() -> dict[str, Any]:
         "layers": 0,
         "weights": 0,
         "coverage": 0.0,
+        "parameters": {},
+        "narrow": [],
         "points": 0,
         "gradient_steps": 0,
         "groups": [],
@@ -100,23 +104,54 @@ def empty_report() -> dict[str, Any]:
 
 
 def sizes(task: Task) -> dict[str, Any]:
-    """How much is quantized, and which layers are not though nobody asked for it."""
+    """How much is quantized, and which matrices are not though nobody asked for it."""
     return {
         "layers": len(task.topology.layers),
         "weights": count_weights(task),
         "coverage": coverage(task),
+        "parameters": count_parameters(task),
+        "narrow": narrow_layers(task),
         "points": len(quantized_points(task)),
-        "floating": [{"layer": name, "reason": reason} for name, reason in task.topology.floating],
+        "floating": [{"layer": name, "reason": reason, "weights": _held(task, name)} for name, reason in task.topology.floating],
     }
 
 
+def share_of(report: dict[str, Any]) -> dict[str, Any]:
+    """Of a report, what tables say: layers, how many of them are narrower than a group, and the share of weights left unasked."""
+    parameters = report.get("parameters")
+    if not parameters:
+        return {}
+    left = parameters["floating"] / sum(parameters.values())
+    return {"layers": report["layers"], "narrow": len(report["narrow"]), "floating": left}
+
+
+def count_parameters(task: Task) -> dict[str, int]:
+    """How many parameters are quantized, and how many have each other role; the sum is all of the model, tied ones once."""
+    roles = task.model.topology.roles
+    chosen = {f"{name}.weight" for name in task.topology.layers}
+    counts = dict.fromkeys(("quantized", *(role for role in ROLES if role != "layer")), 0)
+    for name, parameter in task.model.module.named_parameters():
+        role = roles[name]
+        counts["quantized" if name in chosen else "kept" if role == "layer" else role] += parameter.numel()
+    return counts
+
+
+def _held(task: Task, name: str) -> int:
+    """Weights of an entry of `floating`: a layer, or a bare parameter."""
+    parameters = dict(task.model.module.named_parameters())
+    found = parameters.get(name, parameters.get(f"{name}.weight"))
+    return 0 if found is None else found.numel()
+
+
 def warn_of_floats(task: Task) -> None:
-    """Say which layers stay in float though nobody asked for it: a table would not show it."""
+    """Say which matrices stay in float though nobody asked for it: a table would not show it."""
     if floating := task.topology.floating:
-        name, reason = floating[0]
+        name, reason = max(floating, key=lambda entry: _held(task, entry[0]))
+        counts = count_parameters(task)
+        share = 100 / sum(counts.values())
         log.warning(
-            "%s: %d layers stay in float (%s: %s); %.0f %% of the weights are quantized",
-            *(task.model.name, len(floating), name, reason, 100 * coverage(task)),
+            "%s: %.1f %% of the weights stay in float, in %d places (%s: %s); %.1f %% are quantized",
+            *(task.model.name, share * counts["floating"], len(floating), name, reason, share * counts["quantized"]),
         )
 
 
@@ -124,33 +159,6 @@ def guessed_ranges(task: Task) -> list[str]:
     """Layers whose static input range stands on nothing: no input was seen, and no norm writes it."""
     static = [name for name, (_, activations) in formats_of(task).items() if activations is not None and not activations.dynamic]
     return [name for name in static if task.topology.site[name] in task.statistics.guessed]
-
-
-def check_widths(task: Task) -> None:
-    """Raise UserError if groups of weights or activations do not divide a linear layer."""
-    for name, formats in formats_of(task).items():
-        width = weight_of(task.model.module.get_submodule(name)).shape[1]
-        for key, fmt in zip(("bits.weights", "bits.activations"), formats, strict=True):
-            if fmt is not None:
-                fmt.check_width(name, width, key)
-
-
-def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
-    """Layer -> formats of its weight and its input.
-
-    Groups run along the inputs of linears. A convolution's rows are patches, of few channels or odd sizes: it gets scales per
-    output channel instead, and its input per pixel.
-    """
-    formats = {}
-    layers, chosen = task.model.topology.layers, set(task.topology.layers)
-    for index, name in enumerate(layers):  # of all the model has: its first and last layer stay those, whichever are chosen
-        if name not in chosen:
-            continue
-        weights, activations = task.scheme.of_layer(name, index, len(layers))
-        if not is_linear(task.model.module.get_submodule(name)):
-            weights, activations = weights and weights.ungrouped("channel"), activations and activations.ungrouped("token")
-        formats[name] = (weights, activations)
-    return formats
 
 
 def fold_batchnorms(module: nn.Module, batchnorms: Iterable[tuple[str, str]]) -> None:

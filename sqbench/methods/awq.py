@@ -56,7 +56,7 @@ class Awq(Method):
         if self.duo:
             readers = [task.model.module.get_submodule(name) for name in group.readers]
             weight = torch.cat([weight_of(reader).float() for reader in readers])
-            fmt = task.scheme.weights
+            fmt = task.scheme.weights and task.scheme.weights.for_width(weight.shape[1], "channel")
             blocks = to_blocks(weight, fmt) if fmt is not None and fmt.granularity == "group" else weight
             relative = (blocks.abs() / blocks.abs().amax(-1, keepdim=True).clamp(min=1e-30)).view(weight.shape).mean(0)
             scale = scale / group.gather(relative).clamp(min=SMALLEST).pow(1 - exponent)

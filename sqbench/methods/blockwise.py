@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sqbench.methods.apply import check_widths, empty_report, quantize, sizes, warn_of_floats
+from sqbench.methods.apply import empty_report, quantize, sizes, warn_of_floats
 from sqbench.methods.base import Method, Task
+from sqbench.methods.layer_formats import check_widths
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
 from sqbench.models.streaming import StreamedModel

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from sqbench.methods.apply import formats_of
 from sqbench.methods.base import Task
+from sqbench.methods.layer_formats import formats_of
 from sqbench.models.base import Model
 from sqbench.progress import track
 from sqbench.quant.affine import round_trip

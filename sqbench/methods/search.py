@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.methods.base import Task
+from sqbench.methods.layer_formats import formats_of
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.progress import track
@@ -62,7 +63,7 @@ def _losses(
 
     Blocks are searched while the float model runs, so only one block's input is alive at a time.
     """
-    weights, inputs = {name: task.scheme.weights_of(name) for name in task.topology.layers}, task.scheme.activations
+    formats = formats_of(task)
     module = share(task.model.module)
     called = {name for name, _ in module.named_modules()}
     by_block: dict[str, list[Group]] = {}
@@ -80,9 +81,7 @@ def _losses(
             busy = True
             for group in by_block[name]:
                 next(progress)
-                losses[group] = _try(
-                    module, block, args, kwargs, first_tensor(output), group, scales[group], weights, inputs, activation
-                )
+                losses[group] = _try(module, block, args, kwargs, first_tensor(output), group, scales[group], formats, activation)
             busy = False
 
         return hook
@@ -105,12 +104,11 @@ def _try(
     reference: Tensor,
     group: Group,
     candidates: Sequence[Tensor],
-    weights: Mapping[str, Format | None],
-    inputs: Format | None,
+    formats: Mapping[str, tuple[Format | None, Format | None]],
     activation: Activation | None,
 ) -> Tensor:
-    """Losses of one block: put each candidate in place, run, restore. `weights` names the readers that are quantized."""
-    quantized = [name for name in group.readers if name in weights]
+    """Losses of one block: put each candidate in place, run, restore. `formats` are those of the layers that are quantized."""
+    quantized = [name for name in group.readers if name in formats]
     readers = [module.get_submodule(name) for name in quantized]
     originals = [reader.weight for reader in readers]
     floats = [weight_of(reader) for reader in readers]
@@ -119,7 +117,8 @@ def _try(
         spread = group.spread(scale)
         handles = []
         for name, reader, weight in zip(quantized, readers, floats, strict=True):
-            if (fmt := weights[name]) is not None:
+            fmt, inputs = formats[name]
+            if fmt is not None:
                 folded = (wide(weight) * spread).to(weight.dtype)
                 set_weight(reader, (wide(round_trip(folded, fmt)) / spread).to(weight.dtype))
             if inputs is not None and activation is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
+from sqbench.models.outline import Widths
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.layers import stored_bytes
 
@@ -74,7 +75,14 @@ class Model(ABC):
     @cached_property
     def topology(self) -> Topology:
         """What reads what, and where scales may move; traced once."""
-        return discover(self.module, lambda: self.forward(self.example()), keep=self.pinned_layers(), patterns=self.keep)
+        example = self.example()
+        return discover(
+            self.module,
+            lambda: self.forward(example),
+            body=lambda: self.body(example),
+            keep=self.pinned_layers(),
+            patterns=self.keep,
+        )
 
     def with_module(self, module: nn.Module, report: Any) -> Self:
         """The same model with other insides; what reads what stays as it was traced."""
@@ -94,6 +102,7 @@ class Source:
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
         size: bytes of the weights, if they are known before they are read.
+        widths: input channels of its layers, from the architecture alone; None where that is not cheap.
     """
 
     fingerprint: str
@@ -101,6 +110,7 @@ class Source:
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
     size: int | None = None
+    widths: Callable[[], Widths] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
+from sqbench.models.parameters import Uses, roles_of
+from sqbench.models.plain import make_plain
 from sqbench.models.topology import Topology, merged
 from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
@@ -94,7 +96,17 @@ class StreamedModel(LanguageModel):
                     " the model fits into memory"
                 )
         # what a block hands over would be a point twice, of the one and of the other: points are left out
-        return replace(merged(found), points=()), shown
+        return replace(merged([*found, self._outside(example)]), points=()), shown
+
+    def _outside(self, example: Tensor) -> Topology:
+        """What the parameters around the blocks are: nothing there is quantized."""
+        around = _without(self.module, self.places)
+        with torch.no_grad(), Uses(around) as uses:
+            self._around(example, dict.fromkeys(self.places, _idle), logits=True)
+        roles = roles_of(around, uses, (), (), self.pinned_layers())
+        reason = "it is outside the blocks, and blockwise=true quantizes what is in them; blockwise=false works"
+        left = (name for name, role in roles.items() if role == "floating")
+        return Topology((), {}, (), (), (), floating=tuple((name.removesuffix(".weight"), reason) for name in left), roles=roles)
 
     def then(self, step: Callable[[Model], Model], report: dict[str, Any] | None = None) -> "StreamedModel":
         """The same model, of whose blocks `step` makes others after whatever is made of them already.
@@ -190,6 +202,7 @@ class StreamedModel(LanguageModel):
         outside.__dict__.pop("forward", None)
         tree = nested(place, copy.deepcopy(outside))
         self.checkpoint.load([name for name in self.checkpoint.origins if name.startswith(f"{place}.")], tree, self.where)
+        make_plain(tree)
         return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
 
     def _called(self, place: str) -> BlockModel:

@@ -14,6 +14,7 @@ from sqbench.models.architectures import refuse_architecture
 from sqbench.models.base import Loader, Source
 from sqbench.models.folder import context_of, read_config, stored, weight_files
 from sqbench.models.language import load_language_model
+from sqbench.models.outline import language_widths
 from sqbench.models.prequantized import refuse_quantized
 from sqbench.models.streaming import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
@@ -50,6 +51,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         partial(load_language_model, folder, **said),
         partial(stream_language_model, folder, **said),
         context_of(config),
+        widths=partial(language_widths, folder, fingerprint, cfg.trust_remote_code),
     )
 
 

@@ -14,6 +14,7 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError, counted
 from sqbench.models.base import Source
 from sqbench.models.image import ImageModel
+from sqbench.models.outline import timm_widths
 from sqbench.storage import digest
 
 
@@ -61,7 +62,9 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
     size = {} if cfg.image_size is None else {"input_size": (config.input_size[0], cfg.image_size, cfg.image_size)}
     preprocessing = Preprocessing.from_data_config(resolve_data_config(size, pretrained_cfg=config.to_dict()))
     fingerprint = digest([weights.fingerprint, architecture, preprocessing.fingerprint])
-    return Source(fingerprint, partial(load, cfg, architecture, weights, preprocessing, fingerprint))
+    built_for = size_option(config, cfg.image_size).get("img_size")
+    load_it = partial(load, cfg, architecture, weights, preprocessing, fingerprint)
+    return Source(fingerprint, load_it, widths=partial(timm_widths, architecture, built_for))
 
 
 def load(

@@ -18,9 +18,10 @@ from sqbench.errors import UserError, closest
 from sqbench.models.batchnorm import is_batchnorm
 from sqbench.models.folding import Group
 from sqbench.models.groups import norm_groups
+from sqbench.models.parameters import Uses, floating, roles_of
 from sqbench.models.proofs import origins, prove, prove_batchnorm
 from sqbench.models.tracing import Trace, common_parent, trace_calls
-from sqbench.quant.layers import is_linear, kind_of, weight_of
+from sqbench.quant.layers import is_linear, weight_of
 from sqbench.quant.operations import Point, find_points
 
 
@@ -36,7 +37,8 @@ class Topology:
         refused: (name, reason) of each candidate that failed its proof.
         batchnorms: proven (layer, BatchNorm) neighbours that fold into one.
         points: tensors that no layer reads: operands of products, sums, softmax inputs.
-        floating: (name, reason) of each layer that stays in float though nobody asked for it.
+        floating: (name, reason) of each layer or bare matrix that stays in float though nobody asked for it.
+        roles: parameter -> what it is; see `sqbench.models.parameters.ROLES`.
         norms: site -> the norm that writes what is read there.
     """
 
@@ -49,6 +51,7 @@ class Topology:
     points: tuple[Point, ...] = ()
     floating: tuple[tuple[str, str], ...] = ()
     norms: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -116,15 +119,10 @@ def _names(pattern: str, layer: str) -> bool:
     return fnmatch(layer, pattern) or fnmatch(layer, f"{pattern}.*")
 
 
-def _floating(module: nn.Module, trace: Trace) -> Iterator[tuple[str, str]]:
-    """Layers with weights that a method would be expected to quantize, and cannot."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and name not in trace.input_of:
-            known = kind_of(layer) is not None
-            yield (
-                name,
-                "its weight is used without calling it" if known else f"layers of class {type(layer).__name__} are not known",
-            )
+def matches(patterns: Collection[str] | None, layer: str, keep: Collection[str]) -> bool:
+    """Whether the `layers` of a scheme name a layer, None being all, and no pattern of `model.keep` does."""
+    named = patterns is None or any(_names(pattern, layer) for pattern in patterns)
+    return named and not any(fnmatch(layer, pattern) for pattern in keep)
 
 
 def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -149,6 +147,7 @@ def discover(
     module: nn.Module,
     forward: Callable[[], Any],
     *,
+    body: Callable[[], Any] | None = None,
     keep: set[str] | None = None,
     patterns: tuple[str, ...] = (),
     part: bool = False,
@@ -156,6 +155,7 @@ def discover(
     """Trace `forward` (one pass of `module` on a small batch), find groups and pairs, and prove each.
 
     Args:
+        body: the pass that calibration runs: a layer that it does not call stays in float. None is `forward`.
         keep: names of layers that are not quantized.
         patterns: fnmatch patterns of more such layers.
         part: of a model that has others: this one may have nothing to quantize.
@@ -164,12 +164,14 @@ def discover(
         UserError: no quantizable layer was run.
     """
     keep = keep or set()
-    trace = trace_calls(module, forward)
+    with Uses(module) as uses:
+        trace = trace_calls(module, forward)
+    outside = set(trace.layers) - keep - set(trace_calls(module, body).layers if body else trace.layers)
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in trace.layers):
             raise UserError(f"model.keep={pattern}: matches no layer; there are, for example, {', '.join(trace.layers[:8])}")
     kept = [name for name in dict.fromkeys(trace.layers) if name in keep or any(fnmatch(name, pattern) for pattern in patterns)]
-    layers = [name for name in dict.fromkeys(trace.layers) if name not in kept]
+    layers = [name for name in dict.fromkeys(trace.layers) if name not in kept and name not in outside]
     if not layers and not part:
         raise UserError(f"model: {type(module).__name__} ran no layer that may be quantized (kept in float: {kept or 'none'})")
     by_input: dict[int, list[str]] = {}
@@ -195,6 +197,7 @@ def discover(
     alone = {name for name, layer in module.named_modules() if is_batchnorm(layer) and name in trace.calls}
     alone -= {norm for _, norm in batchnorms}
     refused += [(name, "a BatchNorm that folds into no layer: none comes directly before it") for name in sorted(alone)]
-    floating = tuple(_floating(module, trace))
+    roles = roles_of(module, uses, set(layers), set(kept) - keep, keep)
+    left = tuple(floating(module, roles, uses, trace, outside))
     found = find_points(module, forward)
-    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, floating, norms)
+    return Topology(tuple(layers), site, tuple(groups), tuple(pairs), tuple(refused), folds, found, left, norms, roles)

@@ -1,5 +1,6 @@
 """Number formats and schemes: what is stored in how many bits, and what shares a scale. Data only, no tensors."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -82,14 +83,30 @@ class Format:
         """The same format, with another granularity in place of groups."""
         return replace(self, granularity=granularity, group_size=None) if self.granularity == "group" else self
 
-    def check_width(self, layer: str, in_features: int, key: str = "bits.weights") -> None:
-        """Raise UserError, naming `key`, if groups do not divide a layer's input axis."""
-        if self.group_size is not None and in_features % self.group_size:
-            divisors = [g for g in (16, 32, 64, 96, 128, 192, 256) if in_features % g == 0] or "none of the usual"
-            raise UserError(
-                f"{key}.group_size={self.group_size} does not divide in_features={in_features} of {layer}"
-                f" ({in_features} % {self.group_size} = {in_features % self.group_size}); these do: {divisors}"
-            )
+    def for_width(self, channels: int, granularity: str) -> "Format":
+        """The format of a layer with so many input channels: with fewer than one group, another granularity takes its place."""
+        return self.ungrouped(granularity) if self.group_size is not None and channels < self.group_size else self
+
+    def check_width(self, layer: str, channels: int, key: str = "bits.weights", beside: Collection[int] = ()) -> None:
+        """Raise UserError, naming `key` and every size that works, if groups do not divide a layer's input channels.
+
+        A layer with fewer channels than one group has none (`for_width`).
+
+        Args:
+            beside: input channels of all layers.
+        """
+        size = self.group_size
+        if size is None or channels < size or channels % size == 0:
+            return
+        divide = [count for count in range(2, channels + 1) if channels % count == 0]
+        everywhere = [count for count in divide if all(other < count or other % count == 0 for other in beside)]
+        listed = f"these divide it: {divide}"
+        if everywhere != divide:
+            listed += f"; in every layer work: {everywhere}" if everywhere else "; no size works in every layer"
+        raise UserError(
+            f"{key}.group_size={size} does not divide in_features={channels} of {layer} ({channels} % {size} = {channels % size});"
+            f" {listed}"
+        )
 
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Bytes of a weight in this format: packed codes, scales, and zero-points of one code each."""

@@ -4,6 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,25 +22,41 @@ class Kind:
         transposed: the weight is [in, out].
         axis: of the input, which holds its channels.
         folds: a scale per input channel can be multiplied into its weight's columns.
+        pads: zeros go around the input so that the output has ceil(size / stride) pixels, as in TensorFlow.
     """
 
     transposed: bool = False
     axis: int = -1
     folds: bool = True
+    pads: bool = False
 
 
-# By class name: Conv1D is GPT-2's, and lives in transformers; Conv2dSame is timm's, and pads as TensorFlow does.
+# By the forward function that a class has or inherits. Conv1D is GPT-2's; neither transformers nor timm is loaded here.
 KINDS = {
-    "Linear": Kind(),
-    "Conv1D": Kind(transposed=True),
-    "Conv2d": Kind(axis=1, folds=False),
-    "Conv2dSame": Kind(axis=1, folds=False),
+    ("torch.nn.modules.linear", "Linear.forward"): Kind(),
+    ("transformers.pytorch_utils", "Conv1D.forward"): Kind(transposed=True),
+    ("torch.nn.modules.conv", "Conv2d.forward"): Kind(axis=1, folds=False),
+    ("timm.layers.conv2d_same", "Conv2dSame.forward"): Kind(axis=1, folds=False, pads=True),
 }
 
 
+@cache
+def _kind_of_class(cls: type[nn.Module]) -> Kind | None:
+    forward = cls.forward
+    inner = getattr(cls, "_conv_forward", nn.Conv2d._conv_forward)  # what a convolution's forward calls
+    known = (getattr(forward, "__module__", ""), getattr(forward, "__qualname__", ""))
+    return KINDS.get(known) if inner is nn.Conv2d._conv_forward else None
+
+
 def kind_of(module: nn.Module) -> Kind | None:
-    """The kind of a layer whose weight and input can be quantized; None for every other module."""
-    return KINDS.get(type(module).__name__)
+    """The kind of a layer whose weight and input can be quantized; None for every other module.
+
+    A layer is known by the function that it runs, and its weight must be a parameter of its own: a class of another forward pass, a
+    parametrization or a hook may compute with another weight than the one that can be read.
+    """
+    weight = module._parameters.get("weight")
+    own = isinstance(weight, Tensor) and weight.is_floating_point() and "forward" not in module.__dict__
+    return _kind_of_class(type(module)) if own else None  # type: ignore[arg-type]  # of a class, not of a module
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -67,6 +84,12 @@ def channels_of(module: nn.Module) -> int:
     """How many channels a layer's input has."""
     named = getattr(module, "in_channels", None) or getattr(module, "in_features", None)
     return int(weight_of(module).shape[1]) if named is None else int(named)
+
+
+def widths_of(module: nn.Module) -> tuple[int, int]:
+    """Input channels that one output of a layer reads (of a convolution those of its group), and all input channels."""
+    channels = channels_of(module)
+    return (channels // module.groups if isinstance(module, nn.Conv2d) else channels), channels
 
 
 def channels_last(module: nn.Module, x: Tensor) -> Tensor:

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.methods.apply import (
-    check_widths,
     describe_layer,
     empty_report,
     fold_batchnorms,
-    formats_of,
     place_points,
     quantized_points,
     sizes,
     warn_of_floats,
 )
 from sqbench.methods.base import Task
+from sqbench.methods.layer_formats import check_widths, formats_of
 from sqbench.methods.qat import Qat
 from sqbench.models.batchnorm import batchnorm_scale, is_batchnorm
 from sqbench.models.folding import share

@@ -11,7 +11,8 @@ from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
 from sqbench.methods import METHODS, Task
-from sqbench.methods.apply import formats_of, quantize, quantized_points
+from sqbench.methods.apply import quantize, quantized_points
+from sqbench.methods.layer_formats import formats_of
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.formats import Format, Scheme

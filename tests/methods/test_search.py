@@ -1,5 +1,8 @@
 """The race among candidate scales, against all of them on all of the sample."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from sqbench.methods.awq import Awq
 from sqbench.methods.search import FINALISTS, _losses, block_losses
 from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
+from sqbench.quant.formats import Format, Scheme
 
 
 def test_finalists_have_the_losses_of_the_whole_sample(tiny: LanguageModel, statistics: Statistics) -> None:
@@ -32,3 +36,26 @@ def test_few_candidates_all_meet_the_whole_sample(tiny: LanguageModel, statistic
     groups = list(tiny.topology.groups)
     losses = block_losses(task, groups, lambda group: [Awq().scale(task, group, step / 4) for step in range(4)])
     assert all(bool(loss.isfinite().all()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("inputs", [None, Format(4, symmetric=False, dynamic=True)], ids=str)
+def test_candidates_meet_the_widths_that_the_layers_get(tiny: LanguageModel, statistics: Statistics, inputs: Format | None) -> None:
+    """The last layer at 8 bits (edge_bits), and layers at 8 bits of a mixed allocation, are searched as in a scheme of 8 bits."""
+    narrow = Scheme("narrow", Format(3, symmetric=False, granularity="group", group_size=32), inputs)
+    wide = replace(
+        narrow, weights=narrow.weights and replace(narrow.weights, bits=8), activations=inputs and replace(inputs, bits=8)
+    )
+    (last,) = (pair for pair in tiny.topology.pairs if pair.readers == (tiny.topology.layers[-1],))
+    mlp = next(group for group in tiny.topology.groups if group.readers[0].endswith("gate_proj"))
+
+    def losses(scheme: Scheme, group: Group) -> Tensor:
+        task = Task(tiny, statistics, scheme)
+        scales = [Awq().scale(task, group, step / 3) for step in range(3)]
+        return block_losses(task, [group], lambda _: scales, lambda _, scale: pytest.fail("dynamic ranges need no limits"))[group]
+
+    assert torch.equal(losses(replace(narrow, edge_bits=8), last), losses(wide, last))
+    assert bool((losses(replace(narrow, edge_bits=8), last) < 0.5 * losses(narrow, last)).all())
+    if inputs is None:
+        mixed = replace(narrow, widths=tuple((name, 8) for name in mlp.readers))
+        assert torch.equal(losses(mixed, mlp), losses(wide, mlp))
+        assert not torch.equal(losses(mixed, mlp), losses(narrow, mlp))

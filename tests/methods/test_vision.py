@@ -199,17 +199,6 @@ def test_scales_do_not_cross_a_quantized_product() -> None:
     assert "bits.ops=linear+matmul" in refused["reason"]
 
 
-def test_layers_that_no_class_table_names_stay_float() -> None:
-    class Odd(nn.Conv2d):
-        """Standardises its weight: what is stored is not what it computes with."""
-
-    model = nn.Sequential(Odd(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    from sqbench.models.topology import discover
-
-    with torch.no_grad():
-        assert discover(model, lambda: model(torch.randn(1, 3, 9, 9))).layers == ("2",)
-
-
 class Functional(nn.Module):
     """One linear whose weight is used without calling it, as BEiT's qkv is."""
 
@@ -292,17 +281,58 @@ def test_a_pair_around_a_quantized_activation_is_left() -> None:
     assert collect(module, module, topology.sites, inputs).inputs
 
 
-def test_groups_run_along_linears_and_convolutions_have_channels(vit: Lab) -> None:
+def test_a_layer_with_fewer_channels_than_a_group_has_none_and_is_named(vit: Lab) -> None:
     grouped = Scheme("w4a16", Format(4, symmetric=False, granularity="group", group_size=16))
     model = quantized(vit, grouped)
     formats = {entry["layer"]: entry["format"] for entry in model.report["per_layer"]}
     assert formats["patch_embed.proj"] == "int4 asym channel"
     assert formats["blocks.0.attn.qkv"] == "int4 asym group 16"
+    assert model.report["narrow"] == ["patch_embed.proj"]
     with pytest.raises(UserError, match=r"bits\.weights\.group_size=24 does not divide in_features=32 of blocks\.0\.attn\.qkv"):
         quantized(vit, Scheme("odd", Format(4, granularity="group", group_size=24)))
     uneven = Format(8, granularity="group", group_size=24, dynamic=True)
     with pytest.raises(UserError, match=r"bits\.activations\.group_size=24 does not divide in_features=32"):
         quantized(vit, Scheme("odd", Format(8, granularity="channel"), uneven))
+
+
+class Mixed(nn.Module):
+    """Convolutions of one colour, of 16 channels, of 16 channels one by one and of 1 x 1, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3)
+        self.depthwise, self.pointwise = nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 24, 1)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pointwise(self.depthwise(self.wide(self.stem(x)).relu()).relu())
+        return self.head(x.mean((2, 3)))
+
+
+def test_linears_and_convolutions_follow_one_rule_for_groups() -> None:
+    torch.manual_seed(0)
+    module = Mixed().eval().requires_grad_(False)
+    model = ImageModel(module, "mixed", "mixed", preprocessing=Preprocessing((1, 12, 12), (0.5,), (0.5,)), classes=3)
+    statistics = collect(module, module, model.topology.sites, torch.randn(4, 1, 12, 12))
+
+    def formats(size: int) -> list[str]:
+        bits = Scheme(
+            "w4", Format(4, granularity="group", group_size=size), Format(8, granularity="group", group_size=size, dynamic=True)
+        )
+        quantized = api.quantize(model, statistics, "rtn", bits)
+        layers = [quantized.module.get_submodule(name) for name in model.topology.layers]
+        return [f"{layer.format.granularity} {layer.activation.fmt.granularity}" for layer in layers]
+
+    none, inputs, both = "channel token", "channel group", "group group"
+    assert formats(8) == [none, both, inputs, both, both]
+    assert formats(24) == [none, none, none, none, both]
+    works = r"these divide it: \[2, 3, 4, 6, 8, 12, 24\]; in every layer work: \[2, 4, 8, 24\]"
+    with pytest.raises(
+        UserError, match=rf"bits.weights.group_size=16 does not divide in_features=24 of head \(24 % 16 = 8\); {works}"
+    ):
+        formats(16)
+    with pytest.raises(UserError, match=r"bits.weights.group_size=32: no layer has so many input channels, the widest has 24"):
+        formats(32)
 
 
 def test_points_without_statistics_are_asked_for(vit: Lab) -> None:

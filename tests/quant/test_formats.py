@@ -1,8 +1,12 @@
 """Formats: stored size, and messages that name the key, the value and what works."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format, Scheme
@@ -40,9 +44,37 @@ def test_impossible_formats_are_refused(fields: dict, activations: bool, words: 
 
 def test_group_that_does_not_divide_names_both_numbers() -> None:
     with pytest.raises(
-        UserError, match=r"group_size=128 does not divide in_features=576 of q_proj .*576 % 128 = 64.*\[16, 32, 64, 96, 192\]"
+        UserError,
+        match=r"group_size=128 does not divide in_features=576 of q_proj \(576 % 128 = 64\); these divide it: \[2, 3, 4, .*, 192, 288, 576\]",
     ):
         Format(bits=4, granularity="group", group_size=128).check_width("q_proj", 576)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.lists(st.integers(1, 400), max_size=3))
+def test_every_size_that_an_error_offers_works_and_none_is_missing(size: int, channels: int, beside: list[int]) -> None:
+    grouped = Format(bits=4, granularity="group", group_size=size)
+    widths = [channels, *beside]
+    try:
+        grouped.check_width("layer", channels, beside=widths)
+    except UserError as error:
+        assert channels > size
+        assert channels % size
+        divide, *rest = [json.loads(found) for found in re.findall(r"\[.*?\]", str(error))]
+        assert divide == [count for count in range(2, channels + 1) if channels % count == 0]
+        works = [count for count in divide if all(other < count or other % count == 0 for other in widths)]
+        offered = rest[0] if rest else [] if "no size works in every layer" in str(error) else divide
+        assert offered == works
+        for count in offered:
+            for width in widths:
+                fitting = replace(grouped, group_size=count).for_width(width, "channel")
+                assert fitting.group_size is None or width % count == 0
+    else:
+        assert channels < size or channels % size == 0
+
+
+def test_a_tiny_llama_of_172_is_told_4_43_86_and_172() -> None:
+    with pytest.raises(UserError, match=r"these divide it: \[2, 4, 43, 86, 172\]; in every layer work: \[2, 4, 86, 172\]"):
+        Format(bits=4, granularity="group", group_size=64).check_width("down_proj", 172, beside=[64, 172])
 
 
 def test_scheme_from_plain_data() -> None:

@@ -1,0 +1,48 @@
+"""Input channels of a model's layers from its architecture alone: what a plan can check before any weight is read."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sqbench.quant.layers import kind_of, widths_of
+
+Widths = dict[str, tuple[int, int]]  # layer -> input channels that one output reads, and all input channels
+
+
+def _widths(build: Callable[[], nn.Module]) -> Widths:
+    """Of a network without weights and without its output embedding; none if it cannot be built so: loading it says why."""
+    from accelerate import init_empty_weights
+
+    try:
+        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+            module = build()
+    except Exception:  # noqa: BLE001 (code of the model's own may raise anything)
+        return {}
+    without = getattr(module, "get_output_embeddings", lambda: None)()
+    layers = {name: layer for name, layer in module.named_modules() if layer is not without}
+    return {name: widths_of(layer) for name, layer in layers.items() if kind_of(layer) or isinstance(layer, nn.Linear | nn.Conv2d)}
+
+
+@lru_cache(maxsize=8)
+def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool) -> Widths:
+    """Of a Hugging Face causal LM; `fingerprint` is the folder's, whose files may change."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def build() -> nn.Module:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return module
+
+    return _widths(build)
+
+
+@lru_cache(maxsize=8)
+def timm_widths(architecture: str, image_size: int | None) -> Widths:
+    """Of a timm architecture without its classifier; `image_size` is of those that are built for one."""
+    import timm
+
+    options = {} if image_size is None else {"img_size": image_size}
+    return _widths(lambda: timm.create_model(architecture, num_classes=0, **options))

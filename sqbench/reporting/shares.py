@@ -1,0 +1,21 @@
+"""What a table has to say of its points besides their results: layers without groups, weights that stay in float unasked."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def share_notes(records: Iterable[dict[str, Any]]) -> list[str]:
+    """A sentence for each scheme and model whose groups do not fit all layers, and for each model with unasked float weights.
+
+    Args:
+        records: with or without `quantized`; older ones say nothing of it.
+    """
+    notes: dict[str, None] = {}
+    for record in records:
+        share, model = record.get("share") or {}, record["config"]["model"]["name"]
+        scheme, layers = record["identity"]["scheme"]["name"], share.get("layers", 0)
+        if narrow := share.get("narrow", 0):
+            notes[f"{scheme} of {model}: {narrow} of {layers} layers have fewer input channels than a group, and no groups"] = None
+        if left := share.get("floating", 0.0):
+            notes[f"{model}: {100 * left:.1f} % of the weights stay in float unasked (quantized.floating names them)"] = None
+    return list(notes)
