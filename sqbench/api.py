@@ -14,11 +14,12 @@ from torch import Tensor
 from sqbench import calibration, config, data, models, tensorfile, training
 from sqbench.calibration import Statistics
 from sqbench.checks import check
-from sqbench.data import Batches, Examples
+from sqbench.config import CalibrationConfig
+from sqbench.data import Batches, Corpus, Examples, Windows
 from sqbench.data.base import Unseen
 from sqbench.data.images import ImageExamples, LabelledImages
-from sqbench.errors import UserError
-from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation
+from sqbench.errors import UserError, known
+from sqbench.evaluation import EVALUATIONS, Result, defaults_of, natural_evaluation
 from sqbench.methods import METHODS, Method, Task, configured, scheme_of
 from sqbench.methods.apply import quantize as _quantize
 from sqbench.methods.blockwise import quantize_blockwise
@@ -72,7 +73,7 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
     check_window(cfg, source)
     check_sizes(cfg, source)
     model = read(source, cfg)
-    examples = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
+    examples = examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
     return with_head(model, examples, cfg, folder), examples
 
 
@@ -82,6 +83,22 @@ def read(source: models.Source, cfg: DictConfig) -> Model:
     model = load(config.device_of(cfg.device))
     make_plain(model.module)
     return model
+
+
+def examples_of(corpus: Corpus, model: Model, source: models.Source, cfg: DictConfig) -> Examples:
+    """The examples of a model that fit into its context.
+
+    Raises:
+        UserError: there are not so many, or they do not fit.
+    """
+    examples = corpus.examples(model, cfg.data, cfg.calibration)
+    if isinstance(examples, Windows) and source.context is not None and examples.evaluation.shape[1] > source.context:
+        asked, before = f"data.window={cfg.data.window} data.bos={str(cfg.data.bos).lower()}", len(examples.prefix)
+        raise UserError(
+            f"{asked}: {before} more token{'s' * (before > 1)} before every window, and {cfg.model.name} takes at most"
+            f" {source.context}; data.window={source.context - before} or less works, and so does data.bos=false"
+        )
+    return examples
 
 
 def check_window(cfg: DictConfig, source: models.Source) -> None:
@@ -140,20 +157,22 @@ def training_images(examples: Examples, cfg: DictConfig) -> LabelledImages:
 
 
 def calibrate(
-    model: Model, inputs: Tensor | Batches, *, search: int = 4, points: bool = False, folder: Path | None = None
+    model: Model, inputs: Tensor | Batches, *, search: int | None = None, points: bool = False, folder: Path | None = None
 ) -> Statistics:
     """Statistics of every quantizable tensor over model inputs, from one streaming pass.
 
     Args:
         inputs: token windows [B, window], or `Batches`: `examples.calibration`. `Unseen` ones are not read: the statistics are
             what the weights tell.
-        search: how many of them a search over block outputs may replay.
+        search: how many of them a search over block outputs may replay; None: as many as on a command line.
         points: also tensors that no layer reads, which op sets beyond `linear` quantize.
         folder: a cache; None computes without one.
 
     Raises:
         UserError: tensors that no layer reads are asked for, of which weights tell nothing.
     """
+    if search is None:
+        search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
     if isinstance(inputs, Unseen):
         if points:
             raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; bits.ops=linear works")
@@ -289,9 +308,18 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
     """Metrics and per-example outcomes; with the float model's result as `reference`, paired with it.
 
     Args:
-        settings: of the evaluation, for example `name="latency", repetitions=20`.
+        settings: of the evaluation, for example `name="latency", repetitions=20`; others are as on the command line.
+
+    Raises:
+        UserError: the evaluation is not for such a model, or has no such setting.
     """
-    return EVALUATIONS[natural_evaluation(name, model.kind)].run(model, examples, reference, **settings)
+    chosen = natural_evaluation(name, model.kind)
+    if model.kind not in EVALUATIONS[chosen].settings:
+        raise UserError(f"name={name}: is for {' and '.join(EVALUATIONS[chosen].settings)}, {model.name} reads {model.kind}")
+    defaults = defaults_of(chosen, model.kind)
+    if other := sorted(settings.keys() - defaults.keys()):
+        raise UserError(f"{other[0]}={settings[other[0]]}: {known(other[0], defaults)}")
+    return EVALUATIONS[chosen].run(model, examples, reference, **defaults | settings)
 
 
 __all__ = ["METHODS", "allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]

@@ -69,6 +69,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={limit:g}: only a child process can be ended; without isolate=false it works")
     at_least("data.window", 2)
     at_least("data.windows", 1)
+    if cfg.data.bos != "auto" and not isinstance(cfg.data.bos, bool):
+        raise UserError(f"data.bos={cfg.data.bos}: auto, true and false work")
     if cfg.data.images is not None:
         at_least("data.images", 1)
     if (samples := cfg.calibration.samples) is not None:

@@ -46,6 +46,7 @@ class DataConfig:
     path: str | None = None  # a local file or folder instead of a download
     window: int = 512  # tokens
     windows: int = 16  # to evaluate on, from the start of the text
+    bos: Any = "auto"  # before every window: auto, what the tokenizer itself puts before a text; true, at least BOS; false, nothing
     images: int | None = 1000  # to evaluate on, a fixed draw of the test split; null is all of it
     train_path: str | None = None  # the training split, where `path` is the test split alone
     image_column: str = "image"  # of parquet files

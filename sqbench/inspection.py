@@ -59,7 +59,7 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     source = models.locate(cfg.model)
     api.check_window(cfg, source)
     model = source.load(device_of(cfg.device))  # without the head that a run may fit: nothing below reads it
-    found = data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
+    found = api.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
     search = api.search_size(cfg, model)
     try:
         statistics = api.calibrate(model, found.calibration, search=search, folder=folder / "calibration")

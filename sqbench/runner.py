@@ -204,7 +204,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     same_model = (*same_examples, digest(point.identity["model"]), cache)
     with watch.stage("load"):
         bare = _weights(point)
-        examples: Examples = _shared("examples", same_examples, lambda: point.corpus.examples(bare, cfg.data, cfg.calibration))
+        examples: Examples = _shared("examples", same_examples, lambda: api.examples_of(point.corpus, bare, point.source, cfg))
         model: Model = _shared("model", same_model, lambda: api.with_head(bare, examples, cfg, cache / "heads"))
     method, scheme = configured(cfg), scheme_of(cfg)
     model.topology.restricted(scheme.layers)  # a pattern that names no layer: say so before anything is computed

@@ -1,6 +1,6 @@
 """Metrics of a small sweep, as committed: who changes a number raises REVISION.
 
-    python tests/test_golden.py        # writes tests/golden.json from the code as it is
+python tests/test_golden.py        # writes tests/golden.json from the code as it is
 """
 
 import json

@@ -10,10 +10,11 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.storage import digest
 
 
-def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig) -> Batches:
-    """Windows of tokens, each token as likely as any other of the vocabulary."""
+def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig, prefix: tuple[int, ...] = ()) -> Batches:
+    """Windows of tokens after the prefix of every window, each token as likely as any other of the vocabulary."""
     generator = torch.Generator().manual_seed(calibration.seed)
-    tokens = torch.randint(vocabulary, (calibration.windows, window), generator=generator)
+    drawn = torch.randint(vocabulary, (calibration.windows, window), generator=generator)
+    tokens = torch.cat([torch.tensor(prefix, dtype=drawn.dtype).expand(len(drawn), -1), drawn], dim=1)
     batches = Batches(len(tokens), lambda number: tokens[number : number + 1], digest(tokens.tolist()))
     return _given(batches, calibration.windows, calibration)
 

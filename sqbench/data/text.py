@@ -29,20 +29,23 @@ class Windows:
     """Token ids cut for one sweep.
 
     Attributes:
-        evaluation: [E, window] int64, the first E windows of the text.
-        calibration: [C, window] int64, drawn without replacement from the windows after them (or from another text); or no text.
-        evaluation_bytes: UTF-8 bytes of the text that the evaluation predicts.
+        evaluation: [E, prefix + window] int64, the first E windows of the text, each after the prefix.
+        calibration: [C, prefix + window] int64, drawn without replacement from the windows after them (or from another text); or
+            no text.
+        evaluation_bytes: UTF-8 bytes of the text that the evaluation predicts: of every window all but its first token.
         at: [C] window numbers that the calibration was drawn from, in its own text; empty if from none.
+        prefix: the tokens that begin every window; see `prefix_of`.
     """
 
     evaluation: Tensor
     calibration: Tensor | Batches
     evaluation_bytes: int
     at: tuple[int, ...]
+    prefix: tuple[int, ...] = ()
 
     def fingerprint(self) -> str:
-        """sha256 of the evaluation windows."""
-        return digest(self.evaluation.tolist())
+        """sha256 of the evaluation windows, and of where their text begins."""
+        return digest([len(self.prefix), self.evaluation.tolist()])
 
     def about(self) -> dict[str, Any]:
         """Which windows calibrated."""
@@ -50,13 +53,13 @@ class Windows:
 
 
 def read(path: str, key: str) -> str:
-    """The text of a file.
+    """The text of a file, without the byte order mark that some editors put before it.
 
     Raises:
         UserError: the file is missing, empty or not UTF-8.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except IsADirectoryError as error:
         raise UserError(f"{key}={path}: is a folder; a UTF-8 text file works") from error
     except FileNotFoundError as error:
@@ -115,7 +118,8 @@ class TextCorpus:
         """What of the evaluation data and of the calibration data can change a number."""
         used = self.other or self.text
         return (
-            {"text": self.text.fingerprint, "window": data.window, "windows": data.windows},
+            # `bos` as it is set: what that comes to is up to the tokenizer, whose files the model's fingerprint covers.
+            {"text": self.text.fingerprint, "window": data.window, "windows": data.windows, "bos": data.bos},
             calibrated_on("windows", calibration, {"text": used.fingerprint}),
         )
 
@@ -127,13 +131,13 @@ class TextCorpus:
         """Windows of the model's tokens.
 
         Raises:
-            UserError: the text is too short for them.
+            UserError: the text is too short for them, or there is no such prefix.
         """
         if calibration.source == "data":
             return cut(model.tokenizer, self.text, self.other, data, calibration)
         windows = cut(model.tokenizer, self.text, None, data, CalibrationConfig(windows=0))
         vocabulary = min(len(model.tokenizer), model.vocabulary)
-        return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration))
+        return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration, windows.prefix))
 
 
 TEXTS: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": from_file, "wikitext2": from_wikitext2}
@@ -158,11 +162,41 @@ def tokenise(tokenizer: Any, text: str) -> Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
 
 
+def prefix_of(tokenizer: Any, bos: str | bool) -> tuple[int, ...]:
+    """The tokens that begin every window, as they begin every text that the model was trained on.
+
+    Args:
+        bos: `auto`, those that the tokenizer itself puts before a text, which may be none; True, those, or else its BOS token;
+            False, none. What a tokenizer puts after a text is part of no window.
+
+    Raises:
+        UserError: the tokenizer has no BOS token, or it does not leave the text as it is between what it adds.
+    """
+    if bos is False:
+        return ()
+    bare, whole = (list(tokenizer("text", add_special_tokens=special, verbose=False)["input_ids"]) for special in (False, True))
+    place = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), None)
+    if place is None:
+        raise UserError(f"data.bos={str(bos).lower()}: the model's tokenizer adds tokens inside a text; data.bos=false works")
+    if bos is True and place == 0:
+        if tokenizer.bos_token_id is None:
+            raise UserError("data.bos=true: the model's tokenizer has no BOS token; data.bos=auto and data.bos=false work")
+        return (tokenizer.bos_token_id,)
+    return tuple(whole[:place])
+
+
+def begun(prefix: tuple[int, ...], windows: Tensor) -> Tensor:
+    """Windows [N, window] as [N, prefix + window], each after the prefix."""
+    return torch.cat([torch.tensor(prefix, dtype=windows.dtype).expand(len(windows), -1), windows], dim=1)
+
+
 def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, calibration: CalibrationConfig) -> Windows:
     """Evaluation windows from the start of the text, calibration windows from what is left of it (or from `other`).
 
+    `data.window` counts the tokens of the text: what is predicted is the same text, whatever the prefix.
+
     Raises:
-        UserError: the text is too short for both.
+        UserError: the text is too short for both, or there is no such prefix.
     """
     ids = tokenise(tokenizer, evaluation.text)
     total = len(ids) // cfg.window
@@ -193,4 +227,5 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
             " calibration.path=null (windows of the same text that evaluation does not use)"
         )
     predicted = sum(len(tokenizer.decode(window[1:]).encode()) for window in chosen)
-    return Windows(chosen, table[at], predicted, tuple(at.tolist()))
+    prefix = prefix_of(tokenizer, cfg.bos)
+    return Windows(begun(prefix, chosen), begun(prefix, table[at]), predicted, tuple(at.tolist()), prefix)

@@ -1,9 +1,11 @@
 """Evaluation: metrics and per-example outcomes, paired with the float model's."""
 
+from functools import cache
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from sqbench.config import CONF_DIR, EvalConfig
 from sqbench.evaluation.accuracy import ACCURACY
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result
 from sqbench.evaluation.generation import GENERATION
@@ -19,7 +21,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "lm_eval": LM_EVAL,
 }
 
-__all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "natural_evaluation", "settings_of"]
+__all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "defaults_of", "natural_evaluation", "settings_of"]
 
 
 def natural_evaluation(name: str, kind: str) -> str:
@@ -31,3 +33,10 @@ def settings_of(name: str, kind: str, chosen: Any) -> dict[str, Any]:
     """Of the chosen values of `eval`, those that the numbers of an evaluation depend on, as plain data."""
     values = {key: chosen[key] for key in EVALUATIONS[name].settings[kind]}
     return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()}
+
+
+@cache
+def defaults_of(name: str, kind: str) -> dict[str, Any]:
+    """The same on a command line that names the evaluation and no more: `conf/eval` says so, and nothing else does."""
+    chosen = OmegaConf.merge(OmegaConf.structured(EvalConfig), OmegaConf.load(CONF_DIR / "eval" / f"{name}.yaml"))
+    return settings_of(name, kind, chosen)

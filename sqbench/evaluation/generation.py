@@ -10,6 +10,7 @@ from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.base import Evaluation, Result, require_finite
+from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import beam_search
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
@@ -24,12 +25,14 @@ def generation(
     windows: Windows,
     reference: Result | None = None,
     *,
-    prompt: int = EvalConfig.prompt,
-    decode: int = EvalConfig.decode,
-    beams: int = EvalConfig.beams,
-    batch: int = EvalConfig.batch,
+    prompt: int,
+    decode: int,
+    beams: int,
+    batch: int,
 ) -> Result:
     """Text of `decode` tokens after the first `prompt` tokens of every evaluation window, by greedy decoding or beam search.
+
+    The tokens that begin every window (`data.bos`) are among those of the prompt.
 
     Samples have a row per window: `loglik`, the float model's mean log-likelihood of the text in nats per token; `repetition`
     (see there); `text`. Against a reference (the float model's result) also `exact`, whether both wrote the same; `prefix`, the
@@ -41,11 +44,13 @@ def generation(
         batch: prompts at once.
 
     Raises:
-        EvaluationError: a logit is NaN or infinite.
+        EvaluationError: a logit is NaN or infinite, or predictions of the float model depend on later tokens.
         UserError: more beams than tokens in the vocabulary.
     """
     if beams > model.vocabulary:
         raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; at most as many work")
+    if reference is None:
+        require_causal(model, windows.evaluation)
     judge = model if reference is None else reference.model
     prompts = windows.evaluation[:, :prompt].to(model.device)
     rows, texts = [], []

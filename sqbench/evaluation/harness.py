@@ -18,8 +18,9 @@ from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.documents import metric_name, outcomes, paired, samples_of
-from sqbench.evaluation.tasks import asked, manager
+from sqbench.evaluation.tasks import asked, manager, require_examples
 from sqbench.models.language import LanguageModel
 
 BOOTSTRAPS = 1000  # of lm-eval's own standard error of perplexities, in plain Python; the paired interval has eval.resamples
@@ -30,12 +31,15 @@ def harness(
     examples: Windows,
     reference: Result | None = None,
     *,
-    tasks: Sequence[str] = ("smoke",),
-    limit: int | None = None,
-    fewshot: int | None = None,
-    batch: int = EvalConfig.batch,
+    tasks: Sequence[str],
+    limit: int | None,
+    fewshot: int | None,
+    batch: int,
 ) -> Result:
     """lm-eval's results of `tasks` (see `EvalConfig`), to the last digit what it gives for a float model with the same batches.
+
+    Every request begins with the tokens that begin every window (`data.bos`). With `auto` that is what lm-eval does, but for two
+    things: a request that is cut to the model's context still begins so, and rolling perplexity does not predict these tokens.
 
     Metrics are `task/metric` and `task/metric_stderr` under lm-eval's names (with `,filter` where a task has filters). Under the
     plain name stands the unweighted mean over tasks of their main metric: `acc` where a task has it, else its first, if a mean.
@@ -49,14 +53,18 @@ def harness(
     Where activations are quantized per tensor and dynamically, the padding of a batch has a say in its ranges: keep `batch` equal.
 
     Args:
-        examples: not read.
+        examples: of which the beginning of every window is read, and the first window, for whether the model is causal.
+        batch: requests at once, or fewer where their logits would be larger than `served.LOGITS_BYTES`.
 
     Raises:
-        UserError: a task is unknown, or its data is not to be had.
-        EvaluationError: a log-likelihood is NaN or infinite, a request fits no context, or the reference answered other documents.
+        UserError: a task is unknown, its data is not to be had, or has fewer examples than are asked for.
+        EvaluationError: a log-likelihood is NaN or infinite, a request fits no context, the reference answered other documents, or
+            predictions of the float model depend on later tokens.
     """
+    if reference is None:
+        require_causal(model, examples.evaluation)
     with _put_back(model.device):
-        found, loaded = _evaluate(model, tasks, limit, fewshot, batch)
+        found, loaded = _evaluate(model, examples.prefix, tasks, limit, fewshot, batch)
     samples = samples_of(found["samples"], loaded)
     if reference is not None:
         samples = paired(samples, reference.samples)
@@ -76,7 +84,7 @@ def harness(
 
 
 def _evaluate(
-    model: LanguageModel, entries: Sequence[str], limit: int | None, fewshot: int | None, batch: int
+    model: LanguageModel, prefix: tuple[int, ...], entries: Sequence[str], limit: int | None, fewshot: int | None, batch: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `lm_eval.simple_evaluate` returns, and the tasks; without its survey of the machine, which takes seconds a point."""
     from lm_eval import evaluate
@@ -89,7 +97,7 @@ def _evaluate(
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
     chosen = asked(entries)
-    specified = [task.specify() for task in chosen]
+    specified = [task.specify(fewshot) for task in chosen]
     try:
         loaded = manager(any(task.listed for task in chosen)).load(specified)
     except OSError as error:  # what `datasets` raises when it finds no files and no network
@@ -102,7 +110,10 @@ def _evaluate(
         if own is None or (fewshot is not None and own != 0):  # lm-eval keeps a task's 0, which says that it takes none
             task.set_config("num_fewshot", fewshot or 0)
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
-    found = evaluate(Served(model, batch), loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
+        if (shown := task.get_config("num_fewshot")) and hasattr(task, "sampler"):
+            same = task.fewshot_cfg.split == task.get_config("test_split")
+            require_examples(task.get_config("task"), shown, task.sampler.fewshot_docs(), same)
+    found = evaluate(Served(model, batch, prefix), loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
     return found, loaded["tasks"]
 
 
@@ -124,12 +135,12 @@ def _as_reference(result: Result) -> Result:
 
 
 def _check(chosen: EvalConfig) -> None:
-    for task in asked(chosen.tasks):
-        task.specify()
     for key, least in (("limit", 1), ("fewshot", 0)):
         value = getattr(chosen, key)
         if value is not None and value < least:
             raise UserError(f"eval.{key}={value}: {least} or more works, and so does null")
+    for task in asked(chosen.tasks):
+        task.specify(chosen.fewshot)
 
 
 def _inputs(chosen: EvalConfig) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sqbench.comparison import Difference, speedup
-from sqbench.config import EvalConfig
 from sqbench.data import Examples
 from sqbench.data.images import ImageExamples
 from sqbench.data.text import Windows
 from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import Decoder
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
@@ -39,11 +39,9 @@ def latency(
     examples: Examples,
     reference: Result | None = None,
     *,
-    repetitions: int = EvalConfig.repetitions,
-    warmup: int = EvalConfig.warmup,
-    batch: int = EvalConfig.batch,
-    prompt: int = EvalConfig.prompt,
-    decode: int = EvalConfig.decode,
+    repetitions: int,
+    warmup: int,
+    **sizes: int,
 ) -> Result:
     """Medians over repetitions, and their 10 % and 90 % quantiles (`_p10`, `_p90`).
 
@@ -53,8 +51,16 @@ def latency(
 
     Samples have a row per repetition with seconds: `repetition, first_s`, `decode_s` or `batch_s`, and against a reference (whose
     model runs in turn with this one) the same with `_fp`. The reference's figures of these very repetitions are in `baseline`.
+
+    Args:
+        sizes: of text `prompt` and `decode` in tokens, those that begin every window (`data.bos`) among the prompt's; of images
+            `batch`.
+
+    Raises:
+        EvaluationError: predictions of a language model depend on later tokens, so that it cannot be decoded with a cache.
     """
-    sizes = {"batch": batch, "prompt": prompt, "decode": decode}
+    if isinstance(examples, Windows):
+        require_causal(model if reference is None else reference.model, examples.evaluation)  # type: ignore[arg-type]
     other = None if reference is None or reference.model.module is model.module else reference.model
     run = _runner(model, examples, sizes)
     run_fp = run if other is None else _runner(other, examples, sizes)

@@ -11,6 +11,7 @@ from sqbench.comparison import Outcome
 from sqbench.data.text import Windows
 from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
+from sqbench.evaluation.causality import causal
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 
@@ -22,13 +23,16 @@ KEEP_BYTES = 2**30  # of what a comparison asks of the float model; beyond that 
 def perplexity(model: LanguageModel, windows: Windows, reference: Result | None = None) -> Result:
     """exp of the mean negative log-likelihood over all predicted tokens of the evaluation windows, one window at a time.
 
+    Predicted are all tokens of a window but its first: the same text with and without tokens that begin every window (`data.bos`).
+
     Samples have a row per window: `window, tokens, nll` (mean nats per token), and against a reference `nll_fp, kl, agreement`.
 
     Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) over predicted tokens in nats, and
     `agreement`, the share of tokens whose most likely prediction is the same.
 
     Raises:
-        EvaluationError: a loss is NaN or infinite; names the first layer that wrote such a value.
+        EvaluationError: a loss is NaN or infinite, of which the first layer that wrote such a value is named; or a prediction of
+            the float model depends on later tokens.
         UserError: a token has no embedding.
     """
     model.check_tokens(windows.evaluation)
@@ -38,7 +42,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
     floats = iter(()) if reference is None else _float_outputs(reference, windows)
     outputs_of = track(_outputs(model, windows), "evaluate", len(windows.evaluation))
     for number, (ids, outputs) in enumerate(zip(windows.evaluation, outputs_of, strict=True)):
-        target = ids[1:].to(outputs.device)
+        target = ids[len(windows.prefix) + 1 :].to(outputs.device)
         if reference is None:
             columns, summary = divergence.predict(model, outputs, target)
             if keep:
@@ -68,7 +72,8 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
 def _outputs(model: LanguageModel, windows: Windows) -> Iterator[Tensor]:
     """What the head reads of each window's tokens that predict [tokens, width]; logits [tokens, vocabulary] if not separate."""
     run = model.forwards if model.head is None else model.bodies
-    return (outputs[0, :-1] for outputs in run(windows.evaluation.split(1)))
+    outputs_of = causal(model, run, windows.evaluation, windows.evaluation.split(1))
+    return (outputs[0, len(windows.prefix) : -1] for outputs in outputs_of)
 
 
 def _float_outputs(reference: Result, windows: Windows) -> Iterator[Tensor]:

@@ -1,7 +1,9 @@
 """What stands in `eval.tasks`: a task that lm-eval lists, a YAML file of one's own, or one of our templates over a file."""
 
+import codecs
 import glob
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,13 +29,13 @@ class Asked:
         name: what its metrics begin with.
         inputs: what makes it this task, for the identity: fingerprints instead of paths.
         listed: whether lm-eval's own list of tasks is needed.
-        specify: what lm-eval's TaskManager loads. Raises UserError if that cannot work.
+        specify: `eval.fewshot` -> what lm-eval's TaskManager loads. Raises UserError if that cannot work.
     """
 
     name: str
     inputs: dict[str, Any]
     listed: bool
-    specify: Callable[[], str | dict[str, Any]]
+    specify: Callable[[int | None], str | dict[str, Any]]
 
 
 def asked(entries: Sequence[str]) -> list[Asked]:
@@ -64,13 +66,26 @@ def manager(listed: bool) -> Any:
     return TaskManager(include_defaults=listed)
 
 
+def require_examples(name: str, wanted: int, pool: Sequence[Any], asked_too: bool) -> None:
+    """Raise UserError if a task has fewer examples to show before a question than are wanted.
+
+    Args:
+        asked_too: the pool are the questions themselves; lm-eval then leaves out the one that is asked, and all equal to it.
+    """
+    alike = max(Counter(map(repr, pool)).values(), default=0) if asked_too and wanted else 0
+    if wanted > (there := len(pool) - alike):
+        equal = f" ({len(pool)}, without the one that is asked{' and its equals' if alike > 1 else ''})" if asked_too else ""
+        works = f"0 to {there} work" if there else "0 works"
+        raise UserError(f"eval.fewshot={wanted}: {name} has {there} examples to show before a question{equal}; {works}")
+
+
 def _understand(entry: str) -> Asked:
     template, colon, path = BUNDLED.get(entry, entry).partition(":")
     if colon:
         return _of_template(entry, template, Path(path))
     if entry.endswith((".yaml", ".yml")):
         return _of_yaml(entry)
-    return Asked(entry, {"listed": entry}, True, lambda: _listed(entry))
+    return Asked(entry, {"listed": entry}, True, lambda fewshot: _listed(entry))
 
 
 def _listed(name: str) -> str:
@@ -88,10 +103,12 @@ def _of_template(entry: str, name: str, path: Path) -> Asked:
     template = TEMPLATES[name]
     inputs = {"template": name, "file": known_digest(_present(path, entry))}
 
-    def specify() -> dict[str, Any]:
+    def specify(fewshot: int | None) -> dict[str, Any]:
         documents = template.documents(path)
         if not documents:
             raise UserError(f"eval.tasks=[{entry}]: the file holds no document")
+        if fewshot is not None and template.config.get("num_fewshot") != 0:
+            require_examples(path.name, fewshot, documents, asked_too=True)
 
         def load(**_: Any) -> dict[str, Any]:
             from datasets import Dataset
@@ -110,10 +127,15 @@ def _of_yaml(entry: str) -> Asked:
         raise UserError(f"eval.tasks=[{entry}]: names no task; `task: my_name` in it works")
     files = list(_files(Path(entry), entry))
 
-    def specify() -> str:
+    def specify(fewshot: int | None) -> str:
         for file in files:
             if file.suffix == ".jsonl":
                 json_lines(file, dict)
+            elif file.suffix == ".txt" and file.read_bytes().startswith(codecs.BOM_UTF8):
+                raise UserError(
+                    f"eval.tasks=[{entry}]: {file} begins with a byte order mark, which `datasets` takes for text; the same file in"
+                    " UTF-8 without the mark works"
+                )
         return entry
 
     return Asked(name, {"files": sorted(known_digest(file) for file in files)}, group, specify)
@@ -132,7 +154,7 @@ _SafeLoader.add_constructor("!function", lambda loader, node: _Function(node.val
 
 def _parsed(path: Path, entry: str) -> dict[str, Any]:
     try:
-        config = yaml.load(_present(path, entry).read_text(encoding="utf-8"), _SafeLoader)
+        config = yaml.load(_present(path, entry).read_text(encoding="utf-8-sig"), _SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"eval.tasks=[{entry}]: {path} is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):

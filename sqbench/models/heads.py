@@ -77,7 +77,7 @@ def attach(
         UserError: the model's own classifier has other classes, or a class is not among the images.
     """
     if head == "own":
-        _check_own(model, classes)
+        _check_own(model, classes, training)
         return model
     backbone = without_classifier(model)
     drawn = training.take(count)
@@ -168,10 +168,23 @@ FITS: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {"probe": fit_p
 BUILDS: dict[str, Callable[[dict[str, Tensor], int], nn.Module]] = {"probe": build_probe, "knn": build_neighbours}
 
 
-def _check_own(model: ImageModel, classes: tuple[str, ...]) -> None:
+def _unused(images: LabelledImages) -> str:
+    """What is said of labels that begin above 0, as those that count from 1 do; else nothing."""
+    labels = images.split.labels
+    first = int(labels.min()) if len(labels) else 0
+    if first <= 0:  # a label below 0 has an error of its own
+        return ""
+    empty = "class 0 has" if first == 1 else f"classes 0 to {first - 1} have"
+    return f"the labels of {images.split.title} go from {first} to {labels.max()}, so {empty} no image"
+
+
+def _check_own(model: ImageModel, classes: tuple[str, ...], training: LabelledImages) -> None:
     if model.classes == 0:
         raise UserError(f"head=own: {model.name} has no classifier; head=probe or head=knn works")
     if model.classes != len(classes):
+        unused = _unused(training)
+        if unused and model.classes == len(classes) - int(training.split.labels.min()):
+            raise UserError(f"head=own: {unused}; labels from 0 to {model.classes - 1} work with {model.name}")
         raise UserError(
             f"head=own: the data has {len(classes)} classes, the classifier of {model.name} has {model.classes};"
             " head=probe or head=knn works, and so does data of its classes"
@@ -182,6 +195,8 @@ def _check_labels(labels: Tensor, classes: tuple[str, ...], head: str, drawn: La
     seen = set(labels.tolist())
     if outside := sorted(label for label in seen if not 0 <= label < len(classes)):
         raise UserError(f"data: {drawn.split.title} has the label {outside[0]}; labels from 0 to {len(classes) - 1} work")
+    if unused := _unused(drawn):
+        raise UserError(f"head={head}: {unused}; labels from 0 on work")
     absent = [name for index, name in enumerate(classes) if index not in seen]
     if absent:
         listed = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data.text import TEXTS, Text, TextCorpus, Windows, cut, fetch, tokenise
+from sqbench.data.text import TEXTS, Text, TextCorpus, Windows, cut, fetch, prefix_of, tokenise
 from sqbench.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Positions:
         self.start = start
 
     def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        assert options["add_special_tokens"] is False
+        assert isinstance(options["add_special_tokens"], bool)  # never left to the tokenizer
         return {"input_ids": list(range(self.start, self.start + len(text)))}
 
     def decode(self, ids: torch.Tensor, **options: Any) -> str:
@@ -189,6 +189,81 @@ def test_calibrating_on_the_evaluation_text_itself_overlaps_no_window(tmp_path: 
 
     windows = cut(Ordinals(), *texts_of(fetch(*configs)), *configs)
     assert not set(windows.evaluation.flatten().tolist()) & set(windows.calibration.flatten().tolist())
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("Grüße", encoding="utf-8")
+    marked.write_text("Grüße", encoding="utf-8-sig")
+    assert marked.read_bytes() != plain.read_bytes()
+    assert fetch(*settings_of(8, 1, 1, path=str(marked))) == fetch(*settings_of(8, 1, 1, path=str(plain)))
+    calibrating = fetch(*settings_of(8, 1, 1, path=str(plain), calibration_path=str(marked)))
+    assert calibrating.other is None  # the same text
+    other = fetch(DataConfig(name="text", source="pydoc"), CalibrationConfig(path=str(marked))).other
+    assert other is not None
+    assert other.text == "Grüße"
+
+
+# ---------------------------------------------------------------- tokens that begin every window
+
+
+class Adding(Bytes):
+    """A tokenizer of bytes that adds tokens before and after a text when it is asked to."""
+
+    def __init__(self, before: tuple[int, ...] = (), after: tuple[int, ...] = (), bos: int | None = None) -> None:
+        self.before, self.after, self.bos_token_id = before, after, bos
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        ids = list(text.encode())
+        return {"input_ids": [*self.before, *ids, *self.after] if options["add_special_tokens"] else ids}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "bos", "prefix"),
+    [
+        (Adding((300,), bos=300), "auto", (300,)),
+        (Adding((300,), bos=300), True, (300,)),
+        (Adding((300,), bos=300), False, ()),
+        (Adding((), bos=300), "auto", ()),
+        (Adding((), bos=300), True, (300,)),
+        (Adding((301, 300), (302,), bos=300), "auto", (301, 300)),  # what follows a text is part of no window
+        (Adding((), (302,)), "auto", ()),
+        (Adding((116,)), "auto", (116,)),  # a token of the text itself
+    ],
+)
+def test_every_window_begins_with_what_the_tokenizer_puts_before_a_text(
+    tokenizer: Adding, bos: str | bool, prefix: tuple[int, ...]
+) -> None:
+    assert prefix_of(tokenizer, bos) == prefix
+
+
+@settings(deadline=None)
+@given(prefix=st.lists(st.integers(256, 400), max_size=3).map(tuple), **sizes)
+def test_what_begins_a_window_changes_no_text(
+    prefix: tuple[int, ...], window: int, windows: int, calibration: int, spare: int, rest: int, seed: int
+) -> None:
+    text = Text("".join(chr(32 + n % 90) for n in range(window * (windows + calibration + spare) + min(rest, window - 1))), "t")
+    data, drawn = settings_of(window, windows, calibration, seed)
+    found, bare = (cut(tokenizer, text, None, data, drawn) for tokenizer in (Adding(prefix), Bytes()))
+    assert (found.prefix, bare.prefix) == (prefix, ())
+    for ours, theirs in ((found.evaluation, bare.evaluation), (found.calibration, bare.calibration)):
+        assert ours[:, : len(prefix)].tolist() == [list(prefix)] * len(theirs)
+        assert torch.equal(ours[:, len(prefix) :], theirs)
+    assert (found.evaluation_bytes, found.at) == (bare.evaluation_bytes, bare.at)
+    assert (found.fingerprint() == bare.fingerprint()) == (prefix == ())
+
+
+def test_a_prefix_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.bos=true: the model's tokenizer has no BOS token; data\.bos=auto and"):
+        prefix_of(Adding(), True)
+
+    class Changing(Adding):
+        def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+            return {"input_ids": [1, 2, 3] if options["add_special_tokens"] else [1, 3]}
+
+    with pytest.raises(UserError, match=r"data\.bos=auto: the model's tokenizer adds tokens inside a text; data\.bos=false works"):
+        prefix_of(Changing(), "auto")
+    assert prefix_of(Changing(), False) == ()
 
 
 @pytest.mark.parametrize("key", ["data.path", "calibration.path"])

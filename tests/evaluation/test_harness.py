@@ -16,7 +16,7 @@ from sqbench.collect import main as collect
 from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation import EvaluationError, Result, tasks
+from sqbench.evaluation import EvaluationError, Result, defaults_of, tasks
 from sqbench.evaluation.documents import outcomes, parts
 from sqbench.evaluation.harness import LM_EVAL, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
@@ -34,6 +34,11 @@ BATCH = 7  # divides none of the tasks
 def calm(caplog: pytest.LogCaptureFixture) -> None:
     """As `sqbench.quiet` has it."""
     caplog.set_level("ERROR", logger="lm_eval")
+
+
+def answers(model: LanguageModel, windows: Windows, reference: Result | None = None, **settings: Any) -> Result:
+    """With the settings of a command line, but for those that are given."""
+    return harness(model, windows, reference, **defaults_of("lm_eval", "text") | settings)
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_a_float_model_gets_lm_evals_own_numbers(
     tiny: LanguageModel, windows: Windows, files: dict[str, Path], tmp_path: Path, template: str
 ) -> None:
     expected = plain(tiny, template, files[template], tmp_path)
-    result = harness(tiny, windows, tasks=[f"{template}:{files[template]}"], batch=BATCH)
+    result = answers(tiny, windows, tasks=[f"{template}:{files[template]}"], batch=BATCH)
     compared = 0
     for key, value in expected["results"]["plain"].items():
         if key.endswith(",none") and value != "N/A":
@@ -113,8 +118,8 @@ def test_changes_are_those_of_the_metrics_for_every_kind_of_metric(
     tiny: LanguageModel, w4: LanguageModel, windows: Windows, files: dict[str, Path]
 ) -> None:
     asked = {"tasks": [f"{template}:{path}" for template, path in files.items()], "batch": BATCH}
-    base = LM_EVAL.as_reference(harness(tiny, windows, **asked))
-    result = harness(w4, windows, base, **asked)
+    base = LM_EVAL.as_reference(answers(tiny, windows, **asked))
+    result = answers(w4, windows, base, **asked)
     differences = LM_EVAL.differences(result.samples, 200, 0.95)
     measured = {name for name in result.metrics if "_stderr" not in name and name != "weight_bytes"}
     assert set(differences) == measured
@@ -134,15 +139,15 @@ def test_documents_are_paired_by_what_they_are(tiny: LanguageModel, windows: Win
     lines = SMOKE.read_text(encoding="utf-8").splitlines()[:4]
     path = tmp_path / "twice.jsonl"
     path.write_text("\n".join([*lines, *lines]), encoding="utf-8")  # equal documents are documents, too
-    base = LM_EVAL.as_reference(harness(tiny, windows, tasks=[f"minimal_pairs:{path}"]))
+    base = LM_EVAL.as_reference(answers(tiny, windows, tasks=[f"minimal_pairs:{path}"]))
     assert base.samples["copy"].tolist() == [0] * 4 + [1] * 4
     values = np.arange(8.0)
     shuffled = base.samples.assign(value=values).sample(frac=1, random_state=0)
-    paired = harness(tiny, windows, Result({}, shuffled, tiny, None), tasks=[f"minimal_pairs:{path}"])
+    paired = answers(tiny, windows, Result({}, shuffled, tiny, None), tasks=[f"minimal_pairs:{path}"])
     assert paired.samples["value_fp"].tolist() == values.tolist()
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(EvaluationError, match="twice/acc: the documents are not those"):
-        harness(tiny, windows, base, tasks=[f"minimal_pairs:{path}"])
+        answers(tiny, windows, base, tasks=[f"minimal_pairs:{path}"])
 
 
 def test_questions_about_one_passage_are_drawn_together(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_questions_about_one_passage_are_drawn_together(tiny: LanguageModel, win
     written = [{"passage": f"Text {number // 4}.", "question": f"Is {number} even?", **question} for number in range(12)]
     alone = {"question": "Is it?", **question}
     path.write_text("\n".join(map(json.dumps, [*written, alone])), encoding="utf-8")
-    result = LM_EVAL.as_reference(harness(tiny, windows, tasks=[f"multiple_choice:{path}"]))
+    result = LM_EVAL.as_reference(answers(tiny, windows, tasks=[f"multiple_choice:{path}"]))
     found = LM_EVAL.differences(result.samples, 200, 0.95)["reading/acc"]
     assert (found.n, found.clusters) == (13, 4)  # three passages, and the question that has none
     assert TEMPLATES["multiple_choice"].documents(path)[0]["passage"] == "Text 0."
@@ -169,7 +174,7 @@ def test_a_broken_model_does_not_answer_right(tiny: LanguageModel, windows: Wind
             return output
 
     with pytest.raises(EvaluationError, match="is nan"):
-        harness(tiny.with_module(Broken(), None), windows, tasks=["smoke"], limit=3)
+        answers(tiny.with_module(Broken(), None), windows, tasks=["smoke"], limit=3)
 
 
 def test_nothing_is_left_behind(
@@ -185,7 +190,7 @@ def test_nothing_is_left_behind(
     executed = lower(w4, "int")
     parameters = {name: id(value) for name, value in executed.module.named_parameters()}
     buffers = {name: id(value) for name, value in executed.module.named_buffers()}
-    first, again = (harness(executed, windows, tasks=["smoke"], batch=BATCH) for _ in range(2))
+    first, again = (answers(executed, windows, tasks=["smoke"], batch=BATCH) for _ in range(2))
     pd.testing.assert_frame_equal(first.samples, again.samples)
     assert state() == before
     assert parameters == {name: id(value) for name, value in executed.module.named_parameters()}
@@ -198,7 +203,7 @@ def test_a_longer_answer_than_the_context_is_named(tiny: LanguageModel, windows:
     path = tmp_path / "long.jsonl"
     path.write_text(json.dumps({"sentence_good": "a" * 200, "sentence_bad": "b"}), encoding="utf-8")
     with pytest.raises(EvaluationError, match=r"201 tokens of ' aaa.* to predict: the model takes 1 to 128"):
-        harness(tiny, windows, tasks=[f"minimal_pairs:{path}"])
+        answers(tiny, windows, tasks=[f"minimal_pairs:{path}"])
 
 
 def yaml_task(folder: Path, documents: int = 4) -> Path:
@@ -227,11 +232,11 @@ filter_list:
 
 
 def test_a_yaml_task_of_ones_own_runs(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
-    base = harness(tiny, windows, tasks=[str(yaml_task(tmp_path / "own"))])
+    base = answers(tiny, windows, tasks=[str(yaml_task(tmp_path / "own"))])
     assert {"written/exact_match,strict", "written/exact_match,loose", "written/exact_match_stderr,loose"} <= set(base.metrics)
     assert base.metrics["exact_match"] == base.metrics["written/exact_match,strict"]
     assert base.samples["doc_hash"].nunique() == 4
-    fewer = harness(tiny, windows, tasks=[str(tmp_path / "own" / "task.yaml")], limit=2)
+    fewer = answers(tiny, windows, tasks=[str(tmp_path / "own" / "task.yaml")], limit=2)
     assert fewer.samples["doc_hash"].tolist() == base.samples.loc[[0, 1, 4, 5], "doc_hash"].tolist()
 
 

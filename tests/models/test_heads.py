@@ -113,6 +113,20 @@ def test_every_class_must_be_seen(model: ImageModel, head: str) -> None:
         attach(model, head, images(stripes(30, 0)), CLASSES[:2], None, 40)
 
 
+def test_labels_that_count_from_1_are_named(model: ImageModel) -> None:
+    split = stripes(60, 0)
+    shifted = images(replace(split, labels=split.labels + 1))
+    said = "the labels of stripes 0 go from 1 to 3, so class 0 has no image; labels from 0"
+    three = replace(model, classes=3)
+    with pytest.raises(UserError, match=f"head=own: {said} to 2 work with {model.name}"):
+        attach(three, "own", shifted, ("0", "1", "2", "3"), None, 60)
+    with pytest.raises(UserError, match="head=own: the data has 4 classes"):  # by more than where they begin
+        attach(model, "own", shifted, ("0", "1", "2", "3"), None, 60)
+    for head in ("probe", "knn"):
+        with pytest.raises(UserError, match=f"head={head}: {said} on work"):
+            attach(model, head, shifted, ("0", "1", "2", "3"), None, 60)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_probe_is_the_regression_on_standardised_features(classes: int) -> None:
     from sklearn.linear_model import LogisticRegression

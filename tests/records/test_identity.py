@@ -41,6 +41,7 @@ CHANGES = {
     "model.keep": ["['*o_proj']", "[lm_head]"],
     "data.window": ["128", "511"],
     "data.windows": ["15"],
+    "data.bos": ["true", "false"],
     "calibration.windows": ["31"],
     "calibration.samples": ["33"],
     "calibration.source": ["random", "weights"],
