@@ -72,6 +72,20 @@ def test_a_value_that_cannot_work_is_refused(command: Command, results: Path, ch
     refused(command(*changes.split(" ")), results, f"error: {SIMPLE[changes]}")
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m",), ("plan=true",)])
+def test_a_group_size_that_does_not_fit_is_refused_before_anything_is_computed(
+    command: Command, results: Path, sweep: tuple[str, ...]
+) -> None:
+    ended = command(*sweep, "method=rtn", "bits=w4a16", "bits.weights.group_size=24")
+    refused(ended, results, "bits.weights.group_size=24 does not divide in_features=", " % 24 = ", "; these divide it: [2, 4, 8, ")
+
+
+def test_a_group_size_concerns_the_layers_that_are_quantized_alone(command: Command) -> None:
+    size = ("method=rtn", "bits=w4a16", "bits.weights.group_size=24", "plan=true")
+    assert command(*size, "method=fp").code == 0
+    assert command(*size, "model.keep=[model.*]").code == 0
+
+
 def test_a_window_longer_than_the_context_is_refused_with_both_lengths(command: Command, results: Path) -> None:
     refused(command("data.window=129"), results, "data.window=129: ", "at most 128 tokens")
     assert command("data.window=128", "plan=true").code == 0

@@ -48,7 +48,6 @@ IMAGES = {
     "resnet18": ({}, ()),
     "swin_tiny_patch4_window7_224": ({"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)}, ()),
     "beit_base_patch16_224": ({"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}, ("attn.qkv",)),
-    "resnetv2_50x1_bit": ({}, ()),
     "nf_resnet26": ({}, ()),
 }
 
@@ -67,7 +66,7 @@ def image(name: str) -> Model:
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=5, **IMAGES[name][0]).eval().requires_grad_(False)
     make_plain(module)
-    side = IMAGES[name][0].get("img_size", 64)
+    side = IMAGES[name][0].get("img_size", 32)
     return ImageModel(module, name, name, preprocessing=Preprocessing((3, side, side), (0.5,) * 3, (0.5,) * 3), classes=5)
 
 
