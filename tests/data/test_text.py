@@ -254,9 +254,7 @@ def test_what_begins_a_window_changes_no_text(
 
 
 def test_a_prefix_that_cannot_be_had_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"data\.bos=true: the model's tokenizer has no BOS token; data\.bos=auto and"
-    ):
+    with pytest.raises(UserError, match=r"data\.bos=true: the model's tokenizer has no BOS token; data\.bos=auto and"):
         prefix_of(Adding(), True)
 
     class Changing(Adding):
