@@ -1,4 +1,4 @@
-"""A model that was trained on texts that begin with BOS is evaluated and calibrated on such: its numbers without are not its own."""
+"""A model that was trained on texts that begin with BOS is evaluated and calibrated on such texts."""
 
 import json
 import math
@@ -14,7 +14,6 @@ from benchmarks.llama import save_byte_tokenizer
 from sqbench import api
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation.templates import SMOKE
 from sqbench.models.language import LanguageModel
 
 BOS, WINDOW, SHOWN = 256, 32, 40
@@ -23,7 +22,7 @@ TEXT = "the cat sat on the mat and the dog lay by the door of the old red barn. 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gemma whose tokenizer puts <bos> before a text, trained for seconds: after <bos> it knows the text, and without it babbles."""
+    """A Gemma whose tokenizer puts <bos> before a text, trained for seconds: only after <bos> it knows the text."""
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM
 
@@ -101,15 +100,12 @@ def test_calibration_begins_with_bos_too(folder: Path, source: str) -> None:
     _, windows = loaded(folder, f"calibration.source={source}")
     drawn = list(windows.calibration) if isinstance(windows.calibration, Tensor) else [batch[0] for batch in windows.calibration]
     assert len(drawn) == 4
-    assert all(ids[0] == BOS and len(ids) == WINDOW + 1 and BOS not in ids[1:] for ids in drawn if source == "data")
     assert all(ids[0] == BOS and len(ids) == WINDOW + 1 for ids in drawn)
 
 
 def test_prompts_begin_with_bos(folder: Path) -> None:
     model, windows = loaded(folder)
     result = api.evaluate(model, windows, name="generation", prompt=12, decode=8)
-    expected = model.tokenizer.decode(torch.tensor(list(TEXT.encode()))[11:19])
-    assert expected == TEXT[11:19] or len(expected) == 8
     assert result.samples["text"][0] == TEXT[11:19]  # it knows its text by heart, after <bos> and eleven letters of it
 
 
@@ -118,8 +114,8 @@ def test_a_window_has_room_for_bos(folder: Path) -> None:
     loaded(folder, "data.window=64", "data.bos=false")
     with pytest.raises(UserError) as refused:
         loaded(folder, "data.window=64")
-    said = f"data.window=64 data.bos=auto: 1 more token before every window, and {folder} takes at most 64; data.window=63 or less works"
-    assert str(refused.value).startswith(said)
+    said = f"data.window=64 data.bos=auto: 1 more token before every window, and {folder} takes at most 64; data.window=63 or less"
+    assert str(refused.value) == said + " works, and so does data.bos=false"
 
 
 @pytest.mark.parametrize("value", ["maybe", "1", "null"])
@@ -144,9 +140,8 @@ def test_lm_eval_gives_the_same_log_likelihoods(folder: Path, bos: str, adds: bo
 
     model, windows = loaded(folder, f"data.bos={bos}")
     plain = HFLM(pretrained=model.module, tokenizer=_tokenizer(model), batch_size=4, add_bos_token=adds)
-    asked = [
-        SimpleNamespace(args=pair) for pair in (("the cat", " sat on"), ("", "the dog"), ("on the ", "mat"), ("by the", " door"))
-    ]
+    pairs = (("the cat", " sat on"), ("", "the dog"), ("on the ", "mat"), ("by the", " door"))
+    asked = [SimpleNamespace(args=pair) for pair in pairs]
     assert Served(model, 4, windows.prefix).loglikelihood(asked) == plain.loglikelihood(asked, disable_tqdm=True)
 
 
@@ -155,7 +150,7 @@ def test_rolling_windows_begin_with_bos_and_do_not_predict_it(folder: Path, leng
     from sqbench.evaluation.served import Served
 
     model, windows = loaded(folder)
-    served, ids = Served(model, 4, windows.prefix), list(TEXT.encode())[:length]
+    served = Served(model, 4, windows.prefix)
     ids = model.tokenizer(TEXT[:length], add_special_tokens=False)["input_ids"]
     (found,) = served.loglikelihood_rolling([SimpleNamespace(args=(TEXT[:length],))])
     expected, room = 0.0, 63  # tokens after BOS
@@ -181,11 +176,10 @@ def test_a_request_that_is_cut_still_begins_with_bos(folder: Path) -> None:
     assert served.tok_encode(TEXT[:50], left_truncate_len=10)[:2] == [BOS, *model.tokenizer(TEXT[41:42])["input_ids"][1:]]
 
 
-def test_tasks_over_files_and_the_record_follow(folder: Path, tmp_path: Path) -> None:
+def test_tasks_over_files_follow(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     good, bad = TEXT[:SHOWN], TEXT[:SHOWN][::-1]
     path.write_text(json.dumps({"sentence_good": good, "sentence_bad": bad}), encoding="utf-8")
     asked: dict[str, Any] = {"name": "lm_eval", "tasks": [f"minimal_pairs:{path}"]}
     model, windows = loaded(folder)
     assert api.evaluate(model, windows, **asked).metrics["acc"] == 1
-    assert SMOKE.is_file()
