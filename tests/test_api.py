@@ -1,8 +1,10 @@
 """The four verbs, and the README's ten lines."""
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from labs import Lab, images, scheme
@@ -11,6 +13,7 @@ import sqbench
 from sqbench import api
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.evaluation import EVALUATIONS
 from sqbench.methods import METHODS, configured, scheme_of
 
 README = CONF_DIR.parent / "README.md"
@@ -41,6 +44,33 @@ def test_the_package_offers_its_verbs_only() -> None:
     assert sqbench.quantize is api.quantize
     with pytest.raises(AttributeError, match="has no attribute 'prune'"):
         sqbench.prune  # noqa: B018
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_has_the_defaults_of_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, keys in EVALUATIONS[name].settings.items():
+        chosen = api.compose_config("model.name=x", f"eval={name}").eval
+        seen: dict[str, object] = {}
+        fake = dataclasses.replace(EVALUATIONS[name], run=lambda *arguments, seen=seen, **settings: seen.update(settings))
+        monkeypatch.setitem(EVALUATIONS, name, fake)
+        api.evaluate(SimpleNamespace(kind=kind, name="x"), None, name=name)  # type: ignore[arg-type]
+        assert seen == {key: chosen[key] for key in keys}
+        if keys:
+            api.evaluate(SimpleNamespace(kind=kind, name="x"), None, name=name, **{keys[0]: "changed"})  # type: ignore[arg-type]
+            assert seen == {key: chosen[key] for key in keys} | {keys[0]: "changed"}
+
+
+def test_what_an_evaluation_does_not_know_is_refused(tiny, windows) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=r"promt=3: did you mean prompt\? known: batch, beams, decode, prompt"):
+        sqbench.evaluate(tiny, windows, name="generation", promt=3)
+    with pytest.raises(UserError, match="name=top1: is for images, tiny reads text"):
+        sqbench.evaluate(tiny, windows, name="top1")
+
+
+def test_calibration_has_the_defaults_of_the_command_line(tiny, windows, vit: Lab) -> None:  # type: ignore[no-untyped-def]
+    cfg = api.compose_config("model.name=x").calibration
+    assert len(api.calibrate(tiny, windows.calibration).sample) == cfg.search_windows
+    assert len(api.calibrate(vit.model, images(40, 1).inputs(40)).sample) == cfg.search_images
 
 
 def test_training_and_quantizing_are_told_apart(tiny, statistics) -> None:  # type: ignore[no-untyped-def]

@@ -247,6 +247,95 @@ def test_what_is_no_number_is_kept_as_it_is() -> None:
     assert outcomes(samples) == {}
 
 
+def questions(folder: Path, *texts: str) -> Path:
+    path = folder / "few.jsonl"
+    written = [{"question": text, "choices": ["wet", "dry"], "answer": 0} for text in texts]
+    path.write_text("\n".join(map(json.dumps, written)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("texts", "fewshot", "refusal"),
+    [
+        ("abcd", 3, None),
+        ("abcd", 4, "few.jsonl has 3 examples to show before a question (4, without the one that is asked); 0 to 3 work"),
+        ("aabc", 3, "few.jsonl has 2 examples to show before a question (4, without the one that is asked and its equals); 0 to 2"),
+        (
+            "aaaa",
+            1,
+            "few.jsonl has 0 examples to show before a question (4, without the one that is asked and its equals); 0 works",
+        ),
+        ("aaaa", 0, None),
+    ],
+)
+def test_more_examples_than_a_file_has_are_refused_before_anything_is_loaded(
+    tiny: LanguageModel, windows: Windows, tmp_path: Path, texts: str, fewshot: int, refusal: str | None
+) -> None:
+    asked = {"tasks": [f"multiple_choice:{questions(tmp_path, *texts)}"], "fewshot": fewshot}
+    if refusal is None:
+        LM_EVAL.check(EvalConfig(name="lm_eval", **asked))
+        assert "few/acc" in answers(tiny, windows, **asked).metrics
+        return
+    with pytest.raises(UserError) as error:
+        LM_EVAL.check(EvalConfig(name="lm_eval", **asked))
+    assert str(error.value).startswith(f"eval.fewshot={fewshot}: {refusal}")
+
+
+def test_more_examples_than_a_yaml_task_has_are_refused(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    task = yaml_task(tmp_path / "own")
+    task.write_text(task.read_text(encoding="utf-8") + "fewshot_split: test\n", encoding="utf-8")
+    assert answers(tiny, windows, tasks=[str(task)], fewshot=3).metrics
+    with pytest.raises(UserError, match=r"eval\.fewshot=4: written has 3 examples to show before a question"):
+        answers(tiny, windows, tasks=[str(task)], fewshot=4)
+
+
+def test_byte_order_marks_in_tasks_are_no_text(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
+    marked = tmp_path / "smoke.jsonl"
+    marked.write_text(SMOKE.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    for template in ("minimal_pairs", "rolling"):
+        assert TEMPLATES[template].documents(marked) == TEMPLATES[template].documents(SMOKE)
+    task = yaml_task(tmp_path / "own")
+    expected = answers(tiny, windows, tasks=[str(task)]).metrics
+    for name in ("task.yaml", "shared.yaml", "data.jsonl"):
+        path = tmp_path / "own" / name
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert answers(tiny, windows, tasks=[str(task)]).metrics == expected
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one\ntwo\n", encoding="utf-8-sig")
+    (tmp_path / "lines.yaml").write_text(f"task: a\ndataset_path: text\ndataset_kwargs: {{data_files: {lines}}}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"lines\.txt begins with a byte order mark, .*; the same file in UTF-8 without the mark"):
+        LM_EVAL.check(EvalConfig(name="lm_eval", tasks=[str(tmp_path / "lines.yaml")]))
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(1, 1), (40, 2), (200, 8)])
+def test_the_logits_of_a_batch_have_a_bound_and_answers_do_not_depend_on_it(
+    tiny: LanguageModel,
+    windows: Windows,
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+    most: int,
+) -> None:
+    from sqbench.evaluation import served
+
+    asked = {"tasks": [f"{template}:{files[template]}" for template in ("minimal_pairs", "multiple_choice")], "batch": 16}
+    expected = answers(tiny, windows, **asked)
+    sizes: list[tuple[int, ...]] = []
+    call = served.Served._model_call
+
+    def counted(self: Any, inps: torch.Tensor, **rest: Any) -> torch.Tensor:
+        sizes.append(tuple(inps.shape))
+        return call(self, inps, **rest)
+
+    monkeypatch.setattr(served.Served, "_model_call", counted)
+    monkeypatch.setattr(served, "LOGITS_BYTES", tokens * 256 * 8)  # bytes are its words
+    found = answers(tiny, windows, **asked)
+    assert all(rows == 1 or rows * length <= tokens for rows, length in sizes)
+    assert max(rows for rows, _ in sizes) >= most
+    for name, value in expected.metrics.items():
+        assert found.metrics[name] == pytest.approx(value, rel=1e-5), name
+
+
 def identity(tasks_: list[str]) -> dict[str, Any]:
     return LM_EVAL.inputs(EvalConfig(name="lm_eval", tasks=tasks_))
 
