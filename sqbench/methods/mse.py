@@ -30,4 +30,4 @@ class Mse(Method):
         return ranges.mse(stats, fmt, self.norm, self.steps)
 
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
-        return ranges.shrink_blocks(weight, fmt, self.norm)
+        return ranges.shrink_blocks(weight, fmt, self.norm, self.steps)
