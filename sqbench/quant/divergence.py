@@ -10,25 +10,26 @@ from sqbench.quant.affine import qparams
 from sqbench.quant.density import Histogram, prefix_sums, squared_errors
 from sqbench.quant.formats import Format
 
-ONE_BIT = 4.0  # as a factor of the squared error
+ONE_BIT = 4.0  # in squared error: a bit fewer doubles the step
 
 
 def least_divergence(histogram: Histogram, low: float, high: float, fmt: Format) -> tuple[Tensor, Tensor]:
     """(max(-T, low), min(T, high)) for the best threshold T, 0-dim float32.
 
-    P is the histogram between the thresholds, with all that lies beyond counted in its last bins that are not empty. Q is the same histogram,
-    without what lies beyond, whose bins share their counts within a cell of the format: the values that one code stands for.
-    Bins that are empty in P stay empty in Q. The best T has the least D(P || Q) = sum P log(P / Q) - sum P + sum Q. Every bin edge is a
-    threshold that leaves at least as many bins as the format has levels.
+    P is the histogram between the thresholds; what lies beyond is counted in its last bins that are not empty. Q is the same
+    histogram without what lies beyond: the bins in a cell of the format, the values that one code stands for, share their counts,
+    and bins that are empty in P stay empty. The best T has the least D(P || Q) = sum P log(P / Q) - sum P + sum Q. Every bin edge
+    is tried that leaves at least as many bins as the format has levels.
 
-    TensorRT's recipe is for |x| and 2^(b-1) levels; here both sides and all levels of the format count, as in MXNet's version.
+    TensorRT's recipe is for |x| and 2^(b-1) levels; here both sides and all codes of the format count, as in MXNet's version.
     What else differs, and why:
 
-    - Exact zeros are no part of it: 0 is a code at any threshold. The bins at 0 have the counts of their neighbours, as in NVIDIA's
-      pytorch-quantization. Otherwise the zeros that a ReLU writes stand out of their cell, and the smallest threshold wins.
-    - Q is not scaled up to the sum of P. Otherwise the mass beyond is shared by all of Q: a single bin would be a perfect match.
-    - A threshold whose expected squared error is more than that of one bit above the least is not tried. A divergence counts how many
-      values are clipped, and not how far: one value in a thousand at 30 sigma, half of the energy, would be clipped.
+    - Exact zeros are no part of it: 0 is a code at any threshold. The bins at 0 have no more than the counts of their neighbours;
+      NVIDIA's pytorch-quantization replaces the first one. Otherwise the zeros that a ReLU writes stand out of their cell, and the
+      smallest threshold wins.
+    - Q is not scaled up to the sum of P. Otherwise all of Q shares the mass beyond: a single bin would be a perfect match.
+    - A threshold is tried only if it costs at most ONE_BIT times the least expected squared error. The divergence counts how many
+      values are clipped, and not how far: it would clip one value in a thousand at 30 sigma, which is half of the energy.
 
     Args:
         histogram: from -reach to reach, so that 0 is its middle edge.

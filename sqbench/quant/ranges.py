@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence
 from sqbench.quant.formats import Format

@@ -1,7 +1,5 @@
 """Range estimators against brute force."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
