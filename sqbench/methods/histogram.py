@@ -11,7 +11,7 @@ from sqbench.quant.statistics import InputStatistics
 @register("histogram")
 @dataclass(frozen=True)
 class Histogram(Method):
-    """Both ends of an activation's range are searched over the edges of its histogram (after torch.ao's HistogramObserver)."""
+    """Both ends of an activation's range are searched for the least squared error (after torch.ao's HistogramObserver)."""
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.histogram(stats, fmt)

@@ -16,6 +16,8 @@ from sqbench.quant.statistics import InputStatistics
 class Mse(Method):
     """Shrink the min-max range over a grid and keep the lowest sum |error|^norm, for activations and for weight blocks.
 
+    The grid has the ratios 1/steps, 2/steps, ..., 1.
+
     norm = 2 is the squared error (OMSE, Choukroun et al., 2019); two public toolkits use 2.4.
     """
 
@@ -23,11 +25,13 @@ class Mse(Method):
     steps: int = 100
 
     def __post_init__(self) -> None:
-        if not 1 <= self.norm <= 16 or self.steps < 2:
-            raise UserError(f"method.norm={self.norm}, method.steps={self.steps}: a norm from 1 to 16 and at least 2 steps work")
+        if not 1 <= self.norm <= 16:
+            raise UserError(f"method.norm={self.norm}: the norm must be a number from 1 to 16, for example 2 or 2.4")
+        if self.steps < 2:
+            raise UserError(f"method.steps={self.steps}: there must be at least 2 steps; 100 are steps of 0.01")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)
 
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
-        return ranges.shrink_blocks(weight, fmt, self.norm)
+        return ranges.shrink_blocks(weight, fmt, self.norm, self.steps)

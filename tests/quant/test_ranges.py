@@ -1,19 +1,14 @@
 """Range estimators against brute force."""
 
-import itertools
-import math
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
+from sqbench.methods.mse import Mse
 from sqbench.quant import ranges
-from sqbench.quant.affine import fake_quantize, qparams, round_trip
+from sqbench.quant.affine import block_range, fake_quantize, qparams, round_trip, to_blocks
 from sqbench.quant.formats import Format
-from sqbench.quant.ranges import Histogram, expected_error, search_edges
-from sqbench.quant.statistics import InputStatistics
 
 ASYMMETRIC, SYMMETRIC = Format(bits=4, symmetric=False), Format(bits=4)
 
@@ -25,63 +20,31 @@ def heavy_tailed(seed: int = 0) -> Tensor:
     return x + 0.5
 
 
-def observed(x: Tensor) -> InputStatistics:
-    stats = InputStatistics.empty(x.shape[-1])
-    for part in x.split(50):
-        stats.update(part)
-    return stats
-
-
 def error(x: Tensor, limits: ranges.Limits, fmt: Format, norm: float = 2.0) -> float:
     return float((fake_quantize(x, qparams(*limits, fmt), fmt) - x).abs().pow(norm).mean())
 
 
-@pytest.mark.parametrize(
-    "fmt", [ASYMMETRIC, SYMMETRIC, Format(bits=3, convention="half_range"), Format(bits=8, symmetric=False)], ids=str
-)
-@pytest.mark.parametrize("norm", [1.0, 2.0, 2.4])
-def test_expected_error_is_the_integral_over_the_density(fmt: Format, norm: float) -> None:
-    counts = torch.tensor([3, 0, 5, 9, 20, 7, 0, 1])
-    histogram = Histogram.of(counts, -4.0, 4.0)
-    lo, hi = torch.tensor([-4.0, -1.0, -2.3]), torch.tensor([4.0, 2.0, 0.7])
-    fine = torch.cat(
-        [
-            left + (torch.arange(20_000) + 0.5) / 20_000 * (right - left)
-            for left, right in zip(histogram.left, histogram.right, strict=True)
-        ]
-    )
-    weight = histogram.counts.repeat_interleave(20_000) / histogram.counts.sum() / 20_000
-    for index in range(3):
-        params = qparams(lo[index].double(), hi[index].double(), fmt)
-        brute = ((fake_quantize(fine, params, fmt) - fine).abs().pow(norm) * weight).sum()
-        assert expected_error(histogram, lo, hi, fmt, norm)[index].item() == pytest.approx(brute.item(), rel=1e-4)
+AVERAGES = "averages of batches' extremes are inside the data: what is rare is clipped, whatever energy it holds"
+EXTREMES = "extremes say nothing of where the values between them are: levels may lie beside the few values that there are"
+NARROW = {"two clusters", "two clusters around 0", "integers", "signed integers"}
+# (estimator, reason) -> the shapes on which it is more than 10 dB below the best range, because of what it is.
+BY_DEFINITION = {
+    ("minmax", EXTREMES): NARROW,
+    ("percentile", EXTREMES): NARROW,  # 99.999 % of so few values are all of them
+    ("ema_minmax", EXTREMES): NARROW,
+    ("mean_minmax", EXTREMES): NARROW,
+    ("ema_minmax", AVERAGES): {"far outliers", "75 % zeros, long tail"},
+    ("mean_minmax", AVERAGES): {"far outliers", "75 % zeros, long tail", "95 % zeros"},
+}
 
 
-@settings(max_examples=30, deadline=None)
-@given(counts=st.lists(st.integers(0, 50), min_size=8, max_size=24).filter(any), bits=st.integers(2, 4), symmetric=st.booleans())
-def test_exhaustive_search_never_beats_the_histogram_search(counts: list[int], bits: int, symmetric: bool) -> None:
-    fmt = Format(bits=bits, symmetric=symmetric)
-    histogram = Histogram.of(torch.tensor(counts), -3.0, 3.0)
-    lo, hi = search_edges(histogram, fmt)
-    found = expected_error(histogram, lo.reshape(1), hi.reshape(1), fmt).item()
-    used = [index for index, count in enumerate(counts) if count]
-    edges = torch.linspace(-3, 3, len(counts) + 1, dtype=torch.float64).tolist()
-    edges = [e for e in edges if min(0, edges[used[0]]) <= e <= max(0, edges[used[-1] + 1])] + [0.0]
-    for a, b in itertools.product([e for e in edges if e <= 0], [e for e in edges if e >= 0]):
-        if a < b:
-            brute = expected_error(
-                histogram, torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64), fmt
-            ).item()
-            assert found <= brute * (1 + 1e-9) + 1e-15, (a, b)
-
-
-def test_coarse_to_fine_search_is_close_to_exhaustive_on_a_large_histogram() -> None:
-    stats = observed(heavy_tailed())
-    histogram = Histogram.of(stats.bins, -stats.reach, stats.reach)
-    quick = expected_error(histogram, *(x.reshape(1) for x in search_edges(histogram, SYMMETRIC)), SYMMETRIC).item()
-    bounds = torch.cat([histogram.left, histogram.right]).abs().unique()
-    best = min(expected_error(histogram, -part, part, SYMMETRIC).min().item() for part in bounds.split(200))
-    assert quick <= best * 1.01
+@pytest.mark.parametrize("shape", shapes())
+def test_every_estimator_is_within_10_db_of_the_best_range_on_data_like_real_tensors(shape: str) -> None:
+    """Zeros of a ReLU, outliers, clusters, integers, constants, at 3 to 8 bits, symmetric and not; else the reason is above."""
+    for estimate in ESTIMATORS:
+        worst = max(shortfalls(shape, estimate).values())
+        reasons = [reason for (name, reason), found in BY_DEFINITION.items() if name == estimate.__name__ and shape in found]
+        assert (worst > 10) == bool(reasons), (estimate.__name__, worst, reasons)
 
 
 @pytest.mark.parametrize("fmt", [ASYMMETRIC, SYMMETRIC], ids=str)
@@ -116,38 +79,6 @@ def test_percentile_agrees_with_sorting(percent: float) -> None:
     assert lo == -hi
 
 
-def brute_entropy(counts: Tensor, levels: int) -> int:
-    """TensorRT's loop, one threshold at a time."""
-    best, where = math.inf, 0
-    last = int(counts.nonzero()[-1]) + 1
-    for end in range(min(levels, last), last + 1):
-        if counts[end - 1] == 0:
-            continue
-        p = counts[:end].clone()
-        p[-1] += counts[end:].sum()
-        q = torch.zeros(end, dtype=torch.float64)
-        for level in range(levels):
-            piece = slice(level * end // levels, (level + 1) * end // levels)
-            used = counts[piece] > 0
-            if used.any():
-                q[piece] = torch.where(used, counts[piece].sum() / used.sum(), torch.zeros((), dtype=torch.float64))
-        p, q = p / p.sum(), q / q.sum()
-        divergence = float(torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p)).sum())
-        if divergence < best - 1e-12:
-            best, where = divergence, end
-    return where
-
-
-def test_entropy_agrees_with_the_loop() -> None:
-    stats = observed(heavy_tailed())
-    half = len(stats.bins) // 2
-    counts = (stats.bins[half:] + stats.bins[:half].flip(0)).double()
-    for bits in (3, 4):
-        expected = brute_entropy(counts, 2 ** (bits - 1)) * stats.reach / half
-        _, hi = ranges.entropy(stats, Format(bits=bits))
-        assert hi.item() == pytest.approx(min(expected, float(stats.absmax.max())), rel=1e-6)
-
-
 def test_averaged_ranges() -> None:
     x = heavy_tailed()
     stats, parts = observed(x), x.split(50)
@@ -155,9 +86,6 @@ def test_averaged_ranges() -> None:
     assert hi.item() == pytest.approx(sum(float(part.max()) for part in parts) / len(parts), rel=1e-6)
     assert lo.item() == pytest.approx(sum(float(part.min()) for part in parts) / len(parts), rel=1e-6)
     assert ranges.ema_minmax(stats, ASYMMETRIC)[1] < ranges.minmax(stats, ASYMMETRIC)[1]
-
-
-ESTIMATORS = [ranges.minmax, ranges.ema_minmax, ranges.mean_minmax, ranges.percentile, ranges.mse, ranges.histogram, ranges.entropy]
 
 
 @pytest.mark.parametrize("estimate", ESTIMATORS, ids=lambda f: f.__name__)
@@ -183,3 +111,61 @@ def test_shrinking_weight_blocks_is_never_worse_than_minmax() -> None:
     by_group = [(result - weight).square().unflatten(1, (-1, 16)).sum(-1) for result in (searched, plain)]
     assert (by_group[0] <= by_group[1] * (1 + 1e-6)).all()
     assert by_group[0].sum() < 0.97 * by_group[1].sum()
+
+
+def brute_ratio(block: Tensor, fmt: Format, norm: float, steps: int) -> float:
+    """Of 1/steps, 2/steps, ..., 1 the ratio with the least error, by trying all."""
+    lo, hi = block_range(block)
+
+    def cost(ratio: float) -> float:
+        return float((fake_quantize(block, qparams(lo * ratio, hi * ratio, fmt), fmt) - block).abs().pow(norm).sum())
+
+    return min((step / steps for step in range(steps, 0, -1)), key=cost)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, 2.4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weight_blocks_get_the_best_ratio_of_the_whole_grid(bits: int, symmetric: bool, norm: float) -> None:
+    """Stopping early changes nothing, and neither does what is rounded together."""
+    weight = heavy_tailed(3)[:12]
+    fmt = Format(bits, symmetric=symmetric, granularity="channel")
+    lo, hi = ranges.shrink_blocks(weight, fmt, norm, steps=40)
+    low, high = block_range(to_blocks(weight, fmt))
+    for row, block in enumerate(to_blocks(weight, fmt)):
+        best = brute_ratio(block.unsqueeze(0), fmt, norm, 40)
+        torch.testing.assert_close(torch.stack([lo[row], hi[row]]), best * torch.stack([low[row], high[row]]), rtol=1e-5, atol=0)
+
+
+def test_weights_are_searched_in_steps_of_a_hundredth_and_where_two_bits_have_their_best_range() -> None:
+    weight = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    fmt = Format(bits=2, granularity="tensor")
+    _, hi = ranges.shrink_blocks(weight, fmt)
+    ratio = float(hi / weight.abs().max())
+    assert ratio == pytest.approx(round(100 * ratio) / 100, abs=1e-6)
+    # Levels -s, 0 and s for N(0, 1): s = 1.2240 is best for its squared error (Max, 1960, table I).
+    assert float(hi) == pytest.approx(1.224, abs=0.06)
+
+
+def test_mse_passes_its_steps_and_norm_to_weights_too() -> None:
+    weight = heavy_tailed()[:4]
+    fmt = Format(bits=3, granularity="channel")
+    stats = observed(heavy_tailed())
+    for steps in (3, 100):
+        limits = Mse(norm=2.4, steps=steps).weight_limits("layer", weight, stats, fmt)
+        expected = ranges.shrink_blocks(weight, fmt, 2.4, steps)
+        assert limits is not None
+        assert all(torch.equal(got, want) for got, want in zip(limits, expected, strict=True))
+    coarse, fine = (ranges.shrink_blocks(weight, fmt, 2.4, steps)[1] for steps in (3, 100))
+    assert not torch.equal(coarse, fine)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("fmt", [ASYMMETRIC, SYMMETRIC, Format(8), Format(8, symmetric=False)], ids=str)
+def test_no_estimate_depends_on_the_unit_of_the_data(estimate: ranges.Estimator, fmt: Format) -> None:
+    """A power of two moves no value to another bin, and rounds nothing."""
+    for name in ("75 % zeros", "integers", "outliers", "zeros and a constant"):
+        x = shapes()[name]
+        ends = [torch.stack(estimate(observed(x * unit), fmt)) / unit for unit in (1.0, 2.0**-20, 2.0**13)]
+        torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(ends[2], ends[0], rtol=1e-5, atol=0)

@@ -1,0 +1,82 @@
+"""The range of least expected squared error, each end by itself: a grid over the whole data, then its best places in detail."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d, max_pool2d
+
+from sqbench.quant.density import Histogram, squared_errors
+from sqbench.quant.formats import Format
+
+EVEN, GEOMETRIC = 32, 16  # candidates for one end: with heavy tails the best range ends far inside the data
+FINEST = 1e-3  # of the data's end: the smallest geometric candidate
+MINIMA = 8  # of the grid that are refined: the lowest point of the grid need not lie beside the lowest point of all
+ROUNDS, POINTS = 5, 9  # of refinement: an odd number of points along an axis, so that the centre stays among them
+
+
+def search(histogram: Histogram, low: float, high: float, fmt: Format) -> tuple[Tensor, Tensor]:
+    """The best (lo, hi) with low <= lo <= 0 <= hi <= high and lo < hi, 0-dim float32.
+
+    Symmetric: hi = -lo, and every bin edge is tried. Asymmetric: all pairs of the edges of a histogram of few bins, else of evenly
+    and geometrically spaced ends. The lowest local minima of that grid are refined between their neighbours; each stays among
+    its own candidates, so that the result is at least as good as the grid. The idea to search both ends is torch.ao's
+    HistogramObserver; its public version moves one end at a time, for 256 levels at any bit-width.
+
+    An empty range is not tried: its scale would be 1, whatever the unit of the data.
+
+    Args:
+        low, high: the smallest and the largest value of the data, or 0 where that is nearer to them; not both 0.
+    """
+    edges = histogram.edges
+    if fmt.symmetric:
+        axes = [_ends(edges.abs(), max(-low, high))]
+    else:
+        axes = [-_few(_ends(-edges, -low)).flip(0), _few(_ends(edges, high))]
+
+    def errors(points: Tensor) -> Tensor:
+        lo, hi = (-points[:, 0], points[:, 0]) if fmt.symmetric else (points[:, 0], points[:, 1])
+        found = squared_errors(histogram, lo.float(), hi.float(), fmt)
+        return torch.where(lo < hi, found, torch.inf)
+
+    grid, cell = (torch.cartesian_prod(*parts).view(-1, len(axes)) for parts in (axes, [_gaps(axis) for axis in axes]))
+    starts = _minima(errors(grid).view([len(axis) for axis in axes]))
+    centre, cell = grid[starts], cell[starts]
+    least, most = grid[0], grid[-1]
+    around = torch.cartesian_prod(*[torch.linspace(-1, 1, POINTS, dtype=torch.float64)] * len(axes)).view(-1, len(axes))
+    for _ in range(ROUNDS):
+        tried = torch.clamp(centre.unsqueeze(1) + around * cell.unsqueeze(1), least, most)
+        error = errors(tried.flatten(0, 1)).view(tried.shape[:2])
+        centre = tried[torch.arange(len(tried)), error.argmin(1)]
+        cell = cell * 2 / (POINTS - 1)
+    best = centre[error.amin(1).argmin()].float()
+    return (-best[0], best[0]) if fmt.symmetric else (best[0], best[1])
+
+
+def _ends(edges: Tensor, end: float) -> Tensor:
+    """0, the edges between it and the end of the data, and that end."""
+    ends = edges.new_tensor([0.0, end])
+    return torch.cat([edges[(edges > 0) & (edges < end)], ends]).unique()
+
+
+def _few(values: Tensor) -> Tensor:
+    """All of the sorted values, or else some of them, evenly spaced, and others geometrically spaced up to the last one."""
+    if len(values) <= EVEN + GEOMETRIC:
+        return values
+    even = values[torch.linspace(0, len(values) - 1, EVEN).round().long()]
+    return torch.cat([even, values[-1] * torch.logspace(math.log10(FINEST), 0, GEOMETRIC, dtype=torch.float64)]).unique()
+
+
+def _gaps(axis: Tensor) -> Tensor:
+    """Of every value, the distance to the farther one of its neighbours; 0 for a single value."""
+    gaps = torch.nn.functional.pad(axis.diff(), (1, 1))
+    return torch.maximum(gaps[:-1], gaps[1:])
+
+
+def _minima(error: Tensor) -> Tensor:
+    """Flat indices of the lowest local minima of a grid [N] or [N, M], no more than MINIMA of them."""
+    pool = max_pool1d if error.dim() == 1 else max_pool2d
+    lowest = -pool(-error.unsqueeze(0), 3, stride=1, padding=1).squeeze(0)
+    candidates = torch.where(error <= lowest, error, torch.inf).flatten()
+    order = candidates.argsort(stable=True)[:MINIMA]
+    return order[candidates[order] < torch.inf]

@@ -1,0 +1,43 @@
+"""What a range costs under a histogram, against sums over its values."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sqbench.quant.affine import fake_quantize, qparams
+from sqbench.quant.density import Histogram, expected_error, squared_errors
+from sqbench.quant.formats import Format
+
+FORMATS = [Format(4), Format(4, symmetric=False), Format(3, convention="half_range"), Format(8, symmetric=False)]
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@pytest.mark.parametrize("norm", [1.0, 2.0, 2.4])
+def test_expected_error_is_the_integral_over_the_density(fmt: Format, norm: float) -> None:
+    counts = torch.tensor([3, 0, 5, 9, 20, 7, 0, 1])
+    histogram = Histogram.of(counts, -4.0, 4.0)
+    lo, hi = torch.tensor([[-4.0, -1.0, -2.3], [4.0, 2.0, 0.7]], dtype=torch.float64)
+    fine = torch.cat([left + (torch.arange(20_000) + 0.5) / 20_000 for left in histogram.edges[:-1]])
+    weight = histogram.counts.repeat_interleave(20_000) / histogram.counts.sum() / 20_000
+    for index in range(3):
+        params = qparams(lo[index], hi[index], fmt)
+        brute = ((fake_quantize(fine, params, fmt) - fine).abs().pow(norm) * weight).sum()
+        assert expected_error(histogram, lo, hi, fmt, norm)[index].item() == pytest.approx(brute.item(), rel=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=1, max_size=24).filter(any),
+    ends=st.lists(st.tuples(st.floats(-5, 0), st.floats(0, 5)).filter(lambda e: e[1] - e[0] > 1e-3), min_size=1, max_size=5),
+    fmt=st.sampled_from(FORMATS),
+    low=st.floats(-4, 4),
+)
+def test_the_quick_squared_error_is_the_expected_one(
+    counts: list[int], ends: list[tuple[float, float]], fmt: Format, low: float
+) -> None:
+    """Inside and outside the data, and for histograms that do not hold 0."""
+    histogram = Histogram.of(torch.tensor(counts), low, low + 3)
+    lo, hi = torch.tensor(ends, dtype=torch.float64).T
+    quick, slow = squared_errors(histogram, lo, hi, fmt), expected_error(histogram, lo, hi, fmt)
+    torch.testing.assert_close(quick, slow, rtol=1e-8, atol=1e-11)
