@@ -60,6 +60,10 @@ def check(cfg: DictConfig) -> None:
     choose("tracker.mode", ("offline", "online", "disabled"))
     choose("backend", BACKENDS)
     at_least("retry", 0)
+    if cfg.noise != 0:
+        at_least("noise", 2)
+        if (name := natural_evaluation(cfg.eval.name, kind)) and EVALUATIONS[name].beside is not None:
+            raise UserError(f"noise={cfg.noise}: eval={name} measures time, which has its own spread; noise=0 works")
     if cfg.threads is not None:
         at_least("threads", 1)
     for key in ("limits.seconds", "limits.memory_gb"):

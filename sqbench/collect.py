@@ -21,6 +21,7 @@ from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.latex import to_latex, to_paper
+from sqbench.reporting.noise import told_most
 from sqbench.reporting.order import main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
 from sqbench.reporting.selection import check_examples, select
@@ -80,7 +81,7 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     Raises:
         UserError: there are no records, or a name in the config is unknown.
     """
-    records = records_of(config.results_dir)
+    records = told_most(records_of(config.results_dir))
     frame = results_frame(records)
     folder = Path(config.results_dir).expanduser() / "tables"
     shown = chosen(frame, config.where)

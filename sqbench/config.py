@@ -94,8 +94,8 @@ class SchemeConfig:
 @dataclass
 class EvalConfig:
     name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
-    resamples: int = 10_000  # of the paired bootstrap
-    level: float = 0.95  # of its interval
+    resamples: int = 10_000  # of the sign-flip test, and of the bootstrap of speeds
+    level: float = 0.95  # of the intervals
     repetitions: int = 5  # latency: measurements, each of both models, one after the other
     warmup: int = 1  # latency: repetitions before them that do not count
     batch: int = 8  # latency: images at once; generation: prompts at once; lm_eval: requests at once
@@ -142,6 +142,7 @@ class RunConfig:
     widths: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])  # of mixed=auto: bits to choose from
     head: str | None = None  # own, probe or knn; null is the model's own default
     seed: int = 0
+    noise: int = 0  # how many times a point is evaluated again with inputs changed by a millionth (sqbench/evaluation/noise.py)
     backend: str = "sim"  # a key of sqbench.execution.BACKENDS
     device: str = "auto"
     blockwise: bool = False  # language models: hold one block at a time in memory, and read it from disk when its turn comes

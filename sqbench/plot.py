@@ -194,9 +194,10 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
 def _records(config: RecordsConfig) -> tuple[Any, str]:
     """The chosen rows of the long frame, and the metric."""
     from sqbench.reporting.frame import results_frame
+    from sqbench.reporting.noise import told_most
     from sqbench.reporting.order import main_metric
 
-    frame = chosen(results_frame(records_of(config.results_dir)), config.where)
+    frame = chosen(results_frame(told_most(records_of(config.results_dir))), config.where)
     return frame, config.metric or main_metric(frame["metric"])
 
 

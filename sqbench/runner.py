@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, data, gpus, models, training
 from sqbench.calibration import Statistics
-from sqbench.comparison import FEW
+from sqbench.comparison import shortfall
 from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
-from sqbench.evaluation import EVALUATIONS, Result, settings_of
+from sqbench.evaluation import EVALUATIONS, Result, noise, settings_of
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.locks import Busy
@@ -127,10 +127,11 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             share=share_of(result.model.report or {}),
             quantized=result.model.report or {},
         )
+        if result.noise is not None:
+            record["noise"] = result.noise
         _refuse_nonfinite(record)
-        if few := [metric for metric in record["outcomes"] if metric in differences and differences[metric].units < FEW]:
-            fewest = differences[few[0]].units
-            log.warning("%s over %d examples: fewer than %d make rough intervals and weak tests", ", ".join(few), fewest, FEW)
+        if caution := shortfall(record["delta"].get(evaluation.headline(result.metrics), {})):
+            log.warning("%s", caution)
         fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
@@ -191,8 +192,8 @@ def _refuse_nonfinite(record: dict[str, Any]) -> None:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
             walk(inner, f"{place}.{key}")
 
-    for part in ("metrics", "baseline", "delta", "quantized"):
-        walk(record[part], part)
+    for part in ("metrics", "baseline", "delta", "quantized", "noise"):
+        walk(record.get(part), part)
 
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
@@ -219,8 +220,17 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             (*same_model, name, digest(judged)),
             lambda: reference(beside, examples, name, cache / "baselines", **judged),
         )
+
+    def told(result: Result, quantized: Model | None) -> Result:
+        """With the noise of its numbers, where that is asked for."""
+        if not cfg.noise:
+            return result
+        with watch.stage("noise"):
+            found = noise.measure(name, judged, examples, swift, float_result, quantized, cfg.noise, cache / "noise")
+        return replace(result, noise=found)
+
     if method.is_float and evaluation.beside is None:
-        return float_result, float_result, examples
+        return told(float_result, None), float_result, examples
     if method.is_float:
         with watch.stage("evaluate"):
             result = evaluation.run(model, examples, float_result, **settings)
@@ -255,7 +265,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         quantized = lower(quantized, cfg.backend)
     with watch.stage("evaluate"):
         result = evaluation.run(quantized, examples, float_result, **settings)
-    return result, result.baseline or float_result, examples
+    return told(result, quantized), result.baseline or float_result, examples
 
 
 def groups_of(point: Point) -> list[tuple[str, ...]]:

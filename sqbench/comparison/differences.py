@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from sqbench.comparison.resampling import BOOTSTRAP_SEED, Array, Statistic, by_unit, sign_flips, studentized
+from sqbench.comparison.intervals import held, skewed_t
+from sqbench.comparison.resampling import BOOTSTRAP_SEED, Array, by_unit, sign_flips
 from sqbench.comparison.significance import mcnemar, minimum_detectable
 
-FEW = 30  # examples: below, an interval rests on too little to be trusted to a percent, and readers are told
 NAN = float("nan")
+Statistic = tuple[float, float, float]  # of a mean change and of the float model's mean: its value, and its derivatives by both
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Difference:
         p: two-sided p-value of no difference; NaN where there is no test.
         detectable: the size of a difference that this many examples with this spread find with 80 % power, tested at 1 - level.
         clusters: groups of examples that share something and count as one each; None where all stand for themselves.
+        differing: how many of them differ at all, where not all do.
+        held: of 100 simulated intervals over data like these, how many hold the true change, where that is less than they promise.
         gained, lost: of right and wrong answers: how many examples only this model, and only the float model, has right.
         flip_rate: their share of the examples.
     """
@@ -44,6 +47,8 @@ class Difference:
     p: float = NAN
     detectable: float = NAN
     clusters: int | None = None
+    differing: int | None = None
+    held: int | None = None
     gained: int | None = None
     lost: int | None = None
     flip_rate: float | None = None
@@ -103,16 +108,16 @@ def mean_difference(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Difference:
-    """Mean of a number per example, model minus float: sign-flip test and bootstrap-t interval over examples, or clusters of them.
+    """Mean of a number per example, model minus float: sign-flip test and skew-corrected t interval (`intervals.skewed_t`).
 
     Args:
         values, values_fp: [examples].
-        clusters: [examples] what each shares with others; whole clusters are then drawn and flipped.
+        clusters: [examples] what each shares with others; whole clusters then count as one and are flipped together.
         weights: [examples] of the mean; all the same by default.
     """
 
     def statistic(center: float, change: float) -> Statistic:
-        return lambda a, b: (change + a, np.ones_like(a), np.zeros_like(b))
+        return change, 1.0, 0.0
 
     return _over_units(values, values_fp, weights, clusters, statistic, resamples, level)
 
@@ -126,13 +131,11 @@ def perplexity_difference(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Difference:
-    """exp(mean nll) - exp(mean nll_fp): sign-flip test and bootstrap-t interval over windows or documents, or clusters of them.
+    """exp(mean nll) - exp(mean nll_fp) over windows or documents: sign-flip test, skew-corrected t interval (`intervals.skewed_t`).
 
-    Over 16 windows an interval of 95 % holds the true change in 91 % of simulated comparisons by percentiles or BCa, in 95 % by
-    bootstrap-t; without a change 4 to 5 % of tests are significant (`tests/comparison/test_simulation.py`). Test and interval
-    seldom disagree, and then hardly: the test is of the mean change of the loss alone, the interval knows too how the float model's
-    own perplexity varies. A few windows far worse than the rest (a skew of 3.7, where real ones have 0.8) make both too bold over
-    16: 9 to 11 % instead of 5.
+    Test and interval hardly ever disagree where changes are symmetric. The test is of the mean change of the loss alone; the
+    interval knows too how the float model's own perplexity varies, and is wider where a few windows are far worse than the rest.
+    How often it holds the true change: `docs/tables.md`.
 
     Args:
         nll, nll_fp: [windows] mean negative log-likelihood per token.
@@ -140,12 +143,9 @@ def perplexity_difference(
     """
 
     def statistic(center: float, change: float) -> Statistic:
-        def perplexities(a: Array, b: Array) -> tuple[Array, Array, Array]:
-            base = np.exp(center + b)
-            value = base * np.expm1(change + a)
-            return value, base + value, value
-
-        return perplexities
+        base = float(np.exp(center))
+        value = base * float(np.expm1(change))
+        return value, base + value, value
 
     return _over_units(nll, nll_fp, weights, clusters, statistic, resamples, level)
 
@@ -188,22 +188,33 @@ def _over_units(
     """A difference of a function of two weighted means, over independent units: examples, or clusters of them.
 
     Args:
-        statistic: (mean of the float model, mean change) -> their function, of what is added to the change and to the mean.
+        statistic: (mean of the float model, mean change) -> their function, and its derivatives by the change and by the mean.
     """
     x, y = np.asarray(values, dtype=np.float64), np.asarray(values_fp, dtype=np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
     assert x.shape == y.shape == w.shape
     assert x.ndim == 1
     center, change = float((w * y).sum() / w.sum()), float((w * (x - y)).sum() / w.sum())
-    function = statistic(center, change)
-    value = float(function(np.zeros(1), np.zeros(1))[0][0])
+    value, by_change, by_center = statistic(center, change)
     # Both are centred, so that nothing cancels in the spread of models that hardly differ.
-    units = by_unit([w * (x - y - change), w * (y - center), w, w * (x - y), w * (x + y)], clusters)
-    shared = None if len(units) == len(x) else len(units)
-    test = "sign-flip test, bootstrap-t interval"
-    p = sign_flips(units[:, 3], resamples)
+    linear = w * (by_change * (x - y - change) + by_center * (y - center)) / w.sum()
+    units = by_unit([linear, w * (x - y)], clusters)
+    shared, differing = None if len(units) == len(x) else len(units), int(np.count_nonzero(units[:, 1]))
+    test = "sign-flip test, skew-corrected t interval"
+    p = sign_flips(units[:, 1], resamples)
     if len(units) < 2:
         return Difference(value, NAN, NAN, level, len(x), test, p, clusters=shared)
-    order = np.lexsort((units[:, 3], units[:, 2], units[:, 4], np.abs(units[:, 3])))  # the same with the models swapped
-    low, high, error = studentized(units[order, :3], function, level, resamples)
-    return Difference(value, low, high, level, len(x), test, p, minimum_detectable(error, level, len(units)), clusters=shared)
+    below, above, error = skewed_t(units[:, 0], differing, level)
+    return Difference(
+        value,
+        value + below,
+        value + above,
+        level,
+        len(x),
+        test,
+        p,
+        minimum_detectable(error, level, len(units)),
+        clusters=shared,
+        differing=differing if differing < len(units) else None,
+        held=held(len(units), differing),
+    )

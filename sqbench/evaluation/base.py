@@ -30,6 +30,7 @@ class Result:
         kept: name -> what a later comparison needs of each example, [examples, ...]; None where that is too large to keep, and
             the model runs again.
         baseline: the float model's result, where that was made beside this one.
+        noise: how far the metrics move with the last digits of what the model reads, where that was asked for.
     """
 
     metrics: dict[str, float]
@@ -37,6 +38,7 @@ class Result:
     model: Any
     kept: dict[str, Tensor] | None
     baseline: "Result | None" = None
+    noise: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The float model's result, computed once per model and examples, and kept on disk."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,7 @@ def reference(model: Model, examples: Examples, name: str, folder: Path, **setti
     evaluation = EVALUATIONS[name]
     if evaluation.beside is not None:
         return Result({}, pd.DataFrame(), in_dtype(model, getattr(torch, evaluation.beside)), None)
-    key = {
-        "version": VERSION,
-        "evaluation": name,
-        "model": model.prediction_fingerprint,
-        "examples": examples.fingerprint(),
-        "dtype": str(next(model.module.parameters()).dtype),
-        "device": model.device.type,
-        **({"settings": settings} if settings else {}),
-    }
+    key = {"version": VERSION, **key_of(model, examples, name, settings)}
     chosen = {name: value for name, value in settings.items() if name != "inputs"}
 
     def compute() -> tensorfile.Content:
@@ -51,6 +44,18 @@ def reference(model: Model, examples: Examples, name: str, folder: Path, **setti
     samples = pd.DataFrame(columns)
     kept = {name.removeprefix("kept/"): value for name, value in tensors.items() if name.startswith("kept/")}
     return Result(about["metrics"], samples, model, kept or None)
+
+
+def key_of(model: Model, examples: Examples, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a float model's result depends on."""
+    return {
+        "evaluation": name,
+        "model": model.prediction_fingerprint,
+        "examples": examples.fingerprint(),
+        "dtype": str(next(model.module.parameters()).dtype),
+        "device": model.device.type,
+        **({"settings": dict(settings)} if settings else {}),
+    }
 
 
 def in_dtype(model: Model, dtype: torch.dtype) -> Model:

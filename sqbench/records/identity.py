@@ -20,6 +20,8 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
     """The identity of a configured point, as plain data.
 
     A method without alpha has none here, and the float model neither scheme nor calibration: a sweep over either is one point.
+    `noise` changes no number of a record and adds others to it. It is part of the identity where it is asked for, because whoever
+    asks for it is not served by a record without.
     """
     method = METHODS[cfg.method.name]
     calibrated = not method.is_float
@@ -52,6 +54,7 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         "calibration": calibrated_on if calibrated else None,
         "eval": {**judged, "resamples": cfg.eval.resamples, "level": cfg.eval.level},
         "seed": cfg.seed if calibrated else 0,
+        **({"noise": cfg.noise} if cfg.noise else {}),
         "backend": cfg.backend if calibrated else "sim",
         "device": device_of(cfg.device).type,
     }

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sqbench.comparison import FEW, POWER, Outcome, holm, over_seeds
+from sqbench.comparison import POWER, Outcome, holm, over_seeds, shortfall
 from sqbench.reporting.frame import float_basis
 from sqbench.reporting.grid import Grid
+from sqbench.reporting.noise import noise_notes
 from sqbench.reporting.order import lower_is_better
 from sqbench.storage import canonical_json
 
@@ -76,8 +77,11 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
         notes.append(f"{len(measured)} cells are too many to compare with each other: {MOST_CELLS} work")
     elif left_out and best.any():
         notes.append(f"{left_out} of {len(measured)} cells are not compared with the best: no samples, or of other examples")
-    if (grid.cells["n"][cells["p"].notna()] < FEW).any():
-        notes.append(f"Fewer than {FEW} examples make rough intervals and weak tests")
+    shown = [of_point[point_id] for ids in cells["ids"] for point_id in ids if point_id]
+    deltas = [delta for record in shown if (delta := record["delta"].get(grid.metric, {})).get("held") is not None]
+    if deltas:
+        notes.append(shortfall(min(deltas, key=lambda delta: int(delta["held"]))))
+    notes += noise_notes(shown, grid.metric)
     return replace(grid, cells=cells, notes=tuple(notes))
 
 

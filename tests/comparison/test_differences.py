@@ -278,7 +278,8 @@ def test_plain_data_for_records() -> None:
 
     shared = {"value", "low", "high", "level", "n", "test", "p", "detectable"}
     flips = {"gained", "lost", "flip_rate"}
-    assert keys(mean_difference([1.0, 2.0], [2.0, 2.0])) == shared
+    assert keys(mean_difference(np.arange(40.0), np.zeros(40) - 1)) == shared
+    assert keys(mean_difference([1.0, 2.0], [2.0, 2.0])) == shared | {"differing", "held"}
     assert keys(proportion_difference(*answers([(True, False), (True, True)]))) == shared | flips
     clustered = proportion_difference(*answers([(True, False)] * 4), clusters=np.array([0, 0, 1, 1]))
     assert keys(clustered) == shared | flips | {"clusters"}

@@ -67,6 +67,7 @@ CHANGES = {
     "bits.edge_bits": ["8"],
     "eval.resamples": ["999"],
     "eval.level": ["0.9"],
+    "noise": ["3", "5"],
     "alpha": ["0.5", "0.25", "1", "0"],
     "layers": ["model.layers.0", "['*mlp']", "[a,b]", "[a]"],
     "seed": ["1", "-1"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.html.results import Results
+from sqbench.reporting.noise import noise_facts
 from sqbench.reporting.units import change_text, number, unit_of
 from sqbench.storage import digest
 
@@ -97,6 +98,7 @@ def _facts(
     yield "computed", str(origin.get("time", "unknown"))
     yield "sweep", str(origin.get("sweep") or "a single run")
     yield "code", "no git checkout" if not git else str(git) if isinstance(git, str) else _commit(git)
+    yield from noise_facts(record)
     if cost.get("peak_rss_bytes"):
         yield "peak memory", f"{cost['peak_rss_bytes'] / 1e9:.2f} GB"
     for name, value in (origin.get("fingerprints") or {}).items():

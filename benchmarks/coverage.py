@@ -1,0 +1,197 @@
+"""How often an interval of 95 % holds the true change, counted over simulated comparisons: our intervals beside those tried.
+
+    python -m benchmarks.coverage [data_sets=2000]    # of every shape of changes and number of examples; half an hour on one core
+    python -m benchmarks.coverage shortfalls          # where ours hold less than they promise; a minute
+
+Every shape has a mean that is known exactly. A change of perplexity is that of windows whose own losses have a standard deviation
+of 0.25, as on real text, and whose changes are 0.05 times those of the shape. Counts of 2,000 data sets have a standard error of
+half a percent.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
+
+from sqbench.comparison import Difference, mean_difference, perplexity_difference
+
+Array = NDArray[np.float64]
+Bounds = tuple[float, float]
+COUNTS = (16, 30, 200)
+RESAMPLES = 1000
+LOSS, SPREAD, SCALE = 2.7, 0.25, 0.05  # of the float model's windows, in nats per token; of a shape, in the same
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a number changes from example to example.
+
+    Attributes:
+        draw: (generator, count) -> changes.
+        mean: of all that could be drawn.
+        together: examples that share a part of their change, and count as one.
+    """
+
+    draw: Callable[[np.random.Generator, int], Array]
+    mean: float
+    together: int = 1
+
+
+def _sparse(inner: Callable[[np.random.Generator, int], Array], share: float = 0.2) -> Callable[[np.random.Generator, int], Array]:
+    return lambda rng, count: np.where(rng.random(count) < share, inner(rng, count), 0.0)
+
+
+SHAPES = {
+    "normal": Shape(lambda rng, count: rng.normal(0.3, 1, count), 0.3),
+    "heavy tails (t of 3 degrees)": Shape(lambda rng, count: 0.3 + rng.standard_t(3, count), 0.3),
+    "heavier tails (t of 2 degrees)": Shape(lambda rng, count: 0.3 + rng.standard_t(2, count), 0.3),
+    "skewed (exponential)": Shape(lambda rng, count: rng.exponential(1, count), 1.0),
+    "very skewed (lognormal)": Shape(lambda rng, count: rng.lognormal(0, 1, count), math.exp(0.5)),
+    "80 % zeros, normal": Shape(_sparse(lambda rng, count: rng.normal(0.5, 1, count)), 0.1),
+    "80 % zeros, exponential": Shape(_sparse(lambda rng, count: rng.exponential(1, count)), 0.2),
+    "80 % zeros, -1 or 1": Shape(_sparse(lambda rng, count: np.where(rng.random(count) < 0.75, 1.0, -1.0)), 0.1),
+    "normal, in clusters of 4": Shape(
+        lambda rng, count: np.repeat(rng.normal(0.3, 1, count // 4), 4) + rng.normal(0, 1, count // 4 * 4), 0.3, together=4
+    ),
+}
+
+
+def ours(kind: str, changes: Array, losses: Array, together: int = 1) -> Difference:
+    """The difference as a record has it."""
+    compare = mean_difference if kind == "mean" else perplexity_difference
+    clusters = None if together == 1 else np.arange(len(changes)) // together
+    return compare(losses + changes, losses, clusters=clusters, resamples=1)
+
+
+def truth(kind: str, shape: Shape) -> float:
+    return shape.mean if kind == "mean" else math.exp(LOSS) * math.expm1(SCALE * shape.mean)
+
+
+def pairs(kind: str, shape: Shape, count: int, data_sets: int) -> Iterator[tuple[Array, Array]]:
+    """Changes and the float model's losses of data sets, `count` independent units each."""
+    rng = np.random.default_rng([2022, count])
+    for _ in range(data_sets):
+        changes = shape.draw(rng, count * shape.together)
+        losses = rng.normal(LOSS, SPREAD, len(changes)) if kind == "perplexity" else np.zeros_like(changes)
+        yield changes * (SCALE if kind == "perplexity" else 1.0), losses
+
+
+def held(kind: str, shape: Shape, count: int, data_sets: int) -> float:
+    """The share of data sets whose interval holds the true change."""
+    inside = 0
+    for changes, losses in pairs(kind, shape, count, data_sets):
+        found = ours(kind, changes, losses, shape.together)
+        inside += found.low <= truth(kind, shape) <= found.high
+    return inside / data_sets
+
+
+def tried(kind: str, changes: Array, losses: Array, rng: np.random.Generator) -> dict[str, Bounds]:
+    """The same by the intervals that were not chosen; bootstrap-t is what sqbench had before."""
+    count = len(changes)
+
+    def statistic(a: Array, b: Array) -> tuple[Array, Array, Array]:
+        if kind == "mean":
+            return a, np.ones_like(a), np.zeros_like(a)
+        base = np.exp(b)
+        return base * np.expm1(a), base * np.exp(a), base * np.expm1(a)
+
+    value, by_a, by_b = (float(part) for part in statistic(changes.mean(), losses.mean()))
+    u = by_a * (changes - changes.mean()) + by_b * (losses - losses.mean())
+    error = math.sqrt((u**2).sum() / (count - 1) / count)
+    quantile = float(stdtrit(count - 1, 0.975))
+    plain = {"Student's t": (value - quantile * error, value + quantile * error)}
+    if error == 0:
+        return dict.fromkeys((*plain, "percentile", "BCa", "bootstrap-t", "stabilised"), (value, value))
+    draws = rng.integers(0, count, size=(RESAMPLES, count))
+    a, b = changes[draws], losses[draws]
+    values, slope_a, slope_b = statistic(a.mean(1), b.mean(1))
+    moved = slope_a[:, None] * (a - a.mean(1, keepdims=True)) + slope_b[:, None] * (b - b.mean(1, keepdims=True))
+    errors = np.sqrt((moved**2).sum(1) / (count - 1) / count)
+    errors[errors < 1e-6 * error] = 0.0
+    shift = ndtri(np.clip(((values < value).mean() + (values <= value).mean()) / 2, 1e-6, 1 - 1e-6))
+    skew = float((u**3).sum() / (u**2).sum() ** 1.5)
+    tails = shift + ndtri([0.025, 0.975])
+    bca = np.quantile(values, ndtr(shift + tails / (1 - skew / 6 * tails)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(values == value, 0.0, (values - value) / errors)
+        # the scale on which the standard error would not depend on the value, were it as the skewness says
+        bend = skew * error or 1e-12 * error
+        stable = 2 / bend * (np.sqrt(np.maximum(error**2 + bend * (values - value), 0)) - error)
+        spread = np.sqrt(np.maximum(error**2 + bend * (values - value), 0))
+        steady = np.where(values == value, 0.0, stable * spread / errors)
+
+    def back(y: float) -> float:
+        root = max(y * bend / 2 + error, 0.0)
+        return value + (root**2 - error**2) / bend
+
+    low, high = _outer(ratios, quantile)
+    left, right = _outer(steady, quantile)
+    return {
+        **plain,
+        "percentile": tuple(np.quantile(values, [0.025, 0.975])),
+        "BCa": tuple(bca),
+        "bootstrap-t": (value - high * error, value - low * error),
+        "stabilised": (back(-right), back(-left)),
+    }
+
+
+def _outer(ratios: Array, otherwise: float) -> Bounds:
+    """Quantiles, the outer of two; those of Student where too many resamples hold one value alone, which has no spread."""
+    ratios = np.where(np.isnan(ratios), np.inf, ratios)
+    low, high = np.quantile(ratios, 0.025, method="lower"), np.quantile(ratios, 0.975, method="higher")
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else (-otherwise, otherwise)
+
+
+def table(data_sets: int) -> None:
+    """Print, for each shape and number of examples, how many of 100 intervals of each kind hold the true change."""
+    names = ("Student's t", "percentile", "BCa", "stabilised", "bootstrap-t", "ours")
+    print("| changes | of | n |", " | ".join(names), "| width |")
+    print("| :--- | :--- | ---: |", " | ".join(["---:"] * len(names)), "| ---: |")
+    for label, shape in SHAPES.items():
+        for kind in ("mean", "perplexity"):
+            for count in COUNTS:
+                inside = dict.fromkeys(names, 0)
+                widths = []
+                rng, right = np.random.default_rng([7, count]), truth(kind, shape)
+                for changes, losses in pairs(kind, shape, count, data_sets):
+                    found = ours(kind, changes, losses, shape.together)
+                    units = (part.reshape(-1, shape.together).mean(1) for part in (changes, losses))
+                    bounds = {**tried(kind, *units, rng), "ours": (found.low, found.high)}
+                    for name in names:
+                        inside[name] += bounds[name][0] <= right <= bounds[name][1]
+                    before = bounds["bootstrap-t"][1] - bounds["bootstrap-t"][0]
+                    widths.append((found.high - found.low) / before if before else 1.0)
+                shares = " | ".join(f"{100 * inside[name] / data_sets:.1f}" for name in names)
+                print(f"| {label} | {kind} | {count} | {shares} | {np.median(widths):.2f} |", flush=True)
+
+
+def shortfalls(data_sets: int) -> None:
+    """Print what `sqbench.comparison.intervals` says of few units that differ, and of few units."""
+    for differing in (1, 2, 3, 4):
+        for label in ("normal", "exponential", "-1 or 1"):
+            draw = SHAPES[f"80 % zeros, {label}"]
+            for count in (8, 30, 200):
+                share = differing / count
+                thin = Shape(partial(_thinned, draw.draw, share), draw.mean * share / 0.2)
+                print(f"{differing} of {count} differ, {label}: {100 * held('mean', thin, count, data_sets):.1f}", flush=True)
+    for count in (3, 4, 5, 7, 8, 11, 12, 16, 19, 20, 30):
+        for kind in ("mean", "perplexity"):
+            shape = SHAPES["very skewed (lognormal)"]
+            print(f"{count} examples, lognormal, {kind}: {100 * held(kind, shape, count, data_sets):.1f}", flush=True)
+
+
+def _thinned(draw: Callable[[np.random.Generator, int], Array], share: float, rng: np.random.Generator, count: int) -> Array:
+    """Changes of which this share differ from 0, of a draw of which a fifth do."""
+    changes = draw(rng, 40 * count)
+    return np.where(rng.random(count) < share, changes[changes != 0][:count], 0.0)
+
+
+if __name__ == "__main__":
+    chosen = dict(word.partition("=")[::2] for word in sys.argv[1:])
+    number = int(chosen.get("data_sets", 2000))
+    shortfalls(number) if "shortfalls" in chosen else table(number)

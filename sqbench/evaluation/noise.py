@@ -1,0 +1,103 @@
+"""The rounding noise of a point: how far its numbers move when what a model reads changes by a millionth.
+
+Such a change stands for all that differs in the last digits between processors, kernels and thread counts. It moves a float
+model's metrics by as little. A quantizer makes whole steps of some of it, where values lie on the edge between two codes, and the
+layers after it do the same with those. A difference between two points that is smaller than this is none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from sqbench import tensorfile
+from sqbench.data import Examples
+from sqbench.evaluation import EVALUATIONS, Result
+from sqbench.evaluation.baseline import key_of
+from sqbench.models.base import Model
+from sqbench.storage import digest
+
+RELATIVE = 1e-6  # of each value: eight steps of float32, which is what a sum in another order is off by
+VERSION = 1  # of what is kept of the float model
+
+Change = Callable[[Tensor], Tensor]
+
+# Kind of data -> what puts a change on the first float tensor of a model: the embeddings of tokens, the pixels of images.
+ENTRANCES: dict[str, Callable[[Model, Change], RemovableHandle]] = {
+    "text": lambda model, change: model.module.get_input_embeddings().register_forward_hook(lambda layer, args, out: change(out)),
+    "images": lambda model, change: model.module.register_forward_pre_hook(lambda layer, args: (change(args[0]), *args[1:])),
+}
+
+
+def measure(
+    name: str,
+    settings: Mapping[str, Any],
+    examples: Examples,
+    floats: Model,
+    float_result: Result,
+    quantized: Model | None,
+    runs: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """The spread of every metric over `runs` evaluations, each with another change: the same one for both models.
+
+    Args:
+        settings: of the evaluation, with what else it depends on under `inputs`, as for `baseline.reference`.
+        quantized: None for a point of the float model.
+        folder: a cache for what the float model gives.
+
+    Returns:
+        `runs`, `relative`, and by metric `std` (of the runs, n - 1), `min` and `max`: under `baseline` of the float model, under
+        `metrics` of the point, and under `delta` of their difference, run by run.
+    """
+
+    chosen = {key: value for key, value in settings.items() if key != "inputs"}
+
+    def every(model: Model) -> dict[str, list[float]]:
+        found = []
+        for run in range(runs):
+            with disturbed(model, run):
+                found.append(EVALUATIONS[name].run(model, examples, float_result, **chosen).metrics)
+        return {metric: [one[metric] for one in found] for metric in found[0]}
+
+    key = {**key_of(floats, examples, name, settings), "version": VERSION, "noise": runs, "relative": RELATIVE}
+
+    def compute() -> tensorfile.Content:
+        return {metric: torch.tensor(values, dtype=torch.float64) for metric, values in every(floats).items()}, {"key": key}
+
+    tensors, _ = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
+    base = {metric: values.tolist() for metric, values in tensors.items()}
+    own = base if quantized is None else every(quantized)
+    change = {metric: [a - b for a, b in zip(own[metric], base[metric], strict=True)] for metric in own.keys() & base.keys()}
+    told = {"metrics": own, "baseline": base, "delta": change}
+    spreads = {part: {metric: _spread(values) for metric, values in found.items()} for part, found in told.items()}
+    return {"runs": runs, "relative": RELATIVE, **spreads}
+
+
+@contextmanager
+def disturbed(model: Model, run: int) -> Iterator[None]:
+    """Change every value that enters a model by a normal share of `RELATIVE`, drawn from the number of the run alone.
+
+    In a narrower dtype, whose steps are wider, by a share of one step. Every batch of one shape is changed alike, so that it does
+    not matter how often, and in which order, inputs go through the model.
+    """
+
+    def change(values: Tensor) -> Tensor:
+        share = max(RELATIVE, torch.finfo(values.dtype).eps)
+        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(run))
+        return (values.float() * (1 + share * noise.to(values.device))).to(values.dtype)
+
+    handle = ENTRANCES[model.kind](model, change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"std": float(np.std(values, ddof=1)), "min": min(values), "max": max(values)}
