@@ -1,7 +1,7 @@
 """How a command line becomes configurations: fields of a choice are set where that choice is known.
 
-Of `-m bits=w4a16,w3a16 bits.weights.group_size=32`, Hydra first composes one configuration for the sweep as a whole. Swept keys have
-their defaults in it, here bits=auto, which has no weights: the field could not be set, though every point of the sweep has it.
+Of `-m bits=w4a16,w3a16 bits.weights.group_size=32`, Hydra first composes one configuration for the sweep as a whole. It gives swept
+keys their defaults, here bits=auto, which has no weights: the field could not be set, though every point of the sweep has it.
 """
 
 from collections.abc import Iterator, Sequence
