@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.overrides import pasted
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
@@ -114,7 +115,7 @@ def records_of(results_dir: str) -> list[dict[str, Any]]:
     records = list(Store(folder).records(brief=True))
     if not records:
         where = "no readable record in its runs/" if folder.is_dir() else f"no such folder (from {Path.cwd()})"
-        command = f"python -m sqbench.run results_dir={shlex.quote(results_dir)}"
+        command = f"python -m sqbench.run {pasted('results_dir', results_dir)}"
         raise UserError(f"results_dir={results_dir}: {where}; `{command}` makes the first")
     return records
 

@@ -1,7 +1,6 @@
 """`python -m sqbench.report`: one page from the records under results_dir. Its values are in conf/report.yaml."""
 
 import logging
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.overrides import pasted
 from sqbench.quiet import quiet
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def folder_of(config: ReportConfig) -> Path:
         raise UserError(f"port={config.port}: a number from 0 to 65535 works")
     folder = Path(config.results_dir).expanduser()
     if not folder.is_dir():
-        command = f"python -m sqbench.run results_dir={shlex.quote(config.results_dir)}"
+        command = f"python -m sqbench.run {pasted('results_dir', config.results_dir)}"
         raise UserError(f"results_dir={config.results_dir}: no such folder (from {Path.cwd()}); `{command}` makes the first point")
     return folder
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
 from sqbench.checks import check
+from sqbench.composition import by_choice
 from sqbench.errors import UserError
 from sqbench.isolation import Share, end_child, run_isolated
 from sqbench.progress import console, place_in_sweep
@@ -121,19 +122,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # composition errors come here rather than out as a stack trace
     try:
-        hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
+        with by_choice():
+            hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
     except KeyboardInterrupt:
         sys.exit(sweep.interrupted())
     except (CompactHydraException, OmegaConfBaseException) as error:
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         console.print(f"{error}{cause}{_missing_plugin(error)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except AssertionError as error:
-        if "Unexpected type for root: NoneType" not in str(error):  # what OmegaConf says of a key below null
-            raise
-        deep = [item for item in sys.argv[1:] if item.startswith(("bits.weights.", "bits.activations."))]
-        hint = "name a scheme that has it, for example bits=w4a16 bits.weights.bits=3"
-        sys.exit(sweep.refuse(UserError(f"{' '.join(deep) or error}: the key above it is null in the chosen `bits`; {hint}")))
+    except UserError as error:
+        sys.exit(sweep.refuse(error))
     finally:
         end_child()
 

@@ -1,8 +1,6 @@
 """What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
 
 import logging
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.errors import UserError
+from sqbench.overrides import pasted, quoted
 from sqbench.progress import console, output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
@@ -89,18 +88,13 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     groups = groups_of(identify(whole))
     log.info("layers=%s: %d groups, from %s to %s", EACH, len(groups), groups[0][0], groups[-1][0])
     kept = [item for item in overrides if not item.startswith("layers=")]
-    return [([*kept, f"layers=[{','.join(map(_quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]
+    return [([*kept, f"layers=[{','.join(map(quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]
 
 
 def _with_layers(cfg: DictConfig, layers: list[str] | None) -> DictConfig:
     other = cfg.copy()
     other.layers = layers
     return other
-
-
-def _quoted(name: str) -> str:
-    """A name as Hydra reads it back: text, never a number."""
-    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else f"'{name}'"
 
 
 def finished(
@@ -136,8 +130,7 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
             output.print(note, markup=False, highlight=False, soft_wrap=True)
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"
-    where = shlex.quote(f"results_dir={store.root}")
-    line = f"{said} · records in {store.runs} · tables: python -m sqbench.collect {where}"
+    line = f"{said} · records in {store.runs} · tables: python -m sqbench.collect {pasted('results_dir', store.root)}"
     output.print(line, markup=False, highlight=False, soft_wrap=True)
     print_failures(outcomes, output)
     return 1 if counts["failed"] else 0

@@ -27,8 +27,7 @@ SWEEPS = (
     ("method=awq,smoothquant", "alpha=auto", "bits=w4a8"),
     ("method=rtn", "bits=w6a6", "bits.ops=full"),
 )
-# Processors sum in other orders. Between the instruction sets of one processor the metrics differ by this much, relatively, at most;
-# of an input that lies at a rounding edge a code changes, which moves a divergence more than anything else.
+# Relative. Processors add in different orders. An input at a rounding edge then gets another code, which moves a divergence most.
 TOLERANCE = {"kl_to_fp": 0.02, "agreement": 0.02}
 ELSE = 0.003
 

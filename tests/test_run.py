@@ -11,10 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from cli import Ended, call, contents, paste, run, tiny_run
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sqbench
 from sqbench import runner
 from sqbench.errors import UserError
+from sqbench.overrides import written
 from sqbench.storage import digest
 
 Command = Callable[..., Ended]
@@ -464,11 +466,14 @@ def test_a_full_disk_fails_the_point_in_words_and_the_sweep_goes_on(
 
 
 def test_the_table_never_breaks_the_command_to_copy(command: Command, tmp_path: Path) -> None:
-    long = tmp_path / ("a very long name " * 8).strip()
-    ended = command("method=fp", f"results_dir={long}")
-    assert ended.code == 0
+    long = tmp_path / ('a very long name, it\'s "seed=1" ' * 7).strip()
+    ended = command("method=fp", written("results_dir", long))
+    assert ended.code == 0, ended.err
+    assert [path.name for path in long.iterdir()]
     (line,) = (text for text in ended.out.splitlines() if "sqbench.collect" in text)
-    assert shlex.split(line.rpartition("python -m sqbench.collect ")[2]) == [f"results_dir={long}"]
+    (word,) = shlex.split(line.rpartition("python -m sqbench.collect ")[2])
+    (override,) = OverridesParser.create().parse_overrides([word])
+    assert (override.key_or_group, override.value()) == ("results_dir", str(long))
 
 
 def test_the_readers_of_a_record_need_no_more_than_the_record(command: Command, results: Path) -> None:

@@ -19,6 +19,7 @@ from sqbench.claims.judging import Judged, judge
 from sqbench.claims.statement import VERDICTS, Claim, load
 from sqbench.config import CONF_DIR, register
 from sqbench.errors import UserError, known
+from sqbench.overrides import written
 from sqbench.plan import show_plan
 from sqbench.progress import console, output, place_in_sweep
 from sqbench.quiet import quiet
@@ -63,8 +64,8 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
-    common = [f"results_dir={config.results_dir}", f"tracker={config.mirror}"]
-    common += [] if config.cache_dir is None else [f"cache_dir={config.cache_dir}"]
+    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}"]
+    common += [] if config.cache_dir is None else [written("cache_dir", config.cache_dir)]
     points = {}
     for words in jobs:
         ((_, points[words]),) = sweep.checked([(words, api.compose_config(*words, *common))])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sqbench.claims.judging import Finding, Judged
 from sqbench.claims.statement import SUPPORTED, Claim
+from sqbench.overrides import quoted
 from sqbench.reporting.tables import markdown_table
 from sqbench.storage import write_text
 
@@ -19,7 +20,7 @@ COLUMNS = (
 
 def command(claim: Claim) -> str:
     """What tests a claim again."""
-    return f"python -m sqbench.claims only={shlex.quote(f'[{claim.key}]')}"
+    return f"python -m sqbench.claims only={shlex.quote(f'[{quoted(claim.key)}]')}"
 
 
 def frame(judged: Judged) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.errors import UserError
+
 # The natural order of methods and metrics in every table: baseline, then from the simplest to the most elaborate.
 METHODS = (
     *("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy"),
@@ -26,8 +28,18 @@ GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table ma
 EXACT = ("weight_bytes", "resident_bytes", "peak_rss_bytes")  # not an average over examples: no n
 INTEGERS = ("seed", "window", "windows", "images", "beams", "samples", "n", "gained", "lost")
 _NUMERIC = ("alpha", *INTEGERS)
-# Parts of the names of metrics where less is better.
-_LOWER = ("perplexity", "per_byte", "kl_", "bytes", "latency", "loss", "repetition")
+# Which way is better, by the whole name that a metric has in whatever task: of our evaluations, and of those that lm-eval knows by
+# name. Of any other (a task's own) nothing is known: a part of a name says nothing, `glossary` is no loss.
+LOWER = (
+    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "kl_to_fp", "repetition", "latency_ms"),
+    *("weight_bytes", "resident_bytes", "peak_rss_bytes", "brier_score", "ter"),
+)
+HIGHER = (
+    *("top1", "top5", "agreement", "sqnr_db", "exact_match", "prefix", "loglik"),
+    *("tokens_per_s", "decode_tokens_per_s", "images_per_s"),
+    *("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "mcc", "f1", "bleu", "chrf", "chrf++", "likelihood"),
+    *("rouge1", "rouge2", "rougeL"),
+)
 
 
 def rank(column: str, label: str) -> tuple[int, float, float, str]:
@@ -49,9 +61,24 @@ def rank(column: str, label: str) -> tuple[int, float, float, str]:
     return (2 if label else 0, 0.0, 0.0, label)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better: of lm-eval's names too."""
-    return any(part in metric for part in _LOWER)
+def lower_is_better(metric: str) -> bool | None:
+    """Whether less of a metric is better; None where nobody has said so.
+
+    >>> lower_is_better("wikitext/word_perplexity,none"), lower_is_better("glossary/acc"), lower_is_better("my_task/score")
+    (True, False, None)
+    """
+    name = re.sub(r"_p(10|90)$", "", family(metric.removeprefix("delta_")))  # the spread of a measurement
+    return True if name in LOWER else False if name in HIGHER else None
+
+
+def better(metric: str) -> str:
+    """`lower is better` or `higher is better`; empty where neither is known."""
+    return {True: "lower is better", False: "higher is better", None: ""}[lower_is_better(metric)]
+
+
+def unsure(metric: str) -> UserError:
+    """What is wrong where the best has to be told from the rest, and nobody has said which way is better."""
+    return UserError(f"{metric}: whether more or less of it is better is not known")
 
 
 def family(metric: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sqbench.errors import UserError
 from sqbench.reporting import style, units
 from sqbench.reporting.grid import Grid
-from sqbench.reporting.order import lower_is_better
+from sqbench.reporting.order import better, lower_is_better
 from sqbench.reporting.series import NOISE, curves, logarithmic, sized
 
 
@@ -116,8 +116,8 @@ def _titles(metric: str) -> str:
 
 def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None:
     unit = units.unit_of(metric)[1]
-    better = "lower" if lower_is_better(metric) else "higher"
-    axes.set_ylabel(f"{metric} ({', '.join([unit] * bool(unit) + [f'{better} is better'])})")
+    notes = [note for note in (unit, better(metric)) if note]
+    axes.set_ylabel(f"{metric} ({', '.join(notes)})" if notes else metric)
     _scale(axis, values)
 
 

@@ -97,11 +97,13 @@ def same_basis(grid: Grid) -> None:
             )
 
 
-def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool) -> list[int]:
+def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool | None) -> list[int]:
     """The points that no other point beats, from small to large: none is as small or smaller, and better.
 
-    Of equal points the first stands.
+    Of equal points the first stands. Where it is not known which values are better (`lower` is None), there are none.
     """
+    if lower is None:
+        return []
     sign = 1.0 if lower else -1.0
     best, found = math.inf, []
     for index in sorted(range(len(sizes)), key=lambda index: (sizes[index], sign * values[index])):

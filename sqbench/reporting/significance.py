@@ -13,7 +13,7 @@ from sqbench.comparison import POWER, Outcome, holm, over_seeds, shortfall
 from sqbench.reporting.frame import float_basis
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.noise import noise_notes
-from sqbench.reporting.order import lower_is_better
+from sqbench.reporting.order import lower_is_better, unsure
 from sqbench.storage import canonical_json
 
 MOST_CELLS = 300  # whose samples are read and compared with each other: seconds
@@ -77,6 +77,8 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
         notes.append(f"{len(measured)} cells are too many to compare with each other: {MOST_CELLS} work")
     elif left_out and best.any():
         notes.append(f"{left_out} of {len(measured)} cells are not compared with the best: no samples, or of other examples")
+    if len(known) > 1 and lower_is_better(grid.metric) is None:
+        notes.append(f"No cell is bold: {unsure(grid.metric)}")
     shown = [of_point[point_id] for ids in cells["ids"] for point_id in ids if point_id]
     deltas = [delta for record in shown if (delta := record["delta"].get(grid.metric, {})).get("held") is not None]
     if deltas:
@@ -138,8 +140,10 @@ def _against_best(
     for place in known:
         basis = canonical_json(float_basis(dict(of_point[cells["ids"][place][0]])))
         contests[(*(cells[name][place] for name in grid.columns), basis)].append(place)
-    sign = 1 if lower_is_better(grid.metric) else -1
     against, bold = {}, np.zeros(len(cells), dtype=bool)
+    if (lower := lower_is_better(grid.metric)) is None:  # which is the best, nobody can say
+        return bold, 0, 0, False
+    sign = 1 if lower else -1
     left_out = len(measured)
     for places in contests.values():
         rivals = _same_examples(places, known)

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sqbench.errors import UserError, closest
 from sqbench.evaluation import EVALUATIONS
-from sqbench.reporting.order import lower_is_better
+from sqbench.reporting.order import lower_is_better, unsure
 from sqbench.search.space import Space, rounded
 from sqbench.storage import write_text
 
@@ -25,7 +25,7 @@ class Study:
     Args:
         rungs: of how many points a trial that goes all the way consists.
         metric: of a record; None is the headline of its evaluation.
-        direction: `minimize` or `maximize`; None is what the metric's name says.
+        direction: `minimize` or `maximize`; None is the metric's own, where it is known.
     """
 
     def __init__(self, space: Space, rungs: int, seed: int, metric: str | None, direction: str | None) -> None:
@@ -96,7 +96,9 @@ class Study:
         if self.metric not in metrics:
             raise UserError(f"hydra.sweeper.metric={self.metric}: {closest(self.metric, metrics)}")
         if self.direction is None:
-            self.direction = "minimize" if lower_is_better(self.metric) else "maximize"
+            if (lower := lower_is_better(self.metric)) is None:
+                raise UserError(f"{unsure(self.metric)}; hydra.sweeper.direction=minimize or maximize says so")
+            self.direction = "minimize" if lower else "maximize"
         return float(metrics[self.metric])
 
     @staticmethod

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
+from sqbench.reporting import order
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.order import lower_is_better
@@ -111,11 +112,23 @@ def test_a_size_against_itself_is_refused(make_record: Make) -> None:
     ("metric", "lower"),
     [
         *((name, True) for name in ("perplexity", "word_perplexity,none", "bits_per_byte", "kl_to_fp", "latency_ms")),
-        *((name, False) for name in ("top1", "agreement", "sqnr_db", "acc,none", "tokens_per_s")),
+        *((name, True) for name in ("wikitext/word_perplexity", "a/b/ter,none", "delta_perplexity", "latency_ms_p90")),
+        *((name, False) for name in ("top1", "agreement", "sqnr_db", "acc,none", "tokens_per_s", "images_per_s_p10")),
+        *((f"{task}/acc", False) for task in ("glossary", "lossless", "kl_divergences", "bytes", "latency", "perplexity_quiz")),
+        *((name, None) for name in ("glossary", "glossary/score", "lossless", "my_loss", "perplexity_rank", "acc_bytes_share")),
     ],
 )
-def test_which_way_is_better(metric: str, lower: bool) -> None:
-    assert lower_is_better(metric) == lower
+def test_which_way_is_better_is_told_by_the_whole_name_of_a_metric(metric: str, lower: bool | None) -> None:
+    assert lower_is_better(metric) is lower
+
+
+def test_of_what_nobody_knows_better_from_worse_nothing_is_circled() -> None:
+    assert front([1.0, 2.0], [5.0, 4.0], lower=None) == []
+
+
+def test_no_metric_is_both_and_all_in_the_natural_order_are_known() -> None:
+    assert not set(order.LOWER) & set(order.HIGHER)
+    assert {name: lower_is_better(name) for name in order.METRICS if lower_is_better(name) is None} == {}
 
 
 LAYERS = [{"layer": "a", "weight_sqnr_db": 40.0, "input_sqnr_db": 30.0}, {"layer": "b", "weight_sqnr_db": 41.0}]

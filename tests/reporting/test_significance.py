@@ -223,3 +223,17 @@ def test_other_examples_or_operations_are_refused_unless_they_are_rows_or_column
     check_examples(frame, ["method"], ["bits", name], "perplexity")
     same = results_frame([make_record("rtn"), make_record("awq", identity__backend="int")])
     check_examples(same, ["method"], ["bits"], "perplexity")
+
+
+def test_accuracy_of_a_task_called_glossary_is_no_loss_and_a_metric_that_nobody_knows_has_no_best(points: Points) -> None:
+    for metric, best in (("glossary/acc", {("awq", "w8a8")}), ("glossary/score", set())):
+        points.records.clear()
+        points.add("rtn", 0.0, draw=1)
+        points.add("awq", 0.5, draw=2)  # larger
+        for record in points.records:
+            for part in ("metrics", "delta", "outcomes"):
+                record[part][metric] = record[part]["perplexity"]
+        grid = points.grid(metric=metric)
+        cells = grid.cells[grid.cells["best"]]
+        assert set(cells[["method", "bits"]].itertuples(index=False, name=None)) == best
+        assert any("is not known" in note for note in grid.notes) == (not best)

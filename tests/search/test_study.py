@@ -91,3 +91,12 @@ def test_failed_trials_are_passed_over_and_all_is_written_down(tmp_path):
     assert (failed["state"], failed["error"], failed["points"]) == ("fail", "no range", ["0123"])
     assert (done["state"], done["values"], done["points"]) == ("complete", [2.0], [record(2.0)["point_id"]])
     assert done["parameters"] == {"alpha": pytest.approx(second.params["alpha"], rel=1e-5)}
+
+
+def test_a_task_of_its_own_may_be_called_glossary_and_a_metric_of_its_own_needs_a_direction():
+    found = search(study(metric="glossary/acc"), lambda chosen, _: record(1.0, **{"glossary/acc": chosen["alpha"]}), 20)
+    assert found.direction == "maximize"
+    assert found.best.params["alpha"] == max(trial.params["alpha"] for trial in found.trials)
+    other = study(metric="glossary/loss_score")
+    with pytest.raises(UserError, match=r"glossary/loss_score: .* is not known; hydra\.sweeper\.direction=minimize or maximize"):
+        other.tell(other.ask(1)[0], record(1.0, **{"glossary/loss_score": 1.0}))

@@ -8,7 +8,7 @@ from sqbench.records.store import Store
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.results import Results, Study
 from sqbench.reporting.html.text import named_metric
-from sqbench.reporting.order import in_order, lower_is_better
+from sqbench.reporting.order import in_order, lower_is_better, unsure
 from sqbench.reporting.series import apart
 from sqbench.reporting.significance import tested
 from sqbench.reporting.units import change_text, number
@@ -45,12 +45,14 @@ class Answer:
         metric: with its unit.
         floating: the float model's value, empty if unknown.
         notes: of the tests.
+        unranked: why there is no best, though there are points.
     """
 
     metric: str
     floating: str
     best: tuple[Best, ...]
     notes: tuple[str, ...]
+    unranked: str = ""
 
 
 def answer(results: Results, study: Study) -> Answer:
@@ -62,7 +64,10 @@ def answer(results: Results, study: Study) -> Answer:
     grid = lay_out(study.frame, ("method", "alpha"), ("bits",), study.metric)
     grid = tested(grid, list(results.records.values()), Store(results.folder).samples)
     floats = grid.cells[(grid.cells["method"] == "fp") & (grid.cells["points"] > 0)]["value"].tolist()
-    sign = 1.0 if lower_is_better(study.metric) else -1.0
+    named, floating = named_metric(study.metric), number(floats[0], study.metric) if floats else ""
+    if (lower := lower_is_better(study.metric)) is None:
+        return Answer(named, floating, (), (), f"There is no best: {unsure(study.metric)}.")
+    sign = 1.0 if lower else -1.0
     found = []
     measured = grid.cells[grid.cells["method"] != "fp"]
     measured = in_order(measured.assign(apart=apart(measured, grid.added)), ("bits",))
@@ -72,8 +77,7 @@ def answer(results: Results, study: Study) -> Answer:
             best = min(done, key=lambda cell: sign * cell.value)
             beside = tuple(name_of(cell) for cell in done if cell.best and cell is not best)
             found.append(_best(bits, best, grid, beside, len(cells), len(cells) - len(done)))
-    named = named_metric(study.metric)
-    return Answer(named, number(floats[0], study.metric) if floats else "", tuple(found), grid.notes)
+    return Answer(named, floating, tuple(found), grid.notes)
 
 
 def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int, failed: int) -> Best:

@@ -12,7 +12,7 @@ from sqbench.reporting.html.figures import bars, intervals, reference, told, val
 from sqbench.reporting.html.looks import DASHES, SYMBOLS, Looks, faded
 from sqbench.reporting.html.results import Study
 from sqbench.reporting.html.text import in_figure
-from sqbench.reporting.order import in_order, lower_is_better
+from sqbench.reporting.order import in_order, lower_is_better, unsure
 from sqbench.reporting.series import SERIES, Curve, apart, curves, shown_cells
 
 
@@ -81,15 +81,17 @@ def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, st
     """A line for each method over bit-widths from wide to narrow, at its best alpha.
 
     Raises:
-        UserError: no point is quantized.
+        UserError: no point is quantized, or nobody has said which way the metric is better.
     """
+    if (lower := lower_is_better(metric)) is None:
+        raise unsure(metric)
     grid = lay_out(study.frame, SERIES, (), metric)
     cells = shown_cells(grid)
     floats, cells = cells[cells["method"] == "fp"], cells[cells["method"] != "fp"]
     if cells.empty:
         raise UserError("No finished point is quantized: python -m sqbench.run -m method=rtn bits=w8a16,w4a16,w3a16 makes some")
     order = list(dict.fromkeys(in_order(cells, ("bits",))["bits"]))
-    cells = cells.assign(at=cells["bits"].map(order.index), by=cells["value"] * (1 if lower_is_better(metric) else -1))
+    cells = cells.assign(at=cells["bits"].map(order.index), by=cells["value"] * (1 if lower else -1))
     cells = cells.assign(apart=apart(cells, grid.added))
     figure, seen = go.Figure(), dict.fromkeys(looks.methods, 0)
     for (method, more), rows in cells.groupby(["method", "apart"], sort=False):

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sqbench.errors import UserError
+from sqbench.overrides import pasted
 from sqbench.reporting.html.answer import Answer, answer
 from sqbench.reporting.html.claims import claims
 from sqbench.reporting.html.comparison import comparison
@@ -90,7 +90,7 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
         .get_template("index.html.j2")
         .render(
             results=results,
-            quoted=shlex.quote(str(folder)),
+            where=pasted("results_dir", folder),
             counts={"done": len(points) - failed, "failed": failed},
             sections=_SECTIONS if results.records else (),
             shown=[_shown(results, study, looks) for study in results.studies],

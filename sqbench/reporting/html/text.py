@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sqbench.reporting.order import lower_is_better
+from sqbench.reporting import order
 from sqbench.reporting.units import unit_of
 
 
@@ -46,5 +46,5 @@ def in_script(text: str) -> Markup:
 def named_metric(metric: str, *, better: bool = False) -> str:
     """`top1 (%, higher is better)`."""
     unit = unit_of(metric)[1]
-    notes = [*([unit] if unit else []), *([f"{'lower' if lower_is_better(metric) else 'higher'} is better"] if better else [])]
+    notes = [*([unit] if unit else []), *([order.better(metric)] if better and order.better(metric) else [])]
     return f"{metric} ({', '.join(notes)})" if notes else metric

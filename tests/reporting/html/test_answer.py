@@ -49,3 +49,12 @@ def test_better_is_more_or_less_as_the_metric_has_it(results: Path, metric: str,
     found = read(results)
     (told,) = answer(found, found.studies[0]).best
     assert told.name == best
+
+
+def test_without_a_known_direction_there_is_no_best_and_it_says_why(results: Path) -> None:
+    for method, value in (("smoothquant", 0.5), ("awq", 0.6)):
+        write(results, build(method, alpha=0.5, metrics={"score": value}, baseline={"score": 0.7}, delta={}))
+    found = read(results)
+    told = answer(found, found.studies[0])
+    assert told.best == ()
+    assert told.unranked == "There is no best: score: whether more or less of it is better is not known."
