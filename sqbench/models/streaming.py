@@ -137,6 +137,7 @@ class StreamedModel(LanguageModel):
 
     def of_example(self) -> tuple[Tensor, Tensor]:
         """As of any language model, but for blocks that do nothing: the head is the same after them."""
+        assert self._traced  # blocks that cannot be read alone are refused there
         example = self.example()
         hidden = self.enter(example)
         return self.leave(example, hidden, logits=True), self.leave(example, hidden)
@@ -162,6 +163,7 @@ class StreamedModel(LanguageModel):
 
     @torch.no_grad()
     def _through(self, batches: Iterable[Tensor], logits: bool) -> Iterator[Tensor]:
+        assert self._traced
         given = list(batches)
         states = [self.enter(ids) for ids in given]
         reports = []
@@ -247,6 +249,8 @@ def alone(name: str) -> Iterator[None]:
     """What goes wrong inside the block, which goes through blocks one by one, said of `blockwise`."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"blockwise=true: blocks of {name} do not go from hidden states to hidden states ({error}); blockwise=false works where"

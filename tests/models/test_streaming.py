@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import gemma, gpt2, llama, opt
+from families import build, gemma, gpt2, llama, opt
 from torch import nn
 
 from benchmarks.llama import save_byte_tokenizer
@@ -22,7 +22,7 @@ from sqbench.evaluation.perplexity import perplexity
 from sqbench.execution import lower
 from sqbench.models import checkpoint
 from sqbench.models.checkpoint import Checkpoint
-from sqbench.models.language import LanguageModel
+from sqbench.models.language import LanguageModel, load_language_model
 from sqbench.models.streaming import StreamedModel, stream_language_model
 
 SAID = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}
@@ -162,6 +162,30 @@ def test_blocks_that_tell_each_other_more_are_refused(tiny_folder: Path) -> None
         layer.__class__ = Gossip
     with pytest.raises(UserError, match="tell each other more than hidden states; blockwise=false works"):
         _ = model.topology
+
+
+def test_blocks_that_return_more_than_hidden_states_are_refused(tmp_path: Path) -> None:
+    build("Bloom", hidden_size=32, n_layer=2, n_head=4).module.save_pretrained(tmp_path)
+    save_byte_tokenizer(tmp_path)
+    model = streamed(tmp_path)
+    for use in (lambda: model.topology, lambda: model.head, lambda: model.forward(model.example())):
+        with pytest.raises(UserError, match=r"^blockwise=true: blocks of tiny do not go from .*; blockwise=false works where"):
+            use()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_buffers_are_those_of_the_whole_model(dtype: str, tmp_path: Path) -> None:
+    """GPT-J computes its positions in the dtype that it is built in."""
+    build("GPTJ", n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64).module.save_pretrained(tmp_path)
+    save_byte_tokenizer(tmp_path)
+    whole = load_language_model(tmp_path, torch.device("cpu"), **{**SAID, "dtype": dtype})
+    blocks = streamed(tmp_path, dtype=dtype)
+    expected = dict(whole.module.named_buffers())
+    assert expected
+    for name, buffer in blocks.module.named_buffers():
+        assert buffer.dtype == expected[name].dtype
+        assert torch.equal(buffer, expected[name])
+    assert torch.equal(blocks.forward(whole.example()), whole.forward(whole.example()))
 
 
 def test_a_block_that_writes_nan_is_named(tiny_folder: Path, windows: Windows) -> None:
