@@ -18,8 +18,8 @@ from sqbench.quant.layers import weight_of
 TOLERANCE = 1e-4
 
 # Exponents of 2 that the factors of a proof lie between. Near 1, a clamp or a threshold that the example does not reach shows
-# nothing; the wide factors make what passes between two layers up to 1,000 times larger or 32 times smaller.
-NEAR, WIDE = (-1.0, 1.0), (-10.0, 5.0)
+# nothing; the wide factors make what passes between two layers up to 1,000 times larger or smaller.
+NEAR, WIDE = (-1.0, 1.0), (-10.0, 10.0)
 
 
 def channels_of_source(source: nn.Module, kind: str) -> int:
