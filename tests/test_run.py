@@ -509,3 +509,39 @@ def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(com
     collect(CollectConfig(results_dir=str(results), where=WhereConfig(windows=8)))
     assert files[3].read_text() == table.rstrip("\n") + "\n"
     collect(CollectConfig(results_dir=str(results), rows=["method", "windows"]))
+
+
+def test_noise_is_in_the_record_and_changes_no_number(command: Command, results: Path) -> None:
+    from sqbench.collect import CollectConfig, collect
+
+    line = ("-m", "method=fp,rtn", "bits=w8a8")
+    assert command(*line).code == 0
+    plain = {record["identity"]["method"]["name"]: record for record in records(results).values() if record}
+    assert command(*line, "noise=2").code == 0
+    found = [record for record in records(results).values() if record and "noise" in record]
+    told = {record["identity"]["method"]["name"]: record for record in found}
+    assert told.keys() == plain.keys() == {"fp", "rtn"}
+    for name, record in told.items():
+        assert "noise" not in plain[name]
+        assert record["point_id"] != plain[name]["point_id"]
+        assert (record["metrics"], record["delta"]) == (plain[name]["metrics"], plain[name]["delta"])
+    noise = told["rtn"]["noise"]
+    assert noise["runs"] == 2
+    assert noise["metrics"]["perplexity"]["std"] > noise["baseline"]["perplexity"]["std"] > 0
+    assert noise["baseline"] == told["fp"]["noise"]["baseline"]
+    table, _ = collect(CollectConfig(results_dir=str(results)))
+    assert table.count("| rtn") == 1
+    assert "Rounding noise: a change of 1e-6 in what the model reads moves perplexity by" in table
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["noise=1"], "noise=1: 2 or more works"),
+        (["noise=3", "eval=latency"], "noise=3: eval=latency measures time, which has its own spread; noise=0 works"),
+    ],
+)
+def test_noise_that_cannot_be_told_is_refused(command: Command, overrides: list[str], reason: str) -> None:
+    ended = command("method=rtn", *overrides)
+    assert ended.code != 0
+    assert reason in ended.err

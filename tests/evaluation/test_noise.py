@@ -120,9 +120,9 @@ def test_block_by_block_moves_as_the_whole_model(
         tiny_folder, torch.device("cpu"), name="tiny", fingerprint="tiny", dtype="float32", trust_remote_code=False, keep=()
     )
     assert isinstance(blocks, StreamedModel)
+    models: tuple[Model, ...] = (tiny, blocks)
     whole, streamed = (
-        noise.measure("perplexity", {}, windows, model, floats, None, 2, tmp_path / type(model).__name__)
-        for model in (tiny, blocks)
+        noise.measure("perplexity", {}, windows, model, floats, None, 2, tmp_path / type(model).__name__) for model in models
     )
     for end in ("min", "max"):
         assert streamed["metrics"]["perplexity"][end] == pytest.approx(whole["metrics"]["perplexity"][end], rel=1e-6)
