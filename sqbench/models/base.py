@@ -85,6 +85,25 @@ class Model(ABC):
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How large a model is. A unit is a token, or an image.
+
+    Attributes:
+        weights: how many parameters.
+        flops: of a forward pass, for each unit: two for a product of a weight and an input.
+        inputs: numbers that its layers read, for each unit.
+        channels: of all layers' inputs together.
+        outputs: predictions for each unit.
+    """
+
+    weights: int
+    flops: float
+    inputs: int
+    channels: int
+    outputs: int
+
+
+@dataclass(frozen=True)
 class Source:
     """Weights found and fingerprinted on disk; nothing is loaded yet.
 
@@ -93,14 +112,14 @@ class Source:
         load: builds the model on a device.
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
-        size: bytes of the weights, if they are known before they are read.
+        extent: how large it is, read from headers and configurations alone; None where those do not tell.
     """
 
     fingerprint: str
     load: Callable[[torch.device], Model]
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
-    size: int | None = None
+    extent: Callable[[], Extent | None] = lambda: None
 
 
 @dataclass(frozen=True)

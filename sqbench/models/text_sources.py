@@ -3,14 +3,16 @@
 import importlib.util
 import json
 import logging
+import math
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
-from sqbench.models.base import Loader, Source
+from sqbench.models.base import Extent, Loader, Source
 from sqbench.models.language import load_language_model
 from sqbench.models.streaming import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
@@ -50,8 +52,39 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         "keep": tuple(cfg.keep),
     }
     return Source(
-        fingerprint, partial(load_language_model, folder, **said), partial(stream_language_model, folder, **said), context
+        fingerprint,
+        partial(load_language_model, folder, **said),
+        partial(stream_language_model, folder, **said),
+        context,
+        partial(extent_of, weights, config),
     )
+
+
+def extent_of(files: Sequence[Path], config: dict[str, Any]) -> Extent | None:
+    """The size of a language model, by the headers of its safetensors files and its config.json.
+
+    Matrices count, which is what takes time; of input embeddings that are not the head's only a row is read for a token. All
+    experts count, though a token meets some of them.
+    """
+    about = {**config, **config.get("text_config", {})}
+    width, vocabulary = about.get("hidden_size", about.get("n_embd")), about.get("vocab_size")
+    if not width or not vocabulary:
+        return None
+    shapes = [entry["shape"] for file in files for name, entry in header(file).items() if name != "__metadata__"]
+    weights = sum(math.prod(shape) for shape in shapes)
+    embeddings = sum(1 for shape in shapes if shape[:1] == [vocabulary])
+    used = sum(math.prod(shape) for shape in shapes if len(shape) > 1) - (embeddings > 1) * vocabulary * width
+    # A matrix [out, in] reads `in` numbers; q, k and v read the same, and so do gate and up: about every second one is new.
+    channels = sum(shape[-1] for shape in shapes if len(shape) == 2 and shape[0] != vocabulary) * 4 // 7
+    return Extent(weights, 2.0 * used, channels, channels, int(vocabulary))
+
+
+def header(file: Path) -> dict[str, Any]:
+    """What a safetensors file holds: its first eight bytes are the length of this JSON."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        found: dict[str, Any] = json.loads(stream.read(size))
+    return found
 
 
 def from_hub_or_folder(cfg: ModelConfig) -> Source:

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError
-from sqbench.models.base import Source
+from sqbench.models.base import Extent, Source
 from sqbench.models.image import ImageModel
 from sqbench.storage import digest
 
@@ -61,7 +61,46 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
     size = {} if cfg.image_size is None else {"input_size": (config.input_size[0], cfg.image_size, cfg.image_size)}
     preprocessing = Preprocessing.from_data_config(resolve_data_config(size, pretrained_cfg=config.to_dict()))
     fingerprint = digest([weights.fingerprint, architecture, preprocessing.fingerprint])
-    return Source(fingerprint, partial(load, cfg, architecture, weights, preprocessing, fingerprint))
+    build = partial(_plain, architecture, cfg.image_size, cfg.head)
+    return Source(
+        fingerprint,
+        partial(load, cfg, architecture, weights, preprocessing, fingerprint),
+        extent=partial(extent_of, build, preprocessing.input_size),
+    )
+
+
+def _plain(architecture: str, size: int | None, head: str) -> nn.Module:
+    """The network without its weights."""
+    import timm
+
+    classes = {} if head == "own" else {"num_classes": 0}
+    module: nn.Module = timm.create_model(architecture, **classes, **size_option(pretrained_cfg(architecture), size))
+    return module
+
+
+def extent_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Extent | None:
+    """The size of a network, from a forward pass on the meta device, where nothing is computed; None if it fails there.
+
+    Products of weights and inputs count: those of two activations (attention) are few beside them at the sizes of images.
+    """
+    counted = {"flops": 0.0, "inputs": 0, "channels": 0}
+
+    def count(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        rows = output.numel() // layer.weight.shape[0]
+        counted["flops"] += 2.0 * layer.weight.numel() * rows
+        counted["inputs"] += args[0].numel()
+        counted["channels"] += layer.weight[0].numel()
+
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
+            module = build().eval()
+            for layer in module.modules():
+                if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+                    layer.register_forward_hook(count)
+            outputs = module(torch.zeros(1, *input_size))
+    except Exception:  # noqa: BLE001 (an architecture may do anything; its cost is unknown then)
+        return None
+    return Extent(sum(one.numel() for one in module.parameters()), outputs=outputs.numel(), **counted)
 
 
 def load(
