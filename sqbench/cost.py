@@ -3,7 +3,9 @@
 A stage's seconds are a rate times its work: `evaluate` works through the evaluation data, `calibrate` through the calibration data,
 each with the whole model; the others once with the model. Rates come from the finished points that are most like the point: of the
 same model, method, bits, evaluation and device if there are any, else of fewer of these, at last of other models, scaled by size.
-Calibration and the float result are paid by the first point that needs them; others find them.
+What they do not tell is worked out (`sqbench.effort`), at the speed at which they ran: the search of a method that has no finished
+point, or everything where no point has finished. Calibration and the float result are paid by the first point that needs them;
+others find them.
 """
 
 import statistics
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from sqbench.effort import estimate
 from sqbench.storage import canonical_json, digest
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ Record = Mapping[str, Any]
 
 ENOUGH = 64  # finished points of one kind that are learnt from, the last in the order of their names
 SHARED = ("baseline", "calibrate")  # stages whose result is kept for every other point
+METHODS_OWN = ("quantize", "train")  # stages in which a method does what no other does
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Cost:
         load: seconds that a process spends before its first point.
         shared: what is computed once -> its seconds.
         memory: peak bytes; None where nothing is known.
+        basis: what tells.
     """
 
     seconds: float
     load: float = 0.0
     shared: dict[str, float] = field(default_factory=dict)
     memory: int | None = None
+    basis: str = ""
 
 
 class History:
@@ -61,12 +67,13 @@ class History:
                 self.alike.setdefault(key, deque(maxlen=ENOUGH)).append(record)
 
     def predict(self, point: "Point") -> Cost | None:
-        """What a point will take; None if no finished point tells anything. What is shared and there already costs nothing."""
+        """What a point will take; None if nothing tells. What is shared and there already costs nothing."""
         identity = point.identity
-        size = self.sizes.get(identity["model"]["weights"]) or point.source.size
+        foreseen = estimate(point)
+        size = self.sizes.get(identity["model"]["weights"]) or weight_bytes(point)
         kin = [near for key in _keys(identity) if (near := self.alike.get(key)) and (size is not None or "model" in key[0])]
         if not kin:
-            return None
+            return None if foreseen is None else self._foreseen(identity, *foreseen)
 
         def at_their_rates(stage: str, near: Iterable[Record]) -> list[float]:
             """Seconds that a stage of this point would take at the rate of each record."""
@@ -83,12 +90,41 @@ class History:
         nearest = kin[0]
         own = {stage for record in nearest for stage in record["cost"]["seconds"]} - {"total", "load", *SHARED}
         rest = statistics.median(_rest(record["cost"]["seconds"]) for record in nearest)
+        seconds = {stage: statistics.median(at_their_rates(stage, nearest)) for stage in own}
+        basis = f"{len(nearest)} finished point{'s' * (len(nearest) > 1)} like it"
+        strange = foreseen is not None and _searches(nearest[-1]["identity"]) != _searches(identity)
+        if strange and foreseen is not None:  # of another method: its search says nothing of this one
+            speed = seconds["evaluate"] / foreseen[0]["evaluate"] if seconds.get("evaluate") and "evaluate" in foreseen[0] else 1.0
+            seconds = {stage: spent for stage, spent in seconds.items() if stage not in METHODS_OWN}
+            seconds |= {stage: speed * foreseen[0][stage] for stage in METHODS_OWN if stage in foreseen[0]}
+            basis += ", its method from the size of the model"
         return Cost(
-            rest + sum(statistics.median(at_their_rates(stage, nearest)) for stage in own),
+            rest + sum(seconds.values()),
             paid("load"),
             {key: paid(stage) for stage, key in _shared(identity).items() if key not in self.there},
             _memory(nearest, size, self.sizes),
+            basis,
         )
+
+    def _foreseen(self, identity: Mapping[str, Any], seconds: Mapping[str, float], held: int) -> Cost:
+        """A cost from first principles alone."""
+        return Cost(
+            sum(spent for stage, spent in seconds.items() if stage not in ("load", *SHARED)),
+            seconds["load"],
+            {key: seconds[stage] for stage, key in _shared(identity).items() if stage in seconds and key not in self.there},
+            held + psutil.Process().memory_info().rss,
+            "the size of the model",
+        )
+
+
+def weight_bytes(point: "Point") -> int | None:
+    """Bytes of a model's weights in its dtype, before it is loaded; None where nothing tells."""
+    extent = point.source.extent()
+    return None if extent is None else extent.weights * (4 if point.identity["model"]["dtype"] == "float32" else 2)
+
+
+def _searches(identity: Mapping[str, Any]) -> tuple[str, bool]:
+    return identity["method"]["name"], identity["method"].get("alpha") == "auto"
 
 
 # What a point has in common with others, the most telling first; without the model, its size is what is told by.

@@ -1,5 +1,6 @@
 """What a sweep will take before it starts, and how far off that was when it is over."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from sqbench.cost import Cost, History, wall_clock
+from sqbench.effort import gradient_steps
 from sqbench.progress import output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
@@ -18,12 +20,14 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)  # workers of a launcher
 
 
 def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
-    """Print the points with their state, and what they will take by what finished points of the results folder took."""
+    """Print the points with their state, and what they will take: by what finished points took, else by the size of the model."""
     store = Store(results_dir)
     history = History(store.records(brief=True))
     some = any("layers" in point.identity["scheme"] for point in points)
     table = Table(title="plan: nothing is computed", title_justify="left")
-    for column in ("point", "method", "bits", "alpha", *["layers"] * some, "state", "seconds", "GB"):
+    steps = {point.id: gradient_steps(point)[1] for point in points}
+    train = any(steps.values())
+    for column in ("point", "method", "bits", "alpha", *["layers"] * some, *["trains"] * train, "state", "seconds", "GB"):
         table.add_column(column, justify="right" if column in ("seconds", "GB") else "left")
     costs: list[Cost] = []
     unknown = 0
@@ -34,6 +38,7 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         costs += [cost] if cost is not None and state != "finished" else []
         scheme, method = point.identity["scheme"], point.identity["method"]
         layers = [", ".join(scheme.get("layers", ()))] * some
+        layers += [f"{steps[point.id]} steps" if steps[point.id] else ""] * train
         seconds = "?" if cost is None else f"{cost.seconds:.0f}"
         memory = "--" if cost is None or cost.memory is None else f"{cost.memory / 1e9:.1f}"
         table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, seconds, memory)
@@ -43,17 +48,19 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
 
 def summary(costs: Sequence[Cost], unknown: int) -> str:
     """A line for each way to run points: seconds with one worker, and with more where there is something to share out."""
-    learn = f"{unknown} point{'s' * (unknown > 1)} of unknown cost (no finished point to learn from)"
+    learn = f"{unknown} point{'s' * (unknown > 1)} of unknown cost (no finished point like it, and its length is not known before)"
     if not costs:
         return learn if unknown else "about 0 s"
     shared = sum({key: seconds for cost in costs for key, seconds in cost.shared.items()}.values())
     once = f", of which {shared:.0f} s once: calibration and the float model" if shared >= 1 else ""
+    bases = Counter(cost.basis for cost in costs)
     widths = [width for width in WIDTHS if 1 < width < 2 * len(costs)]
     more = ", ".join(f"{width}: {wall_clock(costs, width):.0f} s" for width in widths)
     return (
         f"about {wall_clock(costs, 1):.0f} s{once}"
         + (f"; with more workers, each as fast as one alone, {more}" if more else "")
         + (f"; and {learn}" if unknown else "")
+        + "".join(f"\nestimated from {basis}: {count} point{'s' * (count > 1)}" for basis, count in bases.items() if basis)
     )
 
 

@@ -1,5 +1,6 @@
 """AWQ: protect the weights that large activations meet, by scale search and clipping (Lin et al., 2023)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from math import gcd
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.methods.base import Method, Move, Task, parse_alpha, register
-from sqbench.methods.search import block_losses
+from sqbench.methods.base import Effort, Method, Move, Task, parse_alpha, register
+from sqbench.methods.search import FINALISTS, block_losses, raced
 from sqbench.models.folding import Group
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
@@ -83,6 +84,15 @@ class Awq(Method):
             about = {"loss": float(losses[group][best]), "loss_rtn": float(losses[group][0])}
             moves.append(Move(group, self.scale(task, group, exponents[best]), exponents[best], about))
         return moves
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        if not scheme.get("weights"):
+            return Effort()
+        clipped = 2.0 * len(CLIP_RATIOS) * self.clip  # rounded, and its error met by the Gram blocks
+        if self.alpha != "auto":
+            return Effort(1 + clipped)
+        tried = self.grid + min(self.grid, FINALISTS + 1)
+        return Effort(1 + clipped + tried, raced(self.grid) * (1.4 if self.pairs else 1.0))  # a pair's block is its reader alone
 
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):

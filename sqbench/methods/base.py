@@ -7,7 +7,7 @@
 `apply.quantize` asks them and does the rest. A method sees the float model, statistics and the scheme; never data or files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, ClassVar, TypeVar
@@ -58,6 +58,21 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much a method works, for a plan made before anything is loaded.
+
+    Attributes:
+        roundings: of every weight.
+        replays: of the sample that a search replays, each about one pass through all layers.
+        learnt: images of a training split -> images of all gradient steps, and how many steps.
+    """
+
+    roundings: float = 1.0
+    replays: float = 0.0
+    learnt: Callable[[int], tuple[int, int]] = lambda images: (0, 0)
+
+
+@dataclass(frozen=True)
 class Method:
     """Round to nearest with min-max ranges, unless a subclass says otherwise."""
 
@@ -68,6 +83,10 @@ class Method:
     def moves(self, task: Task) -> list[Move]:
         """Scales to fold, in any order."""
         return []
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        """How much it works under a scheme (as an identity has it). What is not said here is not foreseen."""
+        return Effort()
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         """Clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""

@@ -1,11 +1,13 @@
 """Ranges that minimise the quantization error itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.methods.base import Method, register
+from sqbench.methods.base import Effort, Method, register
 from sqbench.quant import ranges
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
@@ -29,6 +31,9 @@ class Mse(Method):
             raise UserError(f"method.norm={self.norm}: the norm must be a number from 1 to 16, for example 2 or 2.4")
         if self.steps < 2:
             raise UserError(f"method.steps={self.steps}: there must be at least 2 steps; 100 are steps of 0.01")
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        return Effort(1.0 + self.steps * bool(scheme.get("weights")))
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)

@@ -1,13 +1,14 @@
 """Quantization-aware training: what is trained, for how long, and how the ranges move. `sqbench.training` does the training."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.methods.base import Method, register
+from sqbench.methods.base import Effort, Method, register
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, to_blocks
 from sqbench.quant.formats import Format
@@ -66,6 +67,17 @@ class Qat(Method):
         self._require("patience", self.patience is None or self.patience >= 1, "1 or more works, or null to never stop early")
         nothing = self.patience is not None and self.validation == 0
         self._require("patience", not nothing, "needs images to validate on; method.validation=0.1 works, or null here")
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        def learnt(images: int) -> tuple[int, int]:
+            """As `sqbench.training.fit` splits them."""
+            taken = images if self.images is None else min(images, self.images)
+            left = taken - math.ceil(self.validation * taken)
+            batch = max(1, min(self.batch, left))
+            steps = self.epochs * (left // batch)
+            return steps * batch, steps
+
+        return Effort(learnt=learnt)
 
     @property
     def range_lr(self) -> float:

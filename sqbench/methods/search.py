@@ -23,6 +23,11 @@ FIRST_SHARE = 4  # all candidates meet one in so many examples of the sample
 FINALISTS = 3  # and this many of them the others; of 32 groups of SmolLM2-135M 31 then keep the choice that all of the sample makes
 
 
+def raced(candidates: int) -> float:
+    """Of how many candidates `block_losses` makes whole passes over the sample."""
+    return candidates / FIRST_SHARE + min(candidates, FINALISTS + 1) * (1 - 1 / FIRST_SHARE)
+
+
 @torch.no_grad()
 def block_losses(
     task: Task, groups: Sequence[Group], candidates: Callable[[Group], Sequence[Tensor]], activation: Activation | None = None

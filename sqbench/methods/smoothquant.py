@@ -1,6 +1,6 @@
 """SmoothQuant: move the difficulty of activations into the weights (Xiao et al., 2022)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
-from sqbench.methods.base import Method, Move, Task, parse_alpha, register
-from sqbench.methods.search import block_losses
+from sqbench.methods.base import Effort, Method, Move, Task, parse_alpha, register
+from sqbench.methods.search import block_losses, raced
 from sqbench.models.folding import Group, divide_norm, multiply_inputs
 from sqbench.quant import ranges
 from sqbench.quant.layers import weight_of
@@ -70,6 +70,10 @@ class SmoothQuant(Method):
     def __post_init__(self) -> None:
         parse_alpha(self.alpha)
         parse_alpha(self.pair_alpha, "method.pair_alpha")
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        searches = (self.alpha == "auto") + 0.4 * (self.pairs and self.pair_alpha == "auto")
+        return Effort(1 + searches * len(AUTO_GRID), searches * raced(len(AUTO_GRID)))
 
     def moves(self, task: Task) -> list[Move]:
         if not task.model.topology.groups:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
+from sqbench.models.extent import Extent
 from sqbench.models.outline import Widths
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.layers import stored_bytes
@@ -101,16 +102,16 @@ class Source:
         load: builds the model on a device.
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
-        size: bytes of the weights, if they are known before they are read.
         widths: input channels of its layers, from the architecture alone; None where that is not cheap.
+        extent: how large it is, read from headers and configurations alone; None where those do not tell.
     """
 
     fingerprint: str
     load: Callable[[torch.device], Model]
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
-    size: int | None = None
     widths: Callable[[], Widths] | None = None
+    extent: Callable[[], Extent | None] = lambda: None
 
 
 @dataclass(frozen=True)

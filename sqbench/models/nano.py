@@ -21,6 +21,7 @@ from sqbench.data.images import LabelledImages
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError, known
 from sqbench.models.base import Source
+from sqbench.models.extent import of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.timm_models import pretrained_cfg
 from sqbench.progress import track
@@ -117,7 +118,8 @@ def from_recipe(cfg: ModelConfig) -> Source:
     tensors, _ = tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
     weights = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
     fingerprint = digest({"weights": weights, **about})  # not of the file: the order of a safetensors header is left to chance
-    return Source(fingerprint, partial(load, cfg, recipe, kept, len(found.classes), fingerprint))
+    extent = partial(of_images, partial(recipe.build, len(found.classes)), recipe.input_size)
+    return Source(fingerprint, partial(load, cfg, recipe, kept, len(found.classes), fingerprint), extent=extent)
 
 
 def load(cfg: ModelConfig, recipe: Recipe, kept: Path, classes: int, fingerprint: str, device: torch.device) -> ImageModel:

@@ -12,6 +12,7 @@ from sqbench.config import ModelConfig
 from sqbench.errors import UserError, counted
 from sqbench.models.architectures import refuse_architecture
 from sqbench.models.base import Loader, Source
+from sqbench.models.extent import of_language
 from sqbench.models.folder import context_of, read_config, stored, weight_files
 from sqbench.models.language import load_language_model
 from sqbench.models.outline import language_widths
@@ -35,7 +36,8 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     config = read_config(folder, place)
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{place}: {folder} holds an adapter (adapter_config.json); the model that it is merged into works")
-    refuse_quantized(folder, config, stored(weight_files(folder, config, place), place), place)
+    tensors = stored(weight_files(folder, config, place), place)
+    refuse_quantized(folder, config, tensors, place)
     refuse_architecture(config, cfg.trust_remote_code, place)
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     fingerprint = digest({path.name: known_digest(path) for path in files})
@@ -52,6 +54,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         partial(stream_language_model, folder, **said),
         context_of(config),
         widths=partial(language_widths, folder, fingerprint, cfg.trust_remote_code),
+        extent=partial(of_language, [tensor.shape for tensor in tensors.values()], config),
     )
 
 

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError, counted
 from sqbench.models.base import Source
+from sqbench.models.extent import of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.outline import timm_widths
 from sqbench.storage import digest
@@ -62,9 +63,21 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
     size = {} if cfg.image_size is None else {"input_size": (config.input_size[0], cfg.image_size, cfg.image_size)}
     preprocessing = Preprocessing.from_data_config(resolve_data_config(size, pretrained_cfg=config.to_dict()))
     fingerprint = digest([weights.fingerprint, architecture, preprocessing.fingerprint])
-    built_for = size_option(config, cfg.image_size).get("img_size")
-    load_it = partial(load, cfg, architecture, weights, preprocessing, fingerprint)
-    return Source(fingerprint, load_it, widths=partial(timm_widths, architecture, built_for))
+    return Source(
+        fingerprint,
+        partial(load, cfg, architecture, weights, preprocessing, fingerprint),
+        widths=partial(timm_widths, architecture, size_option(config, cfg.image_size).get("img_size")),
+        extent=partial(of_images, partial(_plain, architecture, cfg.image_size, cfg.head), preprocessing.input_size),
+    )
+
+
+def _plain(architecture: str, size: int | None, head: str) -> nn.Module:
+    """The network without its weights."""
+    import timm
+
+    classes = {} if head == "own" else {"num_classes": 0}
+    module: nn.Module = timm.create_model(architecture, **classes, **size_option(pretrained_cfg(architecture), size))
+    return module
 
 
 def load(

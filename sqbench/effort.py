@@ -1,0 +1,157 @@
+"""What a point takes where no finished point tells: its model's size, its data and what its method does, at this machine's speed.
+
+A sum of four kinds of work, each timed once a process on a small piece of it: products, roundings, statistics, predictions. Good to
+a factor of two or three on a machine that does nothing else; finished points replace it (`sqbench.cost`).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from sqbench.methods import METHODS, configured
+from sqbench.methods.base import Effort
+from sqbench.models.extent import Extent
+from sqbench.quant.affine import round_trip
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
+
+if TYPE_CHECKING:
+    from sqbench.runner import Point
+
+BETWEEN = 1.5  # a forward pass takes so many times as long as its products alone: norms, attention, activation functions
+START = 2.0  # seconds of a process that imports what models need
+STAGE = 0.1  # seconds that any stage takes
+READ = 1e9  # bytes a second, of weights
+DECODED = 5e-4  # seconds an image, the first time that it is read
+DESCRIBED = 4  # the report measures the noise of every weight: as much as so many roundings of it
+COPIES = 3  # of the weights: as loaded, for the fast float kernel, quantized; the last two are float32
+TRAINED = 4  # more of them while training: gradients, two moments, the best epoch
+LOGITS = 6  # copies of a batch's predictions that an evaluation holds at once, of both models
+SINGLE_PASS = ("perplexity", "top1")  # evaluations that see every example once; how long others are is not known before
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Of each kind of work, how much is done in a second."""
+
+    products: float  # floating-point operations
+    rounded: float
+    observed: float  # numbers that statistics take in
+    predicted: float  # logits
+
+
+@cache
+def machine(device: str, threads: int) -> Machine:
+    """Timed in a fraction of a second; `threads` is how many are used, and part of the key."""
+    x, weight = torch.randn(256, 512, device=device), torch.randn(1024, 512, device=device)
+    seen, fmt = InputStatistics.empty(512, device), Format(4, symmetric=False, granularity="group", group_size=64)
+    logits = torch.randn(16, 16384, device=device)
+    return Machine(
+        2 * x.numel() * len(weight) / _seconds(lambda: functional.linear(x, weight), device),
+        weight.numel() / _seconds(lambda: round_trip(weight, fmt), device),
+        x.numel() / _seconds(lambda: seen.update(x), device),
+        logits.numel() / _seconds(lambda: functional.log_softmax(logits, -1), device),
+    )
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    """The least of several: what the machine does where nothing else runs."""
+    took = []
+    for _ in range(12):
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of everything a point has, in units: tokens or images.
+
+    Attributes:
+        evaluated, calibrated, searched: units.
+        at_once: units of a batch of the evaluation.
+        fitted: images that a head is fitted on first.
+        learnt: images that training takes gradient steps on, all epochs together; steps: how many it takes.
+    """
+
+    evaluated: int
+    calibrated: int
+    searched: int
+    at_once: int
+    fitted: int = 0
+    learnt: int = 0
+    steps: int = 0
+
+
+def work_of(point: "Point") -> Work | None:
+    """None where the evaluation's length is not known before."""
+    identity, cfg = point.identity, point.cfg
+    if identity["eval"]["name"] not in SINGLE_PASS or "mixed" in identity:
+        return None
+    data, calibration = identity["data"], identity["calibration"] or {}
+    window = data.get("window", 1)
+    kind = "windows" if "windows" in data else "images"
+    seen = 0 if calibration.get("source") == "weights" else calibration.get(kind, 0)
+    fitted = cfg.model.head_images if identity["model"].get("head", {}).get("name", "own") != "own" else 0
+    learnt, steps = gradient_steps(point)
+    searched = calibration.get(f"search_{kind}", 0) * window
+    return Work(data[kind] * window, seen * window, searched, window if kind == "windows" else 50, fitted, learnt, steps)
+
+
+def gradient_steps(point: "Point") -> tuple[int, int]:
+    """Images of all gradient steps of a point, and how many steps it takes at most; 0 where it takes none."""
+    method = configured(point.cfg)
+    train = getattr(point.corpus, "train", ())
+    if not method.trains:
+        return 0, 0
+    return method.effort(point.identity["scheme"]).learnt(len(train))
+
+
+def estimate(point: "Point") -> tuple[dict[str, float], int] | None:
+    """Seconds of every stage of a point, and the bytes that it holds; None where the size or the length is not known."""
+    extent, work = point.source.extent(), work_of(point)
+    if extent is None or work is None:
+        return None
+    method = METHODS[point.identity["method"]["name"]]
+    effort = Effort() if method.is_float else configured(point.cfg).effort(point.identity["scheme"])
+    return _seconds_of(extent, work, effort, point), _bytes_of(extent, work, point)
+
+
+def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> dict[str, float]:
+    identity = point.identity
+    here = machine(identity["device"], point.cfg.threads or torch.get_num_threads())
+    forward = BETWEEN * extent.flops / here.products
+    decoded = 0.0 if "windows" in identity["data"] else DECODED
+    inside = extent.inputs / here.rounded if identity["scheme"].get("activations") else 0.0
+    said = extent.outputs / here.predicted
+    stages = {
+        "load": START + 4 * extent.weights / READ + work.fitted * (forward + decoded),
+        "baseline": STAGE + work.evaluated * (forward + said + decoded),
+    }
+    if METHODS[identity["method"]["name"]].is_float:
+        return stages
+    replayed = effort.replays * work.searched * (forward + inside)
+    stages |= {
+        "calibrate": STAGE + work.calibrated * (forward + extent.inputs / here.observed + decoded),
+        "quantize": STAGE + (DESCRIBED + effort.roundings) * extent.weights / here.rounded + replayed,
+        "lower": STAGE,
+        "evaluate": STAGE + work.evaluated * (forward + inside + 3 * said),
+    }
+    if work.steps:  # the student forward and twice as much backward, the float model beside it, every weight rounded at each step
+        stepped = 4 * forward + 3 * inside + decoded
+        stages["train"] = work.learnt * stepped + work.steps * 6 * extent.weights / here.rounded
+    return stages
+
+
+def _bytes_of(extent: Extent, work: Work, point: "Point") -> int:
+    weights = 4 * extent.weights * (COPIES + TRAINED * bool(work.steps))
+    batch = 4 * work.at_once * (LOGITS * extent.outputs + extent.inputs // (1 if work.steps else 4))
+    return int(weights + batch + 4 * GRAM_BLOCK * extent.channels * 2)
