@@ -99,7 +99,7 @@ def entropy(stats: InputStatistics, fmt: Format) -> Limits:
 def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 100) -> Limits:
     """Per block of a weight, the min-max range times the ratio (of 1/steps, ..., 1) with the lowest sum |error|^norm.
 
-    Ratios are tried from 1 down, until even the values that a range would clip cost every block more than its best ratio does: the
+    Ratios are tried from 1 down, until even the values that a range would clip cost every block as much as its best ratio does: the
     smaller ones clip more. At most about AT_ONCE values are rounded at a time.
     """
     blocks = to_blocks(weight, fmt)
@@ -119,7 +119,7 @@ def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
         ratio = step / steps
         if (steps - step) % LOOK == LOOK - 1:
             clipped = blocks - torch.clamp(blocks, ratio * (lo - slack), ratio * (hi + slack))
-            if (clipped.abs_().pow_(norm).sum(-1, keepdim=True) > best_error).all():
+            if (clipped.abs_().pow_(norm).sum(-1, keepdim=True) >= best_error).all():
                 break
         error = (fake_quantize(blocks, qparams(lo * ratio, hi * ratio, fmt), fmt) - blocks).abs_().pow_(norm).sum(-1, keepdim=True)
         better = error < best_error
