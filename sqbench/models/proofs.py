@@ -48,14 +48,14 @@ def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
         fold(folded, group, random_scale(channels, 1, weight.device, exponents), block.name)
         return relative_difference(before, block.run(folded))
 
-    if not (near := error(NEAR)) <= TOLERANCE:
-        return f"folding random scales changes the output of {place} by {near:.2g} (relative): something else reads it"
-    if not (wide := error(WIDE)) <= TOLERANCE:
+    if (wide := error(WIDE)) <= TOLERANCE:
+        return None
+    if (near := error(NEAR)) <= TOLERANCE:
         return (
             f"folding scales far from 1 changes the output of {place} by {wide:.2g} (relative), and scales near 1 do not:"
             " a clamp or a threshold lies between"
         )
-    return None
+    return f"folding random scales changes the output of {place} by {near:.2g} (relative): something else reads it"
 
 
 def prove_batchnorm(module: nn.Module, layer: str, norm: str, trace: Trace) -> str | None:

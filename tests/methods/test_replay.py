@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
+from sqbench.models.streaming import stream_language_model
 from sqbench.quant.formats import Scheme
 
 
@@ -189,3 +191,22 @@ def test_a_fold_that_overflows_float16_is_undone(tiny: LanguageModel, statistics
     assert name == str(group)
     assert reason.startswith("in float16 folding changes the output of model.layers.0 ")
     assert reason.endswith("numbers leave its range")
+
+
+def test_a_model_in_blocks_undoes_and_names_the_same_folds(tiny_folder: Path, tiny: LanguageModel, statistics: Statistics) -> None:
+    class Far(SmoothQuant):
+        def moves(self, task: Task) -> list[Move]:
+            return [Move(group, torch.full_like(task.stats(group).absmax, 1e-40), 0.5, {}) for group in task.topology.groups[:1]]
+
+    blocks = stream_language_model(
+        tiny_folder, torch.device("cpu"), name="t", fingerprint="t", dtype="float32", trust_remote_code=False, keep=()
+    )
+    whole, streamed = (api.quantize(model, statistics, Far(), "w8a8_dynamic") for model in (tiny, blocks))
+    assert whole.report["refused"]
+    ours = streamed.forward(statistics.sample)
+    assert [entry["group"] for entry in streamed.report["refused"]] == [
+        "model.layers.0.input_layernorm -> q_proj, k_proj, v_proj",
+        "model.layers.1.input_layernorm -> q_proj, k_proj, v_proj",
+    ]
+    assert streamed.report["refused"][0] == whole.report["refused"][0]
+    assert ours.isfinite().all()

@@ -143,3 +143,22 @@ def test_all_zero_input_has_no_histogram() -> None:
     assert stats.reach == 0
     assert stats.bins.sum() == 0
     assert stats.scaled(torch.ones(8)).reach == 0
+
+
+def test_joined_is_as_if_two_tensors_were_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(3, 40, 8, generator=generator) * torch.logspace(-2, 2, 8)
+    parts = whole[:, :24], whole[:, 24:]
+    one, other, both = (InputStatistics.empty(8) for _ in range(3))
+    for statistics, x in zip((one, other, both), (*parts, whole), strict=True):
+        for example in x.split(1):
+            statistics.update(example)
+    joined = one.joined(other)
+    assert joined.tokens == both.tokens == 120
+    assert joined.batches == both.batches == 3
+    assert joined.reach == both.reach
+    assert torch.equal(joined.bins, both.bins)
+    assert torch.equal(joined.absmax, both.absmax)
+    torch.testing.assert_close(joined.abs_mean, both.abs_mean)
+    torch.testing.assert_close(joined.gram, both.gram)
+    assert (joined.batch_low, joined.ema_high) == (3 * float(both.low.min()), float(both.high.max()))
