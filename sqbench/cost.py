@@ -169,7 +169,7 @@ def _shared(identity: Mapping[str, Any]) -> dict[str, str]:
     return {
         "baseline": digest([identity["model"], identity["data"], identity["eval"], identity["device"], "baseline"]),
         "calibrate": digest(
-            [identity["model"], identity["calibration"], identity["data"].get("window"), identity["scheme"]["ops"]]
+            [identity["model"], identity["calibration"], *map(identity["data"].get, ("window", "bos")), identity["scheme"]["ops"]]
         ),
     }
 
