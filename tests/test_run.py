@@ -502,7 +502,7 @@ def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(com
     changes = long[long["metric"] == "delta_perplexity"]
     assert (changes["p"] >= 2**-7).all()  # of 2^8 signs, two are as uneven as none flipped
     assert (changes["p_holm"] >= changes["p"]).all()
-    assert set(changes["test"]) == {"sign-flip test, bootstrap-t interval"}
+    assert set(changes["test"]) == {"sign-flip test, skew-corrected t interval"}
     assert command("method=rtn", "bits=w4a16", "data.windows=4").code == 0
     with pytest.raises(UserError, match=r"windows=4,8: .* where.windows=4 works, and rows=\[method,alpha,windows\]"):
         collect(config)
