@@ -83,13 +83,14 @@ def extent_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
 
     Products of weights and inputs count: those of two activations (attention) are few beside them at the sizes of images.
     """
-    counted = {"flops": 0.0, "inputs": 0, "channels": 0}
+    flops, inputs, channels = [], [], []
 
     def count(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        rows = output.numel() // layer.weight.shape[0]
-        counted["flops"] += 2.0 * layer.weight.numel() * rows
-        counted["inputs"] += args[0].numel()
-        counted["channels"] += layer.weight[0].numel()
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        flops.append(2.0 * weight.numel() * (output.numel() // len(weight)))
+        inputs.append(args[0].numel())
+        channels.append(weight.numel() // len(weight))
 
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -100,7 +101,7 @@ def extent_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
             outputs = module(torch.zeros(1, *input_size))
     except Exception:  # noqa: BLE001 (an architecture may do anything; its cost is unknown then)
         return None
-    return Extent(sum(one.numel() for one in module.parameters()), outputs=outputs.numel(), **counted)
+    return Extent(sum(one.numel() for one in module.parameters()), sum(flops), sum(inputs), sum(channels), outputs.numel())
 
 
 def load(
