@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqbench.runner import Point
 
 BETWEEN = 1.5  # a forward pass takes so many times as long as its products alone: norms, attention, activation functions
-START = 2.0  # seconds of a process that imports what models need
+START = 6.0  # seconds in which a process imports what models and kernels need
 STAGE = 0.1  # seconds that any stage takes
 READ = 1e9  # bytes a second, of weights
 DECODED = 5e-4  # seconds an image, the first time that it is read

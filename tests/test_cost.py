@@ -7,7 +7,9 @@ import examples
 import psutil
 import pytest
 
+from sqbench import cost
 from sqbench.cost import Cost, History, wall_clock
+from sqbench.models.base import Extent
 from sqbench.plan import summary, verdict
 from sqbench.records.outcome import Outcome
 
@@ -20,23 +22,32 @@ def finished(seconds: dict[str, float], **changes: Any) -> dict[str, Any]:
 
 
 def point(size: int | None = None, **changes: Any) -> Any:
-    return SimpleNamespace(identity=examples.build(**{"alpha": 0.3, **changes})["identity"], source=SimpleNamespace(size=size))
+    """A point of which nothing else is known than the bytes of its weights."""
+    extent = None if size is None else Extent(size // 4, 0.0, 0, 0, 0)
+    identity = examples.build(**{"alpha": 0.3, **changes})["identity"]
+    return SimpleNamespace(identity=identity, source=SimpleNamespace(extent=lambda: extent))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished points alone tell, unless a test says what is foreseen."""
+    monkeypatch.setattr(cost, "estimate", lambda point: None)
 
 
 def test_a_point_of_the_same_kind_costs_its_own_stages_and_finds_what_is_shared() -> None:
-    cost = History([finished(STAGES), finished(CACHED, identity__seed=1)]).predict(point())
-    assert cost is not None
-    assert cost.seconds == pytest.approx(4 + 1 + 8 + (1.0 + 0.0) / 2, abs=0.51)  # the rest is what no stage accounts for
-    assert cost.load == 2.0
-    assert cost.shared == {}
-    assert cost.memory == 2.0e9
+    told = History([finished(STAGES), finished(CACHED, identity__seed=1)]).predict(point())
+    assert told is not None
+    assert told.seconds == pytest.approx(4 + 1 + 8 + (1.0 + 0.0) / 2, abs=0.51)  # the rest is what no stage accounts for
+    assert told.load == 2.0
+    assert told.shared == {}
+    assert told.memory == 2.0e9
 
 
 def test_other_data_has_its_own_float_result_and_works_in_proportion() -> None:
-    cost = History([finished(STAGES)]).predict(point(identity__data={"text": "d" * 64, "window": 512, "windows": 64}))
-    assert cost is not None
-    assert sorted(cost.shared.values()) == [40.0]  # 10 s for 16 windows; calibration is there
-    assert cost.seconds == pytest.approx(4 + 1 + 4 * 8 + 1)
+    told = History([finished(STAGES)]).predict(point(identity__data={"text": "d" * 64, "window": 512, "windows": 64}))
+    assert told is not None
+    assert sorted(told.shared.values()) == [40.0]  # 10 s for 16 windows; calibration is there
+    assert told.seconds == pytest.approx(4 + 1 + 4 * 8 + 1)
     calibrated = History([finished(CACHED), finished(STAGES)]).predict(point(identity__calibration={"windows": 8, "seed": 1}))
     assert calibrated is not None
     assert sorted(calibrated.shared.values()) == [5.0]  # as told by the one that did not find it
@@ -102,3 +113,33 @@ def test_the_forecast_is_judged_by_the_points_that_were_computed() -> None:
     said = verdict({"a": 12.0, "b": 20.0, "c": 7.0, "d": 7.0}, outcomes)
     assert said == "predicted 32 s for 2 points, they took 40 s (-20%); farthest off: b, predicted 20 s, took 30 s"
     assert verdict({"c": 7.0}, outcomes) is None
+
+
+def foresees(monkeypatch: pytest.MonkeyPatch, held: int = 3_000_000_000, **seconds: float) -> None:
+    stages = {"load": 3.0, "baseline": 10.0, "calibrate": 20.0, "quantize": 2.0, "lower": 1.0, "evaluate": 4.0, **seconds}
+    monkeypatch.setattr(cost, "estimate", lambda point: (stages, held))
+
+
+def test_without_any_finished_point_the_size_of_the_model_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    foresees(monkeypatch)
+    told = History([]).predict(point(size=400))
+    assert told is not None
+    assert (told.seconds, told.load, sorted(told.shared.values())) == (2 + 1 + 4, 3.0, [10.0, 20.0])
+    assert told.memory is not None
+    assert told.memory > 3_000_000_000
+    assert told.basis == "the size of the model"
+    assert "estimated from the size of the model: 1 point" in summary([told], 0)
+
+
+def test_a_search_is_not_told_by_another_method_but_foreseen_at_the_speed_of_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One finished point of round-to-nearest, twice as slow as foreseen: a search is 600 s at that speed, not its 4 s."""
+    foresees(monkeypatch, quantize=300.0)
+    history = History([finished(STAGES, method="rtn", bits="w4a16")])
+    told = history.predict(point(method="awq", bits="w4a16", alpha="auto"))
+    assert told is not None
+    assert told.seconds == pytest.approx(2 * 300 + 1 + 8 + 1)
+    assert told.basis == "1 finished point like it, its method from the size of the model"
+    again = history.predict(point(method="rtn", bits="w4a16", identity__seed=1))
+    assert again is not None
+    assert again.seconds == pytest.approx(4 + 1 + 8 + 1)
+    assert again.basis == "1 finished point like it"

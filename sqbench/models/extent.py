@@ -54,15 +54,14 @@ def of_images(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
 
     Products of weights and inputs count: those of two activations (attention) are few beside them at the sizes of images.
     """
-    counted = {"flops": 0.0, "inputs": 0, "channels": 0}
+    flops, inputs, channels = [], [], []
 
     def count(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        rows = output.numel() // weight.shape[0]
-        counted["flops"] += 2.0 * weight.numel() * rows
-        counted["inputs"] += args[0].numel()
-        counted["channels"] += weight[0].numel()
+        flops.append(2.0 * weight.numel() * (output.numel() // len(weight)))
+        inputs.append(args[0].numel())
+        channels.append(weight.numel() // len(weight))
 
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -73,10 +72,4 @@ def of_images(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
             outputs = module(torch.zeros(1, *input_size))
     except Exception:  # noqa: BLE001 (an architecture may do anything; its cost is unknown then)
         return None
-    return Extent(
-        sum(one.numel() for one in module.parameters()),
-        counted["flops"],
-        int(counted["inputs"]),
-        int(counted["channels"]),
-        outputs.numel(),
-    )
+    return Extent(sum(one.numel() for one in module.parameters()), sum(flops), sum(inputs), sum(channels), outputs.numel())
