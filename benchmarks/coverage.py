@@ -152,7 +152,7 @@ def _outer(ratios: Array, otherwise: float) -> Bounds:
 def table(data_sets: int) -> None:
     """Print, for each shape and number of examples, how many of 100 intervals of each kind hold the true change."""
     names = ("Student's t", "percentile", "BCa", "stabilised", "bootstrap-t", "ours")
-    print("| changes | of | n |", " | ".join(names), "| width |")
+    print("| changes | of | n |", " | ".join(names), "| width |")  # of ours, as a share of bootstrap-t's
     print("| :--- | :--- | ---: |", " | ".join(["---:"] * len(names)), "| ---: |")
     for label, shape in SHAPES.items():
         for kind in ("mean", "perplexity"):

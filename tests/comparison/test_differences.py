@@ -282,4 +282,4 @@ def test_plain_data_for_records() -> None:
     assert keys(mean_difference([1.0, 2.0], [2.0, 2.0])) == shared | {"differing", "held"}
     assert keys(proportion_difference(*answers([(True, False), (True, True)]))) == shared | flips
     clustered = proportion_difference(*answers([(True, False)] * 4), clusters=np.array([0, 0, 1, 1]))
-    assert keys(clustered) == shared | flips | {"clusters"}
+    assert keys(clustered) == shared | flips | {"clusters", "held"}
