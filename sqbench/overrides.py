@@ -11,7 +11,7 @@ def written(key: str, value: str | Path) -> str:
     """`key=value` for Hydra, whatever is in the value: it comes back as this text.
 
     >>> written("results_dir", "/data/results"), written("results_dir", "/data/seed=1, a"), written("layers", "3")
-    ('results_dir=/data/results', "results_dir='/data/seed=1, a'", "layers='3'")
+    ('results_dir=/data/results', 'results_dir="/data/seed=1, a"', 'layers="3"')
     """
     return f"{key}={quoted(str(value))}"
 
@@ -21,7 +21,7 @@ def quoted(text: str) -> str:
     if re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf's way to write ${ that is no interpolation
-    return QuotedString(literal, Quote.single).with_quotes()
+    return QuotedString(literal, Quote.double).with_quotes()
 
 
 def pasted(key: str, value: str | Path) -> str:

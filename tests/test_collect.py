@@ -94,7 +94,8 @@ def test_help_names_every_row_and_column(tmp_path):
 
 
 def test_a_missing_folder_is_named_with_what_fills_it(tmp_path):
-    message = r"results_dir=\S+no where: no such folder \(from .*\); `python -m sqbench.run results_dir='\S+no where'` makes"
+    line = r'`python -m sqbench.run \'results_dir="\S+no where"\'` makes'
+    message = rf"results_dir=\S+no where: no such folder \(from .*\); {line}"
     with pytest.raises(UserError, match=message):
         collect(CollectConfig(results_dir=str(tmp_path / "no where")))
     assert list(tmp_path.iterdir()) == []
