@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.cait import Cait
 from torch import Tensor, nn
 
 from sqbench import api
@@ -210,3 +211,21 @@ def test_a_model_in_blocks_undoes_and_names_the_same_folds(tiny_folder: Path, ti
     ]
     assert streamed.report["refused"][0] == whole.report["refused"][0]
     assert ours.isfinite().all()
+
+
+def test_readers_at_two_sites_are_smoothed_as_one_group() -> None:
+    """Class attention: q reads one token of what k and v read, and each site keeps the range of what is read there."""
+    module = Cait(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, depth_token_only=1, num_classes=5)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    module = module.eval().requires_grad_(False)
+    model = ImageModel(module, "net", "net", preprocessing=Preprocessing((3, 16, 16), (0.5,), (0.25,)), classes=5)
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    statistics = collect(module, model.body, model.topology.sites, images)
+    folded = api.quantize(model, statistics, SmoothQuant(alpha=0.5), Scheme("fp"))
+    assert ["q", "k", "v"] in [[name.rpartition(".")[2] for name in group["readers"]] for group in folded.report["groups"]]
+    before, after = model.forward(images), folded.forward(images)
+    assert (before - after).abs().max() <= 1e-5 * before.abs().max()
+    quantized = api.quantize(model, statistics, SmoothQuant(alpha=1.0), "w8a8").module.blocks_token_only[0].attn
+    assert quantized.k.activation.static.scale.item() == pytest.approx(2 / 255, rel=0.35)  # at alpha = 1 channels lie in [-1, 1]
+    assert quantized.q.activation.static.scale.item() <= quantized.k.activation.static.scale.item()
