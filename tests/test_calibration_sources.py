@@ -31,6 +31,7 @@ def by_source(results: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_source_is_a_point_and_a_row_of_a_table(command: Command, results: Path, other: Path) -> None:
     sources = ("calibration.source=data,random,weights", f"calibration.path=null,'{other}'")
     sweep = ("-m", "method=minmax", "bits=w8a8", *sources, "seed=0,1")

@@ -33,6 +33,7 @@ from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.run import main
 
+pytestmark = pytest.mark.slow  # every fault is a sweep of its own, and many are processes
 SWEEP = ("-m", "method=rtn,minmax")  # of two points that share the float result
 NUMBERS = ("status", "identity", "metrics", "baseline", "delta", "outcomes", "quantized", "samples")  # but not time and place
 Command = Callable[..., Ended]
@@ -130,7 +131,6 @@ def completes(command: Command, results: Path, whole: Whole, *changes: str) -> E
 # ---------------------------------------------------------------- at every write and every stage
 
 
-@pytest.mark.slow
 def test_killed_at_every_write_and_stage(background: Background, command: Command, results: Path, whole: Whole) -> None:
     for place in whole.places:  # each start goes on from where the last one was killed, and comes one place further
         with kept(results):
@@ -140,7 +140,6 @@ def test_killed_at_every_write_and_stage(background: Background, command: Comman
     assert not [path for path in left_over(results) if path.suffix != ".part" and locks.held(path)]
 
 
-@pytest.mark.slow
 def test_interrupted_at_every_write_and_stage(
     command: Command, results: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +154,6 @@ def test_interrupted_at_every_write_and_stage(
     completes(command, results, whole)
 
 
-@pytest.mark.slow
 def test_a_disk_full_at_every_write_and_stage(
     command: Command, results: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +195,6 @@ def fill(path: Path, leave: int) -> None:
     path.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - leave)))
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_really_full(command: Command, results: Path, whole: Whole) -> None:
     with mount(results, "-t", "tmpfs", "-o", "size=2m", "tmpfs"):
         assert command("method=rtn").code == 0
@@ -213,7 +210,6 @@ def test_a_disk_that_is_really_full(command: Command, results: Path, whole: Whol
         completes(command, results, whole)
 
 
-@pytest.mark.slow
 def test_a_folder_that_is_read_only(command: Command, background: Background, results: Path, whole: Whole) -> None:
     with mount(results, "-t", "tmpfs", "-o", "size=20m", "tmpfs"):
         assert command("method=rtn").code == 0
@@ -241,7 +237,6 @@ def unwritable(folder: Path) -> Iterator[None]:
         subprocess.run(["chattr", "-i", *map(str, folders)], check=not marked.returncode, capture_output=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("isolate", ["false", "true"])
 def test_a_folder_that_turns_unwritable_half_way(
     command: Command, background: Background, results: Path, whole: Whole, isolate: str, tmp_path: Path
@@ -259,7 +254,6 @@ def test_a_folder_that_turns_unwritable_half_way(
     assert left_over(results) == []
 
 
-@pytest.mark.slow
 def test_a_folder_deleted_under_a_sweep_is_no_success(
     command: Command, background: Background, results: Path, whole: Whole
 ) -> None:
@@ -280,7 +274,6 @@ def test_a_folder_deleted_under_a_sweep_is_no_success(
     assert "2 skipped" in ended.out
 
 
-@pytest.mark.slow
 def test_a_point_whose_data_is_gone_is_one_failed_point(
     command: Command, background: Background, results: Path, whole: Whole, text_file: Path
 ) -> None:
@@ -297,7 +290,6 @@ def test_a_point_whose_data_is_gone_is_one_failed_point(
     completes(command, results, whole)
 
 
-@pytest.mark.slow
 def test_a_sweep_killed_over_a_hanging_point_leaves_no_child(
     command: Command, background: Background, results: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -433,7 +425,6 @@ def test_another_revision_computes_points_of_its_own_beside_the_old_ones(
 # ---------------------------------------------------------------- Weights & Biases
 
 
-@pytest.mark.slow
 def test_a_tracker_without_a_server_costs_no_point(background: Background, command: Command, results: Path, whole: Whole) -> None:
     ended = background(
         *(*SWEEP, "tracker=wandb", "tracker.mode=online"),
@@ -446,7 +437,6 @@ def test_a_tracker_without_a_server_costs_no_point(background: Background, comma
     completes(command, results, whole)
 
 
-@pytest.mark.slow
 def test_a_tracker_that_dies_half_way_costs_no_point(background: Background, results: Path, whole: Whole) -> None:
     running = background("-m", "method=fp,rtn,minmax", "tracker=wandb", **{FAULT: "stop@quantize", "WANDB_MODE": "offline"})
     assert wait_for(running.stopped)  # the float model's run is written, and the service that wrote it waits for the next

@@ -63,6 +63,7 @@ def of(results: Path, method: str, bits: str = "") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_vit_and_again(command: Command, results: Path) -> None:
     sweep = ("-m", "model=vit_nano", *RECIPES["vit_nano"], "method=minmax,smoothquant", "bits=w8a8,w4a4", "alpha=0.5")
     ended = command(*sweep)
@@ -119,6 +120,7 @@ def test_range_estimators_hold_a_mobile_network(command: Command, results: Path)
     hold(command, results, "model=efficientnet_lite0", "model.image_size=64", "head=probe", "model.head_images=600", least=0.7)
 
 
+@pytest.mark.slow
 def test_op_sets_are_points_of_their_own_and_columns_of_tables(command: Command, results: Path) -> None:
     ended = command(
         "-m", "model=vit_nano", *RECIPES["vit_nano"], "method=minmax", "bits=w6a6", "bits.ops=linear,linear+matmul,full"
@@ -131,6 +133,7 @@ def test_op_sets_are_points_of_their_own_and_columns_of_tables(command: Command,
     assert "ops=full" in ended.out  # rows that differ in it say so
 
 
+@pytest.mark.slow
 def test_training_recovers_what_rounding_lost_and_is_recorded(command: Command, results: Path) -> None:
     small = ("method.epochs=2", "method.images=600", "bits=w3a3")
     scheme = ("bits.weights.bits=3", "bits.activations.bits=3", "bits.name=w3a3")
@@ -157,6 +160,7 @@ def test_the_control_trains_the_float_model(command: Command, results: Path) -> 
     assert control["metrics"]["weight_bytes"] == control["baseline"]["weight_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["probe", "knn"])
 def test_a_fitted_head_serves_every_point(head: str, command: Command, results: Path) -> None:
     run = ("-m", "model=vit_nano", *RECIPES["vit_nano"], f"head={head}", "model.head_images=400", "method=minmax", "bits=w8a8,w4a4")
@@ -235,6 +239,7 @@ def test_wrong_folders_sizes_and_checkpoints(photos: Command, folder: Path, tmp_
         assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_head_of_other_classes_is_refused_and_a_probe_helps(photos: Command, tmp_path: Path, results: Path) -> None:
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), tmp_path / "five.safetensors")
     ended = photos("method=minmax", f"model.checkpoint={tmp_path / 'five.safetensors'}")
@@ -250,6 +255,7 @@ def test_nothing_to_train_on_is_said(photos: Command) -> None:
     assert "none is left to calibrate or train on" in ended.out
 
 
+@pytest.mark.slow
 def test_what_cannot_work_is_refused_before_anything_runs(command: Command, results: Path) -> None:
     nano = ("model=vit_nano", *RECIPES["vit_nano"])
     refusals = {
@@ -272,6 +278,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(command: Command, resu
     assert not list(results.glob("runs/*/record.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_training_killed_at_a_write_goes_on_from_its_last_epoch_to_the_same_model(
     command: Command, cache: Path, results: Path, tmp_path: Path, when: str

@@ -66,6 +66,7 @@ def cut_short(sweep: list[str], results: Path, cwd: Path, number: signal.Signals
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(sweep: list[str], results: Path, tmp_path: Path, command: Command) -> None:
     code, _, _ = cut_short(sweep, results, tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL

@@ -81,6 +81,7 @@ def test_a_search_is_a_sweep_of_normal_points(search: Command, command: Command,
     assert counts(command("-m", "method=smoothquant", "bits=w8a8", f"alpha={alphas}")) == "4 skipped"
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was(search: Command, results: Path, tmp_path: Path) -> None:
     """Nothing but records is stored: the first trials come out the same because the results are the same."""
     assert counts(search(*ALPHA, trials=3)) == "3 done"
@@ -94,6 +95,7 @@ def test_a_search_goes_on_where_it_was(search: Command, results: Path, tmp_path:
     assert counts(search(*ALPHA, f"results_dir={tmp_path / 'other'}", trials=6, seed=1)) == "6 done"
 
 
+@pytest.mark.slow
 def test_it_is_as_good_as_the_grid(search: Command, command: Command, results: Path) -> None:
     assert command("-m", "method=smoothquant", "bits=w8a8", "alpha=0.3,0.5,0.8").code == 0
     grid = [record["metrics"]["kl_to_fp"] for record in records(results).values()]
@@ -104,6 +106,7 @@ def test_it_is_as_good_as_the_grid(search: Command, command: Command, results: P
     assert told["trials"][told["best"]]["values"][-1] <= min(grid)
 
 
+@pytest.mark.slow
 def test_trials_that_start_badly_end_early(search: Command, results: Path) -> None:
     ended = search(*ALPHA, trials=6, rungs="[0.25,0.5,1]", jobs=2)
     assert ended.code == 0, ended.err
@@ -131,6 +134,7 @@ def test_equal_points_are_computed_once_by_force_too(search: Command, results: P
     assert len(study(results)["trials"]) == 5
 
 
+@pytest.mark.slow
 def test_a_failed_point_is_one_failed_trial(
     search: Command, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +213,7 @@ def test_a_plan_says_what_a_search_would_do(search: Command, results: Path) -> N
     *space, cost = plan.out.splitlines()
     assert space == ["plan: nothing is computed", "  alpha: 0 to 1", "  seed: 0, 1"]
     assert cost.startswith("at most 7 trials, each at data.windows=2 first, and in full only if it is among the best there; ")
-    assert cost.endswith("a point is of unknown cost")
+    assert re.search(r"; a point is of about \d+ s$", cost)
     assert not (results / "sweeps").exists()
     assert records(results) == {}
 

@@ -167,6 +167,7 @@ def test_more_beams_than_tokens_are_refused(tiny: LanguageModel, windows: Window
 LINE = ("eval=generation", "eval.prompt=24", "eval.decode=12")
 
 
+@pytest.mark.slow
 def test_both_backends_and_several_widths_through_the_command_line(command: Command, results: Path) -> None:
     sweep = ("-m", "method=fp,rtn", "bits=w4a16", "backend=sim,int", *LINE, "eval.beams=1,3")
     ended = command(*sweep)

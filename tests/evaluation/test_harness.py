@@ -167,6 +167,7 @@ def test_a_broken_model_does_not_answer_right(tiny: LanguageModel, windows: Wind
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.config, self.generate = tiny.module, tiny.module.config, tiny.module.generate
+            self.get_input_embeddings = tiny.module.get_input_embeddings
 
         def forward(self, *args: Any, **options: Any) -> Any:
             output = self.inner(*args, **options)
@@ -425,6 +426,7 @@ def test_a_task_that_lm_eval_lists_is_known_and_its_data_is_asked_for(command: C
     assert "eval.tasks=[lambada_openai]: its data is not in the datasets cache" in ended.out + ended.err
 
 
+@pytest.mark.slow
 def test_points_of_a_sweep_are_records_samples_and_tables(
     command: Callable[..., Ended],
     results: Path,

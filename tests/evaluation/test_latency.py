@@ -67,6 +67,7 @@ def slowed(model: Any, clock: Clock, seconds: float, calls: list[str], name: str
             super().__init__()
             self.inner = model.module
             self.config = getattr(model.module, "config", None)
+            self.get_input_embeddings = getattr(model.module, "get_input_embeddings", None)
 
         @functools.wraps(type(model.module).forward)  # a decoder looks at what it takes
         def forward(self, *args: Any, **options: Any) -> Any:

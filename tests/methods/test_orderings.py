@@ -64,6 +64,7 @@ def test_clipping_estimators_beat_minmax_at_six_bits(measure) -> None:  # type: 
         assert measure(method, "w6a6")["kl_to_fp"] < minmax
 
 
+@pytest.mark.slow
 def test_every_method_runs_at_every_bits(tiny: LanguageModel, statistics: Statistics) -> None:
     from sqbench.config import CONF_DIR
 

@@ -15,6 +15,7 @@ from sqbench.methods.apply import count_parameters, sizes
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
+from sqbench.models.topology import discover
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of
 
@@ -121,13 +122,20 @@ def test_the_sum_holds_whatever_is_tied_chosen_or_kept(family: str, tied: bool, 
         assert part["quantized"] + part["kept"] == whole["quantized"] + whole["kept"]
 
 
-def test_a_layer_of_the_head_is_named() -> None:
+def test_a_layer_of_the_head_is_a_layer() -> None:
     model = families.build(
         "Roberta", is_decoder=True, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
     )
-    assert dict(model.topology.floating)["lm_head.dense"].startswith("it belongs to the head")
-    assert "lm_head.dense" not in model.topology.layers
+    assert "lm_head.dense" in model.topology.layers
     assert sum(count_parameters(task_of(model)).values()) == sum(parameter.numel() for parameter in model.module.parameters())
+
+
+def test_a_layer_that_calibration_does_not_run_is_named() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).requires_grad_(False)
+    x = torch.randn(2, 8)
+    found = discover(module, lambda: module(x), body=lambda: module[0](x))
+    assert found.layers == ("0",)
+    assert dict(found.floating)["1"].startswith("it belongs to the head")
 
 
 class Hidden(nn.Module):

@@ -118,6 +118,7 @@ def test_layers_of_one_block_alone(tiny: LanguageModel, tiny_folder: Path, windo
     ]
 
 
+@pytest.mark.slow
 def test_one_block_is_in_memory_at_a_time(tiny_folder: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[nn.Module]] = []
     most = 0

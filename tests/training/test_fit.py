@@ -39,6 +39,7 @@ def same(a: Model, b: Model) -> bool:
     return alike and one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "bits"), [("cnn", (2, None)), ("vit", (2, 4))])
 def test_learned_steps_beat_min_max_training_and_that_beats_rounding(
     name: str, bits: tuple[int, int | None], request: pytest.FixtureRequest
