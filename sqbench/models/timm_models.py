@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -61,21 +61,21 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
     size = {} if cfg.image_size is None else {"input_size": (config.input_size[0], cfg.image_size, cfg.image_size)}
     preprocessing = Preprocessing.from_data_config(resolve_data_config(size, pretrained_cfg=config.to_dict()))
     fingerprint = digest([weights.fingerprint, architecture, preprocessing.fingerprint])
-    build = partial(_plain, architecture, cfg.image_size, cfg.head)
     return Source(
         fingerprint,
         partial(load, cfg, architecture, weights, preprocessing, fingerprint),
-        extent=partial(extent_of, build, preprocessing.input_size),
+        extent=partial(_extent, architecture, cfg.image_size, cfg.head, preprocessing.input_size),
     )
 
 
-def _plain(architecture: str, size: int | None, head: str) -> nn.Module:
-    """The network without its weights."""
+@cache
+def _extent(architecture: str, size: int | None, head: str, input_size: tuple[int, int, int]) -> Extent | None:
+    """Of the network without its weights; all points of a sweep ask for it."""
     import timm
 
     classes = {} if head == "own" else {"num_classes": 0}
-    module: nn.Module = timm.create_model(architecture, **classes, **size_option(pretrained_cfg(architecture), size))
-    return module
+    options = {**classes, **size_option(pretrained_cfg(architecture), size)}
+    return extent_of(lambda: timm.create_model(architecture, **options), input_size)
 
 
 def extent_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Extent | None:
