@@ -153,5 +153,6 @@ def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> d
 
 def _bytes_of(extent: Extent, work: Work, point: "Point") -> int:
     weights = 4 * extent.weights * (COPIES + TRAINED * bool(work.steps))
-    batch = 4 * work.at_once * (LOGITS * extent.outputs + extent.inputs // (1 if work.steps else 4))
+    kept = 4 * extent.inputs if work.steps else extent.inputs / 4  # for the backward pass, quantizers' own too; else of some layers
+    batch = 4 * work.at_once * (LOGITS * extent.outputs + kept)
     return int(weights + batch + 4 * GRAM_BLOCK * extent.channels * 2)

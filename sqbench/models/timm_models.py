@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError, counted
 from sqbench.models.base import Source
-from sqbench.models.extent import of_images
+from sqbench.models.extent import Extent, of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.outline import timm_widths
 from sqbench.storage import digest
@@ -67,17 +67,18 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
         fingerprint,
         partial(load, cfg, architecture, weights, preprocessing, fingerprint),
         widths=partial(timm_widths, architecture, size_option(config, cfg.image_size).get("img_size")),
-        extent=partial(of_images, partial(_plain, architecture, cfg.image_size, cfg.head), preprocessing.input_size),
+        extent=partial(_extent, architecture, cfg.image_size, cfg.head, preprocessing.input_size),
     )
 
 
-def _plain(architecture: str, size: int | None, head: str) -> nn.Module:
-    """The network without its weights."""
+@cache
+def _extent(architecture: str, size: int | None, head: str, input_size: tuple[int, int, int]) -> Extent | None:
+    """Of the network without its weights; all points of a sweep ask for it."""
     import timm
 
     classes = {} if head == "own" else {"num_classes": 0}
-    module: nn.Module = timm.create_model(architecture, **classes, **size_option(pretrained_cfg(architecture), size))
-    return module
+    options = {**classes, **size_option(pretrained_cfg(architecture), size)}
+    return of_images(lambda: timm.create_model(architecture, **options), input_size)
 
 
 def load(
