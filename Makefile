@@ -19,8 +19,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow"
 
-test-all: $(STAMP)
-	$(PYTEST)
+test-all: test
+	$(PYTEST) -m slow
 
 # The rooms that compute, as on older processors: without vector instructions, and with AVX2 but no VNNI.
 test-processors: $(STAMP)
