@@ -100,4 +100,5 @@ def disturbed(model: Model, run: int) -> Iterator[None]:
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"std": float(np.std(values, ddof=1)), "min": min(values), "max": max(values)}
+    moved = min(values) < max(values)  # else the mean's own rounding is all that is left
+    return {"std": float(np.std(values, ddof=1)) if moved else 0.0, "min": min(values), "max": max(values)}
