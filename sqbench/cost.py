@@ -96,8 +96,9 @@ class History:
         if strange and foreseen is not None:  # of another method: its search says nothing of this one
             speed = seconds["evaluate"] / foreseen[0]["evaluate"] if seconds.get("evaluate") and "evaluate" in foreseen[0] else 1.0
             seconds = {stage: spent for stage, spent in seconds.items() if stage not in METHODS_OWN}
-            seconds |= {stage: speed * foreseen[0][stage] for stage in METHODS_OWN if stage in foreseen[0]}
-            basis += ", its method from the size of the model"
+            worked_out = {stage: speed * foreseen[0][stage] for stage in METHODS_OWN if stage in foreseen[0]}
+            seconds |= worked_out
+            basis += ", its method from the size of the model" * bool(worked_out)
         return Cost(
             rest + sum(seconds.values()),
             paid("load"),

@@ -143,3 +143,11 @@ def test_a_search_is_not_told_by_another_method_but_foreseen_at_the_speed_of_wha
     assert again is not None
     assert again.seconds == pytest.approx(4 + 1 + 8 + 1)
     assert again.basis == "1 finished point like it"
+
+
+def test_the_float_model_has_no_method_of_its_own_to_work_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "estimate", lambda point: ({"load": 3.0, "baseline": 10.0}, 1))
+    told = History([finished(STAGES)]).predict(point(method="fp", bits="fp", alpha=None))
+    assert told is not None
+    assert told.basis == "1 finished point like it"
+    assert told.seconds == pytest.approx(1 + 8 + 1)  # lower and evaluate, as the record has them, and no quantize

@@ -43,7 +43,7 @@ def test_a_process_of_its_own_gives_the_same_record(command, results):
 @pytest.mark.parametrize(("fault", "options", "said"), [
     ("kill@quantize", [], "ended by SIGKILL; the kernel does so when memory runs out"),
     ("segv@evaluate", [], "ended by SIGSEGV"),
-    ("hang@quantize", ["limits.seconds=20"], "took more than limits.seconds=20"),
+    ("hang@quantize", ["limits.seconds=45"], "took more than limits.seconds=45"),
     ("eat@quantize", ["limits.memory_gb=1.5"], "more than limits.memory_gb=1.5"),
 ])  # fmt: skip
 def test_what_kills_a_point_is_one_failed_record(command, results, monkeypatch, fault, options, said):
