@@ -44,11 +44,7 @@ def test_each_group_is_a_point_that_resumes(swept: list[dict[str, Any]], command
     assert [record["provenance"] for record in records(results)] == [record["provenance"] for record in swept]
     plan = command("-m", "plan=true", *W3, "layers=each,null", "method=fp,rtn")
     assert plan.code == 0
-<<<<<<< HEAD
     assert len(re.findall(r"finished +│", plan.out)) == 4
-=======
-    assert plan.out.count("│ finished") == 4
->>>>>>> wt_cli
     assert plan.out.count("to do") == 2  # all layers, and the float model, once
     assert "layers=each: 4 groups, from model.layers.0.self_attn to model.layers.1.mlp" in plan.err
 
