@@ -368,7 +368,7 @@ def test_a_loss_beyond_all_numbers_fails_the_point_in_words(command: Command, ti
     assert "perplexity" in said(ended).split("1 failed:")[1].split("python -m")[0]
 
 
-@pytest.mark.parametrize("bits", ["w4a16", "w8a8"])
+@pytest.mark.parametrize("bits", [pytest.param("w4a16", marks=pytest.mark.slow), "w8a8"])
 def test_weights_of_zeros_are_no_error(command: Command, tiny_folder: Path, tmp_path: Path, bits: str) -> None:
     layer = "model.layers.0.self_attn.q_proj.weight"
     folder = changed(tiny_folder, tmp_path / "zero", lambda tensors: tensors[layer].zero_())

@@ -54,6 +54,7 @@ def test_every_source_is_a_point_and_a_row_of_a_table(command: Command, results:
     assert "8 skipped" in command(*sweep).out
 
 
+@pytest.mark.slow
 def test_weight_only_methods_calibrate_without_inputs_too(command: Command, results: Path) -> None:
     ended = command("-m", "method=awq,rtn", "bits=w4a16", "alpha=auto", "calibration.source=weights,random")
     assert ended.code == 0, ended.err
@@ -67,6 +68,7 @@ def test_weight_only_methods_calibrate_without_inputs_too(command: Command, resu
     assert all("guessed" not in record["quantized"] for record in Store(results).records())
 
 
+@pytest.mark.slow
 def test_samples_are_windows_of_text(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = [item for item in tiny_run(tiny_folder, text_file, results, "method=minmax", "bits=w8a8") if "windows=" not in item]
     ended = call("-m", *run, "data.windows=4", "calibration.samples=2,6", capsys=capsys)

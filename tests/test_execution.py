@@ -12,6 +12,7 @@ from sqbench.records.store import Store
 Command = Callable[..., Ended]
 
 
+@pytest.mark.slow
 def test_both_backends_end_to_end(command: Command, results: Path) -> None:
     ended = command("-m", "method=smoothquant", "alpha=0.5", "bits=w8a8_dynamic,w8a8,w8a16,w4a16", "backend=sim,int")
     assert ended.code == 0, ended.err

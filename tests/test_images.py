@@ -87,6 +87,7 @@ def test_a_sweep_over_a_vit_and_again(command: Command, results: Path) -> None:
     assert "4 skipped" in again.out
 
 
+@pytest.mark.slow
 def test_a_cnn_is_quantized_and_refuses_to_be_smoothed(command: Command, results: Path) -> None:
     ended = command("-m", "model=resnet_nano", *RECIPES["resnet_nano"], "method=minmax,smoothquant", "bits=w8a8")
     assert ended.code == 1
@@ -152,6 +153,7 @@ def test_training_recovers_what_rounding_lost_and_is_recorded(command: Command, 
     assert (results / "runs" / trained["point_id"] / "checkpoint.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_control_trains_the_float_model(command: Command, results: Path) -> None:
     ended = command("model=vit_nano", *RECIPES["vit_nano"], "bits=fp", "method=qat", "method.epochs=1", "method.images=200")
     assert ended.code == 0, ended.err
@@ -211,6 +213,7 @@ def photos(command: Command, folder: Path, checkpoint: Path) -> Command:
     return run
 
 
+@pytest.mark.slow
 def test_a_folder_of_grayscale_photographs_with_a_broken_one(photos: Command, results: Path) -> None:
     ended = photos("method=minmax", "data.images=60", "calibration.images=1")
     assert ended.code == 0, ended.err
@@ -300,6 +303,7 @@ def test_training_killed_at_a_write_goes_on_from_its_last_epoch_to_the_same_mode
     assert resumed["quantized"] == whole["quantized"]
 
 
+@pytest.mark.slow
 def test_images_of_noise_calibrate_and_so_do_weights_alone(command: Command, results: Path) -> None:
     ended = command(
         *("-m", "model=vit_nano", *RECIPES["vit_nano"], "method=minmax", "bits=w6a6", "calibration.source=data,random,weights"),

@@ -71,6 +71,7 @@ def check_files(done: Ended, folder: Path, *stems: str, kinds: tuple[str, ...] =
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_distributions(tiny_plot: Callable[..., Ended], results: Path, tiny_folder: Path) -> None:
     done = tiny_plot("distributions", f"layer={UP}", "alpha=0.5")
     assert (done.code, done.err) == (0, "")

@@ -39,6 +39,7 @@ def test_the_committed_results_come_from_the_committed_records():
     assert reference.wrong() == []
 
 
+@pytest.mark.slow
 def test_a_number_that_no_record_gives_is_found(study):
     table = study / "own" / "tables" / "perplexity.csv"
     table.write_text(table.read_text().replace("16", "15"))

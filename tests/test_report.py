@@ -47,6 +47,7 @@ def test_an_empty_folder_has_a_page(results: Path, tmp_path: Path) -> None:
     assert "No point yet" in (results / "report" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_real_sweep_tells_how_far_it_is(command: Callable[..., Ended], results: Path) -> None:
     assert command("method=rtn").code == 0
     assert command("-m", "method=rtn,smoothquant,awq", "alpha=0.5").code == 0
@@ -74,6 +75,7 @@ def test_what_cannot_work_ends_with_status_2(given: str, said: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_live_view_says_where_it_is_and_follows_the_records(results: Path, tmp_path: Path) -> None:
     write(results, build("rtn"))
     with socket.socket() as taken:

@@ -88,6 +88,7 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep: list[str], results: Path, tm
     assert "damaged" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_launcher_that_loses_a_worker_loses_no_record(
     results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_an_interrupted_sweep_says_so_and_leaves_nothing_half_done(
     assert (len(re.findall(r"finished +│", plan.out)), plan.out.count("to do")) == (len(records), POINTS - len(records))
 
 
+@pytest.mark.slow
 def test_a_sweep_in_two_processes_computes_each_point_once(sweep: list[str], results: Path, tmp_path: Path) -> None:
     pair = [start(*sweep, cwd=tmp_path) for _ in range(2)]
     ends = [process.communicate(timeout=180) for process in pair]
@@ -171,6 +173,7 @@ def put_claim(folder: Path, pid: int, host: str | None = None, age: float = 0.0)
     os.utime(folder / "claim.json", (time.time() - age,) * 2)
 
 
+@pytest.mark.slow
 def test_a_point_of_a_live_process_is_busy_and_the_others_are_done(
     command: Command, one: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_claim_of_a_dead_process_is_taken_over_at_once(command: Command, one: 
     assert "1 done" in ended.out
 
 
+@pytest.mark.slow
 def test_what_is_finished_needs_no_claim(command: Command, one: Path, sleeper: subprocess.Popen[bytes]) -> None:
     assert command("method=rtn").code == 0
     put_claim(one, sleeper.pid)

@@ -198,6 +198,7 @@ def test_details_on_request(command: Command, results: Path) -> None:
 # ---------------------------------------------------------------- one point, and what is the same point
 
 
+@pytest.mark.slow
 def test_a_point_alone_and_in_a_sweep_is_the_same(command: Command, results: Path) -> None:
     assert command("-m", "method=smoothquant,awq", "alpha=0.3").code == 0
     swept = numbers(results)
@@ -260,7 +261,7 @@ def test_a_seed_is_another_draw_another_point_and_other_numbers(command: Command
     assert one["baseline"] == two["baseline"]  # evaluation sees the same windows
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_models_in_half_precision_are_quantized_as_well(command: Command, results: Path, dtype: str) -> None:
     """What moves between layers moves to where it belongs, however coarse the numbers are that show where that is."""
     assert command("-m", f"model.dtype={dtype}", "method=awq,smoothquant", "alpha=0.5", "method.pairs=true").code == 0
@@ -281,6 +282,7 @@ def test_the_same_point_on_two_shelves_has_the_same_numbers(command: Command, re
         assert computed == together[point]
 
 
+@pytest.mark.slow
 def test_models_of_one_sweep_do_not_mix(
     command: Command, results: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +309,7 @@ def test_models_of_one_sweep_do_not_mix(
 # ---------------------------------------------------------------- plans
 
 
+@pytest.mark.slow
 def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Command, results: Path) -> None:
     empty = command("-m", *SWEEP, "plan=true")
     assert empty.code == 0
@@ -341,6 +344,7 @@ def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Com
 # ---------------------------------------------------------------- points that fail
 
 
+@pytest.mark.slow
 def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_pasted(
     tiny_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,6 +387,7 @@ def test_a_failing_point_is_recorded_the_sweep_goes_on_and_its_line_works_when_p
     assert retried == {f"runs/{point}/record.json"}  # this very point, and no other
 
 
+@pytest.mark.slow
 def test_the_line_that_an_experiment_prints_runs_its_point_alone(
     command: Command, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -478,6 +483,7 @@ def test_the_table_never_breaks_the_command_to_copy(command: Command, tmp_path: 
     assert (override.key_or_group, override.value()) == ("results_dir", str(long))
 
 
+@pytest.mark.slow
 def test_the_readers_of_a_record_need_no_more_than_the_record(command: Command, results: Path) -> None:
     """Tables come from what a run left behind, failed points included."""
     from sqbench.collect import CollectConfig, collect
@@ -488,6 +494,7 @@ def test_the_readers_of_a_record_need_no_more_than_the_record(command: Command, 
     assert all(f"| {method}" in table for method in ("rtn", "smoothquant"))
 
 
+@pytest.mark.slow
 def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(command: Command, results: Path) -> None:
     from sqbench.collect import CollectConfig, WhereConfig, collect
 
@@ -513,6 +520,7 @@ def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(com
     collect(CollectConfig(results_dir=str(results), rows=["method", "windows"]))
 
 
+@pytest.mark.slow
 def test_noise_is_in_the_record_and_changes_no_number(command: Command, results: Path) -> None:
     from sqbench.collect import CollectConfig, collect
 

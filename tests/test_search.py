@@ -55,6 +55,7 @@ def counts(ended: Ended) -> str:
     return line.partition(" · ")[0]
 
 
+@pytest.mark.slow
 def test_a_search_is_a_sweep_of_normal_points(search: Command, command: Command, results: Path, tmp_path: Path) -> None:
     ended = search(*ALPHA, trials=4)
     assert ended.code == 0, ended.err
@@ -125,6 +126,7 @@ def test_trials_that_start_badly_end_early(search: Command, results: Path) -> No
     assert study(results) == told
 
 
+@pytest.mark.slow
 def test_equal_points_are_computed_once_by_force_too(search: Command, results: Path) -> None:
     """Plain rounding has no alpha: whatever is chosen is the same point."""
     for more in ([], ["force=true"]):
@@ -151,6 +153,7 @@ def test_a_failed_point_is_one_failed_trial(
     assert (nothing.code, "no best: 2 trials, 2 without a result" in nothing.out) == (1, True)
 
 
+@pytest.mark.slow
 def test_values_that_work_one_by_one_and_not_together_are_passed_over(search: Command, results: Path) -> None:
     ended = search("method=minmax", "bits=w8a8", "bits.ops=linear,linear+matmul", "calibration.source=data,weights", trials=8)
     assert ended.code == 0, ended.err

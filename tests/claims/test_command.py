@@ -39,6 +39,7 @@ evidence:
     return path
 
 
+@pytest.mark.slow
 def test_points_run_once_and_the_verdict_is_written(file, tmp_path):
     arguments = (f"files=[{file}]", f"results_dir={tmp_path / 'results'}")
     nothing = claims(*arguments, "run=false", cwd=tmp_path)
@@ -68,6 +69,7 @@ def test_points_run_once_and_the_verdict_is_written(file, tmp_path):
     assert before == ((tmp_path / "results" / "claims.md").read_bytes(), (tmp_path / "results" / "claims.csv").read_bytes())
 
 
+@pytest.mark.slow
 def test_a_failed_point_is_said_and_decides_nothing(file, tmp_path):
     file.write_text(file.read_text().replace("group_size=32", "group_size=32 layers=nowhere"))
     done = claims(f"files=[{file}]", f"results_dir={tmp_path / 'results'}", cwd=tmp_path)
@@ -77,6 +79,7 @@ def test_a_failed_point_is_said_and_decides_nothing(file, tmp_path):
     assert "not measured: point" in text
 
 
+@pytest.mark.slow
 def test_bad_input(file, tmp_path):
     for arguments, said in ((["only=[z]"], "known: a, b"), (["files=[no.yaml]"], "no.yaml"), (["onyl=[a]"], "onyl")):
         done = claims(*arguments, cwd=tmp_path)

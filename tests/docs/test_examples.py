@@ -42,6 +42,7 @@ def records(results):
     return list(Store(results).records())
 
 
+@pytest.mark.slow
 def test_aciq_is_a_method_on_the_command_line(example, command, results):
     assert command("-m", CONF, "method=minmax,aciq", "bits=w8a8,w4a4").code == 0
     found = {(record["identity"]["method"]["name"], record["identity"]["scheme"]["name"]): record for record in records(results)}
@@ -65,6 +66,7 @@ def test_aciq_is_a_method_in_a_notebook(example, tiny, windows, statistics, base
     assert sqbench.evaluate(quantized, windows, baseline).metrics["kl_to_fp"] > 0
 
 
+@pytest.mark.slow
 def test_aciq_starts_as_a_script(tmp_path, tiny_folder, text_file, results):
     line = [sys.executable, str(EXAMPLES / "aciq.py"), CONF, *tiny_run(tiny_folder, text_file, results, "method=aciq")]
     done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)

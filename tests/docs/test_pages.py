@@ -90,7 +90,11 @@ def commands(text: str) -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
 
 
-QUOTED = [(name, line) for name, text in PAGES.items() for line in commands(text)]
+QUOTED = [
+    pytest.param(name, line, marks=[pytest.mark.slow] if line.startswith("python docs/examples/") else [])
+    for name, text in PAGES.items()
+    for line in commands(text)
+]
 
 
 @pytest.mark.parametrize(("page", "line"), QUOTED, ids=lambda value: str(value)[:80])

@@ -63,6 +63,7 @@ def test_a_cache_that_cannot_be_written(fresh: Path, monkeypatch: pytest.MonkeyP
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_two_processes_may_compile_at_once_and_later_ones_do_not(fresh: Path) -> None:
     code = "from sqbench.execution import native; assert native.unavailable() is None, native.unavailable()"
     both = [subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) for _ in range(2)]

@@ -65,6 +65,7 @@ def test_a_model_on_prepacked_layers_predicts_the_same(monkeypatch: pytest.Monke
     assert stored_bytes(packed.module) == stored_bytes(tiny.module)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_prepacked_layers_has_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch, command: Callable[..., Ended], results: Path
 ) -> None:

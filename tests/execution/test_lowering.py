@@ -45,7 +45,9 @@ def pixels() -> Tensor:
 
 @pytest.mark.parametrize("ops", ["linear", "full"])
 @pytest.mark.parametrize("name", ["vit", "cnn"])
-@pytest.mark.parametrize("bits", [(7, 8), (6, 6), (4, 8)])
+@pytest.mark.parametrize(
+    "bits", [pytest.param((7, 8), marks=pytest.mark.slow), (6, 6), pytest.param((4, 8), marks=pytest.mark.slow)]
+)
 def test_image_models_keep_their_function(
     name: str, bits: tuple[int, int], ops: str, pixels: Tensor, request: pytest.FixtureRequest
 ) -> None:

@@ -69,7 +69,10 @@ def drawn(records: list[dict[str, Any]]) -> dict[str, Callable[[], Figure]]:
     }
 
 
-@pytest.mark.parametrize("name", ["alpha", "pareto", "layers", "two", "divided"])
+@pytest.mark.parametrize(
+    "name",
+    ["alpha", "pareto", "layers", pytest.param("two", marks=pytest.mark.slow), pytest.param("divided", marks=pytest.mark.slow)],
+)
 def test_files_open_and_are_the_same_twice(
     name: str, records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,7 @@ def test_filters_choose_rows_and_survive_a_reload(opened: Opened) -> None:
     tab.reload()
     assert column(tab, "alpha") == ["0.3", "0.5", "0.8"]
     tab.get_by_role("button", name="Clear").click()
-    assert wait_for(lambda: len(column(tab, "method")) == everything, 5)
+    assert wait_for(lambda: len(column(tab, "method")) == everything, 30)
     tab.locator("#filters [name=text]").fill("failed")
     assert column(tab, "status") == ["failed"]
 
@@ -142,7 +142,7 @@ def test_a_cell_leads_to_its_point_and_on_to_its_layers(opened: Opened) -> None:
     value.click()
     details = tab.locator(f"#p-{point}")
     assert details.get_attribute("open") is not None
-    assert wait_for(lambda: details.evaluate("node => node.getBoundingClientRect().top < innerHeight"), 5)
+    assert wait_for(lambda: details.evaluate("node => node.getBoundingClientRect().top < innerHeight"), 30)
     assert number in details.inner_text()
     assert "alpha=0.5" in details.locator(".command code").first.inner_text()
     details.get_by_role("button", name="Show its layers").click()
@@ -160,7 +160,7 @@ def test_the_keyboard_reaches_what_the_mouse_does(opened: Opened) -> None:
     assert tab.locator("#points thead th").first.get_attribute("aria-sort") == "ascending"
     tab.locator("#points tbody a").first.focus()
     tab.keyboard.press("Enter")
-    assert wait_for(lambda: tab.locator("details.point[open]").count() == 1, 5)
+    assert wait_for(lambda: tab.locator("details.point[open]").count() == 1, 30)
 
 
 def camera(tab: Any, scene: str = "scene") -> tuple[float, ...]:
@@ -176,17 +176,17 @@ def test_surfaces_turn_together_by_drag_and_by_button(opened: Opened) -> None:
     tab.wait_for_function("document.querySelector('.surfaces .plot')._fullLayout?.scene4?._scene")
     start = camera(tab)
     tab.locator("[data-turn=right]").click()
-    assert wait_for(lambda: camera(tab) != start, 10)
+    assert wait_for(lambda: camera(tab) != start, 30)
     pressed = camera(tab)
     box = tab.locator(".surfaces .plot canvas").first.bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.mouse.down()
     tab.mouse.move(box["x"] + box["width"] / 2 + 90, box["y"] + box["height"] / 2 + 20, steps=6)
     tab.mouse.up()
-    assert wait_for(lambda: camera(tab) != pressed, 10)
-    assert wait_for(lambda: camera(tab) == camera(tab, "scene4"), 10)
+    assert wait_for(lambda: camera(tab) != pressed, 30)
+    assert wait_for(lambda: camera(tab) == camera(tab, "scene4"), 30)
     tab.locator("[data-turn=home]").click()
-    assert wait_for(lambda: camera(tab) == start, 10)
+    assert wait_for(lambda: camera(tab) == start, 30)
 
 
 def test_the_map_follows_the_filters_and_lists_the_row_that_is_clicked(opened: Opened) -> None:
@@ -197,7 +197,7 @@ def test_the_map_follows_the_filters_and_lists_the_row_that_is_clicked(opened: O
     rows = "document.querySelector('#heat .plot').data[0].y.length"
     assert tab.evaluate(rows) == 8
     tab.locator("#filters [name=method]").select_option("rtn")
-    assert wait_for(lambda: tab.evaluate(rows) == 2, 10)
+    assert wait_for(lambda: tab.evaluate(rows) == 2, 30)
     heat.scroll_into_view_if_needed()
     box = tab.locator("#heat .nsewdrag").bounding_box()
     tab.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.75)
@@ -216,7 +216,7 @@ def test_the_theme_changes_and_stays(opened: Opened) -> None:
     button.click()
     button.click()
     assert (button.inner_text(), tab.evaluate(ground)) == ("Theme: dark", "rgb(20, 23, 28)")
-    assert wait_for(lambda: tab.evaluate(label) != day, 10)  # figures follow
+    assert wait_for(lambda: tab.evaluate(label) != day, 30)  # figures follow
     tab.reload()
     assert tab.evaluate(ground) == "rgb(20, 23, 28)"
 
@@ -274,7 +274,7 @@ def test_a_served_page_reloads_itself_and_keeps_its_filters(opened: Opened, resu
         write(results, build(alpha=0.5))
         serve.build(results, 0.2)
         tab.wait_for_function("document.querySelectorAll('#points tbody tr').length === 4", timeout=20_000)
-        assert wait_for(lambda: column(tab, "alpha") == ["0.3", "0.5"], 10)
+        assert wait_for(lambda: column(tab, "alpha") == ["0.3", "0.5"], 30)
     assert opened.complaints == []  # type: ignore[attr-defined]
     tab.wait_for_function("document.querySelector('#pulse').textContent.includes('stopped')", timeout=20_000)
     tab.close()

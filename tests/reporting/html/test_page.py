@@ -78,6 +78,7 @@ def hostile_record(text: str, place: int) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_nothing_of_a_record_becomes_markup(results: Path) -> None:
     innocent = [re.sub(r"\W", "x", text) for text in HOSTILE]
     write(results / "innocent", *(hostile_record(text, place) for place, text in enumerate(innocent)))
