@@ -392,7 +392,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not a view of the file
 
 
-@pytest.mark.parametrize("damage", [cut_off, flip])
+@pytest.mark.parametrize("damage", [pytest.param(cut_off, marks=pytest.mark.slow), flip])
 def test_damaged_files_are_moved_aside_and_computed_again(command: Command, results: Path, damage: Callable[[Path], None]) -> None:
     first = command("method=smoothquant", "alpha=0.4")
     assert first.code == 0

@@ -94,6 +94,7 @@ def test_a_wrong_value_of_a_field_is_told_as_such(loader: Loader) -> None:
     assert "could not be converted to Integer" in str(wrong.value.__cause__)
 
 
+@pytest.mark.slow
 def test_points_of_such_a_sweep_are_those_of_the_single_runs(
     command: Command, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

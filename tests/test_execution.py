@@ -36,6 +36,7 @@ def test_the_float_model_is_one_point_under_both_backends(command: Command, resu
     assert len(list(Store(results).records())) == 1
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_numbers_are_the_same(command: Command, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQBENCH_NATIVE", "0")
     monkeypatch.setattr(compiler, "load", compiler.load.__wrapped__)  # as in a new process

@@ -226,6 +226,7 @@ def test_a_folder_of_grayscale_photographs_with_a_broken_one(photos: Command, re
     assert record["delta"]["top1"]["n"] in (59, 60)  # 61 files, one of them broken, one to calibrate
 
 
+@pytest.mark.slow
 def test_wrong_folders_sizes_and_checkpoints(photos: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "photos" / "empty").mkdir(parents=True)
     save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "other.safetensors")

@@ -187,6 +187,7 @@ def test_own_keys_are_told_from_those_of_a_run() -> None:
     assert rest == ["model=hf", "alpha=0.5", "method.pairs=true"]
 
 
+@pytest.mark.slow
 def test_pictures_of_records_need_no_torch_and_leave_no_trace(points: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     cwd = tmp_path_factory.mktemp("cwd")
     code = "import sys; from sqbench.plot import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"

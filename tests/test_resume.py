@@ -191,6 +191,7 @@ def test_a_point_of_a_live_process_is_busy_and_the_others_are_done(
     assert not (one / "claim.json").exists()
 
 
+@pytest.mark.slow
 def test_a_claim_of_a_dead_process_is_taken_over_at_once(command: Command, one: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

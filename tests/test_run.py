@@ -112,6 +112,7 @@ def check_record(record: dict[str, Any], results: Path) -> None:
     assert metrics["kl_to_fp"] == pytest.approx(samples["kl"].mean())
 
 
+@pytest.mark.slow
 def test_a_sweep_end_to_end_then_again_then_by_force(
     tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +199,6 @@ def test_details_on_request(command: Command, results: Path) -> None:
 # ---------------------------------------------------------------- one point, and what is the same point
 
 
-@pytest.mark.slow
 def test_a_point_alone_and_in_a_sweep_is_the_same(command: Command, results: Path) -> None:
     assert command("-m", "method=smoothquant,awq", "alpha=0.3").code == 0
     swept = numbers(results)
@@ -239,6 +239,7 @@ def test_what_cannot_change_a_number_finds_the_finished_point(
     assert "1 skipped" in elsewhere.out
 
 
+@pytest.mark.slow
 def test_the_float_model_is_a_point_like_any_other(command: Command, results: Path) -> None:
     ended = command("-m", "method=fp", "bits=w8a8,w4a16", "alpha=0.3,0.5", "seed=0,1")
     assert ended.code == 0
@@ -251,6 +252,7 @@ def test_the_float_model_is_a_point_like_any_other(command: Command, results: Pa
     assert point in ended.err
 
 
+@pytest.mark.slow
 def test_a_seed_is_another_draw_another_point_and_other_numbers(command: Command, results: Path) -> None:
     assert command("-m", "method=minmax", "seed=0,1").code == 0
     one, two = records(results).values()

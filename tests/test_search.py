@@ -190,6 +190,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     assert not (results / "sweeps").exists()
 
 
+@pytest.mark.slow
 def test_shares_of_all_images_need_their_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = ["model=vit_nano", "method=percentile", "method.percentile=interval(99,100)", f"results_dir={tmp_path}"]
     rungs = "hydra.sweeper.rungs=[0.25,1]"

@@ -64,6 +64,7 @@ def test_tables_rank_the_groups(swept: list[dict[str, Any]], results: Path) -> N
     assert [line.split("|")[1].strip() for line in table.split("\n\n")[0].splitlines()[2:]] == ["", *sorted(GROUPS)]
 
 
+@pytest.mark.slow
 def test_the_same_layers_are_one_point_however_they_are_written(command: Callable[..., Ended], results: Path) -> None:
     last = "model.layers.1"
     ended = command(
@@ -109,7 +110,9 @@ def test_a_pattern_without_a_layer_fails_with_the_closest(command: Callable[...,
 # ---------------------------------------------------------------- mixed precision
 
 
-@pytest.mark.parametrize("method", ["rtn", "awq", "smoothquant"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("rtn", marks=pytest.mark.slow), "awq", pytest.param("smoothquant", marks=pytest.mark.slow)]
+)
 def test_a_mixed_point_spends_its_budget(method: str, command: Callable[..., Ended], results: Path) -> None:
     line = (f"method={method}", *W3[1:], "alpha=0.5", "mixed=auto", "budget=4.5")
     ended = command("-m", *line, "backend=sim,int")
@@ -133,6 +136,7 @@ def test_a_mixed_point_spends_its_budget(method: str, command: Callable[..., End
     assert "int4.5 asym group 32" in set(frame["weights"])
 
 
+@pytest.mark.slow
 def test_one_width_is_the_uniform_point(command: Callable[..., Ended], results: Path) -> None:
     ended = command("-m", *W3, "mixed=null,auto", "budget=3", "widths=[3]")
     assert ended.code == 0, ended.err

@@ -121,8 +121,19 @@ def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
         assert words[0] in ("pip", "wandb", "."), f"{page} quotes {line}, and nothing here checks it"
 
 
+def each_value_once(jobs: list[list[str]]) -> list[list[str]]:
+    """Those jobs of a sweep that bring a value of a key for the first time."""
+    seen: set[str] = set()
+    kept = []
+    for job in jobs:
+        if not seen.issuperset(job):
+            kept.append(job)
+            seen.update(job)
+    return kept
+
+
 def composes(words: list[str], searched: str | None = None) -> None:
-    """A run's overrides, all points of a sweep, without loading anything. Files that are not there are the reader's."""
+    """A run's overrides, of a sweep every value once, without loading anything. Files that are not there are the reader's."""
     overrides = [word for word in words if not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     jobs = [overrides]
@@ -130,7 +141,7 @@ def composes(words: list[str], searched: str | None = None) -> None:
         space = space_of(parsed)
         jobs = [space.overrides(corner) for corner in space.corners()]
     elif "-m" in words:
-        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        jobs = each_value_once([list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
     config.register()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for job in jobs:

@@ -54,6 +54,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh: Path, monkeyp
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # a file where a folder should be: refused to root as well

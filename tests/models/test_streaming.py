@@ -68,7 +68,7 @@ def test_calibrates_and_shares_the_cache_with_the_whole_model(
     assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize("backend", ["sim", "int"])
+@pytest.mark.parametrize("backend", ["sim", pytest.param("int", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("method", "bits", "parameters"),
     [

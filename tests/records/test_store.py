@@ -18,6 +18,7 @@ import pytest
 from sqbench import locks
 from sqbench.errors import UserError
 from sqbench.locks import Busy
+from sqbench.records import store as store_module
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.storage import canonical_json, digest, file_digest
@@ -31,7 +32,9 @@ def record(point_id: str = ID, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(store_module, "PATIENCE", 0.2)  # two seconds in a run
+    monkeypatch.setattr(locks, "LOOK", 0.05)
     return Store(tmp_path / "results")
 
 

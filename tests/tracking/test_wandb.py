@@ -126,6 +126,7 @@ def test_disabled_does_nothing_and_imports_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_costs_one_warning_and_no_point(tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
@@ -203,6 +204,7 @@ def test_long_names_become_valid_tags():
     assert tracker._tags(["a", "x" * 80, "", "a"]) == ["a", "x" * 64]
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
     record = build("qat", "w8a8")
     curve = [{"epoch": 0, "loss": None, "validation_top1": 0.5}, {"epoch": 1, "loss": 0.7, "validation_top1": 0.75}]
@@ -268,6 +270,7 @@ def test_names_tell_points_of_a_sweep_apart():
     assert [name_of(record) for record in points.values()] == list(points)
 
 
+@pytest.mark.slow
 def test_a_picture_that_plot_draws_is_found_by_the_point_it_belongs_to(command, results, tiny_folder, text_file):
     from sqbench import plot
 
