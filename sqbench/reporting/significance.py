@@ -55,7 +55,7 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
     }
     measured = [place for place, ids in enumerate(cells["ids"]) if ids and _is_quantized(ids, of_point)]
     many = len(measured) > MOST_CELLS
-    sides = {} if many else {place: _side(cells["ids"][place], outcomes, grid.metric, samples) for place in measured}
+    sides = {} if many else {place: side_of(cells["ids"][place], outcomes, grid.metric, samples) for place in measured}
     known = {place: side for place, side in sides.items() if side is not None}
     cells = _against_float(cells, known, level)
     best, compared, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
@@ -96,7 +96,7 @@ def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Mapping[str, Any]])
     return bool(ids[0]) and of_point[ids[0]]["identity"]["method"]["name"] != "fp"
 
 
-def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
+def side_of(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
     """A cell's values by example; None if some point of it has none, or they are of different examples."""
     values, floats, first = [], [], None
     for point_id in ids:

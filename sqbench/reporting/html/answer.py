@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.records.store import Store
+from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import Grid, lay_out
-from sqbench.reporting.html.results import Results, Study
+from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import named_metric
 from sqbench.reporting.order import in_order, lower_is_better, unsure
 from sqbench.reporting.series import apart
 from sqbench.reporting.significance import tested
+from sqbench.reporting.studies import Study
 from sqbench.reporting.units import change_text, number
 
 
@@ -84,8 +86,3 @@ def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int,
     change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, grid.metric)
     note = f"n.s., detectable {number(cell.detectable, grid.metric, extra=1)}" if cell.unclear else ""
     return Best(bits, name_of(cell), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
-
-
-def name_of(cell: Any) -> str:
-    """`smoothquant α=0.5`, and what else tells the cell from others (its `apart`)."""
-    return " ".join([cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart] if cell.apart else [])])

@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 
 from sqbench.errors import UserError
 from sqbench.reporting.html.looks import PALETTE
-from sqbench.reporting.html.results import Results, Study, point_rows
+from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.studies import Study
 
 MOST = 40  # bars that can be told apart
 _ROW = 22  # pixels of a bar

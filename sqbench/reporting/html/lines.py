@@ -6,14 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
+from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import lay_out
-from sqbench.reporting.html.answer import name_of
 from sqbench.reporting.html.figures import bars, intervals, reference, told, value_axis
 from sqbench.reporting.html.looks import DASHES, SYMBOLS, Looks, faded
-from sqbench.reporting.html.results import Study
 from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.order import in_order, lower_is_better, unsure
 from sqbench.reporting.series import SERIES, Curve, apart, curves, shown_cells
+from sqbench.reporting.studies import Study
 
 
 def against_alpha(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, str]:

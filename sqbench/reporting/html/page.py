@@ -27,10 +27,11 @@ from sqbench.reporting.html.lines import against_alpha, against_bits
 from sqbench.reporting.html.looks import Looks
 from sqbench.reporting.html.made import made
 from sqbench.reporting.html.progress import progress
-from sqbench.reporting.html.results import Results, Study, read
+from sqbench.reporting.html.results import Results, read
 from sqbench.reporting.html.surfaces import EXAMPLE, surfaces
 from sqbench.reporting.html.text import data, in_script, visible
 from sqbench.reporting.html.tradeoffs import against_bytes, against_latency
+from sqbench.reporting.studies import Study
 from sqbench.storage import write_text
 
 _ASSETS = files("sqbench.reporting.html") / "assets"

@@ -4,14 +4,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
+from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import Grid, lay_out
-from sqbench.reporting.html.answer import name_of
 from sqbench.reporting.html.figures import bars, intervals, told, value_axis
 from sqbench.reporting.html.looks import GREY, Looks
-from sqbench.reporting.html.results import Results, Study
+from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.order import labels, lower_is_better
 from sqbench.reporting.series import SERIES, apart, front, logarithmic, shown_cells, sized
+from sqbench.reporting.studies import Study
 from sqbench.reporting.units import SPEEDS
 
 LATENCY = "latency_ms"

@@ -1,0 +1,117 @@
+"""`python -m sqbench.recommend`: which format to use, from the records under results_dir. Its values are in conf/recommend.yaml."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from rich.console import RenderableType
+from rich.text import Text
+
+from sqbench.answer import answered
+from sqbench.collect import WhereConfig, chosen, records_of
+from sqbench.config import CONF_DIR
+from sqbench.errors import UserError, known
+from sqbench.progress import output
+from sqbench.records.store import Store
+from sqbench.reporting.advice import advice
+from sqbench.reporting.candidates import candidates
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.recommendation import Wanted, recommend
+from sqbench.reporting.studies import Study, studies
+from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.units import SPEEDS as TIMES
+
+
+@dataclass
+class RecommendConfig:
+    """What `sqbench.recommend` may be told."""
+
+    results_dir: str = "results"
+    max_mb: float | None = None  # of the weights as stored
+    max_loss: float | None = None  # how much worse than float, at the far end of the interval, in the units of the tables
+    min_speed: float | None = None  # how many times as fast as the float model
+    speed: str | None = None  # of prompts, decoding or images; null: prompts, or images
+    metric: str | None = None  # that decides; null: the first in the natural order that the records have
+    device: str | None = None  # whose speeds count; null: any
+    where: WhereConfig = field(default_factory=WhereConfig)
+
+
+def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
+    """What is recommended, study by study: points of different models, data or evaluations are answers to different questions.
+
+    Raises:
+        UserError: a value cannot work, or there is nothing to choose from.
+    """
+    wanted = _wanted(config)
+    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    everything = results_frame(records.values())
+    found = [study for study in studies(chosen(everything, config.where)) if _decides(study, config.metric)]
+    if not found:
+        raise UserError(_nothing(everything, config))
+    store = Store(Path(config.results_dir).expanduser())
+    for study in found:
+        metric = config.metric or study.metric
+        among = candidates(study, everything, records, store, metric, config.device)
+        speed = wanted.speed if config.speed else "images_per_s" if "images_per_s" in _speeds(among) else "tokens_per_s"
+        asked = Wanted(wanted.max_mb, wanted.max_loss, wanted.min_speed, speed)
+        yield Text(study.label, style="bold")
+        yield from advice(among, recommend(among, asked), records)
+
+
+def _wanted(config: RecommendConfig) -> Wanted:
+    """The bounds, checked."""
+    for name in ("max_mb", "min_speed"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{name}={value}: must be a number above 0")
+    names = {told: name for name, told in SPEEDS.items()}
+    if config.speed is not None and config.speed not in names:
+        raise UserError(f"speed={config.speed}: {known(config.speed, names)}")
+    return Wanted(config.max_mb, config.max_loss, config.min_speed, names.get(config.speed or "", "tokens_per_s"))
+
+
+def _speeds(among: Any) -> set[str]:
+    return {name for one in among.items for name in one.speeds}
+
+
+def _decides(study: Study, metric: str | None) -> bool:
+    """Whether a study has quantized points with a metric that is more than a speed."""
+    quantized = study.frame[study.frame["method"] != "fp"]
+    return bool(
+        ((quantized["metric"] == (metric or study.metric)) & (quantized["metric"].map(lambda name: name not in TIMES))).any()
+    )
+
+
+def _nothing(frame: Any, config: RecommendConfig) -> str:
+    metrics = sorted({name for name in frame["metric"] if name and not name.startswith("delta_")})
+    if config.metric is not None and config.metric not in metrics:
+        return f"metric={config.metric}: {known(config.metric, metrics)}"
+    return (
+        f"results_dir={config.results_dir}: no quantized point with a metric of accuracy;"
+        " `python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8` makes six"
+    )
+
+
+ConfigStore.instance().store(name="recommend_schema", node=RecommendConfig)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="recommend")
+def main(cfg: DictConfig) -> None:
+    """The command line: the answer on stdout, what the user can fix on stderr with exit status 2."""
+
+    def work() -> None:
+        config = OmegaConf.to_object(cfg)
+        assert isinstance(config, RecommendConfig)
+        for part in recommendations(config):
+            output.print(part, soft_wrap=isinstance(part, Text))
+
+    sys.exit(answered(work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A recommendation as a terminal shows it: what to use, a table of the choices, what is tied, and the commands."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sqbench.reporting.candidates import Candidate, Candidates
+from sqbench.reporting.recommendation import Recommendation, sentence, separation
+from sqbench.reporting.terminal import as_text
+from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.units import number, unit_of
+
+# Keys and groups of a command that say which model and data.
+_KEPT = ("experiment", "model", "head", "data", "device", "results_dir", "cache_dir", "tracker")
+_LIMITS = {
+    "max_mb": "take more than max_mb",
+    "max_loss": "may lose more than max_loss: the far end of the interval counts",
+    "min_speed": "are slower than min_speed",
+    "min_speed (not timed)": "have no measured speed",
+}
+
+
+def advice(found: Candidates, chosen: Recommendation, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """The parts of the answer, in the order of reading."""
+    if chosen.use is None:
+        yield as_text("No point satisfies all of it.")
+    else:
+        yield as_text(f"Use {sentence(found, chosen.use)}")
+        yield from _choices(found, chosen)
+        yield from _tied(found, chosen)
+        yield from _again(found.items[chosen.use], records)
+    for why, count in chosen.left_out.items():
+        yield as_text(f"{count} of {len(found.items)} points {_LIMITS[why]}.")
+    if found.failed:
+        yield as_text(f"{found.failed} more did not finish: python -m sqbench.points where.status=failed lists them.")
+    yield from _untimed(found, records)
+    yield Text("")
+
+
+def _choices(found: Candidates, chosen: Recommendation) -> Iterator[RenderableType]:
+    roles: dict[int, list[str]] = {}
+    for role, at in (("most accurate", chosen.best), ("smallest", chosen.smallest), ("fastest", chosen.fastest)):
+        if at is not None:
+            roles.setdefault(at, []).append(role)
+    unit = unit_of(found.metric)[1]
+    timed = [name for name in SPEEDS if any(name in found.items[at].speeds for at in roles)]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("", "bits", "method"):
+        table.add_column(title, overflow="fold")
+    for title in (f"{found.metric} {unit}".strip(), "change against float", "MB", *(SPEEDS[name] for name in timed)):
+        table.add_column(title, justify="right", overflow="fold")
+    floating = [
+        "float",
+        "",
+        "",
+        number(found.floating, found.metric),
+        "",
+        _megabytes(found.float_megabytes),
+        *("x1" for _ in timed),
+    ]
+    table.add_row(*map(as_text, floating), style="bold")
+    for at, named in roles.items():
+        one = found.items[at]
+        speeds = (f"x{one.speeds[name]:.2f}" if name in one.speeds else "--" for name in timed)
+        cells = [
+            "\n".join(named),
+            one.bits,
+            one.name,
+            number(one.value, found.metric),
+            one.change or "--",
+            _megabytes(one.megabytes),
+        ]
+        table.add_row(Text(cells[0]), *map(as_text, (*cells[1:], *speeds)))
+    yield table
+
+
+def _megabytes(value: float) -> str:
+    return "--" if value != value else f"{value:.1f}"
+
+
+def _tied(found: Candidates, chosen: Recommendation) -> Iterator[RenderableType]:
+    if chosen.ties is None:
+        yield as_text("Its examples are not kept, so nothing can be said of what is tied with it.")
+    elif not chosen.ties:
+        yield as_text("Nothing else is as accurate." if len(found.items) > 1 else "Nothing else was tried.")
+    else:
+        names = [f"{found.items[tie.at].bits} with {found.items[tie.at].name}" for tie in chosen.ties]
+        yield as_text(f"Tied with it in {found.metric}: {', '.join(names)}.")
+        told = separation(found, chosen.ties, found.examples.partition(" ")[2] or "examples")
+        yield from [as_text(told)] if told else []
+
+
+def _again(one: Candidate, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
+    commands = [command for name in one.ids[:1] if (command := records[name]["provenance"].get("command"))]
+    yield from (as_text(f"Make it again: {command}") for command in commands)
+    if one.timed:
+        yield as_text(f"Its speed: {one.timed}.")
+
+
+def _untimed(found: Candidates, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """The line that times formats of which no speed is known."""
+    bits = list(dict.fromkeys(one.bits for one in found.items if not one.speeds))
+    if bits:
+        record = next(records[one.ids[0]] for one in found.items if not one.speeds)
+        yield as_text(f"No speed is known of {', '.join(bits)}. This measures it: {timing_command(bits, record)}")
+
+
+def timing_command(bits: Sequence[str], record: Mapping[str, Any]) -> str:
+    """The line that times formats of a point's model: what its own command says of model and data, with `eval=latency`.
+
+    >>> timing_command(["w8a8"], {"provenance": {"command": "python -m sqbench.run -m model=vit_nano method=rtn seed=1"}})
+    'python -m sqbench.run model=vit_nano method=rtn bits=w8a8 eval=latency backend=int'
+    """
+    words = shlex.split(record["provenance"].get("command", ""))
+    kept = [word for word in words if word.partition("=")[0].partition(".")[0] in _KEPT]
+    line = [*kept, "method=rtn", f"bits={','.join(bits)}", "eval=latency", "backend=int"]
+    return shlex.join(["python", "-m", "sqbench.run", *(["-m"] if len(bits) > 1 else []), *line])

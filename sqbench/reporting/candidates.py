@@ -1,0 +1,208 @@
+"""What could be deployed: the points of a study, what each costs and buys, and which of them the data cannot tell apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sqbench.comparison import Outcome, holm
+from sqbench.records.store import Store
+from sqbench.reporting.frame import point_fields
+from sqbench.reporting.grid import lay_out
+from sqbench.reporting.order import lower_is_better, unsure
+from sqbench.reporting.series import SERIES, apart
+from sqbench.reporting.significance import LEVEL, RESAMPLES, Side, side_of, tested
+from sqbench.reporting.studies import Study
+from sqbench.reporting.timings import speeds_of, timings
+from sqbench.reporting.units import change_text, number, unit_of
+
+_FAR = 100_000  # examples, from which a number of them says no more than that it is out of reach
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Another candidate that is not significantly better or worse.
+
+    Attributes:
+        at: its place.
+        needed: how many examples would tell both apart with 80 % power, if the difference is as large as it looks; None if out of
+            reach.
+    """
+
+    at: int
+    needed: int | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point, or one of several seeds.
+
+    Attributes:
+        name: method, alpha and what else tells it from others of its bit-width.
+        value: of the metric.
+        change: against the float model as text, with its interval; empty where it was not compared.
+        loss, most: how much worse than the float model, in the units of tables, and the far end of its interval. Below 0 it is
+            better. NaN where it was not compared.
+        clear: whether the change is significant; None where it was not tested.
+        detectable: the change that would have been found.
+        megabytes: of the weights as stored; NaN where unknown.
+        speeds: by metric, how many times as fast as the float model.
+        timed: what the speeds were measured on.
+        ids: of its points.
+    """
+
+    name: str
+    method: str
+    bits: str
+    alpha: str
+    value: float
+    change: str
+    loss: float
+    most: float
+    clear: bool | None
+    detectable: str
+    megabytes: float
+    speeds: Mapping[str, float]
+    timed: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The quantized points of a study, beside their float model.
+
+    Attributes:
+        lower: whether less of the metric is better.
+        floating: the float model's value; NaN where unknown.
+        float_megabytes: of its weights; NaN where unknown.
+        examples: how many the metric is over, as text with their name; empty where unknown.
+        failed: how many cells have no finished point.
+        notes: of the tests.
+    """
+
+    metric: str
+    lower: bool
+    floating: float
+    float_megabytes: float
+    examples: str
+    items: tuple[Candidate, ...]
+    failed: int
+    notes: tuple[str, ...]
+    _sides: Mapping[int, Side] = field(repr=False)
+
+    def ties(self, at: int, among: Sequence[int] | None = None) -> tuple[Tie, ...] | None:
+        """The others that are not significantly different from one, by example, Holm over all of them; None without samples.
+
+        Args:
+            among: the places to compare with; None: all.
+        """
+        if (own := self._sides.get(at)) is None:
+            return None
+        rivals = [place for place in (range(len(self.items)) if among is None else among) if place != at]
+        found = {}
+        for place in rivals:
+            other = self._sides.get(place)
+            if other is not None and other.outcome == own.outcome and other.rows.index.equals(own.rows.index):
+                found[place] = own.outcome.compare(own.rows, own.values, other.values, RESAMPLES, LEVEL)
+        adjusted = holm([difference.p for difference in found.values()])
+        return tuple(
+            Tie(place, _needed(difference.units, difference.detectable, difference.value))
+            for (place, difference), p in zip(found.items(), adjusted, strict=True)
+            if not p <= 1 - LEVEL
+        )
+
+
+def candidates(
+    study: Study,
+    frame: pd.DataFrame,
+    records: Mapping[str, dict[str, Any]],
+    store: Store,
+    metric: str,
+    device: str | None = None,
+) -> Candidates:
+    """The finished quantized points of a study.
+
+    Args:
+        frame: the long frame of the results folder: points with eval=latency are looked up in it.
+        records: of its points, by id.
+        device: whose speeds count; None: of any device.
+
+    Raises:
+        UserError: no point has the metric, or nobody has said which way it is better.
+    """
+    if (lower := lower_is_better(metric)) is None:
+        raise unsure(metric)
+    grid = tested(lay_out(study.frame, SERIES, (), metric), list(records.values()), store.samples)
+    outcomes = {
+        name: Outcome.of(fields)
+        for name, record in records.items()
+        if (fields := record.get("outcomes", {}).get(metric)) is not None
+    }
+    cells = grid.cells.assign(apart=apart(grid.cells, grid.added))
+    floats = cells[(cells["method"] == "fp") & (cells["points"] > 0)]
+    quantized = cells[cells["method"] != "fp"]
+    done = quantized[quantized["points"] > 0]
+    stored = study.frame[study.frame["metric"] == "weight_bytes"].assign(
+        megabytes=lambda rows: rows["value"] / unit_of("weight_bytes")[0]
+    )
+    sizes = dict(zip(stored["point_id"], stored["megabytes"], strict=True))
+    timed = timings(frame, study, device)
+    sign, unit = (1 if lower else -1), unit_of(metric)[0]
+    items, sides, by = [], {}, ""
+    for at, cell in enumerate(done.itertuples(index=False)):
+        speeds, how = speeds_of(timed, point_fields(records[cell.ids[0]]))
+        bounds = sorted((sign * cell.low / unit, sign * cell.high / unit)) if not math.isnan(cell.low) else [math.nan] * 2
+        loss = sign * cell.delta / unit
+        change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, metric)
+        clear = None if math.isnan(cell.p_holm) else not cell.unclear
+        detectable = "" if math.isnan(cell.detectable) else number(cell.detectable, metric, extra=1)
+        size = [sizes[name] for name in cell.ids if name in sizes]
+        items.append(
+            Candidate(
+                name_of(cell),
+                cell.method,
+                cell.bits,
+                cell.alpha,
+                float(cell.value),
+                change,
+                loss,
+                loss if math.isnan(bounds[1]) else bounds[1],
+                clear,
+                detectable,
+                sum(size) / len(size) if size else math.nan,
+                speeds,
+                how,
+                tuple(name for name in cell.ids if name),
+            )
+        )
+        if (side := side_of(cell.ids, outcomes, metric, store.samples)) is not None:
+            sides[at] = side
+            by = side.outcome.by[-1]
+    counts = sorted({int(count) for count in done["n"].dropna()})
+    noun = by if by.endswith("s") else f"{by or 'example'}s"
+    return Candidates(
+        metric,
+        lower,
+        float(floats["value"].iloc[0]) if len(floats) else math.nan,
+        float(stored["megabytes"][stored["method"] == "fp"].max()),
+        f"{counts[0]:,} {noun}" if len(counts) == 1 else "",
+        tuple(items),
+        len(quantized) - len(done),
+        grid.notes,
+        sides,
+    )
+
+
+def name_of(cell: Any) -> str:
+    """`smoothquant α=0.5`, and what else tells the cell from others (its `apart`)."""
+    return " ".join([cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart] if cell.apart else [])])
+
+
+def _needed(units: int, detectable: float, value: float) -> int | None:
+    """How many examples would make a difference of this size detectable: a mean's error falls with the root of their number."""
+    if math.isnan(detectable) or value == 0:
+        return None
+    count = units * (detectable / abs(value)) ** 2
+    return max(units + 1, math.ceil(count)) if count < _FAR else None

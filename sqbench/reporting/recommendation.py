@@ -1,0 +1,137 @@
+"""Which format to use: the smallest, the fastest and the most accurate of the candidates that satisfy what is wanted."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqbench.reporting.candidates import Candidate, Candidates, Tie
+from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.units import number, unit_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a candidate has to satisfy; None asks for nothing.
+
+    Attributes:
+        max_mb: of its weights as stored.
+        max_loss: how much worse than the float model the far end of its interval may be, in the units of tables.
+        min_speed: how many times as fast as the float model.
+        speed: the metric of that speed.
+    """
+
+    max_mb: float | None = None
+    max_loss: float | None = None
+    min_speed: float | None = None
+    speed: str = "tokens_per_s"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer.
+
+    Attributes:
+        use: the place of the candidate to use: the smallest of those that are as accurate as the best; None if none satisfies.
+        smallest, fastest, best: places; `fastest` is None where no speed is known.
+        ties: of `use`, with others that satisfy; None where they cannot be compared.
+        left_out: how many candidates do not satisfy, by what they miss.
+    """
+
+    use: int | None
+    smallest: int | None
+    fastest: int | None
+    best: int | None
+    ties: tuple[Tie, ...] | None
+    left_out: Counter[str]
+
+
+def recommend(found: Candidates, wanted: Wanted) -> Recommendation:
+    """Choose among the candidates. Of equals the more accurate one, then the first in the order of tables."""
+    missed = [missing(one, wanted) for one in found.items]
+    left = [at for at, why in enumerate(missed) if not why]
+    left_out = Counter(why for why in missed if why)
+    if not left:
+        return Recommendation(None, None, None, None, None, left_out)
+    timed = [at for at in left if wanted.speed in found.items[at].speeds]
+    best = min(left, key=lambda at: worse(found, at))
+    smallest = min(left, key=lambda at: (size(found.items[at]), worse(found, at)))
+    fastest = max(timed, key=lambda at: (found.items[at].speeds[wanted.speed], -worse(found, at)), default=None)
+    as_good = [best, *(tie.at for tie in found.ties(best, left) or ())]
+    use = min(as_good, key=lambda at: (size(found.items[at]), worse(found, at)))
+    return Recommendation(use, smallest, fastest, best, found.ties(use, left), left_out)
+
+
+def missing(one: Candidate, wanted: Wanted) -> str:
+    """The key that a candidate does not satisfy, the first of them; empty if it satisfies all."""
+    if wanted.max_mb is not None and not one.megabytes <= wanted.max_mb:
+        return "max_mb"
+    if wanted.max_loss is not None and not one.most <= wanted.max_loss:
+        return "max_loss"
+    if wanted.min_speed is not None and not one.speeds.get(wanted.speed, math.nan) >= wanted.min_speed:
+        return "min_speed" if wanted.speed in one.speeds else "min_speed (not timed)"
+    return ""
+
+
+def worse(found: Candidates, at: int) -> float:
+    """What sorts candidates from the most accurate on."""
+    return found.items[at].value * (1 if found.lower else -1)
+
+
+def size(one: Candidate) -> float:
+    """Megabytes; a candidate of unknown size is the largest."""
+    return math.inf if math.isnan(one.megabytes) else one.megabytes
+
+
+def sentence(found: Candidates, at: int) -> str:
+    """`8-bit dynamic with smoothquant α=0.5: 2.4 times smaller, prompts 1.56 times as fast, perplexity +0.185 [0.112, 0.255]`."""
+    one = found.items[at]
+    return f"{in_words(one.bits)} with {one.name}: {', '.join(facts(found, at))}."
+
+
+def facts(found: Candidates, at: int) -> list[str]:
+    """Size, speeds and loss of a candidate, each in a few words."""
+    one, told = found.items[at], []
+    ratio = found.float_megabytes / one.megabytes
+    if not math.isnan(ratio):
+        told.append(f"{ratio:.1f} times smaller")
+    told += [f"{SPEEDS[name]} {value:.2f} times as fast" for name, value in one.speeds.items() if name in SPEEDS]
+    return [*told, loss(found, at)]
+
+
+def loss(found: Candidates, at: int) -> str:
+    """What a candidate costs against the float model."""
+    one, unit = found.items[at], unit_of(found.metric)[1]
+    if not one.change:
+        return f"{found.metric} {number(one.value, found.metric)}{unit and ' ' + unit}, not compared with the float model"
+    if one.clear is False:
+        seen = found.examples or "the examples"
+        return f"no change that {seen} could show ({found.metric} {one.change}; {one.detectable} would have been found)"
+    return f"{found.metric} {one.change}"
+
+
+def in_words(bits: str) -> str:
+    """A scheme's name in plain words, the name itself where it is one's own.
+
+    >>> in_words("w8a8_dynamic"), in_words("w4a16"), in_words("w4a8"), in_words("mine")
+    ('8-bit dynamic', '4-bit weights', '4-bit weights and 8-bit activations', 'mine')
+    """
+    widths = re.fullmatch(r"w(\d+)a(\d+)(_dynamic)?", bits)
+    if widths is None:
+        return bits
+    weights, activations, dynamic = widths.groups()
+    if activations == "16":
+        return f"{weights}-bit weights"
+    if weights == activations:
+        return f"{weights}-bit" + " dynamic" * bool(dynamic)
+    return f"{weights}-bit weights and {activations}-bit" + " dynamic" * bool(dynamic) + " activations"
+
+
+def separation(found: Candidates, ties: Sequence[Tie], noun: str) -> str:
+    """How many examples would separate a candidate from the nearest of its ties that can be separated; empty if none can."""
+    within = [tie for tie in ties if tie.needed is not None]
+    if not within:
+        return ""
+    nearest = min(within, key=lambda tie: tie.needed or 0)
+    return f"About {nearest.needed:,} {noun} would tell it from {found.items[nearest.at].bits} with {found.items[nearest.at].name}."

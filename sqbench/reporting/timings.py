@@ -1,0 +1,60 @@
+"""How fast the formats of a study are: points with eval=latency, joined to the points that measured what the formats cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sqbench.reporting.order import labels
+from sqbench.reporting.studies import Study
+
+SPEEDS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # what each is a speed of
+# What decides how fast a layer can be. A method only moves its numbers.
+_FORMATS = ("bits", "weights", "activations", "layers", "ops")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A point with eval=latency: what was timed, and how many times as fast as the float model it is."""
+
+    formats: tuple[str, ...]
+    method: str
+    alpha: str
+    backend: str
+    device: str
+    speeds: Mapping[str, float]
+
+
+_FORMATS = (
+    "bits",
+    "weights",
+    "activations",
+    "layers",
+    "ops",
+)  # what decides how fast a layer can be: methods only move its numbers
+
+
+def timings(frame: pd.DataFrame, study: Study, device: str | None) -> list[Timing]:
+    """The timed points of a study's model."""
+    rows = frame[frame["metric"].isin([f"delta_{name}" for name in SPEEDS]) & (frame["method"] != "fp")]
+    rows = rows[rows["model"].isin(set(study.frame["model"]))]
+    names = ("point_id", *_FORMATS, "method", "alpha", "backend", "device")
+    texts = pd.DataFrame({name: labels(rows[name]) for name in names}, index=rows.index)
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for key, metric, value in zip(texts.itertuples(index=False, name=None), rows["metric"], rows["value"], strict=True):
+        if device is None or key[-1].startswith(device):
+            found.setdefault(key, {})[metric.removeprefix("delta_")] = float(value)
+    return [Timing(key[1:-4], key[-4], key[-3], key[-2], key[-1], speeds) for key, speeds in found.items()]
+
+
+def speeds_of(timings: Sequence[Timing], fields: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
+    """The speeds of the formats of a point, and on what they were measured: of its own method where that was timed."""
+    formats = tuple(str(fields[name]) for name in _FORMATS)
+    same = [timing for timing in timings if timing.formats == formats]
+    own = [timing for timing in same if (timing.method, timing.alpha) == (fields["method"], fields["alpha"])]
+    if not same:
+        return {}, ""
+    best = max(own or same, key=lambda timing: max(timing.speeds.values()))
+    with_ = "" if own else f", timed with {best.method}"
+    return best.speeds, f"backend={best.backend} on {best.device}{with_}"
