@@ -21,10 +21,13 @@ from sqbench.records.store import Store
 from sqbench.reporting.advice import advice
 from sqbench.reporting.candidates import candidates
 from sqbench.reporting.frame import results_frame
+from sqbench.reporting.order import EXACT
 from sqbench.reporting.recommendation import Wanted, recommend
 from sqbench.reporting.studies import Study, studies
 from sqbench.reporting.timings import SPEEDS
 from sqbench.reporting.units import SPEEDS as TIMES
+
+_NO_LOSS = {*TIMES, *EXACT}  # speeds and sizes: what is bought, and no loss
 
 
 @dataclass
@@ -80,17 +83,18 @@ def _speeds(among: Any) -> set[str]:
 
 
 def _decides(study: Study, metric: str | None) -> bool:
-    """Whether a study has quantized points with a metric that is more than a speed."""
+    """Whether a study has quantized points with a metric that is no speed and no size."""
     quantized = study.frame[study.frame["method"] != "fp"]
-    return bool(
-        ((quantized["metric"] == (metric or study.metric)) & (quantized["metric"].map(lambda name: name not in TIMES))).any()
-    )
+    asked = metric or study.metric
+    return asked not in _NO_LOSS and bool((quantized["metric"] == asked).any())
 
 
 def _nothing(frame: Any, config: RecommendConfig) -> str:
     metrics = sorted({name for name in frame["metric"] if name and not name.startswith("delta_")})
     if config.metric is not None and config.metric not in metrics:
         return f"metric={config.metric}: {known(config.metric, metrics)}"
+    if config.metric is not None:
+        return f"metric={config.metric}: is no metric of accuracy; {known('', [name for name in metrics if name not in _NO_LOSS])}"
     return (
         f"results_dir={config.results_dir}: no quantized point with a metric of accuracy;"
         " `python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8` makes six"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sqbench.reporting.candidates import Candidate, Candidates
-from sqbench.reporting.recommendation import Recommendation, sentence, separation
+from sqbench.reporting.recommendation import Recommendation, nearest, sentence
 from sqbench.reporting.terminal import as_text
 from sqbench.reporting.timings import SPEEDS
 from sqbench.reporting.units import number, unit_of
@@ -91,7 +91,7 @@ def _tied(found: Candidates, chosen: Recommendation) -> Iterator[RenderableType]
     else:
         names = [f"{found.items[tie.at].bits} with {found.items[tie.at].name}" for tie in chosen.ties]
         yield as_text(f"Tied with it in {found.metric}: {', '.join(names)}.")
-        told = separation(found, chosen.ties, found.examples.partition(" ")[2] or "examples")
+        told = nearest(found, chosen.ties)
         yield from [as_text(told)] if told else []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench.comparison import Outcome, holm
+from sqbench.comparison import Difference, Outcome, holm
 from sqbench.records.store import Store
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.grid import lay_out
@@ -91,6 +91,7 @@ class Candidates:
     failed: int
     notes: tuple[str, ...]
     _sides: Mapping[int, Side] = field(repr=False)
+    _known: dict[tuple[int, int], Difference] = field(default_factory=dict, repr=False)
 
     def ties(self, at: int, among: Sequence[int] | None = None) -> tuple[Tie, ...] | None:
         """The others that are not significantly different from one, by example, Holm over all of them; None without samples.
@@ -105,13 +106,20 @@ class Candidates:
         for place in rivals:
             other = self._sides.get(place)
             if other is not None and other.outcome == own.outcome and other.rows.index.equals(own.rows.index):
-                found[place] = own.outcome.compare(own.rows, own.values, other.values, RESAMPLES, LEVEL)
+                found[place] = self._difference(*sorted((at, place)))
         adjusted = holm([difference.p for difference in found.values()])
         return tuple(
             Tie(place, _needed(difference.units, difference.detectable, difference.value))
             for (place, difference), p in zip(found.items(), adjusted, strict=True)
             if not p <= 1 - LEVEL
         )
+
+    def _difference(self, one: int, other: int) -> Difference:
+        """Between two candidates over the same examples, computed once."""
+        if (one, other) not in self._known:
+            side = self._sides[one]
+            self._known[one, other] = side.outcome.compare(side.rows, side.values, self._sides[other].values, RESAMPLES, LEVEL)
+        return self._known[one, other]
 
 
 def candidates(
@@ -197,7 +205,9 @@ def candidates(
 
 def name_of(cell: Any) -> str:
     """`smoothquant α=0.5`, and what else tells the cell from others (its `apart`)."""
-    return " ".join([cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart] if cell.apart else [])])
+    return " ".join(
+        [cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart.replace("variant=", "")] if cell.apart else [])]
+    )
 
 
 def _needed(units: int, detectable: float, value: float) -> int | None:

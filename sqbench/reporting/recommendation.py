@@ -128,10 +128,11 @@ def in_words(bits: str) -> str:
     return f"{weights}-bit weights and {activations}-bit" + " dynamic" * bool(dynamic) + " activations"
 
 
-def separation(found: Candidates, ties: Sequence[Tie], noun: str) -> str:
-    """How many examples would separate a candidate from the nearest of its ties that can be separated; empty if none can."""
+def nearest(found: Candidates, ties: Sequence[Tie]) -> str:
+    """How many examples would separate a candidate from the tie that needs the fewest; empty if they are too many."""
     within = [tie for tie in ties if tie.needed is not None]
     if not within:
         return ""
-    nearest = min(within, key=lambda tie: tie.needed or 0)
-    return f"About {nearest.needed:,} {noun} would tell it from {found.items[nearest.at].bits} with {found.items[nearest.at].name}."
+    tie = min(within, key=lambda tie: tie.needed or 0)
+    other, noun = found.items[tie.at], found.examples.partition(" ")[2] or "examples"
+    return f"About {tie.needed:,} {noun} would tell it from {other.bits} with {other.name}."

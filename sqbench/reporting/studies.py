@@ -7,6 +7,7 @@ import pandas as pd
 
 from sqbench.reporting.order import labels, main_metric
 from sqbench.reporting.selection import select
+from sqbench.reporting.units import SPEEDS
 
 # Results that differ in one of these are answers to different questions: no axis holds both.
 BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "ops")
@@ -39,7 +40,10 @@ class Study:
 
 
 def studies(frame: pd.DataFrame) -> list[Study]:
-    """The studies of a long frame, the largest first; a float baseline is in every study that it is the reference of."""
+    """The studies of a long frame: those of accuracy before those of speed, then the largest first.
+
+    A float baseline is in every study that it is the reference of.
+    """
     texts = pd.DataFrame({name: labels(frame[name]) for name in BASIS})
     measured = list(texts[frame["method"] != "fp"].drop_duplicates().itertuples(index=False, name=None))
     covered = {key[:-1] for key in measured}
@@ -53,7 +57,7 @@ def studies(frame: pd.DataFrame) -> list[Study]:
         rows = select(frame, **{name: [value] for name, value in values.items()})
         parts = [values[name] if name in always else f"{name} {values[name]}" for name in telling if values[name]]
         found.append(Study(" · ".join(parts), rows, headline(rows)))
-    return sorted(found, key=lambda study: -len(study.points))
+    return sorted(found, key=lambda study: (study.metric in SPEEDS, -len(study.points)))
 
 
 def headline(rows: pd.DataFrame) -> str:

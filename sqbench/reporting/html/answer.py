@@ -1,88 +1,160 @@
-"""The answer first: of every bit-width the best method with its interval, and which others are not significantly worse."""
+"""The answer first: what to use, and of every format the best point, what it costs, what it buys, and what is tied with it."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from sqbench.errors import UserError
 from sqbench.records.store import Store
-from sqbench.reporting.candidates import name_of
-from sqbench.reporting.grid import Grid, lay_out
+from sqbench.reporting.candidates import Candidates, candidates
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import named_metric
-from sqbench.reporting.order import in_order, lower_is_better, unsure
-from sqbench.reporting.series import apart
-from sqbench.reporting.significance import tested
+from sqbench.reporting.order import rank
+from sqbench.reporting.recommendation import Wanted, in_words, loss, nearest, recommend, sentence, worse
 from sqbench.reporting.studies import Study
-from sqbench.reporting.units import change_text, number
+from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.units import SPEEDS as TIMES
+from sqbench.reporting.units import number, unit_of
+
+MOST_COMPARED = 30  # candidates, beyond which only the best of a format are compared with all others: pairs grow with the square
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best cell of a bit-width.
+    """The best point of a format.
 
     Attributes:
+        bits, words: the scheme's name, and the same in plain words.
         change: against the float model, with its interval; empty if it was not compared.
         note: what the test against the float model could not see.
+        megabytes: of the weights; empty where unknown.
+        speeds: how many times as fast as the float model, in the order of `Answer.speeds`; empty where unknown.
+        timed: what they were measured on.
         points: ids behind it.
-        beside: the others that are not significantly worse.
-        tried, failed: cells of this bit-width.
+        beside: the others that are not significantly worse; None where they cannot be compared.
+        tried, failed: cells of this format.
     """
 
     bits: str
+    words: str
     name: str
     value: str
     change: str
     note: str
+    megabytes: str
+    speeds: tuple[str, ...]
+    timed: str
     points: tuple[str, ...]
-    beside: tuple[str, ...]
+    beside: tuple[str, ...] | None
     tried: int
-    failed: int
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best of every bit-width of a study, from wide to narrow.
+    """What a study says.
 
     Attributes:
         metric: with its unit.
-        floating: the float model's value, empty if unknown.
+        use: a sentence: which point to use. Empty where there is none.
+        point: its id.
+        floating, megabytes: of the float model; empty where unknown.
+        speeds: what was timed.
+        best: of every format, from wide to narrow.
         notes: of the tests.
         unranked: why there is no best, though there are points.
+        choices: plain data for a reader's own limits.
     """
 
     metric: str
+    use: str
+    point: str
     floating: str
+    megabytes: str
+    speeds: tuple[str, ...]
     best: tuple[Best, ...]
+    failed: int
     notes: tuple[str, ...]
-    unranked: str = ""
+    unranked: str
+    choices: dict[str, Any]
 
 
 def answer(results: Results, study: Study) -> Answer:
-    """Compare a study's points with each other by example, column by column.
+    """Compare a study's points with each other by example."""
+    metric = study.metric
+    try:
+        found = candidates(study, results.frame, results.records, Store(results.folder), metric)
+    except UserError as reason:
+        floats = study.frame[(study.frame["method"] == "fp") & (study.frame["metric"] == metric)]["value"].tolist()
+        floating = number(floats[0], metric) if floats else ""
+        return Answer(named_metric(metric), "", "", floating, "", (), (), 0, (), f"There is no best: {reason}.", {})
+    timed = tuple(name for name in SPEEDS if any(name in one.speeds for one in found.items))
+    places: dict[str, list[int]] = {}
+    for at, one in enumerate(found.items):
+        places.setdefault(one.bits, []).append(at)
+    places = dict(sorted(places.items(), key=lambda item: rank("bits", item[0])))
+    best = tuple(_best(found, at, timed) for at in places.values())
+    # A study of speeds has nothing to lose: its rows are told, and what to use is said where the same formats cost something.
+    chosen = None if study.metric in TIMES else recommend(found, Wanted())
+    return Answer(
+        named_metric(metric),
+        "" if chosen is None or chosen.use is None else sentence(found, chosen.use),
+        "" if chosen is None or chosen.use is None else next(iter(found.items[chosen.use].ids), ""),
+        "" if math.isnan(found.floating) else number(found.floating, metric),
+        _megabytes(found.float_megabytes),
+        tuple(SPEEDS[name] for name in timed),
+        best,
+        found.failed,
+        found.notes,
+        "",
+        _choices(found, timed, [min(at, key=lambda place: worse(found, place)) for at in places.values()]),
+    )
 
-    Raises:
-        UserError: the study has no result.
-    """
-    grid = lay_out(study.frame, ("method", "alpha"), ("bits",), study.metric)
-    grid = tested(grid, list(results.records.values()), Store(results.folder).samples)
-    floats = grid.cells[(grid.cells["method"] == "fp") & (grid.cells["points"] > 0)]["value"].tolist()
-    named, floating = named_metric(study.metric), number(floats[0], study.metric) if floats else ""
-    if (lower := lower_is_better(study.metric)) is None:
-        return Answer(named, floating, (), (), f"There is no best: {unsure(study.metric)}.")
-    sign = 1.0 if lower else -1.0
-    found = []
-    measured = grid.cells[grid.cells["method"] != "fp"]
-    measured = in_order(measured.assign(apart=apart(measured, grid.added)), ("bits",))
-    for bits, cells in measured.groupby("bits", sort=False):
-        done = [cell for cell in cells.itertuples(index=False) if cell.points]
-        if done:
-            best = min(done, key=lambda cell: sign * cell.value)
-            beside = tuple(name_of(cell) for cell in done if cell.best and cell is not best)
-            found.append(_best(bits, best, grid, beside, len(cells), len(cells) - len(done)))
-    return Answer(named, floating, tuple(found), grid.notes)
+
+def _best(found: Candidates, places: list[int], timed: tuple[str, ...]) -> Best:
+    at = min(places, key=lambda place: worse(found, place))
+    one, ties = found.items[at], found.ties(at)
+    note = f"n.s., detectable {one.detectable}" if one.clear is False else ""
+    return Best(
+        one.bits,
+        in_words(one.bits),
+        one.name,
+        number(one.value, found.metric),
+        one.change,
+        note,
+        _megabytes(one.megabytes),
+        tuple(f"x{one.speeds[name]:.2f}" if name in one.speeds else "" for name in timed),
+        one.timed,
+        one.ids,
+        None if ties is None else tuple(f"{found.items[tie.at].bits} {found.items[tie.at].name}" for tie in ties),
+        len(places),
+    )
 
 
-def _best(bits: str, cell: Any, grid: Grid, beside: tuple[str, ...], tried: int, failed: int) -> Best:
-    change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, grid.metric)
-    note = f"n.s., detectable {number(cell.detectable, grid.metric, extra=1)}" if cell.unclear else ""
-    return Best(bits, name_of(cell), number(cell.value, grid.metric), change, note, cell.ids, beside, tried, failed)
+def _megabytes(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
+
+
+def _choices(found: Candidates, timed: tuple[str, ...], best: list[int]) -> dict[str, Any]:
+    """Of every candidate what a choice among them needs: `recommend` does the same in Python, and a test holds them together."""
+    compared = range(len(found.items)) if len(found.items) <= MOST_COMPARED else best
+    items = []
+    for at, one in enumerate(found.items):
+        ties = found.ties(at) if at in compared else None
+        items.append(
+            {
+                "bits": one.bits,
+                "name": one.name,
+                "says": sentence(found, at),
+                "loss": loss(found, at),
+                "value": number(one.value, found.metric),
+                "worse": worse(found, at) if math.isfinite(one.value) else None,
+                "mb": None if math.isnan(one.megabytes) else one.megabytes,
+                "most": None if math.isnan(one.most) else one.most,
+                "speeds": {SPEEDS[name]: one.speeds[name] for name in timed if name in one.speeds},
+                "timed": one.timed,
+                "point": next(iter(one.ids), ""),
+                "ties": None if ties is None else [tie.at for tie in ties],
+                "apart": "" if ties is None else nearest(found, ties),
+            }
+        )
+    return {"metric": found.metric, "unit": unit_of(found.metric)[1], "speeds": [SPEEDS[name] for name in timed], "items": items}

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sqbench.errors import UserError
 from sqbench.overrides import pasted
 from sqbench.reporting.html.answer import Answer, answer
 from sqbench.reporting.html.claims import claims
@@ -35,7 +34,7 @@ from sqbench.reporting.studies import Study
 from sqbench.storage import write_text
 
 _ASSETS = files("sqbench.reporting.html") / "assets"
-_SCRIPTS = ("start.js", "theme.js", "table.js", "figures.js", "layers.js", "surfaces.js", "points.js", "live.js")
+_SCRIPTS = ("start.js", "theme.js", "choose.js", "table.js", "figures.js", "layers.js", "surfaces.js", "points.js", "live.js")
 _SECTIONS = (
     ("answer", "Answer"),
     ("table", "Comparison"),
@@ -56,7 +55,7 @@ class Shown:
     """A study with its figures."""
 
     study: Study
-    answer: Answer | None
+    answer: Answer
     tradeoffs: list[Figure]
     alpha: list[Figure]
     bits: list[Figure]
@@ -138,13 +137,9 @@ def _shown(results: Results, study: Study, looks: Looks) -> Shown:
     def each(of: Callable[[Study, Looks, str], tuple[go.Figure, str]]) -> list[Figure]:
         return [drawn(metric, partial(of, study, looks, metric)) for metric in metrics]
 
-    try:
-        found = answer(results, study)
-    except UserError:
-        found = None
     return Shown(
         study,
-        found,
+        answer(results, study),
         [
             drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study, looks)),
             drawn(f"{study.metric} against latency", partial(against_latency, results, study, looks)),
@@ -165,6 +160,7 @@ def _environment() -> Environment:
         finalize=_finalize,
     )
     environment.filters["in_script"] = in_script
+    environment.filters["as_data"] = data
     return environment
 
 

@@ -36,9 +36,10 @@ def test_the_best_and_those_beside_it(results: Path) -> None:
     wide, narrow = told.best
     assert (wide.bits, wide.name, wide.value, wide.change) == ("w8a8", "smoothquant α=0.5", "15.10", "+0.240 [0.140, 0.340]")
     assert wide.points == (points[1][0]["point_id"],)
-    assert wide.beside == ("smoothquant α=0.8",)  # and not rtn
-    assert (narrow.bits, narrow.name, narrow.tried, narrow.failed) == ("w4a16", "minmax", 2, 1)
-    assert any(note.startswith("Bold is not significantly worse") for note in told.notes)  # what is beside is bold in the page
+    assert wide.beside == ("w8a8 smoothquant α=0.8",)  # and not rtn
+    assert (narrow.bits, narrow.words, narrow.name, narrow.tried, narrow.beside) == ("w4a16", "4-bit weights", "minmax", 1, None)
+    assert (told.failed, told.megabytes) == (1, "400.0")
+    assert told.use.startswith("8-bit with smoothquant α=0.5: 4.0 times smaller")
 
 
 @pytest.mark.parametrize(("metric", "best"), [("top1", "awq α=0.5"), ("perplexity", "smoothquant α=0.5")])

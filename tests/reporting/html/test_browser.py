@@ -17,8 +17,12 @@ import pytest
 from cli import environment, tiny_run, wait_for
 from examples import build, write
 
+from sqbench.records.store import Store
+from sqbench.reporting.candidates import candidates
 from sqbench.reporting.html import page as report
 from sqbench.reporting.html import serve
+from sqbench.reporting.html.results import read
+from sqbench.reporting.recommendation import Wanted, recommend, sentence
 
 CHROMIUM = os.environ.get("SQBENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytest.importorskip("playwright", reason="the dev extra has Playwright")
@@ -149,6 +153,39 @@ def test_a_cell_leads_to_its_point_and_on_to_its_layers(opened: Opened) -> None:
     layers = tab.locator("#layer-table tbody tr")
     assert layers.count() == 14  # two blocks of seven
     assert "up_proj" in layers.nth(5).inner_text()
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"mb": "0.2"}, {"loss": "0.2"}, {"loss": "-100"}, {"speed": "0.5"}, {"mb": "1e6", "loss": "50"}]
+)
+def test_a_readers_limits_choose_what_the_command_line_chooses(opened: Opened, sweep: Path, limits: dict[str, str]) -> None:
+    results = read(sweep)
+    study = results.studies[0]
+    found = candidates(study, results.frame, results.records, Store(sweep), study.metric)
+    value = {name: float(text) for name, text in limits.items()}
+    wanted = Wanted(value.get("mb"), value.get("loss"), value.get("speed"))
+    if "speed" in value and not any(one.speeds for one in found.items):
+        pytest.skip("nothing is timed here: the form does not ask for a speed")
+    use = recommend(found, wanted).use
+    tab = opened()
+    for name, text in limits.items():
+        tab.locator(f".choose [name={name}]").fill(text)
+    expected = "No point satisfies all of it." if use is None else sentence(found, use)
+    assert tab.locator(".choose .use strong").inner_text() == expected
+    assert tab.locator(".choose .use a").is_visible() == (use is not None)
+    tab.get_by_role("button", name="No limits").click()
+    first = recommend(found, Wanted()).use
+    assert first is not None
+    assert wait_for(lambda: tab.locator(".choose .use strong").inner_text() == sentence(found, first), 30)
+
+
+def test_on_a_phone_a_format_is_a_card(opened: Opened) -> None:
+    tab = opened("phone")
+    cells = tab.locator("table.cards tbody tr").nth(1).locator("td")
+    boxes = [cells.nth(at).bounding_box() for at in range(cells.count())]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= SIZES["phone"][0] for box in boxes)
+    assert [box["y"] for box in boxes] == sorted({box["y"] for box in boxes})  # one below the other
+    assert tab.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"][0]
 
 
 def test_the_keyboard_reaches_what_the_mouse_does(opened: Opened) -> None:
