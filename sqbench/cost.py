@@ -88,7 +88,7 @@ class History:
             return next((most for near in kin if (most := max(at_their_rates(stage, near))) > 0), 0.0)
 
         nearest = kin[0]
-        own = {stage for record in nearest for stage in record["cost"]["seconds"]} - {"total", "load", *SHARED}
+        own = {stage for record in nearest for stage in record["cost"]["seconds"]} - {"total", "load", "noise", *SHARED}
         rest = statistics.median(_rest(record["cost"]["seconds"]) for record in nearest)
         seconds = {stage: statistics.median(at_their_rates(stage, nearest)) for stage in own}
         basis = f"{len(nearest)} finished point{'s' * (len(nearest) > 1)} like it"
@@ -99,20 +99,27 @@ class History:
             worked_out = {stage: speed * foreseen[0][stage] for stage in METHODS_OWN if stage in foreseen[0]}
             seconds |= worked_out
             basis += ", its method from the size of the model" * bool(worked_out)
+        shared = {stage: paid(stage) for stage in SHARED}
         return Cost(
-            rest + sum(seconds.values()),
+            rest + sum(seconds.values()) + _noise(identity, seconds.get("evaluate", 0.0)),
             paid("load"),
-            {key: paid(stage) for stage, key in _shared(identity).items() if key not in self.there},
+            self._to_pay(identity, shared),
             _memory(nearest, size, self.sizes),
             basis,
         )
 
+    def _to_pay(self, identity: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
+        """What is shared and not there: its key and seconds, the float model's rounding noise among it."""
+        known = {**seconds, "float noise": _noise(identity, seconds.get("baseline", 0.0))}
+        return {key: known[stage] for stage, key in _shared(identity).items() if stage in known and key not in self.there}
+
     def _foreseen(self, identity: Mapping[str, Any], seconds: Mapping[str, float], held: int) -> Cost:
         """A cost from first principles alone."""
         return Cost(
-            sum(spent for stage, spent in seconds.items() if stage not in ("load", *SHARED)),
+            sum(spent for stage, spent in seconds.items() if stage not in ("load", *SHARED))
+            + _noise(identity, seconds.get("evaluate", 0.0)),
             seconds["load"],
-            {key: seconds[stage] for stage, key in _shared(identity).items() if stage in seconds and key not in self.there},
+            self._to_pay(identity, seconds),
             held + psutil.Process().memory_info().rss,
             "the size of the model",
         )
@@ -165,10 +172,18 @@ def _work(stage: str, identity: Mapping[str, Any], size: int | None) -> float | 
     return float(size) * data.get("windows", data.get("images")) * identity["data"].get("window", 1)
 
 
+def _noise(identity: Mapping[str, Any], evaluation: float) -> float:
+    """Seconds in which `noise=N` evaluates N times more."""
+    return float(identity.get("noise", 0)) * evaluation
+
+
 def _shared(identity: Mapping[str, Any]) -> dict[str, str]:
     """Stage -> what its result is known by: whatever it depends on."""
+    floats = [identity["model"], identity["data"], identity["eval"], identity["device"], "baseline"]
+    noisy = {"float noise": digest([*floats, identity["noise"]])} if identity.get("noise") else {}
     return {
-        "baseline": digest([identity["model"], identity["data"], identity["eval"], identity["device"], "baseline"]),
+        **noisy,
+        "baseline": digest(floats),
         "calibrate": digest(
             [identity["model"], identity["calibration"], *map(identity["data"].get, ("window", "bos")), identity["scheme"]["ops"]]
         ),

@@ -151,3 +151,23 @@ def test_the_float_model_has_no_method_of_its_own_to_work_out(monkeypatch: pytes
     assert told is not None
     assert told.basis == "1 finished point like it"
     assert told.seconds == pytest.approx(1 + 8 + 1)  # lower and evaluate, as the record has them, and no quantize
+
+
+def test_noise_evaluates_again_and_is_no_habit_of_other_points() -> None:
+    noisy = finished(STAGES | {"noise": 60.0, "total": 106.0}, identity__noise=5)
+    history = History([finished(STAGES), noisy])
+    plain, again = history.predict(point()), history.predict(point(identity__noise=3))
+    assert plain is not None
+    assert again is not None
+    assert again.seconds == pytest.approx(plain.seconds + 3 * 8)
+    assert sorted(again.shared.values()) == [30.0]  # the float model three times more
+    assert plain.shared == {}
+
+
+def test_noise_of_a_model_never_seen_is_foreseen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "estimate", lambda point: ({"load": 1.0, "baseline": 2.0, "calibrate": 3.0, "evaluate": 4.0}, 10))
+    plain, noisy = History([]).predict(point()), History([]).predict(point(identity__noise=5))
+    assert plain is not None
+    assert noisy is not None
+    assert noisy.seconds == plain.seconds + 20
+    assert sum(noisy.shared.values()) == sum(plain.shared.values()) + 10
