@@ -7,10 +7,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
-from sqbench.reporting.html.looks import PALETTE
 from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.looks import COLOURS, GREY
 from sqbench.reporting.studies import Study
+
+STAGES = tuple(COLOURS.values())[1:]  # stages belong to no method: these colours mean nothing but another stage
 
 MOST = 40  # bars that can be told apart
 _ROW = 22  # pixels of a bar
@@ -31,7 +33,7 @@ def seconds(results: Results, study: Study) -> tuple[go.Figure, str]:
             name=in_figure(stage),
             orientation="h",
             marker={
-                "color": PALETTE[place % len(PALETTE)],
+                "color": STAGES[place % len(STAGES)],
                 "pattern": {"shape": ("", "/", ".", "x", "-")[place % 5], "size": 6, "solidity": 0.2, "fillmode": "overlay"},
             },
             hovertemplate="%{y}: %{x:.3g} s<extra>%{fullData.name}</extra>",
@@ -57,7 +59,7 @@ def memory(results: Results, study: Study) -> tuple[go.Figure, str]:
         y=[in_figure(label) for label in order],
         x=[largest[label] for label in order],
         orientation="h",
-        marker={"color": PALETTE[0]},
+        marker={"color": GREY},
         hovertemplate="%{y}: %{x:.3g} GB<extra></extra>",
     )
     figure.update_layout(height=140 + _ROW * len(order), showlegend=False)
