@@ -84,9 +84,23 @@ def test_milliseconds_come_from_the_points_that_measured_them(study: Any) -> Non
 def test_seconds_are_of_the_records(study: Any) -> None:
     results, one = study
     bar = traces(lambda: costs.seconds(results, one))["load"]
-    assert set(bar["x"]) == {1.0}
-    assert bar["y"][-1] == "rtn w8a8"  # Plotly draws bars from below
+    own = dict(zip(bar["y"], bar["x"], strict=True))
+    assert own.pop("once for all points") == 0.0
+    assert set(own.values()) == {1.0}
+    assert list(own)[-1] == "rtn w8a8"  # Plotly draws bars from below
     assert traces(lambda: costs.memory(results, one)) == {}  # one unnamed series
+
+
+def test_what_points_share_is_a_row_of_its_own(results: Path) -> None:
+    for alpha, spent in ((0.3, 9.0), (0.5, 0.1)):
+        write(results, build(alpha=alpha, cost__seconds={"load": 1.0, "calibrate": spent, "quantize": 2.0, "total": 3.0 + spent}))
+    found = read(results)
+    bar = traces(lambda: costs.seconds(found, found.studies[0]))["calibrate"]
+    assert dict(zip(bar["y"], bar["x"], strict=True)) == {
+        "smoothquant w8a8 α=0.5": 0.0,
+        "smoothquant w8a8 α=0.3": 0.0,
+        "once for all points": pytest.approx(9.1),
+    }
 
 
 def test_what_cannot_be_drawn_says_what_would_help(results: Path) -> None:
