@@ -14,6 +14,7 @@ from sqbench.answer import answered
 from sqbench.collect import WhereConfig, chosen, records_of
 from sqbench.config import RunConfig
 from sqbench.errors import UserError, known
+from sqbench.extras import extra
 from sqbench.progress import output
 from sqbench.quiet import quiet
 from sqbench.records.store import Store
@@ -185,7 +186,8 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
         value = getattr(config, key, None)
         if value is not None and value < (1 if key == "examples" else 2):
             raise UserError(f"{key}={value}: {1 if key == 'examples' else 2} or more works")
-    from sqbench.reporting.style import check_formats
+    with extra("plots", f"sqbench.plot {name}"):
+        from sqbench.reporting.style import check_formats
 
     check_formats(config.formats)
     return config, rest

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.extras import extra
 from sqbench.overrides import pasted
 from sqbench.quiet import quiet
 
@@ -34,9 +35,11 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: there is no such folder, or it cannot be written.
     """
-    from sqbench.reporting.html.page import write
+    folder = folder_of(config)
+    with extra("report", "sqbench.report"):
+        from sqbench.reporting.html.page import write
 
-    return write(folder_of(config))
+    return write(folder)
 
 
 def watch(config: ReportConfig) -> None:
@@ -45,9 +48,10 @@ def watch(config: ReportConfig) -> None:
     Raises:
         UserError: there is no such folder, or no port is free.
     """
-    from sqbench.reporting.html import serve
-
     folder = folder_of(config)
+    with extra("report", "sqbench.report"):
+        from sqbench.reporting.html import serve
+
     report_dir = folder / "report"
     report_dir.mkdir(exist_ok=True)
     with serve.served(report_dir, config.host, config.port) as (host, port):

