@@ -244,6 +244,61 @@ def test_samples_have_the_columns_that_the_page_lists(point, results):
     assert set(columns) == set(listed[1].split())
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUOTING = {"README.md": README} | {name: PAGES[f"docs/{name}"] for name in ("lab.md", "commands.md", "tutorial.md")}
+COMMITTED = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "results" / "reference").glob("*/**/*.md"))]
+BRACKETS = re.compile(r"\[-?\d[\d.e+-]*, -?\d[\d.e+-]*\]")  # an interval
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("page", QUOTING)
+def test_a_quoted_interval_is_one_of_a_committed_result(page):
+    known = set(BRACKETS.findall("\n".join(COMMITTED)))
+    assert set(BRACKETS.findall(QUOTING[page])) - known == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "lab.md"])
+def test_a_quoted_row_is_one_of_a_committed_table(page):
+    known = [cells(row) for text in COMMITTED for row in text.splitlines() if row.startswith("|")]
+    told = re.compile(rf"{BRACKETS.pattern[:-2]}.*\)|^\d+\.\d+$")
+    quoted = [cells(row) for row in QUOTING[page].splitlines() if row.startswith("|")]
+    rows = [row for row in quoted if any(told.search(cell) for cell in row)]
+    assert len(rows) >= 3
+    for row in rows:
+        assert any(set(row) <= set(other) for other in known), row
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 110
+    linked = re.findall(r"\]\(([^)#]+)", README)
+    assert [name for name in linked if not name.startswith("http") and not (ROOT / name).exists()] == []
+    tree = re.search(r"```text\n(.*?)```", README, re.DOTALL)[1]
+    assert [line.split()[0] for line in tree.splitlines() if not (ROOT / line.split()[0]).exists()] == []
+
+
+@pytest.mark.parametrize("line", commands(README), ids=lambda line: line[:80])
+def test_a_command_of_the_readme_can_be_given(line, tmp_path, monkeypatch):
+    test_a_quoted_command_can_be_given("README.md", line, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow  # it starts Python and reads records: some seconds
+def test_the_quoted_recommendation_is_what_the_command_prints():
+    line, printed = re.search(
+        r"```sh\n(python -m sqbench\.recommend [^\n]+)\n```\n\n```text\n(.*?)```", PAGES["docs/commands.md"], re.DOTALL
+    ).groups()
+    words = shlex.split(line)
+    folder = next(word.partition("=")[2] for word in words if word.startswith("results_dir="))
+    if not any((ROOT / folder).glob("runs/*/record.json")):
+        pytest.skip(f"no records in {folder}")
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, env=environment() | {"COLUMNS": "100"}, capture_output=True, text=True, timeout=300
+    )
+    assert [row.rstrip() for row in done.stdout.strip().splitlines()] == printed.strip().splitlines()
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The manual as `make docs` builds it, and what the build said."""
