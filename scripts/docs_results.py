@@ -1,7 +1,7 @@
 """A MkDocs hook: pages show the pictures of the committed results where they are, in results/reference.
 
-A page names one as on GitHub, `../results/reference/STUDY/plots/NAME.png`; the manual has it in `reference/`. In tables a change and
-its interval stay on one line.
+A page names one as on GitHub, `../results/reference/STUDY/plots/NAME.png`; the manual has it in `reference/`. In tables a
+change and its interval stay on one line.
 """
 
 import re
