@@ -29,7 +29,7 @@ test-processors: $(STAMP)
 
 # The manual, in site/: warnings are errors.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # At most two hours on 2 cores; run again, it goes on where it stopped. `make reference STUDY=claims` makes one study.
 reference: $(STAMP)

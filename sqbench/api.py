@@ -239,7 +239,8 @@ def quantize(
     """A quantized model; the float model stays as it is.
 
     Args:
-        method, bits: names in `conf/method` and `conf/bits`, or the objects themselves.
+        method: a name in `conf/method`, or the method itself.
+        bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's own.
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
         parameters: the method's own, for example `pairs=True`.
 
@@ -271,7 +272,9 @@ def train(
 
     Args:
         images: `examples.training`.
-        method, bits, parameters: as for `quantize`: qat or qat_lsq, for example `epochs=3`.
+        method: `qat`, `qat_lsq` or the method itself.
+        bits: as for `quantize`.
+        parameters: the method's own, for example `epochs=3`.
         seed: of the order of images and of those that validate.
         checkpoint: a file that an interrupted call goes on from.
 
