@@ -85,7 +85,11 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     whole = _with_layers(cfg, None)
     check(whole)
     log.info("layers=%s: loading %s to see its groups of layers", EACH, cfg.model.name)
-    groups = groups_of(identify(whole))
+    point = identify(whole)
+    if point.first:
+        log.info("layers=%s: %s; it is one line of the plan until then", EACH, point.first)
+        return [(overrides, whole)]
+    groups = groups_of(point)
     log.info("layers=%s: %d groups, from %s to %s", EACH, len(groups), groups[0][0], groups[-1][0])
     kept = [item for item in overrides if not item.startswith("layers=")]
     return [([*kept, f"layers=[{','.join(map(quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]

@@ -64,7 +64,7 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
-    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}"]
+    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}", f"plan={config.plan}"]
     common += [] if config.cache_dir is None else [written("cache_dir", config.cache_dir)]
     points = {}
     for words in jobs:
