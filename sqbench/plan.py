@@ -45,7 +45,8 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         layers += [f"{steps[point.id]} steps" if steps[point.id] else ""] * train
         seconds = "?" if cost is None else f"{cost.seconds:.0f}"
         memory = "--" if cost is None or cost.memory is None else f"{cost.memory / 1e9:.1f}"
-        table.add_row("" if point.first else point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, seconds, memory)
+        named = ("" if point.first else point.id, method["name"], scheme["name"], str(method.get("alpha", "")))
+        table.add_row(*named, *layers, state, seconds, memory)
     output.print(table)
     if costs or unknown or not waiting:
         output.print(summary(costs, unknown), soft_wrap=True)

@@ -136,8 +136,10 @@ def main(cfg: DictConfig) -> None:
         sys.exit(sweep.interrupted())
     files = report.write(found, Path(config.results_dir).expanduser())
     verdicts = [Claim.verdict([finding.holds for finding in findings]) for _, findings in found]
-    for (claim, _), verdict in zip(found, verdicts, strict=True):
-        output.print(f"{claim.key:>3}  {verdict:<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True)
+    for claim, findings in found:
+        output.print(
+            f"{claim.key:>3}  {report.told(findings):<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True
+        )
     output.print(
         ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
     )

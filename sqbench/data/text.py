@@ -162,7 +162,9 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
     except planning.Absent as absent:
         text, first = sealed(cfg.source), str(absent)
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
-    return TextCorpus(text, None if other == text else other, first=first)  # the same text in two files: its windows must not overlap either
+    if other == text:  # the same text in two files: its windows must not overlap either
+        other = None
+    return TextCorpus(text, other, first=first)
 
 
 SOURCES = {name: DataSource("text", fetch) for name in TEXTS}

@@ -15,7 +15,10 @@ __all__ = ["LOADERS", "Loader", "Model", "Source", "locate"]
 
 
 def locate(cfg: ModelConfig) -> Source:
-    """Find a model's files and fingerprint them; nothing is loaded. In a plan, a model that is not there is known by its configuration."""
+    """Find a model's files and fingerprint them; nothing is loaded.
+
+    In a plan, a model that is not there is known by its configuration.
+    """
     try:
         return LOADERS[cfg.loader].locate(cfg)
     except Absent as absent:
