@@ -137,7 +137,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             record["noise"] = result.noise
         _refuse_nonfinite(record)
         if caution := shortfall(record["delta"].get(evaluation.headline(result.metrics), {})):
-            log.warning("%s", caution)
+            log.debug("%s", caution)  # in the point's own log: the sweep says it once, at its end
         fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())

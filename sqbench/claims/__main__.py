@@ -26,6 +26,7 @@ from sqbench.quiet import quiet
 from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.cautions import cautions
 from sqbench.storage import canonical_json, write_text
 
 INDEX = "claims.json"  # overrides of a point -> its id
@@ -143,6 +144,9 @@ def main(cfg: DictConfig) -> None:
     output.print(
         ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
     )
+    made = (Store(config.results_dir).read(outcome.point_id, brief=True) for outcome in outcomes)
+    for note in cautions(record for record in made if record is not None):
+        output.print(note, markup=False, highlight=False, soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     sweep.print_failures(outcomes, output)
     sys.exit(1 if failed else 0)
