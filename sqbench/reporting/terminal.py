@@ -89,7 +89,8 @@ def sweep_table(
             change_of_mean = "--" if math.isnan(mean.delta) else change_text(mean.delta, mean.low, mean.high, metric)
             beside = [number(mean.float, metric) if not math.isnan(mean.float) else "--"] * timed
             shown = [point["bits"], point["alpha"], value_text(mean, metric), *beside, change_of_mean, *blank]
-            table.add_row(as_text(f"{point['method']}\nmean ± over seeds"), *map(as_text, shown), Text(f"{mean.points} seeds"))
+            name = Text("\n").join([as_text(point["method"]), Text("mean ± over seeds")])
+            table.add_row(name, *map(as_text, shown), Text(f"{mean.points} seeds"))
     return table
 
 
