@@ -162,7 +162,7 @@ def _untested(
     """
     said = [""] * len(cells)
     p_values = cells["p"].to_numpy()
-    for place in np.flatnonzero(cells["unclear"]):
+    for place in np.flatnonzero(cells["unclear"]).tolist():
         change, outcome = changes.get(place, {}), outcomes.get(cells["ids"][place][0])
         if not change or outcome is None or TESTS[outcome.kind] != SIGN_FLIPS:
             continue
