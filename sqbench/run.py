@@ -22,7 +22,7 @@ from sqbench.composition import by_choice
 from sqbench.errors import UserError
 from sqbench.isolation import Share, end_child, run_isolated
 from sqbench.progress import console, place_in_sweep
-from sqbench.quiet import quiet
+from sqbench.quiet import begin, quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 
@@ -116,6 +116,7 @@ def main() -> None:
     """The command line; always ends with the exit status that tells the truth."""
     global _asked_to_stop
     _asked_to_stop = False
+    begin()
     quiet()
     config.register()
     signal.signal(signal.SIGTERM, _stop)

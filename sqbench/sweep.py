@@ -13,6 +13,7 @@ from sqbench.overrides import pasted, quoted
 from sqbench.progress import console, output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.cautions import cautions
 from sqbench.reporting.shares import share_notes
 from sqbench.reporting.terminal import print_failures, sweep_table
 
@@ -85,7 +86,11 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     whole = _with_layers(cfg, None)
     check(whole)
     log.info("layers=%s: loading %s to see its groups of layers", EACH, cfg.model.name)
-    groups = groups_of(identify(whole))
+    point = identify(whole)
+    if point.first:
+        log.info("layers=%s: %s; it is one line of the plan until then", EACH, point.first)
+        return [(overrides, whole)]
+    groups = groups_of(point)
     log.info("layers=%s: %d groups, from %s to %s", EACH, len(groups), groups[0][0], groups[-1][0])
     kept = [item for item in overrides if not item.startswith("layers=")]
     return [([*kept, f"layers=[{','.join(map(quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]
@@ -125,8 +130,9 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
         for outcome in outcomes
     ]
     if records := [record for record in found.values() if record is not None]:
-        output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
-        for note in share_notes(records):
+        skipped = {outcome.point_id for outcome in outcomes if outcome.state == "skipped"}
+        output.print(sweep_table(records, skipped, samples=store.samples))
+        for note in (*share_notes(records), *cautions(records)):
             output.print(note, markup=False, highlight=False, soft_wrap=True)
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"

@@ -105,8 +105,9 @@ class SearchSweeper(CheckedSweeper):
 
         sizes = [f"{key}={size}" for smaller in self._smaller(self.corner.cfg) for key, size in smaller.items()]
         each = f", each at {', '.join(sizes)} first, and in full only if it is among the best there" if sizes else ""
-        predicted = History(self.store.records(brief=True)).predict(self.corner)
+        predicted = None if self.corner.first else History(self.store.records(brief=True)).predict(self.corner)
         cost = "unknown cost" if predicted is None else f"about {predicted.seconds:.0f} s"
+        cost += f": {self.corner.first}" * bool(self.corner.first)
         lines = [
             "plan: nothing is computed",
             *(f"  {key}: {described(dimension)}" for key, dimension in self.space.dimensions.items()),

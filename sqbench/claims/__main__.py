@@ -26,6 +26,7 @@ from sqbench.quiet import quiet
 from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.cautions import cautions
 from sqbench.storage import canonical_json, write_text
 
 INDEX = "claims.json"  # overrides of a point -> its id
@@ -64,7 +65,7 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
-    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}"]
+    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}", f"plan={config.plan}"]
     common += [] if config.cache_dir is None else [written("cache_dir", config.cache_dir)]
     points = {}
     for words in jobs:
@@ -136,11 +137,16 @@ def main(cfg: DictConfig) -> None:
         sys.exit(sweep.interrupted())
     files = report.write(found, Path(config.results_dir).expanduser())
     verdicts = [Claim.verdict([finding.holds for finding in findings]) for _, findings in found]
-    for (claim, _), verdict in zip(found, verdicts, strict=True):
-        output.print(f"{claim.key:>3}  {verdict:<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True)
+    for claim, findings in found:
+        output.print(
+            f"{claim.key:>3}  {report.told(findings):<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True
+        )
     output.print(
         ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
     )
+    made = (Store(config.results_dir).read(outcome.point_id, brief=True) for outcome in outcomes)
+    for note in cautions(record for record in made if record is not None):
+        output.print(note, markup=False, highlight=False, soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     sweep.print_failures(outcomes, output)
     sys.exit(1 if failed else 0)

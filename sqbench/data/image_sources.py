@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sqbench import planning
 from sqbench.config import DataConfig
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory, stamp
 from sqbench.errors import UserError
@@ -193,6 +194,7 @@ def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[P
             set_aside(root, error)
         else:
             return root
+    planning.before("its data are downloaded first")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{name}.", ignore_cleanup_errors=True) as part:

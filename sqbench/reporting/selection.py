@@ -32,8 +32,14 @@ def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
         if names is not None:
             keep &= pd.Series(labels(frame[column]), index=frame.index).isin(names)
     shared = pd.Series(list(zip(*(labels(frame[name]) for name in _BASIS), strict=True)), index=frame.index, dtype=object)
-    keep |= (frame["method"] == "fp") & shared.isin(set(shared[keep]))
+    keep |= float_lines(frame) & shared.isin(set(shared[keep]))
     return frame[keep].reset_index(drop=True)
+
+
+def float_lines(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are of a float baseline. A float model that was measured against another one, in another dtype, is a point."""
+    changed = set(frame["point_id"][frame["metric"].str.startswith("delta_", na=False)])
+    return (frame["method"] == "fp") & ~frame["point_id"].isin(changed)
 
 
 def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:

@@ -67,10 +67,10 @@ def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
     """
     same_basis(grid)
     cells = shown_cells(grid)
-    floats = cells[cells["method"] == "fp"]
+    line = (cells["method"] == "fp") & cells["delta"].isna()  # a float model in another dtype has a change, and is a point
+    floats, cells = cells[line], cells[~line]
     found = []
     names = [name for name in grid.rows if name != "alpha"]
-    cells = cells[cells["method"] != "fp"]
     for key, rows in cells.assign(apart=apart(cells, names[2:], names[:2])).groupby(names, sort=False):
         alphas = tuple(alpha for alpha in rows["alpha"] if alpha)
         label = " ".join([*key[:2], *rows["apart"].iloc[:1]]).strip()
