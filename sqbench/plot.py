@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from sqbench.answer import answered
-from sqbench.collect import WhereConfig, chosen, records_of
+from sqbench.collect import chosen, every, records_of
+from sqbench.composition import by_choice
 from sqbench.config import RunConfig
 from sqbench.errors import UserError, known
+from sqbench.overrides import put, read, unknown
 from sqbench.progress import output
 from sqbench.quiet import quiet
 from sqbench.records.store import Store
@@ -44,7 +45,7 @@ class RecordsConfig(PlotConfig):
     """Of finished points."""
 
     metric: str | None = None  # null: perplexity, or else the first that the records have
-    where: WhereConfig = field(default_factory=WhereConfig)  # model, data, method, bits, alpha: a name or a list of names
+    where: dict[str, Any] = field(default_factory=every)  # model, data, method, bits, alpha: a name or a list of names
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ KINDS = {
 }
 
 
-def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]:
+def parsed(kind: Kind, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]:
     """A picture's own settings, and the overrides that are left for the run's configuration.
 
     Raises:
@@ -166,17 +167,16 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
     schema = OmegaConf.structured(kind.config)
     own = {item.name for item in fields(kind.config)}
     rest = []
-    for text, override in zip(arguments, OverridesParser.create().parse_overrides(list(arguments)), strict=True):
-        key = override.get_key_element()
+    for text, override in zip(arguments, read(arguments), strict=True):
+        key = override.key_or_group
         if override.is_sweep_override():
-            raise UserError(f"{text}: one picture has one value of it")
+            raise UserError(f"{text}: must be one value, one picture has one")
         if key.partition(".")[0] in own:
-            OmegaConf.update(schema, key, override.value())
+            put(schema, [override])
         elif kind.config is RecordsConfig:
-            keys = [*(own - {"where"}), *(f"where.{item.name}" for item in fields(WhereConfig))]
-            raise UserError(f"{key}: {name} reads records; {known(f'where.{key}' if f'where.{key}' in keys else key, keys)}")
-        elif key.partition(".")[0].lstrip("+~") not in {*(item.name for item in fields(RunConfig)), "experiment", "hydra"}:
-            raise UserError(f"{key}: {known(key, own)}, and all keys of sqbench.run")
+            raise UserError(f"{text}: {unknown(schema, key)}")
+        elif key.partition(".")[0] not in {*(item.name for item in fields(RunConfig)), "experiment", "hydra"}:
+            raise UserError(f"{text}: {known(key, own)}, and all keys of sqbench.run")
         else:
             rest.append(text)
     config = OmegaConf.to_object(schema)
@@ -184,7 +184,7 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
     for key in ("examples", "tokens", "channels"):
         value = getattr(config, key, None)
         if value is not None and value < (1 if key == "examples" else 2):
-            raise UserError(f"{key}={value}: {1 if key == 'examples' else 2} or more works")
+            raise UserError(f"{key}={value}: must be {1 if key == 'examples' else 2} or more")
     from sqbench.reporting.style import check_formats
 
     check_formats(config.formats)
@@ -197,7 +197,7 @@ def _records(config: RecordsConfig) -> tuple[Any, str]:
     from sqbench.reporting.noise import told_most
     from sqbench.reporting.order import main_metric
 
-    frame = chosen(results_frame(told_most(records_of(config.results_dir))), config.where)
+    frame = chosen(results_frame(told_most(records_of(config.results_dir, "plot KIND"))), config.where)
     return frame, config.metric or main_metric(frame["metric"])
 
 
@@ -244,7 +244,8 @@ def _answer(given: Sequence[str]) -> None:
         name = given[0] if given else ""
         raise UserError(f"kind {name or 'missing'}: {known(name, KINDS)}; `python -m sqbench.plot --help` explains them")
     kind = KINDS[given[0]]
-    paths = kind.make(*parsed(kind, given[0], given[1:]))
+    with by_choice():
+        paths = kind.make(*parsed(kind, given[1:]))
     sys.stdout.write("".join(f"{path}\n" for path in paths))
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from sqbench.errors import UserError
 from sqbench.locks import claim
+from sqbench.overrides import pasted
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,17 @@ SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
 SCHEMA = 1  # of record.json; raised when a reader would have to know
 PATIENCE = 2.0  # seconds; a child follows its killed parent within them, and a launcher gives its point to another at once
 _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
+
+
+def refuse_collection(results_dir: str, command: str) -> None:
+    """Raise UserError, with the lines to type, for a folder without records of its own in which there are results folders."""
+    root = Path(results_dir).expanduser()
+    if (root / "runs").is_dir():
+        return
+    inside = sorted({path.parents[2] for depth in ("*", "*/*") for path in root.glob(f"{depth}/runs/*/record.json")})
+    if inside:
+        lines = [f"python -m sqbench.{command} {pasted('results_dir', folder)}" for folder in inside]
+        raise UserError(f"results_dir={results_dir}: is no results folder, and holds {len(inside)}:\n" + "\n".join(lines))
 
 
 class Store:
