@@ -21,10 +21,15 @@ from sqbench.progress import console
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: 1 shows the traceback of every error
 
 
-def application(config_name: str, task: TaskFunction) -> int:
-    """A Hydra application: it gives the configuration of the command line to the task, in whatever process; the exit status."""
+def application(config_name: str, task: TaskFunction, first: Callable[[], None] = lambda: None) -> int:
+    """A Hydra application: it gives the configuration of the command line to the task, in whatever process; the exit status.
+
+    Args:
+        first: what is done before anything is composed.
+    """
 
     def work() -> None:
+        first()
         flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
         sys.argv[1:] = [*flags, *(word for word in sys.argv[1:] if word not in flags)]  # Hydra reads no key=value after a flag
         with by_choice():

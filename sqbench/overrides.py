@@ -59,10 +59,8 @@ def read(words: Sequence[str]) -> list[Override]:
         except HydraException as error:
             if "=" not in word:
                 raise UserError(f"{word}: must be KEY=VALUE") from error
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{word}: must be KEY=VALUE, with quotes around a value that has one of ()[]{{}}:= ({reason})"
-            ) from error
+            reason = f"a value that has one of ()[]{{}}:= needs quotes ({str(error).splitlines()[0]})"
+            raise UserError(f"{word}: must be KEY=VALUE, and {reason}") from error
     return found
 
 

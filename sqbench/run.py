@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
-from sqbench.answer import answered, application, refuse
+from sqbench.answer import application, refuse
 from sqbench.checks import check
 from sqbench.errors import UserError
 from sqbench.isolation import Share, end_child, run_isolated
@@ -125,7 +125,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        status = answered(partial(_refuse_pictures, sys.argv[1:])) or application("config", task)
+        status = application("config", task, first=partial(_refuse_pictures, sys.argv[1:]))
         sys.exit(sweep.interrupted() if status == sweep.INTERRUPTED else status)
     finally:
         end_child()

@@ -14,8 +14,6 @@ from sqbench.overrides import pasted, quoted
 from sqbench.progress import console, output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
-from sqbench.reporting.shares import share_notes
-from sqbench.reporting.terminal import print_failures, sweep_table
 
 if TYPE_CHECKING:
     from sqbench.runner import Point
@@ -137,6 +135,9 @@ def finished(
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
+    from sqbench.reporting.shares import share_notes
+    from sqbench.reporting.terminal import print_failures, sweep_table
+
     store = Store(results_dir)
     found = {outcome.point_id: store.read(outcome.point_id, brief=True) for outcome in outcomes}
     outcomes = [

@@ -182,7 +182,7 @@ def test_help_names_every_kind_and_key(call: Callable[..., Ended]) -> None:
 
 
 def test_own_keys_are_told_from_those_of_a_run() -> None:
-    config, rest = parsed(KINDS["divided"], "divided", ["layer=a.b", "model=hf", "alpha=0.5", "method.pairs=true", "examples=3"])
+    config, rest = parsed(KINDS["divided"], ["layer=a.b", "model=hf", "alpha=0.5", "method.pairs=true", "examples=3"])
     assert config == LayerConfig(layer="a.b", examples=3)
     assert rest == ["model=hf", "alpha=0.5", "method.pairs=true"]
 

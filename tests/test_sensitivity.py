@@ -99,12 +99,14 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     assert message in ended.err.replace("\n", " ")
 
 
-def test_a_pattern_without_a_layer_fails_with_the_closest(command: Callable[..., Ended], results: Path) -> None:
-    ended = command(*W3, "layers=[model.layers.1.mpl]")
-    assert ended.code == 1
-    (record,) = records(results)
-    assert record["error"]["message"].startswith("layers=model.layers.1.mpl: matches no layer; did you mean model.layers.1.mlp")
-    assert not (results / "cache").exists()  # nothing was computed for it
+def test_a_pattern_without_a_layer_is_refused_with_the_closest_before_anything_runs(
+    command: Callable[..., Ended], results: Path
+) -> None:
+    for mode in ((), ("-m",)):
+        ended = command(*mode, *W3, "layers=[model.layers.0.mlp,model.layers.1.mpl]")
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith("error: layers=model.layers.1.mpl: matches no layer; did you mean model.layers.1.mlp")
+    assert not list(results.glob("runs/*"))
 
 
 # ---------------------------------------------------------------- mixed precision

@@ -27,6 +27,7 @@ from sqbench.quiet import quiet
 from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.terminal import print_failures
 from sqbench.storage import canonical_json, write_text
 
 log = logging.getLogger("sqbench.claims")  # the module itself is __main__
@@ -150,7 +151,7 @@ def _answer(cfg: DictConfig) -> int:
         ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
     )
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    sweep.print_failures(outcomes, output)
+    print_failures(outcomes, output)
     return 1 if failed else 0
 
 
