@@ -553,7 +553,7 @@ def test_noise_is_in_the_record_and_changes_no_number(command: Command, results:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["noise=1"], "noise=1: 2 or more works"),
+        (["noise=1"], "noise=1: must be 2 or more"),
         (["noise=3", "eval=latency"], "noise=3: eval=latency measures time, which has its own spread; noise=0 works"),
     ],
 )

@@ -349,7 +349,7 @@ def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, capl
         ),
     ]
     assert "9 combinations are 5 points" in caplog.text
-    with pytest.raises(UserError, match=r"data\.windows=0: 1 or more works  \[method=awq data\.windows=0\]"):
+    with pytest.raises(UserError, match=r"data\.windows=0: must be 1 or more  \[method=awq data\.windows=0\]"):
         sweep.checked([*jobs("method=rtn"), (["method=awq", "data.windows=0"], _unchecked(tiny, "data.windows=0"))])
 
 
