@@ -117,7 +117,7 @@ def unknown(cfg: DictConfig, key: str) -> str:
     return f"{hint}known: {', '.join(sorted(names))}"
 
 
-def _paths(nodes: Mapping[str, Any], above: str = "") -> Iterator[str]:
+def _paths(nodes: Mapping[Any, Any], above: str = "") -> Iterator[str]:
     for name, value in nodes.items():
         yield f"{above}{name}"
         if isinstance(value, dict):

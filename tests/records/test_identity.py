@@ -282,7 +282,7 @@ def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
 def test_methods_without_alpha_ignore_it(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
-    with pytest.raises(UserError, match=r"alpha=1\.5: a number from 0 to 1 works"):  # but not a typo
+    with pytest.raises(UserError, match=r"alpha=1\.5: must be a number from 0 to 1"):  # but not a typo
         known_as(choice, "alpha=1.5")
 
 
