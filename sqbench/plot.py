@@ -67,6 +67,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         raise UserError("layer=???: distributions needs the name of a layer; a wrong one lists names that are close")
     cfg = api.configure(*overrides)
     seen = inspection.inspected(cfg, config.examples, Path(config.results_dir).expanduser() / "cache")
+    called = cfg.model.label or _short(seen.model.name)
     states, done = inspection.states_of(seen, config.layer, config.ranges)
     rows, columns = states[0].activation.shape
     for name, ranges in (("input", "activation_range"), ("weight", "weight_range")):
@@ -76,7 +77,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
     clipped = f"{config.ranges} {inspection.shown_format(seen.task.scheme.activations)}"
     count = f"{len(seen.inputs)} calibration {'window' if seen.model.kind == 'text' else 'image'}{'s' * (len(seen.inputs) > 1)}"
     caption = (
-        f"{_short(seen.model.name)}, {config.layer}. {done}. Surfaces and values: {rows} tokens (positions) x {columns} channels of"
+        f"{called}, {config.layer}. {done}. Surfaces and values: {rows} tokens (positions) x {columns} channels of"
         f" {count}; axes longer than {config.tokens} and {config.channels} show peaks of blocks. Ranges: all {seen.calibrated}"
         f" calibration batches. Clipping: {clipped}."
     )
@@ -86,10 +87,10 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         figure = surfaces.distributions_picture(
             states, f"What {config.layer} reads", caption, channel=channel, tokens=config.tokens, channels=config.channels
         )
-        paths = _save(config, figure, "distributions", _short(seen.model.name), config.layer)
+        paths = _save(config, figure, "distributions", called, config.layer)
     turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
     of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in a point's identity
-    named = {"model": _short(seen.model.name), **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
+    named = {"model": called, **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
     write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
     return [*paths, paths[0].with_suffix(".json")]
 
@@ -101,6 +102,7 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
 
     cfg = api.configure(*overrides)
     seen = inspection.inspected(cfg, config.examples, Path(config.results_dir).expanduser() / "cache")
+    called = cfg.model.label or _short(seen.model.name)
     group, division, alpha, error = inspection.division_of(seen, config.layer)
     output.print(
         divisions.division_table(division, f"{group}, alpha {alpha:.4g}: the {divisions.TOP} channels with the largest input")
@@ -108,12 +110,12 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
     told = f"fold error of the float model's output: {error:.2g} (relative, on {len(seen.inputs)} inputs)"
     _say(told)
     caption = (
-        f"{_short(seen.model.name)}, {group}, {seen.name} with alpha {alpha:.4g}."
+        f"{called}, {group}, {seen.name} with alpha {alpha:.4g}."
         f" Input ranges: {seen.calibrated} calibration batches. {told[0].upper()}{told[1:]}."
     )
     with style.applied():
         figure = divisions.divided_picture(division, f"Where the input of {group.source}'s readers is divided", caption)
-        return _save(config, figure, "divided", _short(seen.model.name), group.source)
+        return _save(config, figure, "divided", called, group.source)
 
 
 def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:

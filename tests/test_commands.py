@@ -1,6 +1,7 @@
 """What all command lines share: one plain line and status 2 for bad input, our own version, a help that names every key."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,9 @@ from cli import Ended, put_back
 from examples import build, write
 
 import sqbench
-from sqbench import config
+from sqbench import config, sweep
+from sqbench.api import compose_config
+from sqbench.reporting.frame import results_frame
 
 Start = Callable[..., Ended]
 COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "plot", "points")
@@ -116,3 +119,27 @@ def test_help_names_every_key_of_a_run(start: Start) -> None:
     wanted = {key.replace("bits.activations.", "bits.weights.") for key in keys(config.RunConfig)}
     assert wanted - set(named(ended.out)) - set(given) == set()
     assert all(f"{group}=NAME" in ended.out for group in ("model", "data", "method", "bits", "eval"))
+
+
+def test_a_label_stands_in_tables_in_place_of_the_name() -> None:
+    old, labelled = build("rtn"), build("awq")
+    labelled["config"]["model"]["label"] = "my model"
+    models = set(results_frame([old, labelled])["model"])
+    assert models == {old["config"]["model"]["name"], "my model"}
+
+
+def test_a_progress_line_carries_the_other_keys_that_vary() -> None:
+    words = ("method=rtn", "alpha=0.5", "seed=1", "data.windows=8", "results_dir=x")
+    assert sweep.told(words, ["method", "alpha", "seed", "data.windows"]) == "seed=1 data.windows=8 "
+    assert sweep.told(words, [""]) == ""
+
+
+def test_what_is_loaded_is_said_before_it_is_imported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("sqbench"), "propagate", True)
+    cfg = compose_config("model=hf", "data=pydoc")
+    sweep.announce(cfg)
+    assert caplog.text == ""  # PyTorch is there already
+    monkeypatch.delitem(sys.modules, "torch")
+    with caplog.at_level(logging.INFO, "sqbench"):
+        sweep.announce(cfg, ["model=hf", "model.name=a,b", "seed=1,2"])
+    assert "loading PyTorch, then model=a,b data=pydoc" in caplog.text
