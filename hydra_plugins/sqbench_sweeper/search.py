@@ -64,14 +64,14 @@ class SearchSweeper(CheckedSweeper):
         for key, least, works in (("trials", 1, "1 or more"), ("jobs", 1, "1 or more"), ("seed", 0, "a number of 32 bits")):
             value = getattr(self, key)
             if not isinstance(value, int) or value < least or (key == "seed" and value >= 2**32):
-                raise UserError(f"hydra.sweeper.{key}={value}: {works} works")
+                raise UserError(f"hydra.sweeper.{key}={value}: must be {works}")
         ways = ("minimize", "maximize")
         if self.direction not in (None, *ways):
             raise UserError(f"hydra.sweeper.direction={self.direction}: {known(str(self.direction), ways)}")
         shares = list(self.rungs) if OmegaConf.is_list(self.rungs) else [None]
         numbers = all(isinstance(share, int | float) for share in shares)
         if not numbers or shares[-1:] != [1] or not all(a < b for a, b in itertools.pairwise([0, *shares])):
-            raise UserError(f"hydra.sweeper.rungs={self.rungs}: shares that grow up to 1 work, [0.25,1.0] for example")
+            raise UserError(f"hydra.sweeper.rungs={self.rungs}: must be shares that grow up to 1, [0.25,1.0] for example")
 
     def _smaller(self, cfg: DictConfig) -> list[dict[str, int]]:
         """For each rung what a configuration changes there: how many examples it has; on the last one nothing.

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.comparison import holm, stderr_name
+from sqbench.config import label_of
 from sqbench.records.changes import flat
 from sqbench.reporting.order import EXACT, FIELDS, INTEGERS, as_float, in_order
 from sqbench.storage import canonical_json
@@ -56,7 +57,7 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "point_id": record["point_id"],
         "status": record["status"],
-        "model": record["config"]["model"]["name"],
+        "model": label_of(record["config"]["model"]),
         "data": record["config"]["data"]["name"],
         "eval": identity["eval"].get("name", ""),
         "method": identity["method"]["name"],

@@ -185,8 +185,8 @@ def test_several_columns_are_joined_in_flat_formats(make_record):
 @pytest.mark.parametrize(("rows", "columns", "metric", "message"), [
     (["methd"], ["bits"], "perplexity", r"rows=\[methd\]: unknown name methd; did you mean method\? known: activations, alpha,"),
     (["method"], ["value"], "perplexity", r"columns=\[value\]: unknown name value; did you mean eval\? known: "),
-    (["method", "bits"], ["bits"], "perplexity", r"rows=\[method,bits\]: bits stands more than once"),
-    ([], ["bits"], "perplexity", r"rows=\[\]: at least one name works; known: activations"),
+    (["method", "bits"], ["bits"], "perplexity", r"rows=\[method,bits\]: bits must stand only once"),
+    ([], ["bits"], "perplexity", r"rows=\[\]: must have at least one name; known: activations"),
     (["method"], ["bits"], "ppl", r"metric=ppl: known: agreement, delta_perplexity, kl_to_fp, perplexity, weight_bytes"),
 ])  # fmt: skip
 def test_wrong_names_are_answered_with_the_known_ones(frame, rows, columns, metric, message):
