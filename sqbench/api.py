@@ -32,7 +32,7 @@ from sqbench.models.image import ImageModel
 from sqbench.models.norms import writers
 from sqbench.models.plain import make_plain
 from sqbench.models.streaming import StreamedModel
-from sqbench.models.topology import matches
+from sqbench.models.topology import check_patterns, matches
 from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
 from sqbench.storage import digest
@@ -114,12 +114,16 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
 
 
 def check_sizes(cfg: DictConfig, source: models.Source) -> None:
-    """Raise UserError if a group size does not fit the model's layers, where the architecture alone tells their sizes."""
+    """Raise UserError if a pattern names no layer or a group size does not fit one, where the architecture alone tells them."""
     scheme = scheme_of(cfg)
     grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
-    if source.widths is None or not grouped or METHODS[cfg.method.name].is_float:
+    if source.widths is None or METHODS[cfg.method.name].is_float or not (grouped or scheme.layers):
         return
-    check_groups(scheme, {name: found for name, found in source.widths().items() if matches(scheme.layers, name, cfg.model.keep)})
+    widths = {name: found for name, found in source.widths().items() if matches(None, name, cfg.model.keep)}
+    own_head = models.LOADERS[cfg.model.loader].kind == "images" and (cfg.head or cfg.model.head) == "own"  # no width tells of it
+    if widths and not own_head:  # none: the architecture cannot be built without weights
+        check_patterns(scheme.layers or (), widths)
+    check_groups(scheme, {name: found for name, found in widths.items() if matches(scheme.layers, name, ())})
 
 
 def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:
@@ -239,7 +243,8 @@ def quantize(
     """A quantized model; the float model stays as it is.
 
     Args:
-        method, bits: names in `conf/method` and `conf/bits`, or the objects themselves.
+        method: a name in `conf/method`, or the method itself.
+        bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's own.
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
         parameters: the method's own, for example `pairs=True`.
 
@@ -271,7 +276,9 @@ def train(
 
     Args:
         images: `examples.training`.
-        method, bits, parameters: as for `quantize`: qat or qat_lsq, for example `epochs=3`.
+        method: `qat`, `qat_lsq` or the method itself.
+        bits: as for `quantize`.
+        parameters: the method's own, for example `epochs=3`.
         seed: of the order of images and of those that validate.
         checkpoint: a file that an interrupted call goes on from.
 

@@ -26,7 +26,7 @@ def check(cfg: DictConfig) -> None:
     def at_least(key: str, least: int) -> None:
         value = OmegaConf.select(cfg, key)
         if value < least:
-            raise UserError(f"{key}={value}: {least} or more works")
+            raise UserError(f"{key}={value}: must be {least} or more")
 
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         hint = "a hub id or a local folder works" if missing[0] == "model.name" else "it has no default"
@@ -68,13 +68,13 @@ def check(cfg: DictConfig) -> None:
         at_least("threads", 1)
     for key in ("limits.seconds", "limits.memory_gb"):
         if (limit := OmegaConf.select(cfg, key)) is not None and limit <= 0:
-            raise UserError(f"{key}={limit:g}: more than 0 works, or null for no limit")
+            raise UserError(f"{key}={limit:g}: must be more than 0, or null for no limit")
         if limit is not None and cfg.isolate is False:
             raise UserError(f"{key}={limit:g}: only a child process can be ended; without isolate=false it works")
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.bos != "auto" and not isinstance(cfg.data.bos, bool):
-        raise UserError(f"data.bos={cfg.data.bos}: auto, true and false work")
+        raise UserError(f"data.bos={cfg.data.bos}: must be auto, true or false")
     if cfg.data.images is not None:
         at_least("data.images", 1)
     if (samples := cfg.calibration.samples) is not None:
@@ -93,9 +93,9 @@ def check(cfg: DictConfig) -> None:
     at_least("eval.warmup", 0)
     for key in ("seed", "calibration.seed"):
         if not -(2**63) <= OmegaConf.select(cfg, key) < 2**63:
-            raise UserError(f"{key}={OmegaConf.select(cfg, key)}: a number of 64 bits works")
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)}: must be a number of 64 bits")
     if not 0 < cfg.eval.level < 1:
-        raise UserError(f"eval.level={cfg.eval.level}: a number between 0 and 1 works, 0.95 for example")
+        raise UserError(f"eval.level={cfg.eval.level}: must be a number between 0 and 1, 0.95 for example")
     if cfg.layers == EACH:
         raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
     scheme_of(cfg).check()
@@ -144,12 +144,12 @@ def check_mixed(cfg: DictConfig) -> None:
     from sqbench.methods import METHODS, scheme_of
 
     if cfg.mixed not in (None, "auto"):
-        raise UserError(f"mixed={cfg.mixed}: auto works, or null for one width in all layers")
+        raise UserError(f"mixed={cfg.mixed}: must be auto, or null for one width in all layers")
     if not cfg.widths or not all(2 <= bits <= 8 for bits in cfg.widths):
-        raise UserError(f"widths={cfg.widths}: numbers of bits from 2 to 8 work, [2,3,4,6,8] for example")
+        raise UserError(f"widths={cfg.widths}: must be numbers of bits from 2 to 8, [2,3,4,6,8] for example")
     least, most = min(cfg.widths), max(cfg.widths)
     if cfg.budget is not None and not least <= cfg.budget <= most:
-        raise UserError(f"budget={cfg.budget}: no average of widths={cfg.widths}; {least} to {most} work")
+        raise UserError(f"budget={cfg.budget}: must be an average of widths={cfg.widths}, from {least} to {most}")
     if cfg.mixed is None or METHODS[cfg.method.name].is_float:
         return
     if cfg.budget is None:

@@ -4,26 +4,25 @@ import gc
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench.config import CONF_DIR
-from sqbench.errors import UserError
+from sqbench.answer import reader
+from sqbench.errors import UserError, known
 from sqbench.overrides import pasted
-from sqbench.records.store import Store
+from sqbench.records.store import Store, refuse_collection
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.latex import to_latex, to_paper
 from sqbench.reporting.noise import told_most
-from sqbench.reporting.order import main_metric
+from sqbench.reporting.order import FILTERS, main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
 from sqbench.reporting.selection import check_examples, select
 from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
@@ -39,24 +38,12 @@ class Style(StrEnum):
     paper = "paper"
 
 
-@dataclass
-class WhereConfig:
-    """Which results to show: a name or a list of names, null for all. The float baseline of what is shown stays.
+def every() -> dict[str, Any]:
+    """Which results to show: for each field a name or a list of names, null for all. The float baseline of what is shown stays.
 
-    These stand under `where` because `model=`, `method=` and so on are config groups of `sqbench.run` to Hydra.
+    The fields stand under `where` because `model=`, `method=` and so on are config groups of `sqbench.run` to Hydra.
     """
-
-    model: Any = None
-    data: Any = None
-    eval: Any = None
-    window: Any = None
-    windows: Any = None
-    images: Any = None
-    ops: Any = None
-    layers: Any = None
-    method: Any = None
-    bits: Any = None
-    alpha: Any = None
+    return dict.fromkeys(FILTERS)
 
 
 @dataclass
@@ -67,7 +54,7 @@ class CollectConfig:
     rows: list[str] = field(default_factory=lambda: ["method", "alpha"])  # columns of long.csv that make the rows
     columns: list[str] = field(default_factory=lambda: ["bits"])  # and those that make the columns
     metric: str | None = None  # null: perplexity, or else the first that the records have; outliers, sensitivity: of layers
-    where: WhereConfig = field(default_factory=WhereConfig)
+    where: dict[str, Any] = field(default_factory=every)
     style: Style = Style.plain  # of METRIC.tex: plain needs booktabs only; paper has blocks, table notes and footnotes
     caption: str | None = None  # of style=paper, instead of experiment and metric
     label: str | None = None  # to refer to it by, instead of tab:EXPERIMENT-METRIC
@@ -82,7 +69,7 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     Raises:
         UserError: there are no records, or a name in the config is unknown.
     """
-    records = told_most(records_of(config.results_dir))
+    records = told_most(records_of(config.results_dir, "collect"))
     frame = results_frame(records)
     folder = Path(config.results_dir).expanduser() / "tables"
     shown = chosen(frame, config.where)
@@ -105,8 +92,11 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
     return to_markdown(grid), write_tables(frame, grid, folder, latex)  # long.csv has all results, whatever this table shows
 
 
-def records_of(results_dir: str) -> list[dict[str, Any]]:
+def records_of(results_dir: str, command: str) -> list[dict[str, Any]]:
     """All whole records of a results folder, without `quantized`.
+
+    Args:
+        command: the one that asks, `collect` for example, as an error quotes it.
 
     Raises:
         UserError: there are none.
@@ -114,6 +104,7 @@ def records_of(results_dir: str) -> list[dict[str, Any]]:
     folder = Path(results_dir).expanduser()
     records = list(Store(folder).records(brief=True))
     if not records:
+        refuse_collection(results_dir, command)
         where = "no readable record in its runs/" if folder.is_dir() else f"no such folder (from {Path.cwd()})"
         command = f"python -m sqbench.run {pasted('results_dir', results_dir)}"
         raise UserError(f"results_dir={results_dir}: {where}; `{command}` makes the first")
@@ -129,13 +120,16 @@ def experiment_of(records: Iterable[Mapping[str, Any]]) -> str:
     return named.pop() if len(named) == 1 else ""
 
 
-def chosen(frame: pd.DataFrame, where: WhereConfig) -> pd.DataFrame:
+def chosen(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of the long frame that are asked for.
 
     Raises:
         UserError: a name is unknown, or no row has all of them.
     """
-    wanted = {name: _names(value) for name, value in asdict(where).items()}
+    for name in where:
+        if name not in FILTERS:
+            raise UserError(f"where.{name}: {known(name, FILTERS)}")
+    wanted = {name: _names(value) for name, value in where.items()}
     shown = select(frame, **wanted)
     if shown.empty:
         given = ", ".join(f"where.{name}=[{','.join(names)}]" for name, names in wanted.items() if names is not None)
@@ -154,17 +148,16 @@ def _names(value: Any) -> list[str] | None:
 ConfigStore.instance().store(name="collect_schema", node=CollectConfig)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="collect")
-def main(cfg: DictConfig) -> None:
+def main() -> int:
     """The command line: the table on stdout, what the user can fix on stderr with exit status 2."""
     gc.disable()  # 10,000 records are a million objects without a cycle: looking for one is a tenth of the time
-    try:
-        table, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    return reader("collect", _answer)
+
+
+def _answer(cfg: DictConfig) -> None:
+    table, files = collect(OmegaConf.to_object(cfg))  # type: ignore[arg-type]
     sys.stdout.write(table + "\n" + "".join(f"{path}\n" for path in files))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

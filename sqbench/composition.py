@@ -4,22 +4,22 @@ Of `-m bits=w4a16,w3a16 bits.weights.group_size=32`, Hydra first composes one co
 keys their defaults, here bits=auto, which has no weights: the field could not be set, though every point of the sweep has it.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import hydra._internal.hydra as application
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.errors import UserError, known
+from sqbench.overrides import TROUBLE, missing, put, read, unknown
 
-TROUBLE = (HydraException, OmegaConfBaseException, AssertionError)  # the last is what OmegaConf raises for a key below null
+SWEEPING = "config"  # the one configuration whose command line makes sweeps
+PLUGINS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> extra
 
 
 class Loader(ConfigLoaderImpl):
@@ -39,7 +39,7 @@ class Loader(ConfigLoaderImpl):
         """As Hydra's.
 
         Raises:
-            UserError: a field is none of the choice that it belongs to.
+            UserError: an override cannot work: its group, its file, its key, its type, or several values where one is due.
         """
 
         def compose(lines: list[str]) -> DictConfig:
@@ -48,15 +48,16 @@ class Loader(ConfigLoaderImpl):
         try:
             return compose(overrides)
         except TROUBLE:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-            fields = [item for item in parsed if "." in item.key_or_group]
-            if not fields:
-                raise
-            later = [item for item in fields if run_mode == RunMode.MULTIRUN and not item.is_hydra_override()]
-            self._refuse(
-                compose([str(item.input_line) for item in parsed if item not in fields]),
-                [item for item in fields if item not in later],
-            )
+            parsed = read(overrides)
+            choices = [item for item in parsed if self._is_choice(item)]
+            self._refuse_choices(choices, compose([]))
+            values = [item for item in parsed if item not in choices]
+            swept = [item for item in values if run_mode == RunMode.MULTIRUN and not item.is_hydra_override()]
+            later = [item for item in swept if "." in item.key_or_group]
+            chosen = compose([str(item.input_line) for item in choices if not item.is_sweep_override()])
+            self._refuse_values(chosen, [item for item in values if item not in later and not item.is_sweep_override()])
+            if several := [item for item in parsed if item.is_sweep_override() and run_mode == RunMode.RUN]:
+                raise UserError(_several(several[0], config_name, parsed)) from None
             if not later:
                 raise
             shared = compose([str(item.input_line) for item in parsed if item not in later])
@@ -65,19 +66,32 @@ class Loader(ConfigLoaderImpl):
             ]  # jobs come from these
             return shared
 
-    def _refuse(self, cfg: DictConfig, fields: Sequence[Override]) -> None:
-        """Raise UserError for the first of these fields that is none of its choice, in a configuration without them."""
-        for override in fields:
+    def _is_choice(self, override: Override) -> bool:
+        """Whether an override chooses a file of a group, and sets no key."""
+        return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def _refuse_choices(self, choices: Sequence[Override], defaults: DictConfig) -> None:
+        """Raise UserError for the first group that this command line does not have, or the first file that the group does not."""
+        groups = [name.partition("@")[0] for name in defaults.hydra.runtime.choices]
+        for override in choices:
+            group, value = override.key_or_group, override.value()
+            if group not in groups and not (override.is_add() or override.is_force_add()):
+                raise UserError(f"{override.input_line}: {unknown(defaults, group)}")
+            names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+            options = self.get_group_options(group)
+            for name in names:
+                option = str(name.text if isinstance(name, QuotedString) else name).removesuffix(".yaml")
+                if name is not None and option not in options and not override.is_delete():
+                    raise UserError(f"{group}={option}: {known(option, options)}{_plugin(group, option)}")
+
+    def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:
+        """Raise UserError for the first of these keys that is not there, or whose value is of another type."""
+        for override in values:
             key = override.key_or_group
-            missing = _missing(cfg, key)
-            if missing and not (override.is_add() or override.is_force_add()):
-                if (found := self._choice(cfg, key)) is not None:
-                    raise UserError(f"{override.input_line}: {self._others(cfg, missing, *found)}")
-                return
-            try:
-                OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)  # later ones may lie below it
-            except TROUBLE:
-                return  # the field is there, its value is wrong: Hydra says so
+            lost = missing(cfg, key)
+            if lost and not (override.is_add() or override.is_force_add()) and (found := self._choice(cfg, key)) is not None:
+                raise UserError(f"{override.input_line}: {self._others(cfg, lost, *found)}")
+            put(cfg, [override])
 
     @staticmethod
     def _choice(cfg: DictConfig, key: str) -> tuple[str, str, str] | None:
@@ -90,28 +104,30 @@ class Loader(ConfigLoaderImpl):
                 found.append((name, str(option), place))
         return max(found, key=lambda one: len(one[2]), default=None)
 
-    def _others(self, cfg: DictConfig, missing: str, name: str, option: str, place: str) -> str:
+    def _others(self, cfg: DictConfig, lost: str, name: str, option: str, place: str) -> str:
         """What is missing where, and which options of the group have it, else which fields there are."""
-        group, inside = name.partition("@")[0], missing.removeprefix(f"{place}.")
+        group, inside = name.partition("@")[0], lost.removeprefix(f"{place}.")
         having = [other for other in self.get_group_options(group) if _has(self.repository.load_config(f"{group}/{other}"), inside)]
-        said = f"{name}={option} has no {missing}"
+        said = f"{name}={option} has no {lost}"
         if having:
             return f"{said}; {name}={', '.join(having)} {'have' if len(having) > 1 else 'has'} it"
-        parent = OmegaConf.select(cfg, missing.rpartition(".")[0])
-        return f"{said}; {known(missing.rpartition('.')[2], parent)}"
+        parent = OmegaConf.select(cfg, lost.rpartition(".")[0])
+        return f"{said}; {known(lost.rpartition('.')[2], parent)}"
 
 
-def _missing(cfg: DictConfig, key: str) -> str | None:
-    """The first part of a key that a configuration does not have or has as null, though more is below it; None if all is there."""
-    parts = key.split(".")
-    node: Any = cfg
-    for depth, part in enumerate(parts, start=1):
-        if not isinstance(node, DictConfig) or part not in list(node):  # a key whose value is ??? is there
-            return ".".join(parts[:depth])
-        node = OmegaConf.select(node, part, throw_on_missing=False)
-        if node is None and depth < len(parts):
-            return ".".join(parts[:depth])
-    return None
+def _several(override: Override, config_name: str | None, parsed: Sequence[Override]) -> str:
+    """What is wrong with several values of a key where there is no sweep, and the line that is right."""
+    said = override.input_line
+    if config_name != SWEEPING:
+        return f"{said}: must be one value; a list is {override.key_or_group}=[{str(said).partition('=')[2]}]"
+    words = [str(item.input_line) for item in parsed if item.key_or_group != "hydra.mode"]
+    return f"{said}: several values are a sweep, put -m first: {shlex.join(['python', '-m', 'sqbench.run', '-m', *words])}"
+
+
+def _plugin(group: str, option: str) -> str:
+    """What installs a launcher that Hydra does not find."""
+    extra = PLUGINS.get(option) if group == "hydra/launcher" else None
+    return f"; `pip install sqbench[{extra}]` brings it" if extra else ""
 
 
 def _has(loaded: Any, key: str) -> bool:

@@ -3,6 +3,8 @@
 `conf/` holds the values, this file the types. Every key that a YAML or an override may set stands here with what it means.
 """
 
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ class ModelConfig:
     """Which weights, and how they are loaded."""
 
     name: str = MISSING  # a preset's label, a hub id, a local folder, or a timm architecture
+    label: str | None = None  # what tables and pictures call it; null: its name. No number depends on it
     loader: str = MISSING  # a key of sqbench.models.LOADERS
     revision: str | None = None  # of a hub id
     checkpoint: str | None = None  # timm: a local .safetensors or .pth file instead of the hub's weights
@@ -157,9 +160,21 @@ class RunConfig:
 
 
 def register() -> None:
-    """Tell Hydra the schema and the resolver that `conf/config.yaml` names."""
+    """Tell Hydra the schema and the resolvers that `conf/config.yaml` names."""
     OmegaConf.register_new_resolver("either", lambda value, default: default if value is None else value, replace=True)
+    OmegaConf.register_new_resolver("options", _options, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def _options(group: str, indent: int) -> str:
+    """The names in a config group, in lines of 100 columns, for --help."""
+    names = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+    return textwrap.fill(names, 100 - indent, subsequent_indent=" " * indent)
+
+
+def label_of(model: Mapping[str, Any]) -> str:
+    """What tables call the model of a configuration or of a record, which has no label if it is old."""
+    return str(model.get("label") or model["name"])
 
 
 def device_of(name: str) -> "torch.device":
@@ -177,7 +192,7 @@ def device_of(name: str) -> "torch.device":
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device={name}: auto, cpu, cuda or cuda:N work")
+        raise UserError(f"device={name}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; device=cpu works")
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; it must be one of them, or cpu")
     return device

@@ -20,7 +20,10 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)  # workers of a launcher
 
 
 def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
-    """Print the points with their state, and what they will take: by what finished points took, else by the size of the model."""
+    """Print the points with their state, and what they will take: by what finished points took, else by the size of the model.
+
+    A point whose model or data are not there yet has no id: what makes them stands in its state.
+    """
     store = Store(results_dir)
     history = History(store.records(brief=True))
     some = any("layers" in point.identity["scheme"] for point in points)
@@ -31,19 +34,24 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         table.add_column(column, justify="right" if column in ("seconds", "GB") else "left")
     costs: list[Cost] = []
     unknown = 0
+    waiting = Counter(point.first for point in points if point.first)
     for point in points:
-        state = _state(point, store)
-        cost = Cost(0.0) if state == "finished" else history.predict(point)
-        unknown += cost is None
+        state = f"to do, {point.first}" if point.first else _state(point, store)
+        cost = Cost(0.0) if state == "finished" else None if point.first else history.predict(point)
+        unknown += cost is None and not point.first
         costs += [cost] if cost is not None and state != "finished" else []
         scheme, method = point.identity["scheme"], point.identity["method"]
         layers = [", ".join(scheme.get("layers", ()))] * some
         layers += [f"{steps[point.id]} steps" if steps[point.id] else ""] * train
         seconds = "?" if cost is None else f"{cost.seconds:.0f}"
         memory = "--" if cost is None or cost.memory is None else f"{cost.memory / 1e9:.1f}"
-        table.add_row(point.id, method["name"], scheme["name"], str(method.get("alpha", "")), *layers, state, seconds, memory)
+        named = ("" if point.first else point.id, method["name"], scheme["name"], str(method.get("alpha", "")))
+        table.add_row(*named, *layers, state, seconds, memory)
     output.print(table)
-    output.print(summary(costs, unknown), soft_wrap=True)
+    if costs or unknown or not waiting:
+        output.print(summary(costs, unknown), soft_wrap=True)
+    for first, count in waiting.items():
+        output.print(f"{count} point{'s' * (count > 1)} of unknown cost: {first}", soft_wrap=True)
 
 
 def summary(costs: Sequence[Cost], unknown: int) -> str:

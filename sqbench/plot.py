@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from sqbench.answer import answered
-from sqbench.collect import WhereConfig, chosen, records_of
+from sqbench.collect import chosen, every, records_of
+from sqbench.composition import by_choice
 from sqbench.config import RunConfig
 from sqbench.errors import UserError, known
+from sqbench.extras import extra
+from sqbench.overrides import put, read, unknown
 from sqbench.progress import output
 from sqbench.quiet import quiet
 from sqbench.records.store import Store
@@ -44,7 +46,7 @@ class RecordsConfig(PlotConfig):
     """Of finished points."""
 
     metric: str | None = None  # null: perplexity, or else the first that the records have
-    where: WhereConfig = field(default_factory=WhereConfig)  # model, data, method, bits, alpha: a name or a list of names
+    where: dict[str, Any] = field(default_factory=every)  # model, data, method, bits, alpha: a name or a list of names
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         raise UserError("layer=???: distributions needs the name of a layer; a wrong one lists names that are close")
     cfg = api.configure(*overrides)
     seen = inspection.inspected(cfg, config.examples, Path(config.results_dir).expanduser() / "cache")
+    called = cfg.model.label or _short(seen.model.name)
     states, done = inspection.states_of(seen, config.layer, config.ranges)
     rows, columns = states[0].activation.shape
     for name, ranges in (("input", "activation_range"), ("weight", "weight_range")):
@@ -75,7 +78,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
     clipped = f"{config.ranges} {inspection.shown_format(seen.task.scheme.activations)}"
     count = f"{len(seen.inputs)} calibration {'window' if seen.model.kind == 'text' else 'image'}{'s' * (len(seen.inputs) > 1)}"
     caption = (
-        f"{_short(seen.model.name)}, {config.layer}. {done}. Surfaces and values: {rows} tokens (positions) x {columns} channels of"
+        f"{called}, {config.layer}. {done}. Surfaces and values: {rows} tokens (positions) x {columns} channels of"
         f" {count}; axes longer than {config.tokens} and {config.channels} show peaks of blocks. Ranges: all {seen.calibrated}"
         f" calibration batches. Clipping: {clipped}."
     )
@@ -85,10 +88,10 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         figure = surfaces.distributions_picture(
             states, f"What {config.layer} reads", caption, channel=channel, tokens=config.tokens, channels=config.channels
         )
-        paths = _save(config, figure, "distributions", _short(seen.model.name), config.layer)
+        paths = _save(config, figure, "distributions", called, config.layer)
     turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
     of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in a point's identity
-    named = {"model": _short(seen.model.name), **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
+    named = {"model": called, **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
     write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
     return [*paths, paths[0].with_suffix(".json")]
 
@@ -100,6 +103,7 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
 
     cfg = api.configure(*overrides)
     seen = inspection.inspected(cfg, config.examples, Path(config.results_dir).expanduser() / "cache")
+    called = cfg.model.label or _short(seen.model.name)
     group, division, alpha, error = inspection.division_of(seen, config.layer)
     output.print(
         divisions.division_table(division, f"{group}, alpha {alpha:.4g}: the {divisions.TOP} channels with the largest input")
@@ -107,12 +111,12 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
     told = f"fold error of the float model's output: {error:.2g} (relative, on {len(seen.inputs)} inputs)"
     _say(told)
     caption = (
-        f"{_short(seen.model.name)}, {group}, {seen.name} with alpha {alpha:.4g}."
+        f"{called}, {group}, {seen.name} with alpha {alpha:.4g}."
         f" Input ranges: {seen.calibrated} calibration batches. {told[0].upper()}{told[1:]}."
     )
     with style.applied():
         figure = divisions.divided_picture(division, f"Where the input of {group.source}'s readers is divided", caption)
-        return _save(config, figure, "divided", _short(seen.model.name), group.source)
+        return _save(config, figure, "divided", called, group.source)
 
 
 def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:
@@ -157,7 +161,7 @@ KINDS = {
 }
 
 
-def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]:
+def parsed(kind: Kind, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]:
     """A picture's own settings, and the overrides that are left for the run's configuration.
 
     Raises:
@@ -166,17 +170,16 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
     schema = OmegaConf.structured(kind.config)
     own = {item.name for item in fields(kind.config)}
     rest = []
-    for text, override in zip(arguments, OverridesParser.create().parse_overrides(list(arguments)), strict=True):
-        key = override.get_key_element()
+    for text, override in zip(arguments, read(arguments), strict=True):
+        key = override.key_or_group
         if override.is_sweep_override():
-            raise UserError(f"{text}: one picture has one value of it")
+            raise UserError(f"{text}: must be one value, one picture has one")
         if key.partition(".")[0] in own:
-            OmegaConf.update(schema, key, override.value())
+            put(schema, [override])
         elif kind.config is RecordsConfig:
-            keys = [*(own - {"where"}), *(f"where.{item.name}" for item in fields(WhereConfig))]
-            raise UserError(f"{key}: {name} reads records; {known(f'where.{key}' if f'where.{key}' in keys else key, keys)}")
-        elif key.partition(".")[0].lstrip("+~") not in {*(item.name for item in fields(RunConfig)), "experiment", "hydra"}:
-            raise UserError(f"{key}: {known(key, own)}, and all keys of sqbench.run")
+            raise UserError(f"{text}: {unknown(schema, key)}")
+        elif key.partition(".")[0] not in {*(item.name for item in fields(RunConfig)), "experiment", "hydra"}:
+            raise UserError(f"{text}: {known(key, own)}, and all keys of sqbench.run")
         else:
             rest.append(text)
     config = OmegaConf.to_object(schema)
@@ -184,8 +187,9 @@ def parsed(kind: Kind, name: str, arguments: Sequence[str]) -> tuple[PlotConfig,
     for key in ("examples", "tokens", "channels"):
         value = getattr(config, key, None)
         if value is not None and value < (1 if key == "examples" else 2):
-            raise UserError(f"{key}={value}: {1 if key == 'examples' else 2} or more works")
-    from sqbench.reporting.style import check_formats
+            raise UserError(f"{key}={value}: must be {1 if key == 'examples' else 2} or more")
+    with extra("plots", "sqbench.plot"):
+        from sqbench.reporting.style import check_formats
 
     check_formats(config.formats)
     return config, rest
@@ -197,7 +201,7 @@ def _records(config: RecordsConfig) -> tuple[Any, str]:
     from sqbench.reporting.noise import told_most
     from sqbench.reporting.order import main_metric
 
-    frame = chosen(results_frame(told_most(records_of(config.results_dir))), config.where)
+    frame = chosen(results_frame(told_most(records_of(config.results_dir, "plot KIND"))), config.where)
     return frame, config.metric or main_metric(frame["metric"])
 
 
@@ -244,7 +248,8 @@ def _answer(given: Sequence[str]) -> None:
         name = given[0] if given else ""
         raise UserError(f"kind {name or 'missing'}: {known(name, KINDS)}; `python -m sqbench.plot --help` explains them")
     kind = KINDS[given[0]]
-    paths = kind.make(*parsed(kind, given[0], given[1:]))
+    with by_choice():
+        paths = kind.make(*parsed(kind, given[1:]))
     sys.stdout.write("".join(f"{path}\n" for path in paths))
 
 

@@ -3,17 +3,17 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.answer import answered
-from sqbench.collect import WhereConfig, chosen, records_of
+from sqbench.collect import chosen, every, records_of
 from sqbench.errors import UserError, known
+from sqbench.overrides import put, read
 from sqbench.progress import console, output
 from sqbench.quiet import quiet
 from sqbench.records.changes import changes
@@ -21,10 +21,11 @@ from sqbench.records.store import Store
 from sqbench.records.upkeep import KINDS, remains
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.listing import changes_table, diff_table, points_table
+from sqbench.reporting.order import FILTERS
 
 USAGE = f"""python -m sqbench.points [VERB] [results_dir=FOLDER ...]
 
-  list [where.KEY=...]   every point, one a line; where.status=failed and all filters of sqbench.collect work
+  list [where.KEY=...]   every point, one a line; for example where.status=failed
   show ID                one point: the command that runs it, its versions, its error
   diff ID ID             what two points differ in, and their metrics
   why ID                 whether the point's configuration would still give this record, and if not, what has changed
@@ -35,18 +36,11 @@ An ID may be cut short as long as it names one point.
 
 
 @dataclass
-class Filters(WhereConfig):
-    """Those of the tables, and the state of a point."""
-
-    status: Any = None
-
-
-@dataclass
 class PointsConfig:
     """What `sqbench.points` may be told."""
 
     results_dir: str = "results"
-    where: Filters = field(default_factory=Filters)
+    where: dict[str, Any] = field(default_factory=every)
     yes: bool = False  # clean: remove without asking
 
 
@@ -55,7 +49,7 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
     _expect(names, 0, "list")
     from sqbench.records.identity import REVISION
 
-    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    records = {record["point_id"]: record for record in records_of(config.results_dir, "points")}
     frame = chosen(results_frame(records.values()), config.where)
     output.print(points_table(frame, records, REVISION))
 
@@ -97,7 +91,7 @@ def why(config: PointsConfig, names: Sequence[str]) -> None:
 def clean(config: PointsConfig, names: Sequence[str]) -> None:
     """Remove what is of no use, after a look and a yes."""
     if not names:
-        raise UserError(f"clean: at least one of {', '.join(KINDS)} works")
+        raise UserError(f"clean: must be followed by at least one of {', '.join(KINDS)}")
     from sqbench.records.identity import REVISION
 
     store = Store(folder_of(config))
@@ -121,7 +115,7 @@ def found(config: PointsConfig, name: str) -> dict[str, Any]:
     Raises:
         UserError: there is none, or several.
     """
-    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    records = {record["point_id"]: record for record in records_of(config.results_dir, "points")}
     matches = [point_id for point_id in records if point_id.startswith(name)]
     if len(matches) != 1:
         raise UserError(
@@ -166,8 +160,7 @@ def parsed(arguments: Sequence[str]) -> tuple[str, list[str], PointsConfig]:
     if verb not in VERBS:
         raise UserError(f"{verb}: {known(verb, VERBS)}; `python -m sqbench.points --help` explains them")
     schema = OmegaConf.structured(PointsConfig)
-    for override in OverridesParser.create().parse_overrides([item for item in arguments if "=" in item]):
-        OmegaConf.update(schema, override.get_key_element(), override.value())
+    put(schema, read([item for item in arguments if "=" in item]))
     config = OmegaConf.to_object(schema)
     assert isinstance(config, PointsConfig)
     return verb, names, config
@@ -178,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):
-        sys.stdout.write(USAGE + f"\nkeys of where: {' '.join(item.name for item in fields(Filters))}\n")
+        sys.stdout.write(USAGE + f"\nkeys of where: {' '.join(FILTERS)}\n")
         return 0
     return answered(lambda: _answer(given))
 

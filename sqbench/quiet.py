@@ -15,6 +15,24 @@ CHATTY = (
 )
 
 
+_said: set[str] = set()
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Whether a line goes to the screen: a warning goes there once, whatever the number of points that give it."""
+    if record.levelno < logging.WARNING:
+        return True
+    text = record.getMessage()
+    new = text not in _said
+    _said.add(text)
+    return new
+
+
+def begin() -> None:
+    """A new command, in which every warning is new."""
+    _said.clear()
+
+
 def quiet(verbose: bool = False) -> None:
     """Set up logging; unless `verbose`, silence other libraries' progress bars and chatter. Call it before they are imported."""
     logger = logging.getLogger("sqbench")
@@ -22,6 +40,7 @@ def quiet(verbose: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s" if verbose else "%(message)s"))
     handler.setLevel(logging.DEBUG if verbose else logging.INFO)
+    handler.addFilter(_once)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False

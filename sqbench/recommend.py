@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from rich.console import RenderableType
 from rich.text import Text
 
-from sqbench.answer import answered
-from sqbench.collect import WhereConfig, chosen, records_of
-from sqbench.config import CONF_DIR
+from sqbench.answer import reader
+from sqbench.collect import chosen, every, records_of
 from sqbench.errors import UserError, known
 from sqbench.progress import output
 from sqbench.records.store import Store
@@ -41,7 +39,7 @@ class RecommendConfig:
     speed: str | None = None  # of prompts, decoding or images; null: prompts, or images
     metric: str | None = None  # that decides; null: the first in the natural order that the records have
     device: str | None = None  # whose speeds count; null: any
-    where: WhereConfig = field(default_factory=WhereConfig)
+    where: dict[str, Any] = field(default_factory=every)
 
 
 def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
@@ -51,7 +49,7 @@ def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
         UserError: a value cannot work, or there is nothing to choose from.
     """
     wanted = _wanted(config)
-    records = {record["point_id"]: record for record in records_of(config.results_dir)}
+    records = {record["point_id"]: record for record in records_of(config.results_dir, "recommend")}
     everything = results_frame(records.values())
     found = [study for study in studies(chosen(everything, config.where)) if _decides(study, config.metric)]
     if not found:
@@ -104,18 +102,17 @@ def _nothing(frame: Any, config: RecommendConfig) -> str:
 ConfigStore.instance().store(name="recommend_schema", node=RecommendConfig)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="recommend")
-def main(cfg: DictConfig) -> None:
+def main() -> int:
     """The command line: the answer on stdout, what the user can fix on stderr with exit status 2."""
+    return reader("recommend", _answer)
 
-    def work() -> None:
-        config = OmegaConf.to_object(cfg)
-        assert isinstance(config, RecommendConfig)
-        for part in recommendations(config):
-            output.print(part, soft_wrap=isinstance(part, Text))
 
-    sys.exit(answered(work))
+def _answer(cfg: DictConfig) -> None:
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, RecommendConfig)
+    for part in recommendations(config):
+        output.print(part, soft_wrap=isinstance(part, Text))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

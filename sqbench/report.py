@@ -5,14 +5,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench.config import CONF_DIR
+from sqbench.answer import reader
 from sqbench.errors import UserError
+from sqbench.extras import extra
 from sqbench.overrides import pasted
 from sqbench.quiet import quiet
+from sqbench.records.store import refuse_collection
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,11 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: there is no such folder, or it cannot be written.
     """
-    from sqbench.reporting.html.page import write
+    folder = folder_of(config)
+    with extra("report", "sqbench.report"):
+        from sqbench.reporting.html.page import write
 
-    return write(folder_of(config))
+    return write(folder)
 
 
 def watch(config: ReportConfig) -> None:
@@ -45,9 +48,10 @@ def watch(config: ReportConfig) -> None:
     Raises:
         UserError: there is no such folder, or no port is free.
     """
-    from sqbench.reporting.html import serve
-
     folder = folder_of(config)
+    with extra("report", "sqbench.report"):
+        from sqbench.reporting.html import serve
+
     report_dir = folder / "report"
     report_dir.mkdir(exist_ok=True)
     with serve.served(report_dir, config.host, config.port) as (host, port):
@@ -64,36 +68,34 @@ def watch(config: ReportConfig) -> None:
 def folder_of(config: ReportConfig) -> Path:
     """The results folder, which has to be there: a mistyped one must stay missing."""
     if config.every < 0.1:
-        raise UserError(f"every={config.every}: 0.1 seconds or more works")
+        raise UserError(f"every={config.every}: must be a number of seconds from 0.1")
     if not 0 <= config.port < 65536:
-        raise UserError(f"port={config.port}: a number from 0 to 65535 works")
+        raise UserError(f"port={config.port}: must be a number from 0 to 65535")
     folder = Path(config.results_dir).expanduser()
     if not folder.is_dir():
         command = f"python -m sqbench.run {pasted('results_dir', config.results_dir)}"
         raise UserError(f"results_dir={config.results_dir}: no such folder (from {Path.cwd()}); `{command}` makes the first point")
+    refuse_collection(config.results_dir, "report")
     return folder
 
 
 ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="report")
-def main(cfg: DictConfig) -> None:
+def main() -> int:
     """The command line: the page's path or address on stdout, what the user can fix on stderr with exit status 2."""
     quiet()
+    return reader("report", _answer)
+
+
+def _answer(cfg: DictConfig) -> None:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, ReportConfig)
-    try:
-        if config.watch:
-            watch(config)
-        else:
-            sys.stdout.write(f"{report(config)}\n")
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if config.watch:
+        watch(config)
+    else:
+        sys.stdout.write(f"{report(config)}\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,27 +2,25 @@
 
 import logging
 import os
-import re
 import signal
 import sys
+from functools import partial
 from types import FrameType
 
-import hydra
 import psutil
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
+from sqbench.answer import application, refuse
 from sqbench.checks import check
-from sqbench.composition import by_choice
 from sqbench.errors import UserError
 from sqbench.isolation import Share, end_child, run_isolated
-from sqbench.progress import console, place_in_sweep
-from sqbench.quiet import quiet
+from sqbench.progress import place_in_sweep
+from sqbench.quiet import begin, quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 
@@ -38,6 +36,7 @@ def task(cfg: DictConfig) -> Outcome:
     setting = HydraConfig.get()
     quiet(verbose=bool(setting.verbose))
     alone = setting.mode == RunMode.RUN
+    sweep.announce(cfg)
     import torch
 
     from sqbench.plan import show_plan
@@ -64,12 +63,13 @@ def task(cfg: DictConfig) -> Outcome:
             if outcome.state != "failed" or attempt == cfg.retry:
                 break
             log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         if not alone:  # it was well when the sweep began: it is a failed point, and the others go on
             raise
-        sys.exit(sweep.refuse(error))
+        sys.exit(refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
-    log.info("%s%s %s  %s  (%.1f s)", place, outcome.state, outcome.point_id, outcome.summary, outcome.seconds)
+    varied = sweep.told(setting.overrides.task, os.environ.get(sweep.KEYS, "").split(","))
+    log.info("%s%s %s  %s%s  (%.1f s)", place, outcome.state, outcome.point_id, varied, outcome.summary, outcome.seconds)
     _stop_if_asked()
     if alone:
         sys.exit(sweep.report([outcome], cfg.results_dir))
@@ -93,11 +93,15 @@ def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
     return Share(cfg.threads or max(1, int(share)), None if given else int(setting.job.num))
 
 
-def _missing_plugin(error: Exception) -> str:
-    """What installs the launcher that Hydra could not find."""
-    extras = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-    named = re.findall(r"launcher/(\w+)", str(error))
-    return "".join(f"\n`pip install sqbench[{extra}]` brings it" for name, extra in extras.items() if name in named)
+def _refuse_pictures(words: list[str]) -> None:
+    """Raise UserError, with the command, for an experiment that is a picture: its file says which command runs it."""
+    for word in words:
+        key, _, name = word.lstrip("+").partition("=")
+        path = config.CONF_DIR / "experiment" / f"{name}.yaml"
+        if key == "experiment" and path.is_file():
+            line = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# Run:")), "")
+            if "sqbench.plot" in line:
+                raise UserError(f"{word}: is a picture and no sweep; `{line.removeprefix('# Run:').strip()}` makes it")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -116,22 +120,14 @@ def main() -> None:
     """The command line; always ends with the exit status that tells the truth."""
     global _asked_to_stop
     _asked_to_stop = False
+    begin()
     quiet()
     config.register()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # composition errors come here rather than out as a stack trace
     try:
-        with by_choice():
-            hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name="config")(task)()
-    except KeyboardInterrupt:
-        sys.exit(sweep.interrupted())
-    except (CompactHydraException, OmegaConfBaseException) as error:
-        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        console.print(f"{error}{cause}{_missing_plugin(error)}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except UserError as error:
-        sys.exit(sweep.refuse(error))
+        status = application("config", task, first=partial(_refuse_pictures, sys.argv[1:]))
+        sys.exit(sweep.interrupted() if status == sweep.INTERRUPTED else status)
     finally:
         end_child()
 

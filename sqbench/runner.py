@@ -27,6 +27,7 @@ from sqbench.methods import Task, configured, scheme_of
 from sqbench.methods.apply import share_of
 from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
+from sqbench.planning import planning
 from sqbench.quiet import log_file
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
@@ -52,6 +53,11 @@ class Point:
     def id(self) -> str:
         return point_id(self.identity)
 
+    @property
+    def first(self) -> str:
+        """What has to happen before the point has an id, in a plan; empty if nothing has to."""
+        return self.source.first or self.corpus.first
+
     def __str__(self) -> str:
         method = self.identity["method"]
         alpha = f" alpha={method['alpha']}" if "alpha" in method else ""
@@ -60,15 +66,15 @@ class Point:
 
 
 def identify(cfg: DictConfig) -> Point:
-    """Find a point's model and data, and work out what it is.
+    """Find a point's model and data, and work out what it is. With `plan=true` nothing is trained or downloaded for that.
 
     Raises:
         UserError: either cannot be had, or they do not fit each other.
     """
-    source = models.locate(cfg.model)
+    with planning(cfg.plan):
+        source, corpus = models.locate(cfg.model), data.fetch(cfg.data, cfg.calibration)
     api.check_window(cfg, source)
     api.check_sizes(cfg, source)
-    corpus = data.fetch(cfg.data, cfg.calibration)
     return Point(cfg, source, corpus, identity(cfg, source, corpus))
 
 
@@ -131,7 +137,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             record["noise"] = result.noise
         _refuse_nonfinite(record)
         if caution := shortfall(record["delta"].get(evaluation.headline(result.metrics), {})):
-            log.warning("%s", caution)
+            log.debug("%s", caution)  # in the point's own log: the sweep says it once, at its end
         fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())

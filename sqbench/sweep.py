@@ -1,6 +1,7 @@
 """What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,16 @@ from sqbench.overrides import pasted, quoted
 from sqbench.progress import console, output
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
-from sqbench.reporting.shares import share_notes
-from sqbench.reporting.terminal import print_failures, sweep_table
 
 if TYPE_CHECKING:
     from sqbench.runner import Point
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = 130  # exit status
 GONE = "its record was there and is gone: somebody deletes results while they are made"
 TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable by which the points of a sweep, in whatever process, know how many there are
+KEYS = "SQBENCH_SWEEP_KEYS"  # the same for the keys that vary, with commas between
 
 
 def task_config(cfg: DictConfig) -> DictConfig:
@@ -34,6 +35,24 @@ def own_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides that compute one point of a sweep alone."""
     kept = [item for item in overrides if not item.startswith(("plan=", "force=", "hydra.sweeper", "hydra/sweeper", "hydra.mode"))]
     return kept + ["hydra.mode=RUN"] * any(item.lstrip("+").startswith("experiment=") for item in kept)
+
+
+def told(overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """What a progress line says of a point besides its name (method, bits, alpha, layers): the other keys that vary."""
+    named = ("method", "bits", "alpha", "layers")
+    return "".join(f"{item} " for item in overrides if (key := item.lstrip("+").partition("=")[0]) in keys and key not in named)
+
+
+def announce(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Say what is loaded, before the libraries that take seconds are."""
+    if "torch" in sys.modules:
+        return
+    given = dict(item.lstrip("+").split("=", 1) for item in overrides if "=" in item)
+    names = []
+    for group in ("model", "data"):
+        own = None if OmegaConf.is_missing(cfg, group) or OmegaConf.is_missing(cfg[group], "name") else cfg[group].name
+        names.append(f"{group}={given.get(f'{group}.name') or given.get(group) or own}")
+    log.info("loading PyTorch, then %s", " ".join(names))
 
 
 def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequence[str], "Point"]]:
@@ -85,7 +104,11 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     whole = _with_layers(cfg, None)
     check(whole)
     log.info("layers=%s: loading %s to see its groups of layers", EACH, cfg.model.name)
-    groups = groups_of(identify(whole))
+    point = identify(whole)
+    if point.first:
+        log.info("layers=%s: %s; it is one line of the plan until then", EACH, point.first)
+        return [(overrides, whole)]
+    groups = groups_of(point)
     log.info("layers=%s: %d groups, from %s to %s", EACH, len(groups), groups[0][0], groups[-1][0])
     kept = [item for item in overrides if not item.startswith("layers=")]
     return [([*kept, f"layers=[{','.join(map(quoted, group))}]"], _with_layers(cfg, list(group))) for group in groups]
@@ -116,6 +139,10 @@ def finished(
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
+    from sqbench.reporting.cautions import cautions
+    from sqbench.reporting.shares import share_notes
+    from sqbench.reporting.terminal import print_failures, sweep_table
+
     store = Store(results_dir)
     found = {outcome.point_id: store.read(outcome.point_id, brief=True) for outcome in outcomes}
     outcomes = [
@@ -125,8 +152,9 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
         for outcome in outcomes
     ]
     if records := [record for record in found.values() if record is not None]:
-        output.print(sweep_table(records, skipped={outcome.point_id for outcome in outcomes if outcome.state == "skipped"}))
-        for note in share_notes(records):
+        skipped = {outcome.point_id for outcome in outcomes if outcome.state == "skipped"}
+        output.print(sweep_table(records, skipped, samples=store.samples))
+        for note in (*share_notes(records), *cautions(records)):
             output.print(note, markup=False, highlight=False, soft_wrap=True)
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("done", "skipped", "failed", "busy")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no point finished"
@@ -136,13 +164,7 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
     return 1 if counts["failed"] else 0
 
 
-def refuse(error: UserError) -> int:
-    """Say what is wrong with the input; the exit status 2."""
-    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 2
-
-
 def interrupted() -> int:
     """Say that nothing is lost; the exit status 130."""
     console.print("interrupted: what is finished is kept, the same command goes on from here", style="yellow")
-    return 130
+    return INTERRUPTED

@@ -1,4 +1,4 @@
-"""The four verbs, and the README's ten lines."""
+"""The verbs, and the examples that the manual gives of them."""
 
 import dataclasses
 import itertools
@@ -16,27 +16,30 @@ from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS
 from sqbench.methods import METHODS, configured, scheme_of
 
-README = CONF_DIR.parent / "README.md"
+PAGE = CONF_DIR.parent / "docs" / "api.md"
 
 
-def test_the_readme_example_runs(tiny_folder: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.search(r"```python\n(import sqbench.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    assert len([line for line in code[1].splitlines() if line.strip()]) <= 10
-    small = [
-        "model=hf",
-        f"model.name={tiny_folder}",
-        "data=text",
-        f"data.path={text_file}",
-        "data.window=64",
-        "data.windows=4",
-        "calibration.windows=4",
-    ]
-    example, changed = re.subn(r"sqbench\.load\([^)]*\)", f"sqbench.load(*{small!r})", code[1])
-    assert changed == 1
-    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 (our own text)
+def test_the_examples_of_the_manual_run(
+    tiny_folder: Path, text_file: Path, vit: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len([line for line in examples[0].splitlines() if line.strip()]) <= 10
+    verbs = ("load", "calibrate", "quantize", "train", "evaluate", "allocate")
+    assert [verb for verb, code in zip(verbs, examples[1:], strict=True) if f"sqbench.{verb}(" not in code] == []
+    small = [f"model.name={tiny_folder}", f"data.path={text_file}", "data.window=64", "data.windows=4", "calibration.windows=4"]
+
+    def load(*overrides: str) -> tuple[object, object]:
+        if "model=vit_nano" in overrides:
+            return vit.model, SimpleNamespace(calibration=images(40, 1).inputs(40), training=images(256, 1))
+        return api.load("model=hf", "data=text", *small)
+
+    monkeypatch.setattr(sqbench, "load", load, raising=False)
+    known: dict[str, object] = {}
+    for code in examples:
+        exec(compile(code, PAGE.name, "exec"), known)  # noqa: S102 (our own text)
     printed = capsys.readouterr().out
     assert "awq" in printed
+    assert "gradient steps" in printed
     assert re.search(r"\d\.\d", printed)
 
 

@@ -82,7 +82,7 @@ def test_samples_are_windows_of_text(tiny_folder: Path, text_file: Path, results
 
 @pytest.mark.parametrize(("changes", "message"), [
     ("calibration.source=weigths", "calibration.source=weigths: did you mean weights? known: data, random, weights"),
-    ("calibration.samples=0 calibration.windows=0", "calibration.samples=0: 1 or more works"),
+    ("calibration.samples=0 calibration.windows=0", "calibration.samples=0: must be 1 or more"),
     ("calibration.samples=8", "calibration.samples=8: calibration.windows=4 says otherwise; one of the two works"),
     (
         "method=minmax bits=w8a8 bits.ops=full calibration.source=weights",

@@ -8,17 +8,19 @@ from examples import build, write
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sqbench.collect import CollectConfig, WhereConfig, collect
+from sqbench.collect import CollectConfig, chosen, collect, every, records_of
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
-from sqbench.reporting.order import GROUPABLE
+from sqbench.reporting.frame import results_frame
+from sqbench.reporting.order import FILTERS, GROUPABLE, labels
 
 
 @pytest.fixture
 def results(tmp_path):
-    write(tmp_path, build("rtn", perplexity=16.0), build(alpha=0.5), build(alpha=1.0, perplexity=15.3))
-    write(tmp_path, build("awq", "w4a16", status="failed"))
-    return tmp_path
+    folder = tmp_path / "results"
+    write(folder, build("rtn", perplexity=16.0), build(alpha=0.5), build(alpha=1.0, perplexity=15.3))
+    write(folder, build("awq", "w4a16", status="failed"))
+    return folder
 
 
 def command(*arguments, cwd):
@@ -70,7 +72,7 @@ def test_a_paper_gets_caption_and_label_from_the_experiment(tmp_path, tmp_path_f
 @pytest.mark.parametrize(("given", "said"), [
     (["style=papr"], "papr"),
     (["caption=mine"], "style=paper"),
-    (["style=paper", "label='a b'"], "label=a b: letters"),
+    (["style=paper", "label='a b'"], "label=a b: must be letters"),
 ])  # fmt: skip
 def test_what_no_table_can_be_made_with(results, tmp_path_factory, given, said):
     done = command(f"results_dir={results}", *given, cwd=tmp_path_factory.mktemp("cwd"))
@@ -79,11 +81,24 @@ def test_what_no_table_can_be_made_with(results, tmp_path_factory, given, said):
     assert "Traceback" not in done.stderr
 
 
-def test_a_misspelt_key_is_refused(results, tmp_path_factory):
-    done = command(f"results_dir={results}", "where.methd=rtn", cwd=tmp_path_factory.mktemp("cwd"))
-    assert done.returncode != 0
-    assert "Key 'methd' not in 'WhereConfig'" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("field", FILTERS)
+def test_results_are_chosen_by_every_field(results, field):
+    frame = results_frame(records_of(str(results), "collect"))
+    value = max(labels(frame[field]))  # empty where no point has it
+    assert value in labels(chosen(frame, every() | {field: value})[field])
+
+
+def test_an_unknown_filter_is_refused_by_name(results):
+    with pytest.raises(UserError, match=r"where\.methd: did you mean method\? known: activations, alpha"):
+        collect(CollectConfig(results_dir=str(results), where={"methd": "rtn"}))
+
+
+def test_a_folder_of_results_folders_is_listed_with_the_lines_to_type(results):
+    with pytest.raises(UserError) as refused:
+        collect(CollectConfig(results_dir=str(results.parent)))
+    assert str(refused.value) == (
+        f"results_dir={results.parent}: is no results folder, and holds 1:\npython -m sqbench.collect results_dir={results}"
+    )
 
 
 def test_help_names_every_row_and_column(tmp_path):
@@ -115,7 +130,7 @@ def test_damaged_records_are_passed_over_and_named(results, caplog):
 
 
 def test_filters_choose_and_keep_the_baseline(results):
-    table, files = collect(CollectConfig(results_dir=str(results), where=WhereConfig(method="smoothquant", alpha=[1.0])))
+    table, files = collect(CollectConfig(results_dir=str(results), where={"method": "smoothquant", "alpha": [1.0]}))
     rows = [line.strip("| ").replace(" ", "").split("|")[:2] for line in table.split("\n\n")[0].splitlines()[2:]]
     assert rows == [["fp", ""], ["smoothquant", "1"]]
     assert "awq" in files[0].read_text()  # long.csv has everything
@@ -123,7 +138,7 @@ def test_filters_choose_and_keep_the_baseline(results):
 
 def test_filters_that_leave_nothing_say_so(results):
     with pytest.raises(UserError, match=r"where.method=\[rtn\], where.bits=\[w4a16\]: no point matches all of them"):
-        collect(CollectConfig(results_dir=str(results), where=WhereConfig(method=["rtn"], bits="w4a16")))
+        collect(CollectConfig(results_dir=str(results), where={"method": ["rtn"], "bits": "w4a16"}))
 
 
 def test_without_a_metric_the_main_one_is_shown(tmp_path):

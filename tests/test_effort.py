@@ -115,7 +115,7 @@ def test_a_plan_marks_the_points_that_train(
 ) -> None:
     def point(name: str, steps: int) -> Any:
         identity = {"scheme": {"name": "w4a4"}, "method": {"name": name}}
-        return SimpleNamespace(id=name * 2, identity=identity, cfg=SimpleNamespace(force=False), steps=steps)
+        return SimpleNamespace(id=name * 2, identity=identity, cfg=SimpleNamespace(force=False), steps=steps, first="")
 
     monkeypatch.setattr(plan, "gradient_steps", lambda one: (0, one.steps))
     monkeypatch.setattr(plan.History, "predict", lambda self, one: None)

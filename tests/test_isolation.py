@@ -138,8 +138,8 @@ def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp
 
 @pytest.mark.parametrize(("options", "said"), [
     (["limits.seconds=5", "isolate=false"], "limits.seconds=5: only a child process can be ended; without isolate=false it works"),
-    (["isolate=true", "limits.memory_gb=0"], "limits.memory_gb=0: more than 0 works"),
-    (["retry=-1"], "retry=-1: 0 or more works"),
+    (["isolate=true", "limits.memory_gb=0"], "limits.memory_gb=0: must be more than 0"),
+    (["retry=-1"], "retry=-1: must be 0 or more"),
 ])  # fmt: skip
 def test_bad_input(command, options, said):
     ended = command("method=rtn", *options)

@@ -116,9 +116,9 @@ def test_filters_formats_and_metric(call: Callable[..., Ended], points: Path) ->
 BAD_MODEL = [
     (("distributions",), r"layer=\?\?\?: distributions needs the name of a layer"),
     (("distributions", f"layer={UP[:-1]}"), rf"layer={UP[:-1]}: did you mean {UP}, "),
-    (("distributions", f"layer={UP}", "alpha=2"), "alpha=2: a number from 0 to 1 works"),
+    (("distributions", f"layer={UP}", "alpha=2"), "alpha=2: must be a number from 0 to 1"),
     (("distributions", f"layer={UP}", "alpha=0.1,0.2"), "alpha=0.1,0.2: one picture has one value"),
-    (("distributions", f"layer={UP}", "tokens=1"), "tokens=1: 2 or more works"),
+    (("distributions", f"layer={UP}", "tokens=1"), "tokens=1: must be 2 or more"),
     (("distributions", f"layer={UP}", "tokens=many"), "tokens: Value 'many'"),
     (("distributions", f"layer={UP}", "chanels=3"), r"chanels: did you mean channels\?"),
     (("distributions", f"layer={UP}", "formats=[gif]"), r"formats=\[gif\]: unknown gif; .*known: pdf, png, svg"),
@@ -182,7 +182,7 @@ def test_help_names_every_kind_and_key(call: Callable[..., Ended]) -> None:
 
 
 def test_own_keys_are_told_from_those_of_a_run() -> None:
-    config, rest = parsed(KINDS["divided"], "divided", ["layer=a.b", "model=hf", "alpha=0.5", "method.pairs=true", "examples=3"])
+    config, rest = parsed(KINDS["divided"], ["layer=a.b", "model=hf", "alpha=0.5", "method.pairs=true", "examples=3"])
     assert config == LayerConfig(layer="a.b", examples=3)
     assert rest == ["model=hf", "alpha=0.5", "method.pairs=true"]
 

@@ -99,10 +99,12 @@ def test_diff_names_what_differs_and_nothing_else(points, folder):
     (["diff", "aaa"], "takes 2 point ids"),
     (["show", "zzzz"], "zzzz: "),
     (["show", ""], "3 points begin so"),
-    (["clean"], "at least one of failed, old"),
+    (["clean"], "must be followed by at least one of failed, old"),
     (["clean", "fialed"], "did you mean failed?"),
     (["clean", "failed"], "yes=true removes without asking"),
-    (["where.methd=rtn"], "methd"),
+    (["where.methd=rtn"], "where.methd=rtn: did you mean where.method?"),
+    (["yes=maybe"], "yes=maybe: must be true or false"),
+    (["results_di=x"], "results_di=x: did you mean results_dir?"),
     (["where.method=rtm"], "did you mean rtn?"),
 ])  # fmt: skip
 def test_bad_input_says_what_works(points, folder, line, said):

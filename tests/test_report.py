@@ -64,8 +64,8 @@ def test_a_real_sweep_tells_how_far_it_is(command: Callable[..., Ended], results
     ("given", "said"),
     [
         ("results_dir=nowhere", "error: results_dir=nowhere: no such folder (from "),
-        ("every=0", "error: every=0.0: 0.1 seconds or more works"),
-        ("port=70000", "error: port=70000: a number from 0 to 65535 works"),
+        ("every=0", "error: every=0.0: must be a number of seconds from 0.1"),
+        ("port=70000", "error: port=70000: must be a number from 0 to 65535"),
     ],
 )
 def test_what_cannot_work_ends_with_status_2(given: str, said: str, tmp_path: Path) -> None:

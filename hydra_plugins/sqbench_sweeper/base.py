@@ -56,6 +56,7 @@ class CheckedSweeper(BasicSweeper, ABC):
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
         from sqbench import gpus, sweep
+        from sqbench.answer import refuse
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
         from sqbench.records import sweeps
@@ -67,12 +68,15 @@ class CheckedSweeper(BasicSweeper, ABC):
         quiet(verbose=bool(self.config.hydra.verbose))
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         self.points, self.before, self._launched = [], {}, 0
+        given = [*self._parse_config(), *arguments]
+        sweep.announce(self.config, given)
         try:
-            total = self.prepare(parser.parse_overrides([*self._parse_config(), *arguments]))
+            asked = parser.parse_overrides(given)
+            total = self.prepare(asked)
             self.store = Store(self.config.results_dir)
             self.store.prepare()  # before Hydra makes its folder there
         except UserError as error:
-            sys.exit(sweep.refuse(error))
+            sys.exit(refuse(error))
         if self.config.plan:
             self.show_plan()
             sys.exit(0)
@@ -82,8 +86,9 @@ class CheckedSweeper(BasicSweeper, ABC):
             write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
             self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
         except OSError as error:
-            sys.exit(sweep.refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
+            sys.exit(refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
         told: dict[str, object] = {sweep.TOTAL: total}
+        told[sweep.KEYS] = ",".join(item.key_or_group for item in asked if item.is_sweep_override())
         if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
             told[gpus.VISIBLE] = ",".join(gpus.visible())
         with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
@@ -95,7 +100,7 @@ class CheckedSweeper(BasicSweeper, ABC):
             sys.exit(sweep.interrupted())
         except UserError as error:
             self._report_what_is_there()
-            sys.exit(sweep.refuse(error))
+            sys.exit(refuse(error))
         except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
             self._report_what_is_there()
             sweep.interrupted()

@@ -42,14 +42,11 @@ class SearchSweeper(CheckedSweeper):
         from sqbench import sweep
         from sqbench.config import EACH
         from sqbench.errors import UserError
+        from sqbench.extras import extra
 
-        try:
+        with extra("search", "hydra/sweeper=search"):
             from sqbench.search.space import space_of
             from sqbench.search.study import Study
-        except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] != "optuna":
-                raise
-            raise UserError("hydra/sweeper=search: needs Optuna; `pip install sqbench[search]` brings it") from error
         self._check_keys()
         self.space = space_of(overrides)
         self.study = Study(self.space, len(self.rungs), self.seed, self.metric, self.direction)
@@ -67,14 +64,14 @@ class SearchSweeper(CheckedSweeper):
         for key, least, works in (("trials", 1, "1 or more"), ("jobs", 1, "1 or more"), ("seed", 0, "a number of 32 bits")):
             value = getattr(self, key)
             if not isinstance(value, int) or value < least or (key == "seed" and value >= 2**32):
-                raise UserError(f"hydra.sweeper.{key}={value}: {works} works")
+                raise UserError(f"hydra.sweeper.{key}={value}: must be {works}")
         ways = ("minimize", "maximize")
         if self.direction not in (None, *ways):
             raise UserError(f"hydra.sweeper.direction={self.direction}: {known(str(self.direction), ways)}")
         shares = list(self.rungs) if OmegaConf.is_list(self.rungs) else [None]
         numbers = all(isinstance(share, int | float) for share in shares)
         if not numbers or shares[-1:] != [1] or not all(a < b for a, b in itertools.pairwise([0, *shares])):
-            raise UserError(f"hydra.sweeper.rungs={self.rungs}: shares that grow up to 1 work, [0.25,1.0] for example")
+            raise UserError(f"hydra.sweeper.rungs={self.rungs}: must be shares that grow up to 1, [0.25,1.0] for example")
 
     def _smaller(self, cfg: DictConfig) -> list[dict[str, int]]:
         """For each rung what a configuration changes there: how many examples it has; on the last one nothing.
@@ -108,8 +105,9 @@ class SearchSweeper(CheckedSweeper):
 
         sizes = [f"{key}={size}" for smaller in self._smaller(self.corner.cfg) for key, size in smaller.items()]
         each = f", each at {', '.join(sizes)} first, and in full only if it is among the best there" if sizes else ""
-        predicted = History(self.store.records(brief=True)).predict(self.corner)
+        predicted = None if self.corner.first else History(self.store.records(brief=True)).predict(self.corner)
         cost = "unknown cost" if predicted is None else f"about {predicted.seconds:.0f} s"
+        cost += f": {self.corner.first}" * bool(self.corner.first)
         lines = [
             "plan: nothing is computed",
             *(f"  {key}: {described(dimension)}" for key, dimension in self.space.dimensions.items()),

@@ -1,6 +1,7 @@
 """`python -m sqbench.claims`: run what the claims need and is missing, judge, and write claims.md and .csv."""
 
 import json
+import logging
 import shlex
 import sys
 import time
@@ -9,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, sweep
+from sqbench import sweep
+from sqbench.answer import reader
 from sqbench.claims import report
 from sqbench.claims.judging import Judged, judge
 from sqbench.claims.statement import VERDICTS, Claim, load
@@ -26,7 +27,11 @@ from sqbench.quiet import quiet
 from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.reporting.cautions import cautions
+from sqbench.reporting.terminal import print_failures
 from sqbench.storage import canonical_json, write_text
+
+log = logging.getLogger("sqbench.claims")  # the module itself is __main__
 
 INDEX = "claims.json"  # overrides of a point -> its id
 
@@ -63,8 +68,10 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
     """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
+    from sqbench import api
+
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
-    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}"]
+    common = [written("results_dir", config.results_dir), f"tracker={config.mirror}", f"plan={config.plan}"]
     common += [] if config.cache_dir is None else [written("cache_dir", config.cache_dir)]
     points = {}
     for words in jobs:
@@ -85,11 +92,14 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     store.prepare()
     sweeps.begin(store.root / "sweeps" / "claims", [point.id for point in points.values()], store, force=False, now=time.time())
     outcomes = []
+    common = set.intersection(*map(set, points)) if points else set()
     for number, (words, point) in enumerate(points.items()):
         place_in_sweep(number, len(points))
         outcome = run_point(point.cfg, list(words), "claims")
         outcomes.append(outcome)
-        console.print(f"[{number + 1}/{len(points)}] {outcome.state} {outcome.summary} ({outcome.seconds:.1f} s)", markup=False)
+        keys = [word.partition("=")[0] for word in words if word not in common]
+        line = f"[{number + 1}/{len(points)}] {outcome.state} {sweep.told(words, keys)}{outcome.summary} ({outcome.seconds:.1f} s)"
+        console.print(line, markup=False)
     return outcomes
 
 
@@ -119,32 +129,37 @@ register()
 ConfigStore.instance().store(name="claims_schema", node=ClaimsConfig)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="claims")
-def main(cfg: DictConfig) -> None:
+def main() -> int:
     """The command line: verdicts on stdout; exit status 1 if a point failed, 2 for what the user can fix."""
     quiet()
+    status = reader("claims", _answer)
+    return sweep.interrupted() if status == sweep.INTERRUPTED else status
+
+
+def _answer(cfg: DictConfig) -> int:
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, ClaimsConfig)
-    try:
-        if config.plan:
-            show_plan(list(identified(claims_of(config), config).values()), config.results_dir)
-            sys.exit(0)
-        found, outcomes = judged(config)
-    except UserError as error:
-        sys.exit(sweep.refuse(error))
-    except KeyboardInterrupt:
-        sys.exit(sweep.interrupted())
+    log.info("loading PyTorch and checking the points of claims %s", ", ".join(claim.key for claim in claims_of(config)))
+    if config.plan:
+        show_plan(list(identified(claims_of(config), config).values()), config.results_dir)
+        return 0
+    found, outcomes = judged(config)
     files = report.write(found, Path(config.results_dir).expanduser())
     verdicts = [Claim.verdict([finding.holds for finding in findings]) for _, findings in found]
-    for (claim, _), verdict in zip(found, verdicts, strict=True):
-        output.print(f"{claim.key:>3}  {verdict:<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True)
+    for claim, findings in found:
+        output.print(
+            f"{claim.key:>3}  {report.told(findings):<13} {claim.statement}", markup=False, highlight=False, soft_wrap=True
+        )
     output.print(
         ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS), *files, sep="\n", highlight=False, soft_wrap=True
     )
+    made = (Store(config.results_dir).read(outcome.point_id, brief=True) for outcome in outcomes)
+    for note in cautions(record for record in made if record is not None):
+        output.print(note, markup=False, highlight=False, soft_wrap=True)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    sweep.print_failures(outcomes, output)
-    sys.exit(1 if failed else 0)
+    print_failures(outcomes, output)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

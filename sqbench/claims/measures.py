@@ -128,7 +128,7 @@ def layers(of: Side, against: Side | None, *, field: str, statistic: str = "medi
         value = float(numbers.max())
         return Effect(value, value, value, len(numbers), "largest over layers")
     if statistic != "median":
-        raise UserError(f"statistic={statistic}: median and max work")
+        raise UserError(f"statistic={statistic}: must be median or max")
     return _bootstrap(numbers, np.median, "bootstrap over layers")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from sqbench.claims.judging import Finding, Judged
-from sqbench.claims.statement import SUPPORTED, Claim
+from sqbench.claims.statement import MIXED, SUPPORTED, Claim
 from sqbench.overrides import quoted
 from sqbench.reporting.tables import markdown_table
 from sqbench.storage import write_text
@@ -39,14 +39,15 @@ def frame(judged: Judged) -> pd.DataFrame:
 
 INTRODUCTION = """\
 A piece of evidence is supported if its whole 95 % interval lies where the statement needs it, refuted if all of it lies elsewhere,
-and inconclusive otherwise. A claim is supported if all of its evidence is, refuted if any is. Intervals are of each piece alone,
-not corrected for their number; numbers without one are counted, not estimated."""
+and inconclusive otherwise. A claim is supported if all of its evidence is, mixed if some is supported and some refuted, refuted if
+some is refuted and none is supported, and inconclusive otherwise. The key number of a claim is the effect of its first piece of
+evidence. Intervals are of each piece alone, not corrected for their number. Numbers without one are counted, not estimated."""
 
 
 def markdown(judged: Judged) -> str:
     """A table of verdicts, then every claim with its evidence."""
-    lines = [[claim.key, claim.statement, _verdict(findings), _score(findings)] for claim, findings in judged]
-    parts = ["# Claims, tested", INTRODUCTION, _table(["", "statement", "verdict", "evidence for it"], lines)]
+    lines = [[claim.key, claim.statement, _verdict(findings), _key_number(findings)] for claim, findings in judged]
+    parts = ["# Claims, tested", INTRODUCTION, _table(["", "statement", "verdict", "key number"], lines)]
     for claim, findings in judged:
         seeded = any(finding.effect is not None and finding.effect.spread is not None for finding in findings)
         heads = ["evidence", "effect", *["seeds ±"] * seeded, "n", "needed", "", "points"]
@@ -57,12 +58,20 @@ def markdown(judged: Judged) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def told(findings: Sequence[Finding]) -> str:
+    """A verdict in words: `supported`, `mixed (3 of 4 parts hold)`."""
+    verdict = Claim.verdict([finding.holds for finding in findings])
+    held = sum(finding.holds == SUPPORTED for finding in findings)
+    return f"{verdict} ({held} of {len(findings)} parts hold)" if verdict == MIXED else verdict
+
+
 def _verdict(findings: Sequence[Finding]) -> str:
-    return f"**{Claim.verdict([finding.holds for finding in findings])}**"
+    word, *rest = told(findings).split(" ", 1)
+    return " ".join([f"**{word}**", *rest])
 
 
-def _score(findings: Sequence[Finding]) -> str:
-    return f"{sum(finding.holds == SUPPORTED for finding in findings)} of {len(findings)}"
+def _key_number(findings: Sequence[Finding]) -> str:
+    return f"{findings[0].evidence.says}: {findings[0].shown}"
 
 
 def _row(finding: Finding, seeded: bool) -> list[str]:

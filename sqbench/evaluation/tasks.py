@@ -45,7 +45,7 @@ def asked(entries: Sequence[str]) -> list[Asked]:
         UserError: there is none, two have one name, a template is unknown, or a file is missing or no task.
     """
     if not entries:
-        raise UserError("eval.tasks=[]: at least one task works, smoke for example")
+        raise UserError("eval.tasks=[]: must have at least one task, smoke for example")
     found = [_understand(entry) for entry in entries]
     names = [task.name for task in found]
     for place, name in enumerate(names):

@@ -49,7 +49,7 @@ class Awq(Method):
     def __post_init__(self) -> None:
         parse_alpha(self.alpha)
         if self.grid < 1:
-            raise UserError(f"method.grid={self.grid}: 1 or more works, 20 is the paper's")
+            raise UserError(f"method.grid={self.grid}: must be 1 or more, 20 is the paper's")
 
     def scale(self, task: Task, group: Group, exponent: float) -> Tensor:
         """s = mean|X|^r, normalised by sqrt(max * min): [channels of the source] float32."""

@@ -127,4 +127,4 @@ def parse_alpha(value: Any, key: str = "alpha") -> float | str:
         number = -1.0
     if 0 <= number <= 1:
         return abs(number)  # -0.0 is 0
-    raise UserError(f"{key}={value}: a number from 0 to 1 works, or auto (the method searches)")
+    raise UserError(f"{key}={value}: must be a number from 0 to 1, or auto (the method searches)")

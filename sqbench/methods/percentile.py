@@ -21,7 +21,7 @@ class Percentile(Method):
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
-            raise UserError(f"method.percentile={self.percentile}: a number above 50 and up to 100 works, 99.999 for example")
+            raise UserError(f"method.percentile={self.percentile}: must be a number above 50 and up to 100, 99.999 for example")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.percentile(stats, fmt, self.percentile)

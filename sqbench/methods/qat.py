@@ -55,16 +55,16 @@ class Qat(Method):
     validation: float = 0.1
 
     def __post_init__(self) -> None:
-        self._require("epochs", self.epochs >= 1, "1 or more works")
-        self._require("images", self.images is None or self.images >= 4, "4 or more work, or null for the whole training split")
-        self._require("batch", self.batch >= 2, "2 or more work")
-        self._require("lr", 0 < self.lr < 1, "a number between 0 and 1 works, 1e-3 for example")
-        self._require("weight_decay", 0 <= self.weight_decay < 1, "a number from 0 to below 1 works")
-        self._require("distill", 0 <= self.distill <= 1, "a share from 0 (labels alone) to 1 (the float model alone) works")
-        self._require("temperature", 0 < self.temperature <= 100, "a number above 0, up to 100, works")
-        self._require("freeze", 0 <= self.freeze <= 1, "a share of the steps from 0 to 1 works")
-        self._require("validation", 0 <= self.validation <= 0.5, "a share of the images from 0 to 0.5 works")
-        self._require("patience", self.patience is None or self.patience >= 1, "1 or more works, or null to never stop early")
+        self._require("epochs", self.epochs >= 1, "must be 1 or more")
+        self._require("images", self.images is None or self.images >= 4, "must be 4 or more, or null for the whole training split")
+        self._require("batch", self.batch >= 2, "must be 2 or more")
+        self._require("lr", 0 < self.lr < 1, "must be a number between 0 and 1, 1e-3 for example")
+        self._require("weight_decay", 0 <= self.weight_decay < 1, "must be a number from 0 to below 1")
+        self._require("distill", 0 <= self.distill <= 1, "must be a share from 0 (labels alone) to 1 (the float model alone)")
+        self._require("temperature", 0 < self.temperature <= 100, "must be a number above 0, up to 100")
+        self._require("freeze", 0 <= self.freeze <= 1, "must be a share of the steps from 0 to 1")
+        self._require("validation", 0 <= self.validation <= 0.5, "must be a share of the images from 0 to 0.5")
+        self._require("patience", self.patience is None or self.patience >= 1, "must be 1 or more, or null to never stop early")
         nothing = self.patience is not None and self.validation == 0
         self._require("patience", not nothing, "needs images to validate on; method.validation=0.1 works, or null here")
 
@@ -123,7 +123,7 @@ class QatLsq(Qat):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("start", self.start in STARTS, known(str(self.start), STARTS))
-        self._require("step_lr", 0 <= self.step_lr <= 1000, "a multiple of method.lr from 0 to 1000 works")
+        self._require("step_lr", 0 <= self.step_lr <= 1000, "must be a multiple of method.lr from 0 to 1000")
 
     @property
     def range_lr(self) -> float:

@@ -1,8 +1,13 @@
 """Models: found, fingerprinted, loaded; and their topology, discovered and proven."""
 
+import torch
+from omegaconf import OmegaConf
+
 from sqbench.config import ModelConfig
 from sqbench.models import image_sources, text_sources
 from sqbench.models.base import Loader, Model, Source
+from sqbench.planning import Absent
+from sqbench.storage import digest
 
 LOADERS: dict[str, Loader] = {**text_sources.LOADERS, **image_sources.LOADERS}
 
@@ -10,5 +15,15 @@ __all__ = ["LOADERS", "Loader", "Model", "Source", "locate"]
 
 
 def locate(cfg: ModelConfig) -> Source:
-    """Find a model's files and fingerprint them; nothing is loaded."""
-    return LOADERS[cfg.loader].locate(cfg)
+    """Find a model's files and fingerprint them; nothing is loaded.
+
+    In a plan, a model that is not there is known by its configuration.
+    """
+    try:
+        return LOADERS[cfg.loader].locate(cfg)
+    except Absent as absent:
+        return Source(digest(OmegaConf.to_container(OmegaConf.create(cfg))), _unloadable, first=str(absent))  # type: ignore[call-overload]
+
+
+def _unloadable(device: torch.device) -> Model:
+    raise AssertionError("a plan loads no model that is not there")

@@ -104,6 +104,7 @@ class Source:
         context: the longest window of tokens that the model takes, if it says.
         widths: input channels of its layers, from the architecture alone; None where that is not cheap.
         extent: how large it is, read from headers and configurations alone; None where those do not tell.
+        first: what has to happen before it is there, in a plan; empty if it is there.
     """
 
     fingerprint: str
@@ -112,6 +113,7 @@ class Source:
     context: int | None = None
     widths: Callable[[], Widths] | None = None
     extent: Callable[[], Extent | None] = lambda: None
+    first: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.models import nano, wheels
@@ -51,8 +52,8 @@ def from_hub(cfg: ModelConfig, config: Any) -> Path:
     Raises:
         UserError: neither has it.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if not config.hf_hub_id:
         raise UserError(
@@ -61,8 +62,11 @@ def from_hub(cfg: ModelConfig, config: Any) -> Path:
     named = config.hf_hub_filename or "model.safetensors"
     filename = str(Path(named).with_suffix(".safetensors")).replace("open_clip_pytorch_model", "open_clip_model")
     try:
-        return Path(hf_hub_download(config.hf_hub_id, filename, revision=cfg.revision))
+        local = planning.active() or constants.HF_HUB_OFFLINE
+        return Path(hf_hub_download(config.hf_hub_id, filename, revision=cfg.revision, local_files_only=local))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        if isinstance(error, LocalEntryNotFoundError) and not constants.HF_HUB_OFFLINE:
+            planning.before("its model is downloaded first")
         raise UserError(
             f"model.name={cfg.name}: {filename} of {config.hf_hub_id} is not in the Hugging Face cache"
             f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub does not give it ({type(error).__name__});"

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sqbench import tensorfile
+from sqbench import planning, tensorfile
 from sqbench.config import CalibrationConfig, DataConfig, ModelConfig
 from sqbench.data import images
 from sqbench.data.images import LabelledImages
@@ -29,6 +29,7 @@ from sqbench.storage import cache_dir, digest
 
 log = logging.getLogger(__name__)
 
+TRAINED_FIRST = "its model is trained first"  # what a plan says
 REVISION = 1  # of the training below: raised when it makes other weights of the same recipe
 
 
@@ -115,6 +116,8 @@ def from_recipe(cfg: ModelConfig) -> Source:
     training = LabelledImages(found.train, range(len(found.train)), recipe.preprocessing)
     about = {"recipe": asdict(recipe), "training": training.fingerprint, "classes": len(found.classes), "revision": REVISION}
     kept = cache_dir() / "models" / f"{cfg.name}-{digest(about)[:12]}.safetensors"
+    if not kept.is_file():
+        planning.before(TRAINED_FIRST)  # a plan does not wait for another process that trains it either
     tensors, _ = tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
     weights = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
     fingerprint = digest({"weights": weights, **about})  # not of the file: the order of a safetensors header is left to chance
@@ -133,6 +136,7 @@ def load(cfg: ModelConfig, recipe: Recipe, kept: Path, classes: int, fingerprint
 
 def train(recipe: Recipe, training: LabelledImages, classes: int, name: str) -> dict[str, Tensor]:
     """Weights after training from scratch on the CPU; the same each time for the same number of threads."""
+    planning.before(TRAINED_FIRST)
     log.info("training %s on %d images, once", name, len(training))
     start = time.perf_counter()
     batches = list(training.batches(500))

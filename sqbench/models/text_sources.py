@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError, counted
 from sqbench.models.architectures import refuse_architecture
@@ -66,15 +67,20 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
         raise UserError(f"model.name={cfg.name}: GGUF files are not read; a Hugging Face folder with float weights works")
     if cfg.name.startswith(("/", ".", "~")):
         raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     patterns = [pattern for pattern in PATTERNS if pattern != "*.py" or cfg.trust_remote_code]
     try:
-        return describe(Path(snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=patterns)), cfg)
+        found = snapshot_download(
+            cfg.name, revision=cfg.revision, allow_patterns=patterns, local_files_only=planning.active() or constants.HF_HUB_OFFLINE
+        )
+        return describe(Path(found), cfg)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(f"model.name={cfg.name}: neither a local folder nor a model on the hub ({type(error).__name__})") from error
     except (LocalEntryNotFoundError, OSError) as error:
+        if not constants.HF_HUB_OFFLINE:
+            planning.before("its model is downloaded first")
         raise UserError(
             f"model.name={cfg.name}: not a local folder, not in the Hugging Face cache"
             f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached;"

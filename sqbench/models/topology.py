@@ -63,8 +63,7 @@ class Topology:
         """Module -> the layers directly in it, in order of execution; a layer that no module holds is alone, under its name."""
         found: dict[str, tuple[str, ...]] = {}
         for name in self.layers:
-            parent = name.rpartition(".")[0] or name
-            found[parent] = (*found.get(parent, ()), name)
+            found[_parent(name)] = (*found.get(_parent(name), ()), name)
         return found
 
     def chosen(self, patterns: Collection[str]) -> tuple[str, ...]:
@@ -73,12 +72,8 @@ class Topology:
         Raises:
             UserError: a pattern names none.
         """
-        named = {pattern: [name for name in self.layers if _names(pattern, name)] for pattern in patterns}
-        for pattern, names in named.items():
-            if not names:
-                raise UserError(f"layers={pattern}: matches no layer; {closest(pattern, [*self.siblings, *self.layers])}")
-        found = {name for names in named.values() for name in names}
-        return tuple(name for name in self.layers if name in found)
+        check_patterns(patterns, self.layers)
+        return tuple(name for name in self.layers if any(_names(pattern, name) for pattern in patterns))
 
     def restricted(self, patterns: Collection[str] | None) -> "Topology":
         """What there is to do where only the layers that `chosen` finds are quantized; None is all. Sites stay: all are observed.
@@ -117,6 +112,18 @@ def merged(found: Iterable[Topology]) -> Topology:
 
 def _names(pattern: str, layer: str) -> bool:
     return fnmatch(layer, pattern) or fnmatch(layer, f"{pattern}.*")
+
+
+def _parent(layer: str) -> str:
+    return layer.rpartition(".")[0] or layer
+
+
+def check_patterns(patterns: Collection[str], layers: Collection[str]) -> None:
+    """Raise UserError for an fnmatch pattern that names none of these layers, and no module around one."""
+    for pattern in patterns:
+        if not any(_names(pattern, name) for name in layers):
+            near = closest(pattern, [*dict.fromkeys(map(_parent, layers)), *layers])
+            raise UserError(f"layers={pattern}: matches no layer; {near}")
 
 
 def matches(patterns: Collection[str] | None, layer: str, keep: Collection[str]) -> bool:

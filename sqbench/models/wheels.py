@@ -11,6 +11,7 @@ from torch import Tensor
 from sqbench import tensorfile
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
+from sqbench.extras import extra
 from sqbench.models.base import Source
 from sqbench.models.timm_models import Weights, describe
 from sqbench.storage import cache_dir, digest, known_digest
@@ -76,10 +77,8 @@ def vit_from_onnx(file: Path) -> dict[str, Tensor]:
     The exporter folded weights of linears into anonymous transposed constants: the nodes that read them say which is which. The
     position embedding came apart into the class token's and a grid of 37 x 37.
     """
-    try:
+    with extra("onnx", "model=vit_small_focus"):
         import onnx
-    except ImportError as error:
-        raise UserError("model=vit_small_focus: reading its weights needs the package onnx; `pip install onnx` works") from error
     graph = onnx.load(str(file)).graph
     values = {item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in graph.initializer}
     found = {name.removeprefix("backbone."): value for name, value in values.items() if name.startswith("backbone.")}

@@ -62,22 +62,22 @@ class Format:
             return UserError(f"{key}.{field}={getattr(self, field)}: {works}")
 
         if not 2 <= self.bits <= 8:
-            raise refuse("bits", "2 to 8 work (16-bit activations are the model's own float: leave `activations` null)")
+            raise refuse("bits", "must be 2 to 8 (16-bit activations are the model's own float: leave `activations` null)")
         allowed = ("tensor", "token", "group") if activations else ("tensor", "channel", "group")
         if self.granularity not in allowed:
-            raise refuse("granularity", f"{', '.join(allowed)} work here")
+            raise refuse("granularity", f"must be one of {', '.join(allowed)} here")
         if self.convention not in ("qmax", "half_range"):
-            raise refuse("convention", "qmax or half_range work")
+            raise refuse("convention", "must be qmax or half_range")
         if self.scale_dtype not in SCALE_BYTES:
-            raise refuse("scale_dtype", f"{', '.join(SCALE_BYTES)} work")
+            raise refuse("scale_dtype", f"must be one of {', '.join(SCALE_BYTES)}")
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("group_size", "a size with granularity=group, null without")
         if self.group_size is not None and self.group_size < 1:
-            raise refuse("group_size", "a positive number works")
+            raise refuse("group_size", "must be a positive number")
         if self.dynamic and not activations:
-            raise refuse("dynamic", "weights are quantized once: false works")
+            raise refuse("dynamic", "must be false: weights are quantized once")
         if activations and self.granularity in ("token", "group") and not self.dynamic:
-            raise refuse("dynamic", f"{self.granularity} ranges of activations exist only at run time: true works")
+            raise refuse("dynamic", f"must be true: {self.granularity} ranges of activations exist only at run time")
 
     def ungrouped(self, granularity: str) -> "Format":
         """The same format, with another granularity in place of groups."""
@@ -155,9 +155,9 @@ class Scheme:
         if self.ops != "linear" and self.activations is None and self.weights is not None:
             raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; bits.ops=linear works")
         if self.edge_bits is not None and not 2 <= self.edge_bits <= 8:
-            raise UserError(f"bits.edge_bits={self.edge_bits}: 2 to 8 work, or null")
+            raise UserError(f"bits.edge_bits={self.edge_bits}: must be 2 to 8, or null")
         if self.layers == ():
-            raise UserError("layers=[]: the name of a layer, or of a module around some, works; null is all layers")
+            raise UserError("layers=[]: must hold the name of a layer, or of a module around some; null is all layers")
         if self.weights is not None:
             self.weights.check("bits.weights", activations=False)
         if self.activations is not None:

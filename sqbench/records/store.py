@@ -6,13 +6,15 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from sqbench.errors import UserError
 from sqbench.locks import claim
+from sqbench.overrides import pasted
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,17 @@ SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
 SCHEMA = 1  # of record.json; raised when a reader would have to know
 PATIENCE = 2.0  # seconds; a child follows its killed parent within them, and a launcher gives its point to another at once
 _BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
+
+
+def refuse_collection(results_dir: str, command: str) -> None:
+    """Raise UserError, with the lines to type, for a folder without records of its own in which there are results folders."""
+    root = Path(results_dir).expanduser()
+    if (root / "runs").is_dir():
+        return
+    inside = sorted({path.parents[2] for depth in ("*", "*/*") for path in root.glob(f"{depth}/runs/*/record.json")})
+    if inside:
+        lines = [f"python -m sqbench.{command} {pasted('results_dir', folder)}" for folder in inside]
+        raise UserError(f"results_dir={results_dir}: is no results folder, and holds {len(inside)}:\n" + "\n".join(lines))
 
 
 class Store:
@@ -75,7 +88,7 @@ class Store:
         """See `sqbench.storage.written`, of a point's record."""
         return written(self.folder(point_id) / "record.json")
 
-    def write(self, record: dict[str, Any], samples: pd.DataFrame | None = None) -> Path:
+    def write(self, record: dict[str, Any], samples: "pd.DataFrame | None" = None) -> Path:
         """Write a point's samples, then its record, which holds their checksum: parquet has none."""
         folder = self.folder(record["point_id"])
         if samples is not None:
@@ -100,12 +113,14 @@ class Store:
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
-    def samples(self, point_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+    def samples(self, point_id: str, columns: Sequence[str] | None = None) -> "pd.DataFrame | None":
         """Columns, or all, of a point's per-example outcomes; None where they are not there or damaged."""
         path, record = self.folder(point_id) / SAMPLES, self.read(point_id, brief=True)
         try:
             if record is None or not _samples_of(record, path):
                 return None
+            import pandas as pd
+
             return pd.read_parquet(path, columns=columns if columns is None else list(columns))
         except (OSError, ValueError):  # no file; no parquet, or without these columns
             return None

@@ -149,7 +149,7 @@ def candidates(
         if (fields := record.get("outcomes", {}).get(metric)) is not None
     }
     cells = grid.cells.assign(apart=apart(grid.cells, grid.added))
-    floats = cells[(cells["method"] == "fp") & (cells["points"] > 0)]
+    floats = cells[(cells["method"] == "fp") & cells["delta"].isna() & (cells["points"] > 0)]
     quantized = cells[cells["method"] != "fp"]
     done = quantized[quantized["points"] > 0]
     stored = study.frame[study.frame["metric"] == "weight_bytes"].assign(

@@ -19,13 +19,20 @@ def value_text(cell: Any, metric: str) -> str:
 
 
 def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
-    """`3 seeds, +0.240`, `-0.30 [-0.80, 0.20], n.s., detectable 0.60`, or that some runs failed; empty if nothing is to be said."""
+    """`3 seeds, +0.240 [0.200, 0.280]`, `-0.30 [-0.80, 0.20], n.s., detectable 0.60`, or that some runs failed.
+
+    Of a speed `x1.56 [1.39, 1.72], float 365.4`. Empty if nothing is to be said.
+    """
     if cell.points == 0:
         return ""
     notes = [f"{cell.points} seeds"] * (cell.points > 1) + [f"{cell.failed} failed"] * (cell.failed > 0)
     if not math.isnan(cell.delta):
         notes.append(change_text(cell.delta, cell.low, cell.high, metric))
-    if cell.unclear:
+    if not math.isnan(cell.float):
+        notes.append(f"float {number(cell.float, metric)}")
+    if cell.untested:
+        notes.append(cell.untested)
+    elif cell.unclear:
         notes.append(f"n.s., detectable {number(cell.detectable, metric, extra=extra_decimals(cell.delta, metric))}")
     notes += [f"n={cell.n:.0f}"] * (with_n and not math.isnan(cell.n))
     return ", ".join(notes)
@@ -34,7 +41,8 @@ def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
 def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
     """`15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean that says how many runs failed.
 
-    A change that is not significant is `n.s.`, and the cell says which would have been detected.
+    A change that is not significant is `n.s.`, and the cell says which would have been detected. Where no change at all could have
+    been significant, it says so instead.
     """
     note = note_text(cell, metric, with_n=with_n)
     return value_text(cell, metric) + f" ({note})" * bool(note)
@@ -58,8 +66,12 @@ def remarks(grid: Grid, place: str = "In brackets") -> list[str]:
         levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"][cells["low"].notna()])))
         change = "how many times as fast as the float model" if grid.metric in SPEEDS else "the change against the float model"
         parts.append(f"{place} {change}" + f" [and its {levels} interval]" * bool(levels))
+    if cells["float"].notna().any():
+        parts.append("float is the speed of that float model, which took turns with the point; a factor is the median over turns")
     if (cells["points"] > 1).any():
         parts.append("± is the standard deviation over seeds")
+    if (cells["low"].notna() & (cells["points"] > 1)).any():
+        parts.append("Beside ± the interval is of the mean over seeds: what other examples could change")
     counts = set(cells["n"].dropna())
     if len(counts) == 1:
         parts.append(f"n = {counts.pop():.0f} examples")

@@ -1,5 +1,6 @@
 """Records to one tidy long frame: pure steps, nothing is read from or written to disk."""
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,17 +8,18 @@ from typing import Any
 import pandas as pd
 
 from sqbench.comparison import holm, stderr_name
+from sqbench.config import label_of
 from sqbench.records.changes import flat
 from sqbench.reporting.order import EXACT, FIELDS, INTEGERS, as_float, in_order
 from sqbench.storage import canonical_json
 
 _SEEDS = ("seed", "calibration.seed")
 _TEST = ("p", "detectable", "gained", "lost", "flip_rate", "test")  # of a change; see sqbench.comparison.Difference
-_FLOATS = ("value", "stderr", "low", "high", "level", "p", "p_holm", "detectable", "flip_rate")
+_FLOATS = ("value", "stderr", "float", "low", "high", "level", "p", "p_holm", "detectable", "flip_rate")
 COLUMNS = (
     *("point_id", "status", "model", "head", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
     *("layers", "backend", "device", "window", "windows", "images", "beams", "samples", "source", "variant"),
-    *("metric", "value", "stderr", "low", "high", "level", "n", "p", "p_holm", *_TEST[1:], "error"),
+    *("metric", "value", "stderr", "float", "low", "high", "level", "n", "p", "p_holm", *_TEST[1:], "error"),
 )
 
 
@@ -29,6 +31,9 @@ def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     were compared with is there once as method `fp`, with an empty `point_id` unless it was run as a point. A failed point is one
     row with an empty metric. `variant` names what else of the identity differs between points that are otherwise alike
     ("percentile=99.9", "calibration.windows=64"), and is empty where nothing does.
+
+    Speeds are told against a float model that took turns with the point: `float` is its speed in those turns, beside the change.
+    The float baseline is then the float model in the dtype that all points were timed beside. In any other dtype it is a point.
     """
     points = [(record, point_fields(record)) for record in _with_baselines(records)]
     for fields, variant in zip((fields for _, fields in points), _variants(points), strict=True):
@@ -52,7 +57,7 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "point_id": record["point_id"],
         "status": record["status"],
-        "model": record["config"]["model"]["name"],
+        "model": label_of(record["config"]["model"]),
         "data": record["config"]["data"]["name"],
         "eval": identity["eval"].get("name", ""),
         "method": identity["method"]["name"],
@@ -113,7 +118,7 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records, and each float baseline exactly once: as its own record if it was run as a point, else from a `baseline`."""
     points: list[dict[str, Any]] = []
     run: dict[str, dict[str, Any]] = {}
-    implied: dict[str, dict[str, Any]] = {}
+    implied: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record["point_id"]):
         identity, basis = record["identity"], float_basis(record)
         key = canonical_json(basis)
@@ -128,8 +133,18 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             run.setdefault(key, {**record, **as_float})
         if record["baseline"]:
-            implied.setdefault(key, {**record, **as_float, "point_id": "", "status": "ok", "metrics": record["baseline"]})
-    return [*points, *{**implied, **run}.values()]
+            implied[key].append({**record, **as_float, "point_id": "", "status": "ok", "metrics": record["baseline"]})
+    found = {key: _middle(alike) if alike[0]["identity"]["eval"].get("beside") else alike[0] for key, alike in implied.items()}
+    return [*points, *{**found, **run}.values()]
+
+
+def _middle(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One float baseline of several that were timed, one beside each point: its metrics are their medians."""
+    names = set.intersection(*(set(record["metrics"]) for record in alike))
+    metrics = {
+        name: statistics.median(record["metrics"][name] for record in alike) for name in alike[0]["metrics"] if name in names
+    }
+    return {**alike[0], "metrics": metrics}
 
 
 def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
@@ -167,6 +182,8 @@ def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, 
             "stderr": as_float(metrics.get(errors[name])),
             "n": None if name in EXACT else count,
         }
+    timed = record["baseline"] if record["identity"]["eval"].get("beside") else {}
     for name, delta in deltas.items():
         known = {key: delta.get(key) for key in ("value", "low", "high", "level", "n", *_TEST)}
+        known["float"] = timed.get(name)
         yield {**fields, "metric": f"delta_{name}", **known}

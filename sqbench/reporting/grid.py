@@ -26,9 +26,10 @@ class Grid:
         added: what had to join the rows, because results that differ in it would have shared a cell.
         cells: a row per cell: the labels of `rows` and `columns`; `value`, the mean over `points`; `seed_std`, their standard
             deviation (NaN for one point); `failed`, how many more points failed; `n`, the examples behind each value; `delta`,
-            the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable` (of a single point only);
-            `p_holm`, `unclear` and `best`, which `significance.tested` fills; the `ids` of the points, and the `errors` of those
-            that failed. NaN where unknown.
+            the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable`, of several points once
+            `significance.tested` has read their samples; `float`, of speeds, the mean of the float models that took turns with
+            the points; `p_holm`, `unclear`, `untested` and `best`, which `significance.tested` fills; the `ids` of the points, and
+            the `errors` of those that failed. NaN where unknown.
         context: the fields that are the same in every quantized cell and stand in neither rows nor columns.
         notes: what the caption says besides.
     """
@@ -87,7 +88,7 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
 
 def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
     """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
-    numbers = frame[["point_id", "status", "error", "value", *_TESTED, "n"]].astype({"n": "float64"})
+    numbers = frame[["point_id", "status", "error", "value", "float", *_TESTED, "n"]].astype({"n": "float64"})
     found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
         found[key].append(row)
@@ -108,9 +109,11 @@ def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
             "failed": len(found) - len(done),
             "n": counts.pop() if len(counts) == 1 else math.nan,
             "delta": np.mean(paired) if paired else math.nan,
+            "float": np.mean([row.float for row in changes]) if paired else math.nan,
             **{name: getattr(changes[0], name) if len(paired) == 1 else math.nan for name in _TESTED},
             "p_holm": math.nan,
             "unclear": False,
+            "untested": "",
             "best": False,
             "ids": tuple(row.point_id for row in done),
             "errors": tuple(row.error for row in found if row.status == "failed"),

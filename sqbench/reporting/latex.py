@@ -51,7 +51,7 @@ def to_paper(grid: Grid, experiment: str = "", heading: str = "", label: str = "
         UserError: the label is none that LaTeX can refer to.
     """
     if not re.fullmatch(r"[\w:.-]*", label):
-        raise UserError(f"label={label}: letters, digits and :._- work")
+        raise UserError(f"label={label}: must be letters, digits and :._-")
     marks: dict[str, str] = {}
     body = wide(grid, lambda cell: _stacked(cell, grid, marks))
     words = {word for row in body.to_numpy() for word in row}

@@ -25,6 +25,7 @@ FIELDS = (
     *("beams", "samples", "source", "layers", "ops", "weights", "activations", "backend", "device", "variant"),
 )
 GROUPABLE = (*FIELDS, "seed", "point_id")  # what rows and columns of a table may be made of
+FILTERS = (*GROUPABLE, "status")  # what results may be chosen by
 EXACT = ("weight_bytes", "resident_bytes", "peak_rss_bytes")  # not an average over examples: no n
 INTEGERS = ("seed", "window", "windows", "images", "beams", "samples", "n", "gained", "lost")
 _NUMERIC = ("alpha", *INTEGERS)

@@ -26,11 +26,12 @@ def alpha_picture(grid: Grid) -> Figure:
     figure = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     ends = (left - 0.04 * span, (auto if any("auto" in curve.alphas for curve in found) else right) + 0.04 * span)
+    series = style.Series()
     for place, curve in enumerate(found):
-        looks = style.look(place)
+        looks = series.look(curve.method, curve.bits)
         shift = (place - (len(found) - 1) / 2) * 0.006 * span  # intervals at the same alpha stand beside each other
         if not curve.alphas:
-            axes.plot(ends, curve.values * 2, label=curve.label, **looks, markerfacecolor="white", clip_on=False)
+            axes.plot(ends, curve.values * 2, label=curve.label, **{**looks, "markerfacecolor": "white"}, clip_on=False)
             if not math.isnan(curve.low[0]):
                 axes.axhspan(curve.low[0], curve.high[0], color=looks["color"], alpha=0.12, linewidth=0)
             continue
@@ -63,8 +64,9 @@ def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
     best = cells[cells["front"]].sort_values("size")
     axes.plot(best["size"], best["value"], color=style.GREY, drawstyle="steps-post", linewidth=1.0, zorder=1)
     axes.plot(best["size"], best["value"], "o", color=style.GREY, fillstyle="none", markersize=10, zorder=1)
-    for place, (label, rows) in enumerate(cells.groupby("label", sort=False)):
-        looks = {**style.look(place), "linestyle": "none"}
+    series = style.Series()
+    for label, rows in cells.groupby("label", sort=False):
+        looks = {**series.look(rows["method"].iloc[0], rows["bits"].iloc[0]), "linestyle": "none"}
         axes.plot(rows["size"], rows["value"], label=label, **looks)
         bars = [(rows[end] - rows["value"]).abs() for end in ("low", "high")]
         axes.errorbar(rows["size"], rows["value"], bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
@@ -89,8 +91,9 @@ def layers_picture(layers: pd.DataFrame) -> Figure:
     panels = figure.subplots(2, 1, sharex=True)
     for axes, (name, title) in zip(panels, NOISE, strict=True):
         worst = layers.loc[layers[name].idxmin()] if layers[name].notna().any() else None
-        for place, (label, rows) in enumerate(layers.groupby("label", sort=False)):
-            looks = style.look(place)
+        series = style.Series()
+        for label, rows in layers.groupby("label", sort=False):
+            looks = series.look(rows["method"].iloc[0], rows["bits"].iloc[0])
             axes.plot(rows["index"], rows[name], label=label, markersize=3, linewidth=0.8, **looks)
         if worst is None:
             axes.text(0.5, 0.5, "left in float by all of these points", transform=axes.transAxes, ha="center", color=style.GREY)

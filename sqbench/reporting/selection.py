@@ -32,20 +32,26 @@ def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
         if names is not None:
             keep &= pd.Series(labels(frame[column]), index=frame.index).isin(names)
     shared = pd.Series(list(zip(*(labels(frame[name]) for name in _BASIS), strict=True)), index=frame.index, dtype=object)
-    keep |= (frame["method"] == "fp") & shared.isin(set(shared[keep]))
+    keep |= float_lines(frame) & shared.isin(set(shared[keep]))
     return frame[keep].reset_index(drop=True)
+
+
+def float_lines(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are of a float baseline. A float model that was measured against another one, in another dtype, is a point."""
+    changed = set(frame["point_id"][frame["metric"].str.startswith("delta_", na=False)])
+    return (frame["method"] == "fp") & ~frame["point_id"].isin(changed)
 
 
 def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
     """Raise UserError for a table that cannot be made: no rows, an unknown or repeated name, a metric that no point has."""
     if frame.empty or not rows:
-        raise UserError("no result to show" if frame.empty else f"rows=[]: at least one name works; {known('', GROUPABLE)}")
+        raise UserError("no result to show" if frame.empty else f"rows=[]: must have at least one name; {known('', GROUPABLE)}")
     for key, names in (("rows", rows), ("columns", columns)):
         for name in names:
             if name not in GROUPABLE:
                 raise UserError(f"{key}=[{','.join(names)}]: unknown name {name}; {known(name, GROUPABLE)}")
             if [*rows, *columns].count(name) > 1:
-                raise UserError(f"{key}=[{','.join(names)}]: {name} stands more than once in rows and columns; once works")
+                raise UserError(f"{key}=[{','.join(names)}]: {name} must stand only once in rows and columns")
     metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any metric of ours makes the table of failures
     if metric not in metrics:
         raise UserError(f"metric={metric}: {known(metric, metrics)}")

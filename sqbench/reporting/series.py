@@ -67,10 +67,10 @@ def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
     """
     same_basis(grid)
     cells = shown_cells(grid)
-    floats = cells[cells["method"] == "fp"]
+    line = (cells["method"] == "fp") & cells["delta"].isna()  # a float model in another dtype has a change, and is a point
+    floats, cells = cells[line], cells[~line]
     found = []
     names = [name for name in grid.rows if name != "alpha"]
-    cells = cells[cells["method"] != "fp"]
     for key, rows in cells.assign(apart=apart(cells, names[2:], names[:2])).groupby(names, sort=False):
         alphas = tuple(alpha for alpha in rows["alpha"] if alpha)
         label = " ".join([*key[:2], *rows["apart"].iloc[:1]]).strip()
@@ -138,7 +138,10 @@ def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
 
 
 def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row per point and layer: `label` of the point, `index` and `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float).
+    """One row per point and layer.
+
+    With `label`, `method` and `bits` of the point, `index` and `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float).
+
 
     Raises:
         UserError: there is nothing to show, or too much, or of several models.
@@ -161,11 +164,13 @@ def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     rows = [
         {
             "label": name,
+            "method": named["method"].iloc[row],
+            "bits": named["bits"].iloc[row],
             "index": index,
             "layer": entry["layer"],
             **{noise: entry.get(noise, math.nan) for noise, _ in NOISE},
         }
-        for name, at in zip(label, named["at"], strict=True)
+        for row, (name, at) in enumerate(zip(label, named["at"], strict=True))
         for index, entry in enumerate(points[at][0]["quantized"]["per_layer"])
     ]
     return pd.DataFrame(rows).assign(model=models[0])

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from sqbench.config import label_of
+
 
 def share_notes(records: Iterable[dict[str, Any]]) -> list[str]:
     """A sentence for each scheme and model whose groups do not fit all layers, and for each model with unasked float weights.
@@ -12,7 +14,7 @@ def share_notes(records: Iterable[dict[str, Any]]) -> list[str]:
     """
     notes: dict[str, None] = {}
     for record in records:
-        share, model = record.get("share") or {}, record["config"]["model"]["name"]
+        share, model = record.get("share") or {}, label_of(record["config"]["model"])
         scheme, layers = record["identity"]["scheme"]["name"], share.get("layers", 0)
         if narrow := share.get("narrow", 0):
             notes[f"{scheme} of {model}: {narrow} of {layers} layers have fewer input channels than a group, and no groups"] = None

@@ -19,7 +19,8 @@ from sqbench.storage import canonical_json
 MOST_CELLS = 300  # whose samples are read and compared with each other: seconds
 RESAMPLES = 10_000
 LEVEL = 0.95  # where the records have no interval
-TESTS = {"proportion": "exact McNemar test", "mean": "sign-flip test", "perplexity": "sign-flip test"}
+SIGN_FLIPS = "sign-flip test"
+TESTS = {"proportion": "exact McNemar test", "mean": SIGN_FLIPS, "perplexity": SIGN_FLIPS}
 
 Samples = Callable[[str, Sequence[str]], pd.DataFrame | None]  # (point id, columns) -> per-example outcomes, where there are any
 
@@ -42,6 +43,9 @@ class Side:
 def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> Grid:
     """A table with `p_holm`, `unclear` (no significant change against the float model) and `best` in its cells, said in its notes.
 
+    An unclear cell is `untested` where no change of so few examples could have been significant. Cells of several points get the
+    interval, the test and what is detectable of their mean over seeds.
+
     `best` are the best quantized cell of a column and those not significantly worse, among cells that were compared with one float
     model. The best is chosen by the same examples, which makes it look better than it is: if anything, too few cells are bold.
     """
@@ -57,18 +61,27 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
     many = len(measured) > MOST_CELLS
     sides = {} if many else {place: side_of(cells["ids"][place], outcomes, grid.metric, samples) for place in measured}
     known = {place: side for place, side in sides.items() if side is not None}
-    cells = _against_float(cells, known, level)
+    cells, changes = _against_float(cells, known, of_point, grid.metric, level)
+    cells["untested"] = _untested(cells, changes, outcomes, level)
     best, compared, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
     cells["best"] = best
 
     test = " and ".join(dict.fromkeys(TESTS[outcome.kind] for outcome in outcomes.values())) or "paired test"
-    alpha, changes = f"{100 * (1 - level):.4g} %", _counted(int(cells["p_holm"].notna().sum()), "change")
+    alpha, holm_over = f"{100 * (1 - level):.4g} %", f"Holm over {_counted(int(cells['p_holm'].notna().sum()), 'change')}"
     notes = []
-    if cells["unclear"].any():
+    not_significant = cells["unclear"] & (cells["untested"] == "")
+    if not_significant.any():
         power = f"a change of x would be found with {100 * POWER:.0f} % power"
-        notes.append(f"n.s., detectable x: not significant at {alpha} ({test}, Holm over {changes}); {power}")
-    elif cells["p_holm"].notna().any():
-        notes.append(f"Every change is significant at {alpha} ({test}, Holm over {changes})")
+        notes.append(f"n.s., detectable x: not significant at {alpha} ({test}, {holm_over}); {power}")
+    for said in dict.fromkeys(cells["untested"][cells["untested"] != ""]):
+        notes.append(f"{said}: no change over so few could be significant at {alpha} ({SIGN_FLIPS}, {holm_over})")
+    if (first := _against_its_interval(cells[not_significant], grid, 1 - level)) is not None:
+        notes.append(
+            f"The interval of {first} excludes 0 and the change is n.s.: an interval is of one change alone, and Holm's correction"
+            " allows for all changes of the table"
+        )
+    if cells["p_holm"].notna().any() and not cells["unclear"].any():
+        notes.append(f"Every change is significant at {alpha} ({test}, {holm_over})")
     if best.any():
         by, pairs = " and ".join(next(iter(known.values())).outcome.by), _counted(compared, "comparison")
         among = " among points with the same float model" * split
@@ -117,14 +130,58 @@ def side_of(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, sa
     return Side(*first, over_seeds(values), over_seeds(floats) if len(floats) == len(values) else None)
 
 
-def _against_float(cells: pd.DataFrame, known: Mapping[int, Side], level: float) -> pd.DataFrame:
-    """The tests of each cell's change: of one point as its record has it, of several seeds by their mean on each example."""
+def _against_float(
+    cells: pd.DataFrame, known: Mapping[int, Side], of_point: Mapping[str, Mapping[str, Any]], metric: str, level: float
+) -> tuple[pd.DataFrame, dict[int, Mapping[str, Any]]]:
+    """The tests of each cell's change, of one point as its record has it, of several seeds by their mean on each example.
+
+    Returns:
+        The cells, and each change as records have it.
+    """
+    changes: dict[int, Mapping[str, Any]] = {}
+    for place, ids in enumerate(cells["ids"]):
+        if len(ids) == 1 and ids[0]:
+            changes[place] = of_point[ids[0]]["delta"].get(metric, {})
     for place, side in known.items():
         if cells["points"][place] > 1 and side.floats is not None and not np.isnan(cells["delta"][place]):
             found = side.outcome.compare(side.rows, side.values, side.floats, RESAMPLES, level)
-            cells.loc[place, ["p", "detectable"]] = found.p, found.detectable
+            changes[place] = found.as_dict()
+            # The mean of the seeds' perplexities is not quite that of their mean loss: the interval stands around the former.
+            low, high = (cells["delta"][place] + bound - found.value for bound in (found.low, found.high))
+            cells.loc[place, ["low", "high", "level", "p", "detectable"]] = low, high, level, found.p, found.detectable
     adjusted = pd.Series(holm(cells["p"]), index=cells.index)
-    return cells.assign(p_holm=adjusted, unclear=adjusted > 1 - level)
+    return cells.assign(p_holm=adjusted, unclear=adjusted > 1 - level), changes
+
+
+def _untested(
+    cells: pd.DataFrame, changes: Mapping[int, Mapping[str, Any]], outcomes: Mapping[str, Outcome], level: float
+) -> list[str]:
+    """For each unclear cell what there are too few of, if the sign-flip test could not have found any change; else nothing.
+
+    Of k units that differ the least p-value is 2^(1 - k), where all change in one direction: 5 % needs six, and more after Holm.
+    """
+    said = [""] * len(cells)
+    p_values = cells["p"].to_numpy()
+    for place in np.flatnonzero(cells["unclear"]).tolist():
+        change, outcome = changes.get(place, {}), outcomes.get(cells["ids"][place][0])
+        if not change or outcome is None or TESTS[outcome.kind] != SIGN_FLIPS:
+            continue
+        units = change.get("clusters") or change["n"]
+        differing = change.get("differing", units)
+        best = p_values.copy()
+        best[place] = min(best[place], 2.0 ** (1 - differing))
+        if holm(best)[place] > 1 - level:
+            noun = "groups" if change.get("clusters") else f"{outcome.by[-1]}s"
+            said[place] = f"too few {noun} {'differ ' * (differing < units)}to test"
+    return said
+
+
+def _against_its_interval(cells: pd.DataFrame, grid: Grid, alpha: float) -> str | None:
+    """The labels of the first of these cells whose interval excludes 0, and which its own test would find."""
+    outside = cells[((cells["low"] > 0) | (cells["high"] < 0)) & (cells["p"] <= alpha)]
+    if outside.empty:
+        return None
+    return " ".join(filter(None, (str(outside.iloc[0][name]) for name in (*grid.rows, *grid.columns))))
 
 
 def _against_best(

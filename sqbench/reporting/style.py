@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, StrMethodFormatter
 
 from sqbench.errors import UserError, known
+from sqbench.reporting import looks
 from sqbench.storage import atomic_path
 
-# Okabe and Ito's palette (2008) without its yellow, too pale for lines on white. Markers and dashes say the same once more.
+# Okabe and Ito's palette (2008) without its yellow, too pale for lines on white: of what is no method.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 # Before and after: width tells them apart too.
 PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.3}, {"color": COLOURS[1], "linewidth": 0.7})
@@ -56,13 +57,23 @@ def applied() -> Iterator[None]:
         yield
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the series of a number; pairwise different up to 56."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index % len(DASHES)],
-    }
+class Series:
+    """How the lines of a picture look: the colour of the method, the marker of the format.
+
+    Lines that share both differ in their dashes; when those are used up, their markers are hollow.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def look(self, method: str, bits: str) -> dict[str, Any]:
+        """Of the next line of this method and format."""
+        rounds, again = divmod(self._seen[method, bits], len(DASHES))
+        self._seen[method, bits] += 1
+        shape = looks.shape(bits)
+        hollow = {"markerfacecolor": "white"} if rounds % 2 else {}
+        dashes = shape.dashes if not again else [one for one in DASHES if one != shape.dashes][again - 1]
+        return {"color": looks.colour(method), "marker": shape.marker, "linestyle": dashes, **hollow}
 
 
 def floor(*parts: np.ndarray) -> float:

@@ -11,25 +11,33 @@ import pandas as pd
 from sqbench.reporting.cells import caption, emboldened, printable, texts
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.latex import slug, to_latex
+from sqbench.reporting.units import SPEEDS
 from sqbench.storage import write_text
 
 _LONG_FLOAT = "%.10g"  # below the noise of a float64 sum, above anything a table shows
 
 
 def to_long_csv(frame: pd.DataFrame) -> str:
-    """The long frame, unscaled numbers, empty where unknown."""
+    """The long frame, unscaled numbers, empty where unknown; `float` is a column where speeds were measured."""
+    frame = frame if frame["float"].notna().any() else frame.drop(columns="float")
     return frame.to_csv(index=False, float_format=_LONG_FLOAT, lineterminator="\n")
 
 
 def to_wide_csv(grid: Grid) -> str:
     """One unscaled number a cell. Where there are any, every column is followed by the spread and counts of several points, by the
-    test against the float model, and by whether a cell is `best`, which is bold in the other formats.
+    test against the float model, and by whether a cell is `best`, which is bold in the other formats. A spread over seeds and a
+    speed are followed by the change against the float model and its interval.
     """
     parts = {"": wide(grid, lambda cell: _LONG_FLOAT % cell.value if cell.points else "fail")}
     if (grid.cells["points"] + grid.cells["failed"] > 1).any():
         parts[" seed_std"] = wide(grid, lambda cell: _LONG_FLOAT % cell.seed_std if cell.points > 1 else "--")
         parts[" points"] = wide(grid, lambda cell: str(cell.points))
         parts[" failed"] = wide(grid, lambda cell: str(cell.failed))
+    changes = {"factor" if grid.metric in SPEEDS else "change": "delta", "low": "low", "high": "high"}
+    if (timed := grid.cells["float"].notna().any()) or ((grid.cells["points"] > 1) & grid.cells["delta"].notna()).any():
+        parts |= {f" {name}": wide(grid, _shown(field)) for name, field in changes.items()}
+    if timed:
+        parts[" float"] = wide(grid, _shown("float"))
     if grid.cells["p_holm"].notna().any():
         for name in ("p", "p_holm", "detectable"):
             parts[f" {name}"] = wide(grid, _shown(name))

@@ -2,18 +2,22 @@
 
 import math
 import shlex
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sqbench.records.outcome import Outcome
-from sqbench.reporting.cells import printable
+from sqbench.reporting.cells import printable, value_text
 from sqbench.reporting.frame import results_frame
+from sqbench.reporting.grid import lay_out
 from sqbench.reporting.order import FIELDS, labels, main_metric
+from sqbench.reporting.significance import Samples, tested
 from sqbench.reporting.units import change_text, number
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
@@ -27,13 +31,16 @@ _METRICS = {"kl_to_fp": "KL", "agreement": "agree", "weight_bytes": "MB"}
 _SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb", "top1": "top1 %", "top5": "top5 %"} | _METRICS
 
 
-def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = (), metric: str | None = None) -> Table:
-    """The points of a sweep, one a row, below the float baseline that they are measured against.
+def sweep_table(
+    records: Iterable[dict[str, Any]], skipped: Collection[str] = (), metric: str | None = None, samples: Samples | None = None
+) -> Table:
+    """The points of a sweep, one a row, below the float baseline that they are measured against; below its seeds, their mean.
 
     Args:
         records: of the points, finished and failed.
         skipped: point ids that were finished before this sweep.
         metric: to show beside the change against the baseline; by default the first in the natural order that the points have.
+        samples: of the points, for the interval of a mean over seeds.
     """
     records = list(records)
     seconds = {record["point_id"]: record["cost"].get("seconds", {}).get("total", math.nan) for record in records}
@@ -44,7 +51,9 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
     measured = frame[frame["method"] != "fp"]
     sides = [name for name in _SIDES if measured[name].nunique() > 1]
     # A scheme's name stands for its formats, unless one name stands for several.
-    unclear = {name: set(measured["bits"][measured.groupby("bits")[name].transform("nunique") > 1]) for name in _FORMATS}
+    unclear = {name: set(frame["bits"][frame.groupby("bits")[name].transform("nunique") > 1]) for name in _FORMATS}
+    timed = bool(frame["float"].notna().any())
+    means = _means(frame, records, metric, samples)
     others = {name: title for name, title in _METRICS.items() if name != metric}
 
     # Columns fold, the widest first, and never crop: at 80 columns that is notes and the interval, and no digit is ever lost.
@@ -53,16 +62,19 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
     change_title = f"Δ fp [{levels}]" if levels else "Δ fp"
     for title in ("method", "bits", "alpha"):
         table.add_column(title, overflow="fold")
-    for title in (_SHORT.get(metric, metric), change_title, *others.values(), "s"):
+    for title in (_SHORT.get(metric, metric), *["float"] * timed, change_title, *others.values(), "s"):
         table.add_column(as_text(title), justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
 
-    for _, rows in frame.groupby(keys, sort=False):
+    groups = frame.groupby(keys, sort=False)
+    left = Counter(tuple(rows.iloc[0][field] for field in FIELDS) for _, rows in groups)
+    for _, rows in groups:
         point, results = rows.iloc[0], rows.set_index("metric")
         change = results.loc[f"delta_{metric}"] if f"delta_{metric}" in results.index else None
         notes = [f"{name}={point[name]}".removeprefix("variant=") for name in sides if point[name]]
         notes += [f"{name}={point[name]}" for name in _FORMATS if point["bits"] in unclear[name]]
         cells = [point["bits"], point["alpha"], _value(results, metric)]
+        cells += ["--" if change is None or math.isnan(change["float"]) else number(change["float"], metric)] * timed
         cells.append("--" if change is None else change_text(change["value"], change["low"], change["high"], metric))
         cells += [_value(results, name) for name in others]
         spent = seconds.get(point["point_id"], math.nan)
@@ -70,7 +82,31 @@ def sweep_table(records: Iterable[dict[str, Any]], skipped: Collection[str] = ()
         state = _state(point["point_id"], point["status"], skipped)
         name = Text("\n").join(as_text(part) for part in (point["method"], *notes))
         table.add_row(name, *map(as_text, cells), Text(state, style=_STYLES[state]))
+        key = tuple(point[field] for field in FIELDS)
+        left[key] -= 1
+        if key in means and not left[key]:
+            mean, blank = means[key], [""] * (len(others) + 1)
+            change_of_mean = "--" if math.isnan(mean.delta) else change_text(mean.delta, mean.low, mean.high, metric)
+            beside = [number(mean.float, metric) if not math.isnan(mean.float) else "--"] * timed
+            shown = [point["bits"], point["alpha"], value_text(mean, metric), *beside, change_of_mean, *blank]
+            name = Text("\n").join([as_text(point["method"]), Text("mean ± over seeds")])
+            table.add_row(name, *map(as_text, shown), Text(f"{mean.points} seeds"))
     return table
+
+
+def _means(
+    frame: pd.DataFrame, records: Sequence[dict[str, Any]], metric: str, samples: Samples | None
+) -> dict[tuple[str, ...], Any]:
+    """By what its points share, each cell of several finished seeds: mean, spread, and the mean change with its interval."""
+    values = frame[(frame["metric"] == metric) & (frame["point_id"] != "")]
+    seeds = values.groupby(list(FIELDS))["point_id"].transform("nunique")
+    repeated = frame[frame["point_id"].isin(values["point_id"][seeds > 1])]
+    if repeated.empty:
+        return {}
+    grid = lay_out(repeated, FIELDS, (), metric)
+    grid = grid if samples is None else tested(grid, records, samples)
+    cells = (cell for cell in grid.cells.itertuples(index=False) if cell.points > 1)
+    return {tuple(getattr(cell, name) for name in FIELDS): cell for cell in cells}
 
 
 def print_failures(outcomes: Iterable[Outcome], console: Console | None = None) -> None:

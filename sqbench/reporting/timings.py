@@ -26,15 +26,6 @@ class Timing:
     speeds: Mapping[str, float]
 
 
-_FORMATS = (
-    "bits",
-    "weights",
-    "activations",
-    "layers",
-    "ops",
-)  # what decides how fast a layer can be: methods only move its numbers
-
-
 def timings(frame: pd.DataFrame, study: Study, device: str | None) -> list[Timing]:
     """The timed points of a study's model."""
     rows = frame[frame["metric"].isin([f"delta_{name}" for name in SPEEDS]) & (frame["method"] != "fp")]

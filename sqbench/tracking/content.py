@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.config import label_of
 from sqbench.storage import digest
 
 
@@ -25,7 +26,7 @@ def name_of(record: dict[str, Any]) -> str:
     scheme, alpha, evaluation = identity["scheme"], identity["method"].get("alpha"), identity["eval"]["name"]
     layers: list[str] = list(scheme.get("layers") or ())
     parts = (
-        (_short(record["config"]["model"]["name"]), True),
+        (_short(label_of(record["config"]["model"])), True),
         (identity["method"]["name"], True),
         (scheme["name"], True),
         (f"a={alpha}", alpha is not None),
@@ -41,7 +42,7 @@ def name_of(record: dict[str, Any]) -> str:
 def tags_of(record: dict[str, Any]) -> list[str]:
     """What runs are filtered by."""
     identity, config = record["identity"], record["config"]
-    names = (identity["method"]["name"], identity["scheme"]["name"], _short(config["model"]["name"]), config["data"]["name"])
+    names = (identity["method"]["name"], identity["scheme"]["name"], _short(label_of(config["model"])), config["data"]["name"])
     return [*names, identity["eval"]["name"], identity["backend"], record["status"]]
 
 

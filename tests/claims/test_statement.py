@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.claims.measures import Effect
-from sqbench.claims.statement import INCONCLUSIVE, REFUTED, SUPPORTED, Claim, Region, load
+from sqbench.claims.statement import INCONCLUSIVE, MIXED, REFUTED, SUPPORTED, Claim, Region, load
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 
@@ -63,8 +63,10 @@ def test_no_region(text):
         Region.parse(text)
 
 
-def test_one_refutation_is_enough():
-    assert Claim.verdict([SUPPORTED, REFUTED, INCONCLUSIVE]) == REFUTED
+def test_a_claim_is_mixed_if_some_parts_hold_and_others_are_refuted():
+    assert Claim.verdict([SUPPORTED, REFUTED, INCONCLUSIVE]) == MIXED
+    assert Claim.verdict([REFUTED, INCONCLUSIVE]) == REFUTED
+    assert Claim.verdict([REFUTED]) == REFUTED
     assert Claim.verdict([SUPPORTED, INCONCLUSIVE]) == INCONCLUSIVE
     assert Claim.verdict([SUPPORTED, SUPPORTED]) == SUPPORTED
 

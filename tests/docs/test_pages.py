@@ -8,9 +8,11 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import typing
+from html.parser import HTMLParser
 
 import pytest
 from cli import ROOT, environment
@@ -242,21 +244,178 @@ def test_samples_have_the_columns_that_the_page_lists(point, results):
     assert set(columns) == set(listed[1].split())
 
 
-def test_it_builds_without_a_warning_and_reads_without_a_network(tmp_path):
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUOTING = {"README.md": README} | {name: PAGES[f"docs/{name}"] for name in ("lab.md", "commands.md", "tutorial.md")}
+COMMITTED = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "results" / "reference").glob("*/**/*.md"))]
+BRACKETS = re.compile(r"\[-?\d[\d.e+-]*, -?\d[\d.e+-]*\]")  # an interval
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("page", QUOTING)
+def test_a_quoted_interval_is_one_of_a_committed_result(page):
+    known = set(BRACKETS.findall("\n".join(COMMITTED)))
+    assert set(BRACKETS.findall(QUOTING[page])) - known == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "lab.md"])
+def test_a_quoted_row_is_one_of_a_committed_table(page):
+    known = [cells(row) for text in COMMITTED for row in text.splitlines() if row.startswith("|")]
+    told = re.compile(rf"{BRACKETS.pattern[:-2]}.*\)|^\d+\.\d+$")
+    quoted = [cells(row) for row in QUOTING[page].splitlines() if row.startswith("|")]
+    rows = [row for row in quoted if any(told.search(cell) for cell in row)]
+    assert len(rows) >= 3
+    for row in rows:
+        assert any(set(row) <= set(other) for other in known), row
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 110
+    linked = re.findall(r"\]\(([^)#]+)", README)
+    assert [name for name in linked if not name.startswith("http") and not (ROOT / name).exists()] == []
+    tree = re.search(r"```text\n(.*?)```", README, re.DOTALL)[1]
+    assert [line.split()[0] for line in tree.splitlines() if not (ROOT / line.split()[0]).exists()] == []
+
+
+@pytest.mark.parametrize("line", commands(README), ids=lambda line: line[:80])
+def test_a_command_of_the_readme_can_be_given(line, tmp_path, monkeypatch):
+    test_a_quoted_command_can_be_given("README.md", line, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow  # it starts Python and reads records: some seconds
+def test_the_quoted_recommendation_is_what_the_command_prints():
+    line, printed = re.search(
+        r"```sh\n(python -m sqbench\.recommend [^\n]+)\n```\n\n```text\n(.*?)```", PAGES["docs/commands.md"], re.DOTALL
+    ).groups()
+    words = shlex.split(line)
+    folder = next(word.partition("=")[2] for word in words if word.startswith("results_dir="))
+    if not any((ROOT / folder).glob("runs/*/record.json")):
+        pytest.skip(f"no records in {folder}")
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, env=environment() | {"COLUMNS": "100"}, capture_output=True, text=True, timeout=300
+    )
+    assert [row.rstrip() for row in done.stdout.strip().splitlines()] == printed.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The manual as `make docs` builds it, and what the build said."""
     for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         pytest.importorskip(package, reason="pip install sqbench[docs]")
-    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    site = tmp_path_factory.mktemp("site")
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     done = subprocess.run(
         line, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300
     )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    assert {path.relative_to(tmp_path).with_suffix(".md").as_posix() for path in tmp_path.rglob("*.html")} >= {
+    return site, done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def site(built):
+    folder, code, said = built
+    assert code == 0, said
+    return folder
+
+
+class Page(HTMLParser):
+    """The text of a built page: of its code, and of all the rest."""
+
+    VOID: typing.ClassVar = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.code, self.prose, self._open = "", "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style", "math"}.intersection(self._open):
+            if {"pre", "code"}.intersection(self._open):
+                self.code += data
+            else:
+                self.prose += data
+
+
+# An include directive, also as a formatter of Python writes it, and what is left of Markdown where it was not understood.
+DIRECTIVE = re.compile(r"--\s*8\s*<|;\s*--8|^::: ", re.MULTILINE)
+MARKUP = re.compile(r"```|\$`|\]\(|!\[|\*\*|^ *#{1,6} |^ *\|.*\||^ *[-*] \S|^ *:::|^ *!!! |\{ *[.#]?\w+=|`", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "text", ['--8<-- "a.py"', '--8 < --"a.py"', "::: sqbench.api.load", "-- 8 <", ";--8<-- a"], ids=lambda text: text.split()[0]
+)
+def test_a_directive_is_recognised(text):
+    assert DIRECTIVE.search(f"before\n{text}\nafter")
+
+
+@pytest.mark.parametrize(
+    "text", ["a `b` c", "**bold**", "[a](b.md)", "| a | b |", "- a point", "## Title", "```sh", '{ width="3" }']
+)
+def test_markup_is_recognised(text):
+    assert MARKUP.search(f"before\n{text}\nafter")
+    assert not MARKUP.search("x2.4 [0.1, 0.2], p = 3 * 4, {a, b}; -0.3 | 0.4")
+
+
+def test_the_manual_builds_without_a_warning(built):
+    _, code, said = built
+    assert (code, [line for line in said.splitlines() if "WARNING" in line or "ERROR" in line]) == (0, [])
+
+
+def test_every_page_is_built_and_reads_without_a_network(site):
+    assert {path.relative_to(site).with_suffix(".md").as_posix() for path in site.rglob("*.html")} >= {
         name.removeprefix("docs/") for name in PAGES
     }
-    for path in tmp_path.rglob("*.html"):
-        page = path.read_text(encoding="utf-8")
-        asked = re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(https?://[^"]+)"', page)
+    for path in site.rglob("*.html"):
+        asked = re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(https?://[^"]+)"', path.read_text(encoding="utf-8"))
         assert asked == [], path.name
-        assert "```math" not in page
-    assert (tmp_path / "methods" / "awq.html").read_text(encoding="utf-8").count("<math") == 3
-    assert "Aciq" in (tmp_path / "add_method.html").read_text(encoding="utf-8")  # a snippet of the example
+    assert (site / "methods" / "awq.html").read_text(encoding="utf-8").count("<math") == 3
+
+
+def test_no_built_page_shows_a_directive_or_markup(site):
+    for path in site.rglob("*.html"):
+        page = Page(path.read_text(encoding="utf-8"))
+        assert DIRECTIVE.findall(page.code + page.prose) == [], path.name
+        assert MARKUP.findall(page.prose) == [], path.name
+
+
+INCLUDES = [(name, file) for name, text in PAGES.items() for file in re.findall(r'^--8<-- "(.+)"$', text, re.MULTILINE)]
+
+
+def test_pages_include_files():
+    assert len(INCLUDES) >= 7
+
+
+@pytest.mark.parametrize(("page", "file"), INCLUDES)
+def test_an_included_file_is_on_its_page(page, file, site):
+    path = (site / page.removeprefix("docs/")).with_suffix(".html")
+    assert (ROOT / file).read_text(encoding="utf-8").strip() in Page(path.read_text(encoding="utf-8")).code
+
+
+@pytest.mark.browser
+def test_the_search_works_from_disk(site):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("SQBENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium here")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page()
+        asked: list[str] = []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto((site / "index.html").as_uri())
+        tab.locator("input.md-search__input").fill("smoothquant")
+        found = tab.locator(".md-search-result__item a").first
+        found.wait_for(timeout=60_000)
+        assert "smoothquant" in tab.locator(".md-search-result__list").inner_text().lower()
+        assert found.get_attribute("href").startswith("file://")
+        assert [url for url in asked if url.startswith("http")] == []
+        browser.close()

@@ -120,7 +120,7 @@ def test_a_window_has_room_for_bos(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", ["maybe", "1", "null"])
 def test_another_value_is_refused(value: str) -> None:
-    with pytest.raises(UserError, match=r"data\.bos=.*: auto, true and false work"):
+    with pytest.raises(UserError, match=r"data\.bos=.*: must be auto, true or false"):
         api.configure("model=hf", "model.name=some/model", "data=pydoc", f"data.bos={value}")
 
 

@@ -198,8 +198,8 @@ def test_both_backends_and_several_widths_through_the_command_line(command: Comm
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ("eval.beams=0", "eval.beams=0: 1 or more works"),
-    ("eval.decode=3", "eval.decode=3: 4 or more works, repetition counts groups of 4 tokens"),
+    ("eval.beams=0", "eval.beams=0: must be 1 or more"),
+    ("eval.decode=3", "eval.decode=3: must be 4 or more, repetition counts groups of 4 tokens"),
     ("eval.prompt=65", "eval.prompt=65: a prompt begins a window; data.window=64 or less works"),
     ("eval.prompt=64 eval.decode=65", "eval.prompt=64 eval.decode=65: "),
     ("model=vit_nano data=mnist5k", "eval=generation: is for text, "),

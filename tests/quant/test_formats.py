@@ -87,7 +87,7 @@ def test_scheme_from_plain_data() -> None:
         Scheme("mine", Format(bits=4, granularity="channel"), ops="full").check()
     with pytest.raises(UserError, match=r"bits\.edge_bits=9"):
         Scheme("mine", Format(bits=4, granularity="channel"), edge_bits=9).check()
-    with pytest.raises(UserError, match=r"layers=\[\]: the name of a layer"):
+    with pytest.raises(UserError, match=r"layers=\[\]: must hold the name of a layer"):
         Scheme("mine", Format(bits=4, granularity="channel"), layers=()).check()
 
 

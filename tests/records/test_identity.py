@@ -282,7 +282,7 @@ def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
 def test_methods_without_alpha_ignore_it(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
-    with pytest.raises(UserError, match=r"alpha=1\.5: a number from 0 to 1 works"):  # but not a typo
+    with pytest.raises(UserError, match=r"alpha=1\.5: must be a number from 0 to 1"):  # but not a typo
         known_as(choice, "alpha=1.5")
 
 
@@ -349,7 +349,7 @@ def test_a_sweep_runs_equal_points_once(tiny_folder: Path, text_file: Path, capl
         ),
     ]
     assert "9 combinations are 5 points" in caplog.text
-    with pytest.raises(UserError, match=r"data\.windows=0: 1 or more works  \[method=awq data\.windows=0\]"):
+    with pytest.raises(UserError, match=r"data\.windows=0: must be 1 or more  \[method=awq data\.windows=0\]"):
         sweep.checked([*jobs("method=rtn"), (["method=awq", "data.windows=0"], _unchecked(tiny, "data.windows=0"))])
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sqbench.errors import UserError
-from sqbench.reporting import divisions, plots, series, style, surfaces
+from sqbench.reporting import divisions, looks, plots, series, style, surfaces
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
 
@@ -113,9 +113,19 @@ def test_all_text_is_inside_the_sheet_and_large_enough(name: str, records: list[
 
 
 def test_two_series_never_look_alike() -> None:
-    looks = [style.look(index) for index in range(series.MOST_LINES)]
-    assert len({(one["color"], one["marker"]) for one in looks}) == len(looks)
-    assert len({(one["marker"], one["linestyle"]) for one in looks}) == len(looks)  # without colour too
+    for bits in looks.SHAPES:
+        same = style.Series()  # a method and a format: the hardest case
+        found = [same.look("smoothquant", bits) for _ in range(10)]
+        assert len({(one["linestyle"], one.get("markerfacecolor")) for one in found}) == len(found)
+    many = style.Series()
+    apart = [many.look(method, bits) for method in looks.COLOURS for bits in looks.SHAPES]
+    assert len({(one["color"], one["marker"]) for one in apart}) == len(apart)
+
+
+def test_a_point_looks_the_same_in_every_picture() -> None:
+    alone, beside = style.Series(), style.Series()
+    beside.look("rtn", "w8a8")
+    assert alone.look("awq", "w4a16") == beside.look("awq", "w4a16")
 
 
 def test_the_users_own_settings_change_nothing_and_come_back(records: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables whose cells are compared by example, from records and samples made by hand."""
 
+import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sqbench.comparison import Outcome
 from sqbench.errors import UserError
 from sqbench.reporting import significance
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
-from sqbench.reporting.latex import to_latex
+from sqbench.reporting.latex import to_latex, to_paper
 from sqbench.reporting.selection import check_examples
 from sqbench.reporting.significance import MOST_CELLS
 from sqbench.reporting.tables import to_markdown, to_wide_csv
+from sqbench.reporting.terminal import sweep_table
 
 NLL = Outcome("perplexity", "nll", ("window",), weights="tokens")
 RIGHT = Outcome("proportion", "correct", ("image",))
@@ -33,8 +36,8 @@ class Points:
         self.base = np.random.default_rng(0).normal(2.7, 0.2, 16)
 
     def add(self, method: str, change: float, *, noise: float = 0.01, bits: str = "w8a8", draw: int = 1, **changes: Any) -> str:
-        nll = self.base + change + np.random.default_rng(draw).normal(0, noise, 16)
-        samples = pd.DataFrame({"window": range(16), "tokens": 511, "nll": nll, "nll_fp": self.base})
+        nll = self.base + change + np.random.default_rng(draw).normal(0, noise, len(self.base))
+        samples = pd.DataFrame({"window": range(len(nll)), "tokens": 511, "nll": nll, "nll_fp": self.base})
         found = NLL.compare(NLL.rows(samples), nll, self.base, 1000, 0.95)
         given = {"delta": {"perplexity": found.as_dict()}, "outcomes": {"perplexity": NLL.as_dict()}, **changes}
         record = self.make_record(method, bits, perplexity=float(np.exp(nll.mean())), **given)
@@ -101,9 +104,42 @@ def test_holm_is_over_the_table(points: Points) -> None:
     assert not one.cells["unclear"].any()
     points.add("histogram", 0.0, noise=0.03, draw=9)
     points.add("awq", 0.0, noise=0.03, draw=11)
+    alone[0]["delta"]["perplexity"]["low"] = 0.01
     cells = points.grid().cells.set_index("method")
     assert cells.at["rtn", "unclear"]
     assert cells.at["rtn", "p_holm"] == pytest.approx(3 * p)  # with the two that are less significant
+    said = "The interval of rtn w8a8 excludes 0 and the change is n.s.: an interval is of one change alone, and Holm's correction"
+    assert said in to_markdown(points.grid())
+
+
+@pytest.mark.parametrize(
+    ("windows", "methods", "tested"),
+    [(4, 1, False), (5, 1, False), (6, 1, True), (6, 2, False), (8, 6, True), (8, 7, False)],
+    ids=str,
+)
+def test_too_few_windows_to_test_are_no_proof_of_no_change(points: Points, windows: int, methods: int, tested: bool) -> None:
+    """Of k windows the least p-value is 2^(1 - k), and Holm multiplies it."""
+    points.base = points.base[:windows]
+    for draw in range(methods):
+        points.add(f"m{draw}", 0.5, draw=draw)  # all windows are worse, each by far
+    grid, text = points.grid(), to_markdown(points.grid())
+    assert ("too few windows to test)" in text) != tested
+    assert "n.s." not in text
+    assert set(grid.cells["untested"][grid.cells["method"] != "fp"]) == ({""} if tested else {"too few windows to test"})
+    note = f"too few windows to test: no change over so few could be significant at 5 % (sign-flip test, Holm over {methods} change"
+    assert (note in text) != tested
+    assert ("Every change is significant" in text) == tested
+
+
+def test_windows_that_do_not_change_do_not_count(points: Points) -> None:
+    points.base = points.base[:12]
+    name = points.add("rtn", 0.0, noise=0.0)
+    changed = points.base + np.where(np.arange(12) < 5, 0.1, 0.0)
+    points.samples[name]["nll"] = changed
+    points.records[0]["delta"]["perplexity"] = NLL.compare(
+        NLL.rows(points.samples[name]), changed, points.base, 1000, 0.95
+    ).as_dict()
+    assert "too few windows differ to test)" in to_markdown(points.grid())
 
 
 def test_the_float_model_is_no_rival(points: Points) -> None:
@@ -147,7 +183,34 @@ def test_seeds_are_averaged_by_example_before_the_test(points: Points) -> None:
     assert (cells.at["rtn", "p"], cells.at["rtn", "detectable"]) == pytest.approx((expected.p, expected.detectable))
     assert cells.at["rtn", "seed_std"] > 0  # and stays the spread of the seeds
     assert list(cells["best"][["awq", "rtn", "mse"]]) == [True, False, False]
-    assert re.search(r"± 0\.\d\d \(2 seeds, [+-]0\.\d{3}, n\.s\., detectable", to_markdown(points.grid()))
+    assert re.search(r"± 0\.\d\d \(2 seeds, [+-]0\.\d{3} \[\S+, \S+\], n\.s\., detectable", to_markdown(points.grid()))
+
+
+def test_mean_interval_and_spread_of_seeds_stand_together_in_every_style(points: Points) -> None:
+    for seed in (0, 1, 2):
+        points.add("rtn", 0.05, draw=seed, identity__seed=seed)
+    grid = points.grid()
+    (cell,) = grid.cells[grid.cells["method"] == "rtn"].itertuples()
+    losses = np.mean([points.samples[record["point_id"]]["nll"] for record in points.records], axis=0)
+    expected = NLL.compare(NLL.rows(points.samples[points.records[0]["point_id"]]), losses, points.base, 10_000, 0.95)
+    assert cell.high - cell.low == pytest.approx(expected.high - expected.low)
+    assert cell.low < cell.delta < cell.high
+    value, change = f"{cell.value:.2f} ± {cell.seed_std:.2f}", f"{cell.delta:+.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+    assert f"{value} (3 seeds, {change})" in to_markdown(grid)
+    assert "Beside ± the interval is of the mean over seeds" in to_markdown(grid)
+    for style in (to_latex, to_paper):
+        assert value.replace("±", r"$\pm$") in style(grid)
+        assert change in style(grid)
+    head, row = (line.split(",") for line in to_wide_csv(grid).splitlines()[:3:2])
+    wide = dict(zip(head, row, strict=True))
+    assert float(wide["w8a8 seed_std"]) == pytest.approx(cell.seed_std)
+    assert [float(wide[f"w8a8 {name}"]) for name in ("change", "low", "high")] == pytest.approx([cell.delta, cell.low, cell.high])
+    out = io.StringIO()
+    Console(file=out, width=120).print(sweep_table(points.records, samples=points.columns))
+    (mean,) = [line for line in out.getvalue().splitlines() if "±" in line and "over" not in line]
+    assert value in mean
+    assert change in mean
+    assert mean.split()[-2:] == ["3", "seeds"]
 
 
 def test_answers_are_compared_by_the_exact_test_and_more_is_better(points: Points) -> None:

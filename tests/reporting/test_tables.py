@@ -41,11 +41,11 @@ smoothquant & 0.5 & -- & 15.15 $\pm$ 0.07 (2 seeds, +0.290) & fail \\
 \end{tabular}
 \end{table}
 """
-WIDE = """method,alpha,fp,fp seed_std,fp points,fp failed,w8a8,w8a8 seed_std,w8a8 points,w8a8 failed,w4a16,w4a16 seed_std,w4a16 points,w4a16 failed
-fp,,14.86,--,1,0,--,--,--,--,--,--,--,--
-rtn,,--,--,--,--,--,--,--,--,123456,--,1,0
-smoothquant,0.5,--,--,--,--,15.15,0.07071067812,2,0,fail,--,0,1
-smoothquant,auto,--,--,--,--,14.8,--,1,0,--,--,--,--
+WIDE = """method,alpha,fp,fp seed_std,fp points,fp failed,fp change,fp low,fp high,w8a8,w8a8 seed_std,w8a8 points,w8a8 failed,w8a8 change,w8a8 low,w8a8 high,w4a16,w4a16 seed_std,w4a16 points,w4a16 failed,w4a16 change,w4a16 low,w4a16 high
+fp,,14.86,--,1,0,--,--,--,--,--,--,--,--,--,--,--,--,--,--,--,--,--
+rtn,,--,--,--,--,--,--,--,--,--,--,--,--,--,--,123456,--,1,0,123441.14,123441.04,123441.24
+smoothquant,0.5,--,--,--,--,--,--,--,15.15,0.07071067812,2,0,0.29,--,--,fail,--,0,1,--,--,--
+smoothquant,auto,--,--,--,--,--,--,--,14.8,--,1,0,-0.06,-0.16,0.04,--,--,--,--,--,--,--
 """
 LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,layers,backend,device,window,windows,images,beams,samples,source,variant,metric,value,stderr,low,high,level,n,p,p_holm,detectable,gained,lost,flip_rate,test,error
 ,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,,cpu,512,16,,,,,,perplexity,14.86,,,,,16,,,,,,,,
@@ -185,8 +185,8 @@ def test_several_columns_are_joined_in_flat_formats(make_record):
 @pytest.mark.parametrize(("rows", "columns", "metric", "message"), [
     (["methd"], ["bits"], "perplexity", r"rows=\[methd\]: unknown name methd; did you mean method\? known: activations, alpha,"),
     (["method"], ["value"], "perplexity", r"columns=\[value\]: unknown name value; did you mean eval\? known: "),
-    (["method", "bits"], ["bits"], "perplexity", r"rows=\[method,bits\]: bits stands more than once"),
-    ([], ["bits"], "perplexity", r"rows=\[\]: at least one name works; known: activations"),
+    (["method", "bits"], ["bits"], "perplexity", r"rows=\[method,bits\]: bits must stand only once"),
+    ([], ["bits"], "perplexity", r"rows=\[\]: must have at least one name; known: activations"),
     (["method"], ["bits"], "ppl", r"metric=ppl: known: agreement, delta_perplexity, kl_to_fp, perplexity, weight_bytes"),
 ])  # fmt: skip
 def test_wrong_names_are_answered_with_the_known_ones(frame, rows, columns, metric, message):

@@ -22,13 +22,23 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement and its verdict."""
+    """A statement and its verdict.
+
+    Attributes:
+        evidence: its parts; the effect of the first is the key number of the claim.
+    """
 
     key: str
     statement: str
     verdict: str
     evidence: Sequence[Evidence]
     command: str
+
+    @property
+    def held(self) -> str:
+        """How many parts of a mixed claim hold; empty of any other."""
+        count = sum(one.holds == "supported" for one in self.evidence)
+        return f"{count} of {len(self.evidence)} parts hold" if self.verdict == "mixed" else ""
 
 
 def claims(folder: Path) -> list[Claim]:

@@ -66,9 +66,10 @@ class Table:
 def comparison(results: Results) -> Table:
     """All points of a results folder, in the natural order."""
     points = point_rows(results.frame)
-    measured = [fields for fields, _ in points if fields["method"] != "fp"] or [fields for fields, _ in points]
+    everything = [fields for fields, _ in points]
+    measured = [fields for fields in everything if fields["method"] != "fp"] or everything
     telling = [name for name in (*_BEFORE, *_AFTER) if len({fields[name] for fields in measured}) > 1]
-    telling += [name for name in _FORMATS if _unclear(name, measured)]
+    telling += [name for name in _FORMATS if _unclear(name, everything)]
     first = [name for name in (*_BEFORE, *_ALWAYS) if name in (*_ALWAYS, *telling)]
     last = [name for name in (*_AFTER, *_FORMATS) if name in telling]  # behind the result, which has to be seen without scrolling
     constant = [name for name in (*_BEFORE, *_AFTER) if name not in telling and measured and measured[0][name]]
@@ -76,16 +77,18 @@ def comparison(results: Results) -> Table:
     one = metrics.pop() if len(metrics) == 1 else None
     beside = {name: title for name, title in _BESIDE.items() if name in set(results.frame["metric"]) and name != one}
     value = [(named_metric(one), True)] if one else [("metric", False), ("value", True)]
+    timed = any(not math.isnan(row.float) for _, found in points for row in found.values())
     columns = [
         *((name, name == "alpha") for name in first),
         *value,
+        *[("float beside it", True)] * timed,
         ("change against float", True),
         *((name, False) for name in last),
         *((title, True) for title in beside.values()),
         ("seconds", True),
     ]
     headlines = {point: study.metric for study in results.studies for point in study.points}
-    rows = tuple(_row(results, fields, found, (first, last), one, beside, headlines) for fields, found in points)
+    rows = tuple(_row(results, fields, found, (first, last), one, beside, headlines, timed) for fields, found in points)
     choices = {name: _choices(name, [row.keys[name] for row in rows]) for name in FILTERS}
     shared = ", ".join(f"{name} {measured[0][name]}" for name in constant)
     return Table(tuple(columns), shared, rows, choices)
@@ -99,11 +102,13 @@ def _row(
     one: str | None,
     beside: dict[str, str],
     headlines: dict[str, str],
+    timed: bool,
 ) -> Row:
     record = results.records.get(fields["point_id"], {})
     metric = one or headlines.get(fields["point_id"]) or main_metric(found)
     first, last = ([_field(name, fields[name]) for name in names] for names in shown)
-    cells = [*first, *([] if one else [Cell(named_metric(metric))]), _value(found, metric), _change(found, metric), *last]
+    cells = [*first, *([] if one else [Cell(named_metric(metric))]), _value(found, metric)]
+    cells += [*[_float(found, metric)] * timed, _change(found, metric), *last]
     cells += [_value(found, name) for name in beside]
     seconds = record.get("cost", {}).get("seconds", {}).get("total") if record else None
     cells.append(Cell("") if seconds is None else Cell(f"{seconds:.1f}", float(seconds)))
@@ -130,6 +135,12 @@ def _value(found: dict[str, Any], metric: str) -> Cell:
         return Cell("")
     value = found[metric].value
     return Cell(number(value, metric), value if math.isfinite(value) else None)
+
+
+def _float(found: dict[str, Any], metric: str) -> Cell:
+    """The speed of the float model that took turns with the point."""
+    change = found.get(f"delta_{metric}")
+    return Cell("") if change is None or math.isnan(change.float) else Cell(number(change.float, metric), change.float)
 
 
 def _change(found: dict[str, Any], metric: str) -> Cell:

@@ -7,11 +7,15 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
-from sqbench.reporting.html.looks import PALETTE
 from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.looks import COLOURS, GREY
 from sqbench.reporting.studies import Study
 
+STAGES = tuple(COLOURS.values())[1:]  # stages belong to no method: these colours mean nothing but another stage
+
+SHARED = ("baseline", "calibrate")  # stages that the first point of a sweep does for all others
+ONCE = "once for all points"
 MOST = 40  # bars that can be told apart
 _ROW = 22  # pixels of a bar
 
@@ -19,26 +23,30 @@ _ROW = 22  # pixels of a bar
 def seconds(results: Results, study: Study) -> tuple[go.Figure, str]:
     """Stacked seconds of every stage, one bar for each method, bits and alpha."""
     groups = _grouped(results, study)
-    stages = list(dict.fromkeys(name for costs in groups.values() for cost in costs for name in cost.get("seconds", {})))
-    totals = {label: _median(costs, "total") for label, costs in groups.items()}
+    found = dict.fromkeys(name for costs in groups.values() for cost in costs for name in cost.get("seconds", {}))
+    stages = [name for name in found if name not in ("total", *SHARED)]
+    totals = {label: sum(_median(costs, stage) for stage in stages) for label, costs in groups.items()}
     chosen = sorted(totals, key=totals.__getitem__, reverse=True)[:MOST]
     order = [label for label in groups if label in set(chosen)][::-1]
     figure = go.Figure()
-    for place, stage in enumerate(name for name in stages if name != "total"):
+    for place, stage in enumerate([*stages, *(name for name in SHARED if name in found)]):
+        own = [(label, 0.0 if stage in SHARED else _median(groups[label], stage)) for label in order]
+        spent = sum(cost.get("seconds", {}).get(stage, 0.0) for costs in groups.values() for cost in costs)
+        bars = [*own, (ONCE, spent if stage in SHARED else 0.0)]
         figure.add_bar(
-            y=[in_figure(label) for label in order],
-            x=[_median(groups[label], stage) for label in order],
+            y=[in_figure(label) for label, _ in bars],
+            x=[length for _, length in bars],
             name=in_figure(stage),
             orientation="h",
             marker={
-                "color": PALETTE[place % len(PALETTE)],
+                "color": STAGES[place % len(STAGES)],
                 "pattern": {"shape": ("", "/", ".", "x", "-")[place % 5], "size": 6, "solidity": 0.2, "fillmode": "overlay"},
             },
             hovertemplate="%{y}: %{x:.3g} s<extra>%{fullData.name}</extra>",
         )
-    figure.update_layout(barmode="stack", height=160 + _ROW * len(order))
+    figure.update_layout(barmode="stack", height=160 + _ROW * (len(order) + 1))
     figure.update_xaxes(title_text="seconds")
-    return figure, _said(groups, "A stage that another point of the sweep had done already takes no time here.")
+    return figure, _said(groups, f"The row '{ONCE}' is what points share: the float model's result and the calibration.")
 
 
 def memory(results: Results, study: Study) -> tuple[go.Figure, str]:
@@ -57,12 +65,12 @@ def memory(results: Results, study: Study) -> tuple[go.Figure, str]:
         y=[in_figure(label) for label in order],
         x=[largest[label] for label in order],
         orientation="h",
-        marker={"color": PALETTE[0]},
+        marker={"color": GREY},
         hovertemplate="%{y}: %{x:.3g} GB<extra></extra>",
     )
     figure.update_layout(height=140 + _ROW * len(order), showlegend=False)
-    figure.update_xaxes(title_text="peak memory (GB)", rangemode="tozero")
-    return figure, _said(groups, "Largest resident size of the process, which points of one sweep share.")
+    figure.update_xaxes(title_text="peak memory of the process (GB)", rangemode="tozero")
+    return figure, _said(groups, "Memory of the process that computed the point: Python, both models, what earlier points left.")
 
 
 def _grouped(results: Results, study: Study) -> dict[str, list[dict[str, Any]]]:

@@ -10,10 +10,8 @@ import plotly.graph_objects as go
 
 from sqbench.errors import UserError
 from sqbench.reporting.grid import Grid
-from sqbench.reporting.html.looks import GREY, Looks
-from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure, named_metric
-from sqbench.reporting.order import in_order
+from sqbench.reporting.looks import GREY
 from sqbench.reporting.series import logarithmic
 from sqbench.reporting.units import number, unit_of
 
@@ -40,12 +38,6 @@ def drawn(title: str, make: Callable[[], tuple[go.Figure, str]]) -> Figure:
     except UserError as reason:
         return Figure(title, str(reason), None)
     return Figure(title, told, str(figure.to_json()))
-
-
-def looks_of(results: Results) -> Looks:
-    """The looks of all methods and bit-widths of a results folder."""
-    methods, bits = (list(dict.fromkeys(in_order(results.frame, (name,))[name])) for name in ("method", "bits"))
-    return Looks(methods, bits)
 
 
 def value_axis(figure: go.Figure, metric: str, values: Sequence[float]) -> None:

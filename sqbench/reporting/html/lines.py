@@ -6,17 +6,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
+from sqbench.reporting import looks
 from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.html.figures import bars, intervals, reference, told, value_axis
-from sqbench.reporting.html.looks import DASHES, SYMBOLS, Looks, faded
 from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.order import in_order, lower_is_better, unsure
 from sqbench.reporting.series import SERIES, Curve, apart, curves, shown_cells
 from sqbench.reporting.studies import Study
 
 
-def against_alpha(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, str]:
+def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
     """A line with a band for each method and bits, level for methods without alpha.
 
     Raises:
@@ -35,7 +35,7 @@ def against_alpha(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, s
     figure = go.Figure()
     for curve in found:
         places = [auto if alpha == "auto" else float(alpha) for alpha in curve.alphas]
-        _curve(figure, curve, places or [left, auto if some_auto else right], looks, metric)
+        _curve(figure, curve, places or [left, auto if some_auto else right], metric)
     reference(figure, base)
     ticks = {"tickvals": [*numbers, auto], "ticktext": [*(f"{value:g}" for value in numbers), "auto"]} if some_auto else {}
     figure.update_xaxes(title_text="α", **ticks)
@@ -44,7 +44,7 @@ def against_alpha(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, s
     return figure, f"{intervals(grid)}{level}"
 
 
-def _curve(figure: go.Figure, curve: Curve, places: list[float], looks: Looks, metric: str) -> None:
+def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) -> None:
     colour, flat = looks.colour(curve.method), not curve.alphas
     rows = pd.DataFrame({"value": curve.values, "low": curve.low, "high": curve.high})
     rows = pd.concat([rows, rows]) if flat else rows
@@ -57,7 +57,7 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], looks: Looks, m
             y=[*band["low"], *reversed(band["high"].tolist())],
             mode="lines",
             fill="toself",
-            fillcolor=faded(colour, 0.18),
+            fillcolor=looks.faded(colour, 0.18),
             line={"width": 0},
             legendgroup=curve.label,
             showlegend=False,
@@ -68,8 +68,8 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], looks: Looks, m
         y=rows["value"],
         error_y=None if wide else bars(rows, colour),
         mode="lines" if flat else "lines+markers",
-        line={"color": colour, "dash": looks.dash(curve.bits), "width": 2},
-        marker={"symbol": looks.symbol(curve.bits), "size": 9},
+        line={"color": colour, "dash": looks.shape(curve.bits).dash, "width": 2},
+        marker={"symbol": looks.shape(curve.bits).symbol, "size": 9},
         name=in_figure(curve.label),
         legendgroup=curve.label,
         customdata=[f"α {row.alpha}: {told(row.value, row.low, row.high, metric)}" for row in rows.itertuples()],
@@ -77,8 +77,8 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], looks: Looks, m
     )
 
 
-def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, str]:
-    """A line for each method over bit-widths from wide to narrow, at its best alpha.
+def against_bits(study: Study, metric: str) -> tuple[go.Figure, str]:
+    """Every method at every format, from wide to narrow, at its best alpha.
 
     Raises:
         UserError: no point is quantized, or nobody has said which way the metric is better.
@@ -93,25 +93,25 @@ def against_bits(study: Study, looks: Looks, metric: str) -> tuple[go.Figure, st
     order = list(dict.fromkeys(in_order(cells, ("bits",))["bits"]))
     cells = cells.assign(at=cells["bits"].map(order.index), by=cells["value"] * (1 if lower else -1))
     cells = cells.assign(apart=apart(cells, grid.added))
-    figure, seen = go.Figure(), dict.fromkeys(looks.methods, 0)
-    for (method, more), rows in cells.groupby(["method", "apart"], sort=False):
+    figure = go.Figure()
+    groups = list(cells.groupby(["method", "apart"], sort=False))
+    for place, ((method, more), rows) in enumerate(groups):
         best = rows.sort_values(["at", "by"], kind="stable").groupby("at").head(1)
         colour = looks.colour(method)
         named = [f"{name_of(row)}: {told(row.value, row.low, row.high, metric)}" for row in best.itertuples()]
         figure.add_scatter(
-            x=best["at"],
+            x=best["at"] + 0.5 * ((place + 0.5) / len(groups) - 0.5),  # side by side: no interval hides another
             y=best["value"],
             error_y=bars(best, colour),
-            mode="lines+markers",
-            line={"color": colour, "dash": DASHES[seen[method] % len(DASHES)], "width": 2},
-            marker={"symbol": SYMBOLS[looks.methods.index(method) % len(SYMBOLS)], "size": 9},
+            mode="markers",  # nothing lies between two formats
+            marker={"symbol": [looks.shape(bits).symbol for bits in best["bits"]], "size": 10, "color": colour},
             name=in_figure(f"{method} {more}".strip()),
-            customdata=[in_figure(text) for text in named],
-            hovertemplate="%{customdata}<extra>%{x}</extra>",
+            customdata=[in_figure(f"{bits} {text}") for bits, text in zip(best["bits"], named, strict=True)],
+            hovertemplate="%{customdata}<extra></extra>",
         )
-        seen[method] += 1
     reference(figure, float(floats["value"].iloc[0]) if len(floats) else math.nan)
-    figure.update_xaxes(title_text="bits", tickvals=list(range(len(order))), ticktext=[in_figure(name) for name in order])
+    ticks = {"tickvals": list(range(len(order))), "ticktext": [in_figure(name) for name in order]}
+    figure.update_xaxes(title_text="format", range=[-0.5, len(order) - 0.5], **ticks)
     value_axis(figure, metric, cells["value"].tolist())
     chosen = " Of several alphas the best one, chosen on these very examples." if cells["alpha"].nunique() > 1 else ""
     return figure, f"{intervals(grid)}{chosen}"

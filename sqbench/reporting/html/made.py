@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sqbench.records.store import Store
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.html.results import Results
+from sqbench.reporting.html.texts import Pair, texts
 from sqbench.reporting.noise import noise_facts
 from sqbench.reporting.units import change_text, number, unit_of
 from sqbench.storage import digest
@@ -30,6 +32,7 @@ class Made:
         metrics: name, value and change against the float model.
         stages: name and seconds.
         machine: name of its `Machine`.
+        texts: what it writes beside what the float model writes.
         identity: everything that can change its numbers, as JSON.
     """
 
@@ -44,22 +47,24 @@ class Made:
     command: str
     machine: str
     identity: str
+    texts: tuple[Pair, ...]
 
 
 def made(results: Results) -> tuple[list[Made], list[Machine]]:
     """All points in the order of the comparison table, and the machines in the order in which they appear."""
     machines: dict[str, Machine] = {}
+    store = Store(results.folder)
     points = []
     for name in dict.fromkeys(point for point in results.frame["point_id"] if point):
         record = results.records[name]
         origin = record.get("provenance") or {}
         facts = _machine(origin)
         machine = machines.setdefault(digest(facts), Machine(f"machine {len(machines) + 1}", facts))
-        points.append(_made(record, origin, machine.name))
+        points.append(_made(record, origin, machine.name, texts(store, record)))
     return points, list(machines.values())
 
 
-def _made(record: dict[str, Any], origin: dict[str, Any], machine: str) -> Made:
+def _made(record: dict[str, Any], origin: dict[str, Any], machine: str, written: tuple[Pair, ...]) -> Made:
     fields, error, cost = point_fields(record), record.get("error") or {}, record.get("cost") or {}
     alpha = f" α={fields['alpha']}" if fields["alpha"] else ""
     told = f"{error.get('type', 'Error')}: {error.get('message', '')}" if record["status"] == "failed" else ""
@@ -75,6 +80,7 @@ def _made(record: dict[str, Any], origin: dict[str, Any], machine: str) -> Made:
         command=str(origin.get("command", "")),
         machine=machine,
         identity=json.dumps(record["identity"], indent=1, ensure_ascii=False),
+        texts=written,
     )
 
 

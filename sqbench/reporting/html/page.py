@@ -20,10 +20,9 @@ from sqbench.reporting.html.answer import Answer, answer
 from sqbench.reporting.html.claims import claims
 from sqbench.reporting.html.comparison import comparison
 from sqbench.reporting.html.costs import memory, seconds
-from sqbench.reporting.html.figures import Figure, drawn, looks_of
+from sqbench.reporting.html.figures import Figure, drawn
 from sqbench.reporting.html.layers import layers
 from sqbench.reporting.html.lines import against_alpha, against_bits
-from sqbench.reporting.html.looks import Looks
 from sqbench.reporting.html.made import made
 from sqbench.reporting.html.progress import progress
 from sqbench.reporting.html.results import Results, read
@@ -78,7 +77,6 @@ def write(folder: Path, *, now: float | None = None, live: float | None = None) 
 def render(folder: Path, *, now: float, live: float | None = None) -> str:
     """The page as text."""
     results = read(folder)
-    looks = looks_of(results)
     points, machines = made(results)
     by_layer = layers(results)
     turned, more_surfaces = surfaces(folder)
@@ -93,7 +91,7 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
             where=pasted("results_dir", folder),
             counts={"done": len(points) - failed, "failed": failed},
             sections=_SECTIONS if results.records else (),
-            shown=[_shown(results, study, looks) for study in results.studies],
+            shown=[_shown(results, study) for study in results.studies],
             table=comparison(results) if results.records else None,
             layers=data(by_layer),
             layer_count=len(by_layer["points"]),
@@ -131,18 +129,18 @@ def _duration(seconds_: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _shown(results: Results, study: Study, looks: Looks) -> Shown:
+def _shown(results: Results, study: Study) -> Shown:
     metrics = study.metrics if len(results.studies) * len(study.metrics) * 2 <= _FIGURES else study.metrics[:1]
 
-    def each(of: Callable[[Study, Looks, str], tuple[go.Figure, str]]) -> list[Figure]:
-        return [drawn(metric, partial(of, study, looks, metric)) for metric in metrics]
+    def each(of: Callable[[Study, str], tuple[go.Figure, str]]) -> list[Figure]:
+        return [drawn(metric, partial(of, study, metric)) for metric in metrics]
 
     return Shown(
         study,
         answer(results, study),
         [
-            drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study, looks)),
-            drawn(f"{study.metric} against latency", partial(against_latency, results, study, looks)),
+            drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study)),
+            drawn(f"{study.metric} against latency", partial(against_latency, results, study)),
         ],
         each(against_alpha),
         each(against_bits),

@@ -7,9 +7,9 @@ from sqbench.errors import UserError
 from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.figures import bars, intervals, told, value_axis
-from sqbench.reporting.html.looks import GREY, Looks
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure
+from sqbench.reporting.looks import GREY, colour, shape
 from sqbench.reporting.order import labels, lower_is_better
 from sqbench.reporting.series import SERIES, apart, front, logarithmic, shown_cells, sized
 from sqbench.reporting.studies import Study
@@ -18,13 +18,13 @@ from sqbench.reporting.units import SPEEDS
 LATENCY = "latency_ms"
 
 
-def against_bytes(study: Study, looks: Looks) -> tuple[go.Figure, str]:
+def against_bytes(study: Study) -> tuple[go.Figure, str]:
     """The study's metric against the bytes of the weights."""
     grid, cells = sized(study.frame, study.metric)
-    return _front(grid, cells, looks, "weights as stored (MB)"), f"Rings: no other point is smaller and better. {intervals(grid)}"
+    return _front(grid, cells, "weights as stored (MB)"), f"Rings: no other point is smaller and better. {intervals(grid)}"
 
 
-def against_latency(results: Results, study: Study, looks: Looks) -> tuple[go.Figure, str]:
+def against_latency(results: Results, study: Study) -> tuple[go.Figure, str]:
     """The study's metric against the milliseconds that points with eval=latency measured.
 
     Raises:
@@ -32,7 +32,7 @@ def against_latency(results: Results, study: Study, looks: Looks) -> tuple[go.Fi
     """
     grid, cells = timed(results.frame, study)
     note = "Rings: no other point is faster and better. Milliseconds are those of the eval=latency points of the same method, bits"
-    return _front(grid, cells, looks, "latency (ms)"), f"{note} and alpha, on the backend named. {intervals(grid)}"
+    return _front(grid, cells, "latency (ms)"), f"{note} and alpha, on the backend named. {intervals(grid)}"
 
 
 def timed(frame: pd.DataFrame, study: Study) -> tuple[Grid, pd.DataFrame]:
@@ -63,7 +63,7 @@ def timed(frame: pd.DataFrame, study: Study) -> tuple[Grid, pd.DataFrame]:
     return grid, cells.assign(label=names, front=cells.index.isin(best))
 
 
-def _front(grid: Grid, cells: pd.DataFrame, looks: Looks, axis: str) -> go.Figure:
+def _front(grid: Grid, cells: pd.DataFrame, axis: str) -> go.Figure:
     figure, metric = go.Figure(), grid.metric
     cells = cells.assign(apart=apart(cells, [name for name in grid.added if name in cells]))
     best = cells[cells["front"]].sort_values("size")
@@ -82,9 +82,9 @@ def _front(grid: Grid, cells: pd.DataFrame, looks: Looks, axis: str) -> go.Figur
         figure.add_scatter(
             x=rows["size"],
             y=rows["value"],
-            error_y=bars(rows, looks.colour(method)),
+            error_y=bars(rows, colour(method)),
             mode="markers",
-            marker={"symbol": looks.symbol(bits), "size": 10, "color": looks.colour(method)},
+            marker={"symbol": shape(bits).symbol, "size": 10, "color": colour(method)},
             name=in_figure(label),
             customdata=[in_figure(text) for text in named],
             hovertemplate="%{customdata}<br>%{x:.4g}<extra></extra>",

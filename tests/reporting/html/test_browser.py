@@ -138,6 +138,28 @@ def test_filters_choose_rows_and_survive_a_reload(opened: Opened) -> None:
     assert column(tab, "status") == ["failed"]
 
 
+def test_filters_are_in_the_address_and_come_back_from_it(opened: Opened) -> None:
+    tab = opened()
+    everything = len(column(tab, "method"))
+    tab.locator("#filters [name=method]").select_option("smoothquant")
+    assert "method=%3Dsmoothquant" in tab.url
+    other = opened(address=tab.url)  # as somebody else opens it
+    assert set(column(other, "method")) == {"smoothquant"}
+    other.locator("#filters button").click()
+    assert wait_for(lambda: len(column(other, "method")) == everything, 30)
+    assert "method" not in other.url
+
+
+def test_layers_stand_by_block_and_role(opened: Opened) -> None:
+    tab = opened()
+    tab.locator("#layer-point").select_option(index=1)
+    plot = tab.locator("#blocks .plot .heatmaplayer image").first
+    plot.wait_for(timeout=30_000)
+    told = tab.evaluate("(({ y, z }) => [y, z.map((row) => row.length)])(document.querySelector('#blocks .plot').data[0])")
+    roles = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    assert told == [[*roles, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"], [2] * 7]
+
+
 def test_a_cell_leads_to_its_point_and_on_to_its_layers(opened: Opened) -> None:
     tab = opened()
     row = tab.locator("#points tbody tr[data-method=smoothquant][data-alpha='0.5'][data-bits=w8a8]")

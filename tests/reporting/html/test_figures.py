@@ -10,7 +10,7 @@ import pytest
 from examples import build, write
 
 from sqbench.reporting.html import costs, lines, tradeoffs
-from sqbench.reporting.html.figures import drawn, looks_of
+from sqbench.reporting.html.figures import drawn
 from sqbench.reporting.html.results import read
 
 TAG = "<b onclick=alert(1)>m & n</b>"
@@ -40,37 +40,41 @@ def study(results: Path) -> Any:
         speed = {"metrics": {"latency_ms": milliseconds}, "baseline": {"latency_ms": 100.0}, "delta": {}}
         write(results, build("rtn", bits, identity__eval={"name": "latency"}, identity__backend="int", **speed))
     found = read(results)
-    return found, next(study for study in found.studies if study.metric == "perplexity"), looks_of(found)
+    return found, next(study for study in found.studies if study.metric == "perplexity")
 
 
 def test_alphas_in_order_with_auto_at_their_right(study: Any) -> None:
-    _, one, looks = study
-    line = traces(lambda: lines.against_alpha(one, looks, "perplexity"))["smoothquant w8a8"]
+    _, one = study
+    line = traces(lambda: lines.against_alpha(one, "perplexity"))["smoothquant w8a8"]
     assert line["y"] == [15.4, 15.1, 15.2]
     assert line["x"][:2] == [0.3, 0.5]
     assert line["x"][2] > 0.5
     assert line["customdata"][1] == "α 0.5: 15.10 [15.00, 15.20]"
-    level = traces(lambda: lines.against_alpha(one, looks, "perplexity"))["rtn w8a8"]
+    level = traces(lambda: lines.against_alpha(one, "perplexity"))["rtn w8a8"]
     assert level["y"] == [16.0, 16.0]
 
 
 def test_bits_go_from_wide_to_narrow_at_the_best_alpha(study: Any) -> None:
-    _, one, looks = study
-    found = traces(lambda: lines.against_bits(one, looks, "perplexity"))
-    assert (found["rtn"]["x"], found["rtn"]["y"]) == ([0, 1], [16.0, 18.0])
-    assert (found["smoothquant"]["y"], found["smoothquant"]["customdata"]) == ([15.1], ["smoothquant α=0.5: 15.10 [15.00, 15.20]"])
+    _, one = study
+    found = traces(lambda: lines.against_bits(one, "perplexity"))
+    assert [round(at) for at in found["rtn"]["x"]] == [0, 1]
+    assert (found["rtn"]["y"], found["rtn"]["mode"]) == ([16.0, 18.0], "markers")  # nothing lies between two formats
+    assert (found["smoothquant"]["y"], found["smoothquant"]["customdata"]) == (
+        [15.1],
+        ["w8a8 smoothquant α=0.5: 15.10 [15.00, 15.20]"],
+    )
 
 
 def test_the_front_of_bytes(study: Any) -> None:
-    _, one, looks = study
-    found = traces(lambda: tradeoffs.against_bytes(one, looks))
+    _, one = study
+    found = traces(lambda: tradeoffs.against_bytes(one))
     assert found["none is better on both axes"]["x"] == [60.0, 100.0, 400.0]
     assert found["none is better on both axes"]["y"] == [18.0, 15.1, 14.86]
 
 
 def test_milliseconds_come_from_the_points_that_measured_them(study: Any) -> None:
-    results, one, looks = study
-    found = traces(lambda: tradeoffs.against_latency(results, one, looks))
+    results, one = study
+    found = traces(lambda: tradeoffs.against_latency(results, one))
     assert (found["rtn w8a8 int"]["x"], found["rtn w8a8 int"]["y"]) == ([40.0], [16.0])
     assert (found["rtn w4a16 int"]["x"], found["rtn w4a16 int"]["y"]) == ([60.0], [18.0])
     assert (found["float"]["x"], found["float"]["y"]) == ([100.0], [14.86])
@@ -78,20 +82,34 @@ def test_milliseconds_come_from_the_points_that_measured_them(study: Any) -> Non
 
 
 def test_seconds_are_of_the_records(study: Any) -> None:
-    results, one, _ = study
+    results, one = study
     bar = traces(lambda: costs.seconds(results, one))["load"]
-    assert set(bar["x"]) == {1.0}
-    assert bar["y"][-1] == "rtn w8a8"  # Plotly draws bars from below
+    own = dict(zip(bar["y"], bar["x"], strict=True))
+    assert own.pop("once for all points") == 0.0
+    assert set(own.values()) == {1.0}
+    assert list(own)[-1] == "rtn w8a8"  # Plotly draws bars from below
     assert traces(lambda: costs.memory(results, one)) == {}  # one unnamed series
+
+
+def test_what_points_share_is_a_row_of_its_own(results: Path) -> None:
+    for alpha, spent in ((0.3, 9.0), (0.5, 0.1)):
+        write(results, build(alpha=alpha, cost__seconds={"load": 1.0, "calibrate": spent, "quantize": 2.0, "total": 3.0 + spent}))
+    found = read(results)
+    bar = traces(lambda: costs.seconds(found, found.studies[0]))["calibrate"]
+    assert dict(zip(bar["y"], bar["x"], strict=True)) == {
+        "smoothquant w8a8 α=0.5": 0.0,
+        "smoothquant w8a8 α=0.3": 0.0,
+        "once for all points": pytest.approx(9.1),
+    }
 
 
 def test_what_cannot_be_drawn_says_what_would_help(results: Path) -> None:
     write(results, build("rtn"))
     found = read(results)
-    one, looks = found.studies[0], looks_of(found)
+    one = found.studies[0]
     for make, hint in (
-        (lambda: lines.against_alpha(one, looks, "perplexity"), "alpha=0.3,0.5,0.8"),
-        (lambda: tradeoffs.against_latency(found, one, looks), "eval=latency"),
+        (lambda: lines.against_alpha(one, "perplexity"), "alpha=0.3,0.5,0.8"),
+        (lambda: tradeoffs.against_latency(found, one), "eval=latency"),
     ):
         figure = drawn("title", make)
         assert figure.spec is None
@@ -102,11 +120,11 @@ def test_tags_in_names_stay_text(results: Path) -> None:
     for alpha in (0.3, 0.5):
         write(results, build(alpha=alpha, identity__scheme={"name": TAG, "weights": None, "activations": None}))
     found = read(results)
-    one, looks = found.studies[0], looks_of(found)
+    one = found.studies[0]
     for make in (
-        lambda: lines.against_alpha(one, looks, "perplexity"),
-        lambda: lines.against_bits(one, looks, "perplexity"),
-        lambda: tradeoffs.against_bytes(one, looks),
+        lambda: lines.against_alpha(one, "perplexity"),
+        lambda: lines.against_bits(one, "perplexity"),
+        lambda: tradeoffs.against_bytes(one),
         lambda: costs.seconds(found, one),
     ):
         spec = drawn("title", make).spec

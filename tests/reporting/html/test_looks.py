@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from sqbench.config import CONF_DIR
+from sqbench.methods import METHODS
 from sqbench.reporting.html import page
-from sqbench.reporting.html.looks import PALETTE, SYMBOLS, Looks, faded
+from sqbench.reporting.looks import _OTHERS, COLOURS, SHAPES, colour, faded, shape
 
 STYLE = page._asset("page.css")
 
@@ -42,12 +44,19 @@ def test_texts_meet_aa_on_both_grounds_of_both_themes(name: str) -> None:
 
 
 def test_series_meet_aa_for_graphics_in_both_themes() -> None:
-    for colour, ground in itertools.product(PALETTE, themes("back")):
-        assert contrast(colour, ground) >= 3.0
-    assert len(set(PALETTE)) == len(PALETTE)
+    series = (*COLOURS.values(), *_OTHERS)
+    for one, ground in itertools.product(series, themes("back")):
+        assert contrast(one, ground) >= 3.0, one
+    assert len(set(series)) == len(series)
 
 
-def test_a_method_has_its_colour_and_bits_their_symbol() -> None:
-    looks = Looks(["fp", "rtn"], ["fp", "w8a8"])
-    assert (looks.colour("rtn"), looks.symbol("w8a8")) == (PALETTE[1], SYMBOLS[1])
+def test_every_method_and_format_has_looks_of_its_own() -> None:
+    assert set(METHODS) <= set(COLOURS)
+    assert {path.stem for path in (CONF_DIR / "bits").glob("*.yaml")} - {"auto"} <= set(SHAPES)
+    assert len({shape.symbol for shape in SHAPES.values()}) == len({shape.marker for shape in SHAPES.values()}) == len(SHAPES)
+
+
+def test_ones_own_method_looks_the_same_in_every_picture() -> None:
+    assert colour("mine") == colour("mine")
+    assert shape("mine") == shape("mine")
     assert faded("#102030", 0.5) == "rgba(16,32,48,0.5)"

@@ -144,12 +144,14 @@ def test_claims_have_their_verdicts_and_points(results: Path) -> None:
     (results / "claims.csv").write_text(
         "claim,statement,verdict,evidence,holds,effect,needed,test,n,points,command\n"
         f"a,It holds,supported,it does,supported,+1 %,> 0 %,sign-flip,16,{one['point_id']},python -m sqbench.claims only=[a]\n"
-        "b,It does not,refuted,it does,supported,,,,,,x\nb,It does not,refuted,not at all,refuted,,,,,,x\n",
+        "b,It does not,refuted,not at all,refuted,,,,,,x\n"
+        "c,Half of it,mixed,one half,supported,+2 %,,,,,x\nc,Half of it,mixed,the other,refuted,,,,,,x\n",
         encoding="utf-8",
     )
     found = outline(results)
     shown = re.sub(r"\s+", " ", "".join(found.texts))
-    assert "supported a. It holds" in shown
+    assert "supported a. It holds it does: +1 % " in shown  # the key number stands on the closed line
+    assert "mixed (1 of 2 parts hold) c. Half of it one half: +2 % " in shown
     assert "refuted b. It does not" in shown
     assert "not at all" in shown
     assert sum(attributes.get("href") == f"#p-{one['point_id']}" for _, attributes in found.tags) >= 2

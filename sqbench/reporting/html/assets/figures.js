@@ -55,9 +55,12 @@
   };
 
   for (const select of page.all("[data-keep]")) {
-    const kept = page.kept[select.dataset.keep];
+    const kept = page.asked[select.dataset.keep] ?? page.kept[select.dataset.keep];
     if ([...select.options].some((option) => option.value === kept)) select.value = kept;
-    select.addEventListener("change", () => page.keep(select.dataset.keep, select.value));
+    select.addEventListener("change", () => {
+      page.keep(select.dataset.keep, select.value);
+      if (select.id === "study") page.address({ ...page.asked, study: select.value });
+    });
   }
   page.study = () => page.one("#study")?.selectedOptions[0].textContent;
   for (const select of page.all("#study, [data-metrics]")) select.addEventListener("change", choose);

@@ -59,11 +59,57 @@
     );
   };
 
+  // A layer's name as its block and its role: `model.layers.3.mlp.up_proj` is `mlp.up_proj` of block 3.
+  const blockAndRole = (name) => {
+    const [, before, number, role] = name.match(/^(.*?)\.(\d+)\.(.+)$/) ?? [];
+    return role === undefined ? null : { family: before, block: Number(number), role };
+  };
+  const blocks = page.one("#blocks");
+  const byBlock = (id) => {
+    const field = shownField.value;
+    const places = column(id, "layer").map(blockAndRole);
+    const known = places.filter((place) => place);
+    const roles = [...new Set(known.map(({ role }) => role))];
+    const count = 1 + Math.max(...known.map(({ block }) => block));
+    const families = new Set(known.map(({ family }) => family)).size;
+    blocks.hidden = source.points[id][field] === undefined || families !== 1 || count < 2 || roles.length > most;
+    if (blocks.hidden) return;
+    const values = roles.map(() => Array(count).fill(null));
+    const names = roles.map(() => Array(count).fill(""));
+    places.forEach((place, at) => {
+      if (!place) return;
+      values[roles.indexOf(place.role)][place.block] = column(id, field)[at];
+      names[roles.indexOf(place.role)][place.block] = column(id, "layer")[at];
+    });
+    const unit = source.fields[field].unit;
+    const log = field === "ratio";
+    page.one("strong", blocks).textContent = `${titled(field)} by block and role`;
+    page.one(".note", blocks).textContent = `${source.points[id].label}.`;
+    page.draw(
+      page.one(".plot", blocks),
+      [
+        {
+          type: "heatmap",
+          z: log ? values.map((row) => row.map((value) => (value > 0 ? Math.log10(value) : null))) : values,
+          y: roles.map(page.escaped),
+          customdata: values.map((row, at) => row.map((value, block) => `${page.escaped(names[at][block])}<br>${value ?? "float"} ${unit}`)),
+          hovertemplate: "%{customdata}<extra></extra>",
+          colorscale: "Viridis",
+          hoverongaps: false,
+          colorbar: { title: { text: log ? "log10" : unit, side: "right" }, thickness: 12, len: 1, outlinewidth: 0 },
+        },
+      ],
+      { height: 130 + Math.max(4, roles.length) * 26, xaxis: { title: { text: "block" }, showgrid: false, dtick: 5 }, yaxis: { autorange: "reversed", showgrid: false } },
+    );
+  };
+
   const digits = (value) => (value === null || value === undefined ? "" : String(value));
   const list = (id, layer) => {
     const box = page.one("#layer-table");
     box.hidden = !source.points[id];
+    blocks.hidden = true;
     if (box.hidden) return;
+    page.ready(() => byBlock(id));
     const fields = Object.keys(source.fields).filter((field) => source.points[id][field] !== undefined);
     const table = page.node("table");
     table.append(page.node("caption", `${source.points[id].label}: every layer`));
@@ -122,7 +168,10 @@
         { rootMargin: "400px" },
       );
       near.observe(figure);
-      shownField.addEventListener("change", () => first || map());
+      shownField.addEventListener("change", () => {
+        if (!first) map();
+        if (source.points[chosen.value]) byBlock(chosen.value);
+      });
       addEventListener("filterchange", () => first || map());
       addEventListener("beforeprint", () => first && map());
     });

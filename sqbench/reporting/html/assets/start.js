@@ -18,6 +18,16 @@ const page = {
       sessionStorage.setItem(`sqbench:${location.pathname}`, JSON.stringify(page.kept));
     } catch {} // a browser that keeps nothing for files
   },
+  // What the address asks for, `?method=%3Dawq&study=...`: a view can be sent to somebody else.
+  asked: Object.fromEntries(new URLSearchParams(location.search)),
+  address(values) {
+    const kept = page.asked.study && !("study" in values) ? { study: page.asked.study } : {};
+    page.asked = { ...kept, ...values };
+    const query = new URLSearchParams(page.asked).toString();
+    try {
+      history.replaceState(null, "", `${location.pathname}${query && `?${query}`}${location.hash}`);
+    } catch {} // a browser that lets no file change its address
+  },
   // Runs when everything, plotly.js included, is there; the table and the theme do not wait for it.
   ready: (task) => (document.readyState === "complete" ? task() : addEventListener("load", task)),
 };

@@ -48,9 +48,11 @@ page.sortable = (table, start, changed = () => {}) => {
       }
       page.one("output", form).textContent = `${count} of ${rows.length} rows`;
       page.keep("filters", wanted);
+      page.address(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)));
       dispatchEvent(new Event("filterchange"));
     };
-    for (const [name, value] of Object.entries(page.kept.filters ?? {})) {
+    const asked = Object.fromEntries(Object.entries(page.asked).filter(([name]) => form.elements[name]));
+    for (const [name, value] of Object.entries(Object.keys(asked).length ? asked : (page.kept.filters ?? {}))) {
       const field = form.elements[name];
       if (field) field.value = value;
       if (field && field.value !== value) field.value = ""; // what was chosen is no longer there

@@ -1,0 +1,33 @@
+"""A MkDocs hook: pages show the pictures of the committed results where they are, in results/reference.
+
+A page names one as on GitHub, `../results/reference/STUDY/plots/NAME.png`; the manual has it in `reference/`. In tables a
+change and its interval stay on one line.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+_FOLDER = Path(__file__).parents[1] / "results" / "reference"
+_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+_TOGETHER = re.compile(r"\([+x-]?[\d.]+ \[[^\]<]+\][,)]?|n\.s\., detectable [\d.]+\)")
+
+
+def on_files(files: Any, config: Any, **event: Any) -> Any:
+    """Called by MkDocs with the files of the manual."""
+    for path in sorted(_FOLDER.glob("*/plots/*.png")):
+        files.append(File.generated(config, f"reference/{path.relative_to(_FOLDER).as_posix()}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **event: Any) -> str:
+    """Called by MkDocs with the text of every page."""
+    up = "../" * page.file.src_uri.count("/")
+    return markdown.replace(f"](../{up}results/reference/", f"]({up}reference/")
+
+
+def on_page_content(html: str, **event: Any) -> str:
+    """Called by MkDocs with the HTML of every page."""
+    return _CELL.sub(lambda cell: _TOGETHER.sub(r'<span class="together">\g<0></span>', cell[0]), html)

@@ -1,0 +1,18 @@
+"""What the end of a sweep warns of: once, whatever the number of its points."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqbench.comparison import shortfall
+from sqbench.reporting.order import main_metric
+
+
+def cautions(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One sentence without its full stop where intervals hold less often than they promise: of the point that is worst off.
+
+    Args:
+        records: of the points of a sweep, failed ones too.
+    """
+    deltas = [record["delta"].get(main_metric(record["metrics"]), {}) for record in records if record["metrics"]]
+    short = [delta for delta in deltas if delta.get("held") is not None]
+    return [shortfall(min(short, key=lambda delta: int(delta["held"])))] if short else []

@@ -1,0 +1,40 @@
+"""What a model writes beside what the float model writes: the points with eval=generation, two texts a prompt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from sqbench.records.store import Store
+
+SHOWN = 3  # texts of a point
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two continuations of one prompt.
+
+    Attributes:
+        window: number of the prompt.
+        shared: how both begin.
+        floating, quantized: how each goes on.
+    """
+
+    window: int
+    shared: str
+    floating: str
+    quantized: str
+
+
+def texts(store: Store, record: Mapping[str, Any]) -> tuple[Pair, ...]:
+    """The texts of a point that part the earliest; none of other evaluations, or where samples are not kept."""
+    if record["identity"]["eval"].get("name") != "generation" or record["status"] != "ok":
+        return ()
+    table = store.samples(record["point_id"], ["window", "text", "text_fp"])
+    if table is None:
+        return ()
+    pairs = []
+    for window, own, floating in zip(table["window"], table["text"], table["text_fp"], strict=True):
+        shared = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, floating, strict=False)))
+        pairs.append(Pair(int(window), shared, floating[len(shared) :], own[len(shared) :]))
+    return tuple(sorted(pairs, key=lambda pair: (len(pair.shared), pair.window))[:SHOWN])

@@ -1,0 +1,67 @@
+"""How methods and formats look: one colour a method and one shape a format, in every picture, whatever else is in it."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GREY = "#7d8590"  # of the float model, and of what belongs to no method
+# Each has 3:1 or more (WCAG 2.2, 1.4.11) against white and against the dark background of the report.
+COLOURS: Mapping[str, str] = {
+    "fp": GREY,
+    "rtn": "#8a7a1a",
+    "minmax": "#2f7fd6",
+    "ema_minmax": "#0f93a8",
+    "mean_minmax": "#6b74d8",
+    "percentile": "#b8860b",
+    "mse": "#a06a4a",
+    "histogram": "#cf5f10",
+    "entropy": "#d9534f",
+    "smoothquant": "#15936a",
+    "awq": "#a763c9",
+    "qat": "#d6477f",
+    "qat_lsq": "#b0568f",
+}
+_OTHERS = ("#5f8f1f", "#c2692f", "#3f8f8f", "#9a6fb8")  # of methods of one's own
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A sign for a format: Plotly's name of its symbol, matplotlib's, and the dashes of a line."""
+
+    symbol: str
+    marker: str
+    dash: str
+    dashes: Any
+
+
+_SOLID, _DASH, _DOT, _DASHDOT = "-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5))
+SHAPES: Mapping[str, Shape] = {
+    "fp": Shape("hexagram", "h", "solid", _SOLID),
+    "w8a8": Shape("circle", "o", "solid", _SOLID),
+    "w8a8_dynamic": Shape("square", "s", "solid", _SOLID),
+    "w8a16": Shape("diamond", "D", "solid", _SOLID),
+    "w6a6": Shape("triangle-up", "^", "dash", _DASH),
+    "w4a16": Shape("triangle-down", "v", "dash", _DASH),
+    "w4a8": Shape("cross", "P", "dash", _DASH),
+    "w4a4": Shape("x", "X", "dot", _DOT),
+    "w4a4_dynamic": Shape("star", "*", "dot", _DOT),
+    "w3a16": Shape("pentagon", "p", "dashdot", _DASHDOT),
+}
+_OTHER_SHAPES = (Shape("triangle-left", "<", "longdash", _DASH), Shape("triangle-right", ">", "longdash", _DASH))
+
+
+def colour(method: str) -> str:
+    """Of a method; one of one's own has a colour that follows from its name."""
+    return COLOURS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
+
+
+def shape(bits: str) -> Shape:
+    """Of a format; one of one's own has a shape that follows from its name."""
+    return SHAPES.get(bits) or _OTHER_SHAPES[zlib.crc32(bits.encode()) % len(_OTHER_SHAPES)]
+
+
+def faded(colour: str, opacity: float) -> str:
+    """`#rrggbb` as rgba."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
