@@ -55,7 +55,7 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
-        from sqbench import gpus, sweep
+        from sqbench import sweep
         from sqbench.answer import refuse
         from sqbench.errors import UserError
         from sqbench.quiet import quiet
@@ -87,6 +87,8 @@ class CheckedSweeper(BasicSweeper, ABC):
             self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
         except OSError as error:
             sys.exit(refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
+        from sqbench import gpus  # it imports torch: not before `announce`
+
         told: dict[str, object] = {sweep.TOTAL: total}
         told[sweep.KEYS] = ",".join(item.key_or_group for item in asked if item.is_sweep_override())
         if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
