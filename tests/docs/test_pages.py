@@ -168,7 +168,7 @@ def asks(words: list[str]) -> None:
 
 def draws(words: list[str]) -> None:
     kind = plot.KINDS[words[0]]
-    _, rest = plot.parsed(kind, words[0], words[1:])
+    _, rest = plot.parsed(kind, words[1:])
     if rest:
         composes(rest)
 
