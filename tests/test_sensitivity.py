@@ -81,7 +81,7 @@ def test_the_same_layers_are_one_point_however_they_are_written(command: Callabl
     ("changes", "message"),
     [
         (("layers=each",), "layers=each: stands for many points, one for each group of layers; a sweep (-m) runs them"),
-        (("layers=[]",), "layers=[]: the name of a layer"),
+        (("layers=[]",), "layers=[]: must hold the name of a layer"),
         (("mixed=auto",), "mixed=auto: needs budget=..., the bits per weight on average, 4.5 for example"),
         (("mixed=always", "budget=4"), "mixed=always: must be auto, or null"),
         (("mixed=auto", "budget=1.9"), "budget=1.9: must be an average of widths=[2, 3, 4, 6, 8], from 2 to 8"),

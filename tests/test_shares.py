@@ -4,7 +4,7 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sqbench import run
+from sqbench import composition, run
 from sqbench.isolation import Share
 
 CORES = 8
@@ -60,5 +60,4 @@ def test_one_after_the_other_shares_the_process():
     ("joblib", "parallel"), ("submitit_slurm", "slurm"), ("ray", "ray"), ("rays", None), ("ray_aws", None), ("cluster", None),
 ])  # fmt: skip
 def test_a_missing_launcher_is_told_by_its_whole_name(name, extra):
-    said = run._missing_plugin(Exception(f"Could not find 'hydra/launcher/{name}'\n\nAvailable options:\n\tcores"))
-    assert said == (f"\n`pip install sqbench[{extra}]` brings it" if extra else "")
+    assert composition._plugin("hydra/launcher", name) == (f"; `pip install sqbench[{extra}]` brings it" if extra else "")

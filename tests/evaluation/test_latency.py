@@ -288,7 +288,7 @@ def test_cells_and_curves_of_a_speed(command: Any, results: Path) -> None:
     for metric in ("tokens_per_s", "latency_ms"):
         grid = lay_out(frame, ["method", "bits"], [], metric)
         cell = next(cell for cell in grid.cells.itertuples() if cell.method == "rtn")
-        assert f"(x{cell.delta:.2f} [{cell.low:.2f}, {cell.high:.2f}])" in cell_text(cell, metric)
+        assert f"(x{cell.delta:.2f} [{cell.low:.2f}, {cell.high:.2f}], float " in cell_text(cell, metric)
         shown = shown_cells(grid).set_index("method").loc["rtn"]
         assert shown["low"] <= shown["value"] <= shown["high"]
 

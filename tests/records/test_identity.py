@@ -79,6 +79,7 @@ CHANGES_TOGETHER = {  # with a second key, because alone they are refused
 }
 NOTHING = {
     "model.name": ["another/name"],  # the fingerprint says which weights
+    "model.label": ["short"],  # what tables call it
     "model.revision": ["main"],
     "model.trust_remote_code": ["true"],
     "data.name": ["mine"],
