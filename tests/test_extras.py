@@ -24,6 +24,7 @@ def without(packages: tuple[str, ...], module: str, *arguments: str, cwd: Path) 
     return subprocess.run(line, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow  # a process for each
 @pytest.mark.parametrize(
     ("package", "extra", "module", "arguments"),
     [
