@@ -71,7 +71,7 @@ def test_points_run_once_and_the_verdict_is_written(file, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_point_is_said_and_decides_nothing(file, tmp_path):
-    file.write_text(file.read_text().replace("group_size=32", "group_size=32 layers=nowhere"))
+    file.write_text(file.read_text().replace("group_size=32", "group_size=32 data.bos=true"))
     done = claims(f"files=[{file}]", f"results_dir={tmp_path / 'results'}", cwd=tmp_path)
     assert done.returncode == 1
     text = (tmp_path / "results" / "claims.md").read_text()
