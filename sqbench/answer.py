@@ -58,6 +58,10 @@ def answered(work: Callable[[], int | None]) -> int:
         if asked == "1":
             raise
         return refuse(error)
+    except OSError as error:  # Hydra's own files too: a full disk, a folder that nobody may write to
+        if asked == "1":
+            raise
+        return refuse(UserError(str(error)))
     except KeyboardInterrupt:
         return 130  # as sweep.INTERRUPTED
     finally:

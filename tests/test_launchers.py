@@ -83,7 +83,7 @@ def test_a_launcher_that_is_not_installed_says_what_installs_it(tiny_folder, tmp
     (tmp_path / "text.txt").write_text("a", encoding="utf-8")
     line = ["-m", *tiny_run(tiny_folder, tmp_path / "text.txt", tmp_path / "results", "hydra/launcher=rays")]
     ended = run(*line, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert "hydra/launcher/rays" in ended.stderr
+    assert ended.returncode == 2
+    assert "hydra/launcher=rays: known: " in ended.stderr
     assert "slurm_local" in ended.stderr
     assert "pip install" not in ended.stderr
