@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import __version__
-from sqbench.composition import PLUGINS, by_choice
+from sqbench.composition import PLUGINS, brings, by_choice
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.progress import console
@@ -84,5 +84,5 @@ def _plain(error: Exception) -> str:
         return f"{error.full_key}: {str(error.msg).splitlines()[0]}"
     cause = f"; {_plain(error.__cause__)}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
     named = re.findall(r"launcher/(\w+)", str(error))
-    plugin = "".join(f"; `pip install sqbench[{extra}]` brings it" for name, extra in PLUGINS.items() if name in named)
+    plugin = "".join(brings(extra) for name, extra in PLUGINS.items() if name in named)
     return f"{' '.join(str(error).split())}{cause}{plugin}".removeprefix("; ")

@@ -127,7 +127,12 @@ def _several(override: Override, config_name: str | None, parsed: Sequence[Overr
 def _plugin(group: str, option: str) -> str:
     """What installs a launcher that Hydra does not find."""
     extra = PLUGINS.get(option) if group == "hydra/launcher" else None
-    return f"; `pip install sqbench[{extra}]` brings it" if extra else ""
+    return brings(extra) if extra else ""
+
+
+def brings(extra: str) -> str:
+    """The tail of a message: the line that installs an extra."""
+    return f"; `pip install sqbench[{extra}]` brings it"
 
 
 def _has(loaded: Any, key: str) -> bool:

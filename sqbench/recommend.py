@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from rich.console import RenderableType
@@ -22,10 +23,11 @@ from sqbench.reporting.frame import results_frame
 from sqbench.reporting.order import EXACT
 from sqbench.reporting.recommendation import Wanted, recommend
 from sqbench.reporting.studies import Study, studies
-from sqbench.reporting.timings import SPEEDS
-from sqbench.reporting.units import SPEEDS as TIMES
+from sqbench.reporting.timings import WORKLOADS
+from sqbench.reporting.units import SPEEDS
 
-_NO_LOSS = {*TIMES, *EXACT}  # speeds and sizes: what is bought, and no loss
+DEVICES = ("cpu", "cuda")
+_NO_LOSS = {*SPEEDS, *EXACT}  # speeds and sizes: what is bought, and no loss
 
 
 @dataclass
@@ -58,8 +60,8 @@ def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
     for study in found:
         metric = config.metric or study.metric
         among = candidates(study, everything, records, store, metric, config.device)
-        speed = wanted.speed if config.speed else "images_per_s" if "images_per_s" in _speeds(among) else "tokens_per_s"
-        asked = Wanted(wanted.max_mb, wanted.max_loss, wanted.min_speed, speed)
+        images = config.speed is None and any("images_per_s" in one.speeds for one in among.items)
+        asked = replace(wanted, speed="images_per_s") if images else wanted
         yield Text(study.label, style="bold")
         yield from advice(among, recommend(among, asked), records)
 
@@ -70,14 +72,12 @@ def _wanted(config: RecommendConfig) -> Wanted:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise UserError(f"{name}={value}: must be a number above 0")
-    names = {told: name for name, told in SPEEDS.items()}
+    names = {told: name for name, told in WORKLOADS.items()}
     if config.speed is not None and config.speed not in names:
         raise UserError(f"speed={config.speed}: {known(config.speed, names)}")
+    if config.device not in (None, *DEVICES):
+        raise UserError(f"device={config.device}: must be {' or '.join(DEVICES)}, or null for any")
     return Wanted(config.max_mb, config.max_loss, config.min_speed, names.get(config.speed or "", "tokens_per_s"))
-
-
-def _speeds(among: Any) -> set[str]:
-    return {name for one in among.items for name in one.speeds}
 
 
 def _decides(study: Study, metric: str | None) -> bool:
@@ -87,7 +87,7 @@ def _decides(study: Study, metric: str | None) -> bool:
     return asked not in _NO_LOSS and bool((quantized["metric"] == asked).any())
 
 
-def _nothing(frame: Any, config: RecommendConfig) -> str:
+def _nothing(frame: pd.DataFrame, config: RecommendConfig) -> str:
     metrics = sorted({name for name in frame["metric"] if name and not name.startswith("delta_")})
     if config.metric is not None and config.metric not in metrics:
         return f"metric={config.metric}: {known(config.metric, metrics)}"

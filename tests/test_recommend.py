@@ -49,7 +49,7 @@ def test_the_command_line(folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_nothing_satisfies_and_it_says_why(folder: Path) -> None:
     said = told(f"results_dir={folder}", "max_loss=0.1")
-    assert "No point satisfies all of it.\n2 of 2 points may lose more than max_loss" in said
+    assert "No point satisfies all limits.\n2 of 2 points may lose more than max_loss" in said
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_nothing_satisfies_and_it_says_why(folder: Path) -> None:
         ("max_mb=0", "max_mb=0.0: must be a number above 0"),
         ("min_speed=-1", "min_speed=-1.0: must be a number above 0"),
         ("speed=promts", "speed=promts: did you mean prompts?"),
+        ("device=gpu", "device=gpu: must be cpu or cuda, or null for any"),
         ("metric=perplexty", "metric=perplexty: did you mean perplexity?"),
         ("where.method=smothquant", "where.method=smothquant: did you mean smoothquant?"),
         ("metric=weight_bytes", "metric=weight_bytes: is no metric of accuracy"),

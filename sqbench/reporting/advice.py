@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sqbench.reporting.candidates import Candidate, Candidates
-from sqbench.reporting.recommendation import Recommendation, nearest, sentence
+from sqbench.reporting.recommendation import Recommendation, megabytes, nearest, sentence
 from sqbench.reporting.terminal import as_text
-from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.timings import WORKLOADS
 from sqbench.reporting.units import number, unit_of
 
 # Keys and groups of a command that say which model and data.
@@ -28,7 +28,7 @@ _LIMITS = {
 def advice(found: Candidates, chosen: Recommendation, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
     """The parts of the answer, in the order of reading."""
     if chosen.use is None:
-        yield as_text("No point satisfies all of it.")
+        yield as_text("No point satisfies all limits.")
     else:
         yield as_text(f"Use {sentence(found, chosen.use)}")
         yield from _choices(found, chosen)
@@ -48,44 +48,26 @@ def _choices(found: Candidates, chosen: Recommendation) -> Iterator[RenderableTy
         if at is not None:
             roles.setdefault(at, []).append(role)
     unit = unit_of(found.metric)[1]
-    timed = [name for name in SPEEDS if any(name in found.items[at].speeds for at in roles)]
+    timed = [name for name in WORKLOADS if any(name in found.items[at].speeds for at in roles)]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("", "bits", "method"):
         table.add_column(title, overflow="fold")
-    for title in (f"{found.metric} {unit}".strip(), "change against float", "MB", *(SPEEDS[name] for name in timed)):
+    for title in (f"{found.metric} {unit}".strip(), "change against float", "MB", *(WORKLOADS[name] for name in timed)):
         table.add_column(title, justify="right", overflow="fold")
-    floating = [
-        "float",
-        "",
-        "",
-        number(found.floating, found.metric),
-        "",
-        _megabytes(found.float_megabytes),
-        *("x1" for _ in timed),
-    ]
-    table.add_row(*map(as_text, floating), style="bold")
+    value, size = number(found.floating, found.metric), megabytes(found.float_megabytes) or "--"
+    table.add_row("float", "", "", value, "", size, *("x1" for _ in timed), style="bold")
     for at, named in roles.items():
         one = found.items[at]
         speeds = (f"x{one.speeds[name]:.2f}" if name in one.speeds else "--" for name in timed)
-        cells = [
-            "\n".join(named),
-            one.bits,
-            one.name,
-            number(one.value, found.metric),
-            one.change or "--",
-            _megabytes(one.megabytes),
-        ]
-        table.add_row(Text(cells[0]), *map(as_text, (*cells[1:], *speeds)))
+        value, size = number(one.value, found.metric), megabytes(one.megabytes) or "--"
+        cells = map(as_text, (one.bits, one.name, value, one.change or "--", size, *speeds))
+        table.add_row(Text("\n".join(named)), *cells)
     yield table
-
-
-def _megabytes(value: float) -> str:
-    return "--" if value != value else f"{value:.1f}"
 
 
 def _tied(found: Candidates, chosen: Recommendation) -> Iterator[RenderableType]:
     if chosen.ties is None:
-        yield as_text("Its examples are not kept, so nothing can be said of what is tied with it.")
+        yield as_text("What is tied with it is not known: its examples are not kept, or the points are too many to compare.")
     elif not chosen.ties:
         yield as_text("Nothing else is as accurate." if len(found.items) > 1 else "Nothing else was tried.")
     else:

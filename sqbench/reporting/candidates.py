@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench.comparison import Difference, Outcome, holm
+from sqbench.comparison import Difference, holm
 from sqbench.records.store import Store
 from sqbench.reporting.frame import point_fields
 from sqbench.reporting.grid import lay_out
+from sqbench.reporting.noise import told_most
 from sqbench.reporting.order import lower_is_better, unsure
 from sqbench.reporting.series import SERIES, apart
-from sqbench.reporting.significance import LEVEL, RESAMPLES, Side, side_of, tested
+from sqbench.reporting.significance import LEVEL, RESAMPLES, Side, compared, sides_of
 from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import speeds_of, timings
 from sqbench.reporting.units import change_text, number, unit_of
@@ -43,8 +44,8 @@ class Candidate:
         name: method, alpha and what else tells it from others of its bit-width.
         value: of the metric.
         change: against the float model as text, with its interval; empty where it was not compared.
-        loss, most: how much worse than the float model, in the units of tables, and the far end of its interval. Below 0 it is
-            better. NaN where it was not compared.
+        most: how much worse than the float model at the far end of the interval, in the units of tables. Below 0 it is better. The
+            change itself where it has no interval, NaN where it was not compared.
         clear: whether the change is significant; None where it was not tested.
         detectable: the change that would have been found.
         megabytes: of the weights as stored; NaN where unknown.
@@ -54,12 +55,10 @@ class Candidate:
     """
 
     name: str
-    method: str
     bits: str
     alpha: str
     value: float
     change: str
-    loss: float
     most: float
     clear: bool | None
     detectable: str
@@ -142,27 +141,23 @@ def candidates(
     """
     if (lower := lower_is_better(metric)) is None:
         raise unsure(metric)
-    grid = tested(lay_out(study.frame, SERIES, (), metric), list(records.values()), store.samples)
-    outcomes = {
-        name: Outcome.of(fields)
-        for name, record in records.items()
-        if (fields := record.get("outcomes", {}).get(metric)) is not None
-    }
+    told = told_most(list(records.values()))  # a point that ran with noise too is one candidate
+    rows = study.frame[study.frame["point_id"].isin({"", *(record["point_id"] for record in told)})]
+    grid = lay_out(rows, SERIES, (), metric)
+    known = sides_of(grid, told, store.samples)
+    grid = compared(grid, told, known)
     cells = grid.cells.assign(apart=apart(grid.cells, grid.added))
     floats = cells[(cells["method"] == "fp") & cells["delta"].isna() & (cells["points"] > 0)]
     quantized = cells[cells["method"] != "fp"]
     done = quantized[quantized["points"] > 0]
-    stored = study.frame[study.frame["metric"] == "weight_bytes"].assign(
-        megabytes=lambda rows: rows["value"] / unit_of("weight_bytes")[0]
-    )
+    stored = rows[rows["metric"] == "weight_bytes"].assign(megabytes=lambda sized: sized["value"] / unit_of("weight_bytes")[0])
     sizes = dict(zip(stored["point_id"], stored["megabytes"], strict=True))
     timed = timings(frame, study, device)
     sign, unit = (1 if lower else -1), unit_of(metric)[0]
     items, sides, by = [], {}, ""
-    for at, cell in enumerate(done.itertuples(index=False)):
+    for at, (place, cell) in enumerate(zip(done.index, done.itertuples(index=False), strict=True)):
         speeds, how = speeds_of(timed, point_fields(records[cell.ids[0]]))
-        bounds = sorted((sign * cell.low / unit, sign * cell.high / unit)) if not math.isnan(cell.low) else [math.nan] * 2
-        loss = sign * cell.delta / unit
+        worst = cell.delta if math.isnan(cell.low) else cell.high if lower else cell.low
         change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, metric)
         clear = None if math.isnan(cell.p_holm) else not cell.unclear
         detectable = "" if math.isnan(cell.detectable) else number(cell.detectable, metric, extra=1)
@@ -170,13 +165,11 @@ def candidates(
         items.append(
             Candidate(
                 name_of(cell),
-                cell.method,
                 cell.bits,
                 cell.alpha,
                 float(cell.value),
                 change,
-                loss,
-                loss if math.isnan(bounds[1]) else bounds[1],
+                sign * worst / unit,
                 clear,
                 detectable,
                 sum(size) / len(size) if size else math.nan,
@@ -185,9 +178,9 @@ def candidates(
                 tuple(name for name in cell.ids if name),
             )
         )
-        if (side := side_of(cell.ids, outcomes, metric, store.samples)) is not None:
-            sides[at] = side
-            by = side.outcome.by[-1]
+        if place in known:
+            sides[at] = known[place]
+            by = known[place].outcome.by[-1]
     counts = sorted({int(count) for count in done["n"].dropna()})
     noun = by if by.endswith("s") else f"{by or 'example'}s"
     return Candidates(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqbench.reporting.candidates import Candidate, Candidates, Tie
-from sqbench.reporting.timings import SPEEDS
+from sqbench.reporting.timings import WORKLOADS
 from sqbench.reporting.units import number, unit_of
 
 
@@ -84,6 +84,11 @@ def size(one: Candidate) -> float:
     return math.inf if math.isnan(one.megabytes) else one.megabytes
 
 
+def megabytes(value: float) -> str:
+    """Of weights as stored, empty where unknown."""
+    return "" if math.isnan(value) else f"{value:.1f}"
+
+
 def sentence(found: Candidates, at: int) -> str:
     """`8-bit dynamic with smoothquant α=0.5: 2.4 times smaller, prompts 1.56 times as fast, perplexity +0.185 [0.112, 0.255]`."""
     one = found.items[at]
@@ -96,7 +101,7 @@ def facts(found: Candidates, at: int) -> list[str]:
     ratio = found.float_megabytes / one.megabytes
     if not math.isnan(ratio):
         told.append(f"{ratio:.1f} times smaller")
-    told += [f"{SPEEDS[name]} {value:.2f} times as fast" for name, value in one.speeds.items() if name in SPEEDS]
+    told += [f"{WORKLOADS[name]} {value:.2f} times as fast" for name, value in one.speeds.items() if name in WORKLOADS]
     return [*told, loss(found, at)]
 
 

@@ -142,7 +142,6 @@ def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     With `label`, `method` and `bits` of the point, `index` and `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float).
 
-
     Raises:
         UserError: there is nothing to show, or too much, or of several models.
     """

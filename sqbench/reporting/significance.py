@@ -40,7 +40,20 @@ class Side:
     floats: NDArray[Any] | None
 
 
+def sides_of(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> dict[int, Side]:
+    """The quantized cells of a table whose samples are there, by their place; none where there are more than `MOST_CELLS`."""
+    of_point, ids = _finished(records), grid.cells["ids"].tolist()
+    outcomes, measured = _outcomes(grid, of_point), _measured(grid, of_point)
+    found = {} if len(measured) > MOST_CELLS else {place: _side(ids[place], outcomes, grid.metric, samples) for place in measured}
+    return {place: side for place, side in found.items() if side is not None}
+
+
 def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> Grid:
+    """`compared`, with what the samples of the points tell."""
+    return compared(grid, records, sides_of(grid, records, samples))
+
+
+def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[int, Side]) -> Grid:
     """A table with `p_holm`, `unclear` (no significant change against the float model) and `best` in its cells, said in its notes.
 
     An unclear cell is `untested` where no change of so few examples could have been significant. Cells of several points get the
@@ -48,22 +61,18 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
 
     `best` are the best quantized cell of a column and those not significantly worse, among cells that were compared with one float
     model. The best is chosen by the same examples, which makes it look better than it is: if anything, too few cells are bold.
+
+    Args:
+        known: by place, what `sides_of` gives.
     """
-    of_point = {record["point_id"]: record for record in records if record["status"] == "ok"}
+    of_point = _finished(records)
     cells = grid.cells.reset_index(drop=True)
     level = float(cells["level"].max()) if cells["level"].notna().any() else LEVEL
-    outcomes = {
-        point_id: Outcome.of(fields)
-        for point_id in {point_id for ids in cells["ids"] for point_id in ids if point_id}
-        if (fields := of_point[point_id].get("outcomes", {}).get(grid.metric))
-    }
-    measured = [place for place, ids in enumerate(cells["ids"]) if ids and _is_quantized(ids, of_point)]
+    outcomes, measured = _outcomes(grid, of_point), _measured(grid, of_point)
     many = len(measured) > MOST_CELLS
-    sides = {} if many else {place: side_of(cells["ids"][place], outcomes, grid.metric, samples) for place in measured}
-    known = {place: side for place, side in sides.items() if side is not None}
     cells, changes = _against_float(cells, known, of_point, grid.metric, level)
     cells["untested"] = _untested(cells, changes, outcomes, level)
-    best, compared, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
+    best, pairs, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
     cells["best"] = best
 
     test = " and ".join(dict.fromkeys(TESTS[outcome.kind] for outcome in outcomes.values())) or "paired test"
@@ -83,9 +92,9 @@ def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -
     if cells["p_holm"].notna().any() and not cells["unclear"].any():
         notes.append(f"Every change is significant at {alpha} ({test}, {holm_over})")
     if best.any():
-        by, pairs = " and ".join(next(iter(known.values())).outcome.by), _counted(compared, "comparison")
+        by, holm_over_pairs = " and ".join(next(iter(known.values())).outcome.by), f"Holm over {_counted(pairs, 'comparison')}"
         among = " among points with the same float model" * split
-        notes.append(f"Bold is not significantly worse than the best of its column{among} ({test} by {by}, Holm over {pairs})")
+        notes.append(f"Bold is not significantly worse than the best of its column{among} ({test} by {by}, {holm_over_pairs})")
     if many and outcomes:
         notes.append(f"{len(measured)} cells are too many to compare with each other: {MOST_CELLS} work")
     elif left_out and best.any():
@@ -104,12 +113,27 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
 
 
+def _finished(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {record["point_id"]: record for record in records if record["status"] == "ok"}
+
+
+def _outcomes(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
+    """What the metric of each point of a table is made of, where its record says so."""
+    names = {point_id for ids in grid.cells["ids"] for point_id in ids if point_id}
+    return {name: Outcome.of(fields) for name in names if (fields := of_point[name].get("outcomes", {}).get(grid.metric))}
+
+
+def _measured(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    """The places of the cells that hold quantized points."""
+    return [place for place, ids in enumerate(grid.cells["ids"]) if ids and _is_quantized(ids, of_point)]
+
+
 def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Mapping[str, Any]]) -> bool:
     """The float model is what others are measured against, and no contestant."""
     return bool(ids[0]) and of_point[ids[0]]["identity"]["method"]["name"] != "fp"
 
 
-def side_of(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
+def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
     """A cell's values by example; None if some point of it has none, or they are of different examples."""
     values, floats, first = [], [], None
     for point_id in ids:

@@ -9,7 +9,7 @@ import pandas as pd
 from sqbench.reporting.order import labels
 from sqbench.reporting.studies import Study
 
-SPEEDS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # what each is a speed of
+WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # what each is a speed of
 # What decides how fast a layer can be. A method only moves its numbers.
 _FORMATS = ("bits", "weights", "activations", "layers", "ops")
 
@@ -18,7 +18,6 @@ _FORMATS = ("bits", "weights", "activations", "layers", "ops")
 class Timing:
     """A point with eval=latency: what was timed, and how many times as fast as the float model it is."""
 
-    formats: tuple[str, ...]
     method: str
     alpha: str
     backend: str
@@ -26,9 +25,9 @@ class Timing:
     speeds: Mapping[str, float]
 
 
-def timings(frame: pd.DataFrame, study: Study, device: str | None) -> list[Timing]:
-    """The timed points of a study's model."""
-    rows = frame[frame["metric"].isin([f"delta_{name}" for name in SPEEDS]) & (frame["method"] != "fp")]
+def timings(frame: pd.DataFrame, study: Study, device: str | None) -> dict[tuple[str, ...], list[Timing]]:
+    """The timed points of a study's model, by their formats."""
+    rows = frame[frame["metric"].isin([f"delta_{name}" for name in WORKLOADS]) & (frame["method"] != "fp")]
     rows = rows[rows["model"].isin(set(study.frame["model"]))]
     names = ("point_id", *_FORMATS, "method", "alpha", "backend", "device")
     texts = pd.DataFrame({name: labels(rows[name]) for name in names}, index=rows.index)
@@ -36,13 +35,15 @@ def timings(frame: pd.DataFrame, study: Study, device: str | None) -> list[Timin
     for key, metric, value in zip(texts.itertuples(index=False, name=None), rows["metric"], rows["value"], strict=True):
         if device is None or key[-1].startswith(device):
             found.setdefault(key, {})[metric.removeprefix("delta_")] = float(value)
-    return [Timing(key[1:-4], key[-4], key[-3], key[-2], key[-1], speeds) for key, speeds in found.items()]
+    by_formats: dict[tuple[str, ...], list[Timing]] = {}
+    for (_, *formats, method, alpha, backend, at), speeds in found.items():
+        by_formats.setdefault(tuple(formats), []).append(Timing(method, alpha, backend, at, speeds))
+    return by_formats
 
 
-def speeds_of(timings: Sequence[Timing], fields: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
+def speeds_of(timings: Mapping[tuple[str, ...], Sequence[Timing]], fields: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
     """The speeds of the formats of a point, and on what they were measured: of its own method where that was timed."""
-    formats = tuple(str(fields[name]) for name in _FORMATS)
-    same = [timing for timing in timings if timing.formats == formats]
+    same = timings.get(tuple(str(fields[name]) for name in _FORMATS), ())
     own = [timing for timing in same if (timing.method, timing.alpha) == (fields["method"], fields["alpha"])]
     if not same:
         return {}, ""

@@ -10,6 +10,7 @@ from examples import build, write
 
 from sqbench.errors import UserError
 from sqbench.records.store import Store
+from sqbench.reporting import significance
 from sqbench.reporting.candidates import Candidates, candidates
 from sqbench.reporting.html.results import read
 from sqbench.reporting.recommendation import Wanted, facts, missing, nearest, recommend, sentence
@@ -185,3 +186,17 @@ def test_an_unknown_direction_is_refused(results: Path) -> None:
     found = read(results)
     with pytest.raises(UserError, match="score: whether more or less of it is better is not known"):
         candidates(found.studies[0], found.frame, found.records, Store(results), "score")
+
+
+def test_a_point_that_ran_with_noise_too_is_one_candidate(results: Path) -> None:
+    noise = {"runs": 5, "relative": 1e-6, "metrics": {}, "baseline": {}, "delta": {}}
+    write(results, build(alpha=0.5), build(alpha=0.5, identity__noise=5, noise=noise), build("rtn", perplexity=15.6))
+    assert [one.name for one in found_in(results).items] == ["rtn", "smoothquant α=0.5"]
+
+
+def test_points_that_are_too_many_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(significance, "MOST_CELLS", 3)
+    found = found_in(folder)
+    assert len(found.items) == 4
+    assert found.ties(0) is None
+    assert recommend(found, Wanted()).use is not None

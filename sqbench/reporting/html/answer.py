@@ -10,11 +10,10 @@ from sqbench.reporting.candidates import Candidates, candidates
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import named_metric
 from sqbench.reporting.order import rank
-from sqbench.reporting.recommendation import Wanted, in_words, loss, nearest, recommend, sentence, worse
+from sqbench.reporting.recommendation import Wanted, in_words, loss, megabytes, nearest, recommend, sentence, worse
 from sqbench.reporting.studies import Study
-from sqbench.reporting.timings import SPEEDS
-from sqbench.reporting.units import SPEEDS as TIMES
-from sqbench.reporting.units import number, unit_of
+from sqbench.reporting.timings import WORKLOADS
+from sqbench.reporting.units import SPEEDS, number, unit_of
 
 MOST_COMPARED = 30  # candidates, beyond which only the best of a format are compared with all others: pairs grow with the square
 
@@ -87,21 +86,21 @@ def answer(results: Results, study: Study) -> Answer:
         floats = study.frame[(study.frame["method"] == "fp") & (study.frame["metric"] == metric)]["value"].tolist()
         floating = number(floats[0], metric) if floats else ""
         return Answer(named_metric(metric), "", "", floating, "", (), (), 0, (), f"There is no best: {reason}.", {})
-    timed = tuple(name for name in SPEEDS if any(name in one.speeds for one in found.items))
+    timed = tuple(name for name in WORKLOADS if any(name in one.speeds for one in found.items))
     places: dict[str, list[int]] = {}
     for at, one in enumerate(found.items):
         places.setdefault(one.bits, []).append(at)
     places = dict(sorted(places.items(), key=lambda item: rank("bits", item[0])))
     best = tuple(_best(found, at, timed) for at in places.values())
     # A study of speeds has nothing to lose: its rows are told, and what to use is said where the same formats cost something.
-    chosen = None if study.metric in TIMES else recommend(found, Wanted())
+    chosen = None if study.metric in SPEEDS else recommend(found, Wanted())
     return Answer(
         named_metric(metric),
         "" if chosen is None or chosen.use is None else sentence(found, chosen.use),
         "" if chosen is None or chosen.use is None else next(iter(found.items[chosen.use].ids), ""),
         "" if math.isnan(found.floating) else number(found.floating, metric),
-        _megabytes(found.float_megabytes),
-        tuple(SPEEDS[name] for name in timed),
+        megabytes(found.float_megabytes),
+        tuple(WORKLOADS[name] for name in timed),
         best,
         found.failed,
         found.notes,
@@ -121,17 +120,13 @@ def _best(found: Candidates, places: list[int], timed: tuple[str, ...]) -> Best:
         number(one.value, found.metric),
         one.change,
         note,
-        _megabytes(one.megabytes),
+        megabytes(one.megabytes),
         tuple(f"x{one.speeds[name]:.2f}" if name in one.speeds else "" for name in timed),
         one.timed,
         one.ids,
         None if ties is None else tuple(f"{found.items[tie.at].bits} {found.items[tie.at].name}" for tie in ties),
         len(places),
     )
-
-
-def _megabytes(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.1f}"
 
 
 def _choices(found: Candidates, timed: tuple[str, ...], best: list[int]) -> dict[str, Any]:
@@ -150,11 +145,11 @@ def _choices(found: Candidates, timed: tuple[str, ...], best: list[int]) -> dict
                 "worse": worse(found, at) if math.isfinite(one.value) else None,
                 "mb": None if math.isnan(one.megabytes) else one.megabytes,
                 "most": None if math.isnan(one.most) else one.most,
-                "speeds": {SPEEDS[name]: one.speeds[name] for name in timed if name in one.speeds},
+                "speeds": {WORKLOADS[name]: one.speeds[name] for name in timed if name in one.speeds},
                 "timed": one.timed,
                 "point": next(iter(one.ids), ""),
                 "ties": None if ties is None else [tie.at for tie in ties],
                 "apart": "" if ties is None else nearest(found, ties),
             }
         )
-    return {"metric": found.metric, "unit": unit_of(found.metric)[1], "speeds": [SPEEDS[name] for name in timed], "items": items}
+    return {"metric": found.metric, "unit": unit_of(found.metric)[1], "speeds": [WORKLOADS[name] for name in timed], "items": items}

@@ -192,7 +192,7 @@ def test_a_readers_limits_choose_what_the_command_line_chooses(opened: Opened, s
     tab = opened()
     for name, text in limits.items():
         tab.locator(f".choose [name={name}]").fill(text)
-    expected = "No point satisfies all of it." if use is None else sentence(found, use)
+    expected = "No point satisfies all limits." if use is None else sentence(found, use)
     assert tab.locator(".choose .use strong").inner_text() == expected
     assert tab.locator(".choose .use a").is_visible() == (use is not None)
     tab.get_by_role("button", name="No limits").click()

@@ -24,7 +24,7 @@ for (const box of page.all(".choose")) {
     const add = (text) => list.append(page.node("li", text));
     link.hidden = !left.length;
     if (!left.length) {
-      says.textContent = "No point satisfies all of it.";
+      says.textContent = "No point satisfies all limits.";
       if (speed !== null && items.some((one) => !(of in one.speeds))) add("Points without a measured speed do not count.");
       return;
     }
