@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from sqbench import api, data, models
+from sqbench import api, assembly, data, models
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
 from sqbench.errors import UserError, closest, known
@@ -57,10 +57,10 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
         UserError: the model or the data cannot be had.
     """
     source = models.locate(cfg.model)
-    api.check_window(cfg, source)
+    assembly.check_window(cfg, source)
     model = source.load(device_of(cfg.device))  # without the head that a run may fit: nothing below reads it
-    found = api.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
-    search = api.search_size(cfg, model)
+    found = assembly.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
+    search = assembly.search_size(cfg, model)
     try:
         statistics = api.calibrate(model, found.calibration, search=search, folder=folder / "calibration")
     except CalibrationError as error:

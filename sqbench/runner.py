@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, data, gpus, models, training
+from sqbench import api, assembly, data, gpus, models, training
 from sqbench.calibration import Statistics
 from sqbench.comparison import shortfall
 from sqbench.config import device_of
@@ -73,8 +73,8 @@ def identify(cfg: DictConfig) -> Point:
     """
     with planning(cfg.plan):
         source, corpus = models.locate(cfg.model), data.fetch(cfg.data, cfg.calibration)
-    api.check_window(cfg, source)
-    api.check_sizes(cfg, source)
+    assembly.check_window(cfg, source)
+    assembly.check_sizes(cfg, source)
     return Point(cfg, source, corpus, identity(cfg, source, corpus))
 
 
@@ -211,8 +211,8 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     same_model = (*same_examples, digest(point.identity["model"]), cache)
     with watch.stage("load"):
         bare = _weights(point)
-        examples: Examples = _shared("examples", same_examples, lambda: api.examples_of(point.corpus, bare, point.source, cfg))
-        model: Model = _shared("model", same_model, lambda: api.with_head(bare, examples, cfg, cache / "heads"))
+        examples: Examples = _shared("examples", same_examples, lambda: assembly.examples_of(point.corpus, bare, point.source, cfg))
+        model: Model = _shared("model", same_model, lambda: assembly.with_head(bare, examples, cfg, cache / "heads"))
     method, scheme = configured(cfg), scheme_of(cfg)
     model.topology.restricted(scheme.layers)  # a pattern that names no layer: say so before anything is computed
     name = point.identity["eval"]["name"]
@@ -242,7 +242,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             result = evaluation.run(model, examples, float_result, **settings)
         return result, result.baseline or result, examples
     with watch.stage("calibrate"):
-        search, inside = api.search_size(cfg, model), scheme.ops != "linear"
+        search, inside = assembly.search_size(cfg, model), scheme.ops != "linear"
         statistics: Statistics = _shared(
             "statistics",
             (*same_model, search, inside),
@@ -261,7 +261,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
                 checkpoint.unlink(missing_ok=True)
             assert isinstance(method, Qat)
             task = Task(model, statistics, scheme)
-            quantized = training.fit(task, method, api.training_images(examples, cfg), seed=cfg.seed, checkpoint=checkpoint)
+            quantized = training.fit(task, method, assembly.training_images(examples, cfg), seed=cfg.seed, checkpoint=checkpoint)
     else:
         with watch.stage("quantize"):
             quantized = api.quantize(model, statistics, method, scheme)
@@ -276,7 +276,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
 
 def groups_of(point: Point) -> list[tuple[str, ...]]:
     """Patterns that name one group of sibling layers each, of the model that a point quantizes: it is loaded for that."""
-    topology = api.backbone(_weights(point), point.cfg).topology
+    topology = assembly.backbone(_weights(point), point.cfg).topology
     return [(name,) if topology.chosen((name,)) == layers else layers for name, layers in topology.siblings.items()]
 
 
@@ -287,7 +287,7 @@ def _same_weights(point: Point) -> tuple[Hashable, ...]:
 
 def _weights(point: Point) -> Model:
     """The loaded model, shared by the points of a process that have the same."""
-    model: Model = _shared("weights", _same_weights(point), lambda: api.read(point.source, point.cfg))
+    model: Model = _shared("weights", _same_weights(point), lambda: assembly.read(point.source, point.cfg))
     return model
 
 

@@ -14,7 +14,7 @@ from cli import Ended, call, contents, run, tiny_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sqbench
-from sqbench import api, runner
+from sqbench import assembly, runner
 from sqbench.errors import UserError
 from sqbench.overrides import written
 from sqbench.storage import digest
@@ -349,7 +349,7 @@ def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Com
 @pytest.fixture
 def fails_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patterns of layers meet the loaded model alone, as where no architecture tells its layers: `layers=nowhere` fails a point."""
-    monkeypatch.setattr(api, "check_sizes", lambda cfg, source: None)
+    monkeypatch.setattr(assembly, "check_sizes", lambda cfg, source: None)
 
 
 @pytest.mark.slow

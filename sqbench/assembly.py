@@ -1,0 +1,101 @@
+"""What a configuration names, put together: a model, its examples and its head, and whether they fit each other."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sqbench import config, models
+from sqbench.data import Corpus, Examples, Windows
+from sqbench.data.images import ImageExamples, LabelledImages
+from sqbench.errors import UserError
+from sqbench.evaluation import EVALUATIONS, natural_evaluation
+from sqbench.methods import METHODS, scheme_of
+from sqbench.methods.layer_formats import check_groups
+from sqbench.models import Model
+from sqbench.models.heads import attach, without_classifier
+from sqbench.models.image import ImageModel
+from sqbench.models.plain import make_plain
+from sqbench.models.topology import check_patterns, matches
+
+
+def read(source: models.Source, cfg: DictConfig) -> Model:
+    """The model of a source, its layers plain where they are proven to be; with `blockwise` one that stays on disk."""
+    load = source.stream if cfg.blockwise and source.stream is not None else source.load
+    model = load(config.device_of(cfg.device))
+    make_plain(model.module)
+    return model
+
+
+def examples_of(corpus: Corpus, model: Model, source: models.Source, cfg: DictConfig) -> Examples:
+    """The examples of a model that fit into its context.
+
+    Raises:
+        UserError: there are not so many, or they do not fit.
+    """
+    examples = corpus.examples(model, cfg.data, cfg.calibration)
+    if isinstance(examples, Windows) and source.context is not None and examples.evaluation.shape[1] > source.context:
+        asked, before = f"data.window={cfg.data.window} data.bos={str(cfg.data.bos).lower()}", len(examples.prefix)
+        raise UserError(
+            f"{asked}: {before} more token{'s' * (before > 1)} before every window, and {cfg.model.name} takes at most"
+            f" {source.context}; data.window={source.context - before} or less works, and so does data.bos=false"
+        )
+    return examples
+
+
+def check_window(cfg: DictConfig, source: models.Source) -> None:
+    """Raise UserError if a window, or a prompt and what is written after it, is longer than the model's context."""
+    if source.context is not None and cfg.data.window > source.context:
+        raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} takes at most {source.context} tokens")
+    reads = EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
+    if source.context is not None and "decode" in reads and cfg.eval.prompt + cfg.eval.decode > source.context:
+        asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
+        raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens, fewer work")
+    if "beams" in reads and cfg.eval.prompt > cfg.data.window:
+        raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; data.window={cfg.data.window} or less works")
+
+
+def check_sizes(cfg: DictConfig, source: models.Source) -> None:
+    """Raise UserError if a pattern names no layer or a group size does not fit one, where the architecture alone tells them."""
+    scheme = scheme_of(cfg)
+    grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
+    if source.widths is None or METHODS[cfg.method.name].is_float or not (grouped or scheme.layers):
+        return
+    widths = {name: found for name, found in source.widths().items() if matches(None, name, cfg.model.keep)}
+    own_head = models.LOADERS[cfg.model.loader].kind == "images" and (cfg.head or cfg.model.head) == "own"  # no width tells of it
+    if widths and not own_head:  # none: the architecture cannot be built without weights
+        check_patterns(scheme.layers or (), widths)
+    check_groups(scheme, {name: found for name, found in widths.items() if matches(scheme.layers, name, ())})
+
+
+def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:
+    """An image model with the head that the configuration asks for; any other model as it is.
+
+    Raises:
+        UserError: its own head is for other classes.
+    """
+    if not isinstance(model, ImageModel):
+        return model
+    assert isinstance(examples, ImageExamples)
+    chosen = cfg.head or cfg.model.head
+    return attach(model, chosen, examples.training, examples.classes, folder, cfg.model.head_images)
+
+
+def backbone(model: Model, cfg: DictConfig) -> Model:
+    """The part of a model that is quantized: without its own classifier where another head takes its place."""
+    return without_classifier(model) if isinstance(model, ImageModel) and (cfg.head or cfg.model.head) != "own" else model
+
+
+def search_size(cfg: DictConfig, model: Model) -> int:
+    """How many calibration examples a search over block outputs may replay."""
+    return int({"text": cfg.calibration.search_windows, "images": cfg.calibration.search_images}[model.kind])
+
+
+def training_images(examples: Examples, cfg: DictConfig) -> LabelledImages:
+    """What a training-based method may learn from.
+
+    Raises:
+        UserError: the data has no labels.
+    """
+    if not isinstance(examples, ImageExamples):
+        raise UserError(f"method={cfg.method.name}: trains on labelled images, and data={cfg.data.name} is text")
+    return examples.training
