@@ -1,4 +1,4 @@
-"""`python -m sqbench.points`: the points of a results folder, listed, compared, explained and cleared away."""
+"""`python -m sqbench.points`: the points of a results folder, listed, compared, explained, renewed and cleared away."""
 
 import shlex
 import sys
@@ -29,6 +29,7 @@ USAGE = f"""python -m sqbench.points [VERB] [results_dir=FOLDER ...]
   show ID                one point: the command that runs it, its versions, its error
   diff ID ID             what two points differ in, and their metrics
   why ID                 whether the point's configuration would still give this record, and if not, what has changed
+  intervals              make all intervals again from the samples of the points, as this version makes them; nothing is run
   clean KIND ...         remove {", ".join(KINDS)}: shows what, and asks; yes=true does not ask
 
 An ID may be cut short as long as it names one point.
@@ -88,6 +89,28 @@ def why(config: PointsConfig, names: Sequence[str]) -> None:
     output.print(changes_table(changes(record["identity"], today.identity)))
 
 
+def intervals(config: PointsConfig, names: Sequence[str]) -> None:
+    """Make the intervals of all finished points again."""
+    _expect(names, 0, "intervals")
+    from sqbench.records.renewal import renewed
+
+    store = Store(folder_of(config))
+    finished = [record["point_id"] for record in store.records(brief=True) if record["status"] == "ok"]
+    changed, without = 0, []
+    for point_id in finished:
+        record, samples = store.read(point_id), store.samples(point_id)
+        if record is None or samples is None:
+            without.append(point_id)
+            continue
+        again = renewed(record, samples)
+        if again["delta"] != record["delta"]:
+            store.write(again)
+            changed += 1
+    _say(f"{changed} of {len(finished)} points have other intervals now")
+    if without:
+        raise UserError(f"intervals: {len(without)} points have no samples and keep their intervals: {', '.join(without)}")
+
+
 def clean(config: PointsConfig, names: Sequence[str]) -> None:
     """Remove what is of no use, after a look and a yes."""
     if not names:
@@ -106,7 +129,7 @@ def clean(config: PointsConfig, names: Sequence[str]) -> None:
         _say(f"{len(going)} removed")
 
 
-VERBS = {"list": listed, "show": shown, "diff": diff, "why": why, "clean": clean}
+VERBS = {"list": listed, "show": shown, "diff": diff, "why": why, "intervals": intervals, "clean": clean}
 
 
 def found(config: PointsConfig, name: str) -> dict[str, Any]:

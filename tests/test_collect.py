@@ -55,6 +55,16 @@ def test_a_wrong_name_ends_with_status_2_and_no_traceback(results, tmp_path_fact
     assert not (results / "tables").exists()
 
 
+def test_intervals_of_different_versions_are_told(results):
+    made_again = "python -m sqbench.points intervals makes all of them again"
+    assert made_again not in collect(CollectConfig(results_dir=str(results)))[0]
+    for number, test in enumerate(("bootstrap-t", "t of the log ratio")):
+        record = build("mse", identity__seed=number)
+        record["delta"]["perplexity"]["test"] = test
+        write(results, record)
+    assert made_again in collect(CollectConfig(results_dir=str(results)))[0]
+
+
 def test_a_paper_gets_caption_and_label_from_the_experiment(tmp_path, tmp_path_factory):
     results, cwd = tmp_path, tmp_path_factory.mktemp("cwd")
     line = {"provenance__command": "python -m sqbench.run experiment=lab_alpha 'data.path=a b'"}

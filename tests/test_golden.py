@@ -1,4 +1,4 @@
-"""Metrics of a small sweep, as committed: who changes a number raises REVISION.
+"""Metrics of a small sweep, as committed: who changes a number raises REVISION. Intervals alone are made again from samples.
 
 python tests/test_golden.py        # writes tests/golden.json from the code as it is
 """

@@ -14,9 +14,10 @@ from cli import Ended, call, contents, run, tiny_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sqbench
-from sqbench import assembly, runner
+from sqbench import assembly, points, runner
 from sqbench.errors import UserError
 from sqbench.overrides import written
+from sqbench.records.store import Store
 from sqbench.storage import digest
 
 Command = Callable[..., Ended]
@@ -462,8 +463,6 @@ def test_a_number_that_no_record_holds_fails_the_point_and_the_sweep_goes_on(
 def test_a_full_disk_fails_the_point_in_words_and_the_sweep_goes_on(
     command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sqbench.records.store import Store
-
     write = Store.write
 
     def full(self: Store, record: dict[str, Any], samples: Any = None) -> Path:
@@ -519,13 +518,36 @@ def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(com
     changes = long[long["metric"] == "delta_perplexity"]
     assert (changes["p"] >= 2**-7).all()  # of 2^8 signs, two are as uneven as none flipped
     assert (changes["p_holm"] >= changes["p"]).all()
-    assert set(changes["test"]) == {"sign-flip test, skew-corrected t interval"}
+    assert set(changes["test"]) == {"sign-flip test, skew-corrected t interval of the log ratio"}
     assert command("method=rtn", "bits=w4a16", "data.windows=4").code == 0
     with pytest.raises(UserError, match=r"windows=4,8: .* where.windows=4 works, and rows=\[method,alpha,windows\]"):
         collect(config)
     collect(CollectConfig(results_dir=str(results), where={"windows": 8}))
     assert files[3].read_text() == table.rstrip("\n") + "\n"
     collect(CollectConfig(results_dir=str(results), rows=["method", "windows"]))
+
+
+def test_intervals_are_made_again_from_the_samples_of_a_point(
+    command: Command, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("method=rtn", "bits=w4a16").code == 0
+    store = Store(results)
+    (whole,) = store.records()
+    path = store.folder(whole["point_id"]) / "record.json"
+    as_run = path.read_bytes()
+    capsys.readouterr()
+    assert points.main(["intervals", f"results_dir={results}"]) == 0
+    assert capsys.readouterr().out == "0 of 1 points have other intervals now\n"
+    changes = whole["delta"] | {"perplexity": whole["delta"]["perplexity"] | {"low": -99.0, "test": "of an earlier version"}}
+    store.write({key: value for key, value in whole.items() if key != "checksum"} | {"delta": changes})
+    assert path.read_bytes() != as_run
+    assert points.main(["intervals", f"results_dir={results}"]) == 0
+    assert capsys.readouterr().out == "1 of 1 points have other intervals now\n"
+    assert path.read_bytes() == as_run
+    (store.folder(whole["point_id"]) / "samples.parquet").unlink()
+    assert points.main(["intervals", f"results_dir={results}"]) == 2
+    assert whole["point_id"] in capsys.readouterr().err
+    assert path.read_bytes() == as_run
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """Paired differences between two models that saw the same examples: value, interval, test, and what the test could have found.
 
-Everything is symmetric: swapping the models negates the difference and keeps its p-value, and the order of examples has no say.
+Swapping the models negates a difference, inverts a ratio of perplexities, and keeps the p-value. The order of examples has no say.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from sqbench.comparison.resampling import BOOTSTRAP_SEED, Array, by_unit, sign_f
 from sqbench.comparison.significance import mcnemar, minimum_detectable
 
 NAN = float("nan")
-Statistic = tuple[float, float, float]  # of a mean change and of the float model's mean: its value, and its derivatives by both
+_MOST_NATS = 600.0  # an upper bound of a broken model over two windows may be higher, and no float64 holds its exponential
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def proportion_difference(
     flips: dict[str, Any] = {"gained": gained, "lost": lost, "flip_rate": (gained + lost) / count}
     if clusters is not None and len(np.unique(clusters)) < count:
         found = mean_difference(correct, correct_fp, clusters=clusters, resamples=resamples, level=level)
-        return Difference(**{**asdict(found), **flips})
+        return replace(found, **flips)
     value, test, p = (gained - lost) / count, "exact McNemar test, Bonett-Price interval", mcnemar(gained, lost)
     if count < 2:
         return Difference(value, NAN, NAN, level, count, test, p, **flips)
@@ -115,11 +114,32 @@ def mean_difference(
         clusters: [examples] what each shares with others; whole clusters then count as one and are flipped together.
         weights: [examples] of the mean; all the same by default.
     """
-
-    def statistic(center: float, change: float) -> Statistic:
-        return change, 1.0, 0.0
-
-    return _over_units(values, values_fp, weights, clusters, statistic, resamples, level)
+    x, y = np.asarray(values, dtype=np.float64), np.asarray(values_fp, dtype=np.float64)
+    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
+    assert x.shape == y.shape == w.shape
+    assert x.ndim == 1
+    value = float((w * (x - y)).sum() / w.sum())
+    # Centred, so that nothing cancels in the spread of models that hardly differ.
+    units = by_unit([w * (x - y - value) / w.sum(), w * (x - y)], clusters)
+    shared, differing = None if len(units) == len(x) else len(units), int(np.count_nonzero(units[:, 1]))
+    test = "sign-flip test, skew-corrected t interval"
+    p = sign_flips(units[:, 1], resamples)
+    if len(units) < 2:
+        return Difference(value, NAN, NAN, level, len(x), test, p, clusters=shared)
+    below, above, error = skewed_t(units[:, 0], differing, level)
+    return Difference(
+        value,
+        value + below,
+        value + above,
+        level,
+        len(x),
+        test,
+        p,
+        minimum_detectable(error, level, len(units)),
+        clusters=shared,
+        differing=differing if differing < len(units) else None,
+        held=held(len(units), differing),
+    )
 
 
 def perplexity_difference(
@@ -131,23 +151,30 @@ def perplexity_difference(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Difference:
-    """exp(mean nll) - exp(mean nll_fp) over windows or documents: sign-flip test, skew-corrected t interval (`intervals.skewed_t`).
+    """exp(mean nll) - exp(mean nll_fp) over windows or documents: the difference of the mean losses, exponentiated.
 
-    Test and interval hardly ever disagree where changes are symmetric. The test is of the mean change of the loss alone; the
-    interval knows too how the float model's own perplexity varies, and is wider where a few windows are far worse than the rest.
-    How often it holds the true change: `docs/tables.md`.
+    Test and interval are those of the mean loss. The interval is therefore one of the ratio of both perplexities. It is given as a
+    change of the float model's perplexity over these windows. No bound lies below a perplexity of 0.
 
     Args:
         nll, nll_fp: [windows] mean negative log-likelihood per token.
         weights: [windows] tokens; all the same by default.
     """
+    loss = mean_difference(nll, nll_fp, clusters=clusters, weights=weights, resamples=resamples, level=level)
+    shares = None if weights is None else np.asarray(weights, dtype=np.float64)
+    perplexity_fp = float(np.exp(np.average(np.asarray(nll_fp, dtype=np.float64), weights=shares)))
 
-    def statistic(center: float, change: float) -> Statistic:
-        base = float(np.exp(center))
-        value = base * float(np.expm1(change))
-        return value, base + value, value
+    def change(nats: float) -> float:
+        return perplexity_fp * float(np.expm1(min(nats, _MOST_NATS)))
 
-    return _over_units(nll, nll_fp, weights, clusters, statistic, resamples, level)
+    return replace(
+        loss,
+        value=change(loss.value),
+        low=change(loss.low),
+        high=change(loss.high),
+        test=f"{loss.test} of the log ratio",
+        detectable=change(loss.detectable),
+    )
 
 
 def speedup(
@@ -174,47 +201,3 @@ def speedup(
     draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
     low, high = np.quantile(np.median(ratios[draws], axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Difference(value, float(low), float(high), level, count, test)
-
-
-def _over_units(
-    values: ArrayLike,
-    values_fp: ArrayLike,
-    weights: ArrayLike | None,
-    clusters: NDArray[Any] | None,
-    statistic: Callable[[float, float], Statistic],
-    resamples: int,
-    level: float,
-) -> Difference:
-    """A difference of a function of two weighted means, over independent units: examples, or clusters of them.
-
-    Args:
-        statistic: (mean of the float model, mean change) -> their function, and its derivatives by the change and by the mean.
-    """
-    x, y = np.asarray(values, dtype=np.float64), np.asarray(values_fp, dtype=np.float64)
-    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
-    assert x.shape == y.shape == w.shape
-    assert x.ndim == 1
-    center, change = float((w * y).sum() / w.sum()), float((w * (x - y)).sum() / w.sum())
-    value, by_change, by_center = statistic(center, change)
-    # Both are centred, so that nothing cancels in the spread of models that hardly differ.
-    linear = w * (by_change * (x - y - change) + by_center * (y - center)) / w.sum()
-    units = by_unit([linear, w * (x - y)], clusters)
-    shared, differing = None if len(units) == len(x) else len(units), int(np.count_nonzero(units[:, 1]))
-    test = "sign-flip test, skew-corrected t interval"
-    p = sign_flips(units[:, 1], resamples)
-    if len(units) < 2:
-        return Difference(value, NAN, NAN, level, len(x), test, p, clusters=shared)
-    below, above, error = skewed_t(units[:, 0], differing, level)
-    return Difference(
-        value,
-        value + below,
-        value + above,
-        level,
-        len(x),
-        test,
-        p,
-        minimum_detectable(error, level, len(units)),
-        clusters=shared,
-        differing=differing if differing < len(units) else None,
-        held=held(len(units), differing),
-    )

@@ -102,6 +102,9 @@ def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[in
     if len(known) > 1 and lower_is_better(grid.metric) is None:
         notes.append(f"No cell is bold: {unsure(grid.metric)}")
     shown = [of_point[point_id] for ids in cells["ids"] for point_id in ids if point_id]
+    kinds = {delta["test"] for record in shown if "test" in (delta := record["delta"].get(grid.metric, {}))}
+    if len(kinds) > 1:
+        notes.append("Intervals come from different versions; python -m sqbench.points intervals makes all of them again")
     deltas = [delta for record in shown if (delta := record["delta"].get(grid.metric, {})).get("held") is not None]
     if deltas:
         notes.append(shortfall(min(deltas, key=lambda delta: int(delta["held"]))))

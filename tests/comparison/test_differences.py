@@ -47,12 +47,42 @@ def same(one: Difference, other: Difference, sign: float = 1.0) -> None:
     assert (other.n, other.clusters) == (one.n, one.clusters)
 
 
-@both
 @settings(deadline=None, max_examples=30)
 @given(values=losses, seed=st.integers(0, 99))
-def test_swapping_the_sides_negates(compare: Compare, values: np.ndarray, seed: int) -> None:
+def test_swapping_the_sides_negates(values: np.ndarray, seed: int) -> None:
     other = other_side(values, seed)
-    same(compare(values, other, **FEW), compare(other, values, **FEW), -1.0)
+    same(mean_difference(values, other, **FEW), mean_difference(other, values, **FEW), -1.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(values=losses, seed=st.integers(0, 99))
+def test_swapping_the_sides_inverts_the_ratio_of_perplexities(values: np.ndarray, seed: int) -> None:
+    other = other_side(values, seed)
+    found, turned = perplexity_difference(values, other, **FEW), perplexity_difference(other, values, **FEW)
+    ratios = [1 + number / math.exp(other.mean()) for number in (found.value, found.low, found.high)]
+    inverse = [1 + number / math.exp(values.mean()) for number in (turned.value, turned.high, turned.low)]
+    assert [1 / ratio for ratio in ratios] == pytest.approx(inverse)
+    assert found.p == turned.p
+
+
+@settings(deadline=None, max_examples=50)
+@given(values=losses, seed=st.integers(0, 99), size=st.sampled_from([0.01, 1.0, 10.0, 300.0]))
+def test_no_bound_reaches_below_a_perplexity_of_zero(values: np.ndarray, seed: int, size: float) -> None:
+    broken = values + size * np.random.default_rng(seed).exponential(1, len(values))
+    found = perplexity_difference(broken, values, **FEW)
+    assert math.exp(values.mean()) + found.low >= 0
+    assert found.low <= found.value <= found.high < math.inf
+    assert 0 <= found.detectable < math.inf
+
+
+def test_the_interval_of_a_perplexity_is_that_of_the_mean_loss() -> None:
+    rng = np.random.default_rng(0)
+    nll_fp, weights = rng.normal(2.7, 0.3, 40), rng.integers(1, 9, 40)
+    nll = nll_fp + rng.exponential(0.1, 40)
+    loss, found = mean_difference(nll, nll_fp, weights=weights), perplexity_difference(nll, nll_fp, weights=weights)
+    perplexity_fp = math.exp(np.average(nll_fp, weights=weights))
+    assert (found.low, found.high) == pytest.approx((perplexity_fp * math.expm1(loss.low), perplexity_fp * math.expm1(loss.high)))
+    assert (found.p, found.differing, found.held) == (loss.p, loss.differing, loss.held)
 
 
 @both
