@@ -12,7 +12,7 @@ ARITHMETIC := tests/quant tests/methods tests/execution
 .PHONY: demo test test-all test-processors docs reference check audit clean
 
 demo: $(STAMP)
-	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8
+	$(BIN)/python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8 data.windows=16
 	$(BIN)/python -m sqbench.collect
 
 # What finds most faults in minutes. `make test-all` adds the tests that are slow for a reason.

@@ -51,7 +51,10 @@ STUDIES = (
     Study(
         "methods",
         "The sweep of the front page: SmoothQuant at W8A8 and AWQ at W4A16 against alpha, on SmolLM2-135M.",
-        ("sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8 noise=5", "sqbench.run -m method=rtn,awq bits=w4a16 noise=5"),
+        (
+            "sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8 data.windows=16 noise=5",
+            "sqbench.run -m method=rtn,awq bits=w4a16 data.windows=16 noise=5",
+        ),
         ("sqbench.collect", "sqbench.plot alpha where.bits=[w8a8_dynamic]"),
     ),
     Study("claims", "Sixteen statements that people repeat, and what became of them.", ("sqbench.claims",), ()),

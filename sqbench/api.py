@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sqbench import assembly, calibration, config, data, models, tensorfile, training
+from sqbench import assembly, calibration, data, models, tensorfile, training
 from sqbench.calibration import Statistics
 from sqbench.checks import check
-from sqbench.config import CalibrationConfig
+from sqbench.config import CalibrationConfig, compose_config
 from sqbench.data import Batches, Examples
 from sqbench.data.base import Unseen
 from sqbench.data.images import LabelledImages
@@ -32,15 +30,6 @@ from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
 from sqbench.storage import digest
 from sqbench.training.checkpoint import fingerprint
-
-
-def compose_config(*overrides: str) -> DictConfig:
-    """The configuration that a command line with these overrides has."""
-    config.register()
-    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, whose search path serves
-        return compose(config_name="config", overrides=list(overrides))
-    with initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-        return compose(config_name="config", overrides=list(overrides))
 
 
 def configure(*overrides: str) -> DictConfig:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from sqbench.errors import UserError
 
@@ -48,7 +50,7 @@ class DataConfig:
     source: str = MISSING  # a key of sqbench.data.SOURCES
     path: str | None = None  # a local file or folder instead of a download
     window: int = 512  # tokens
-    windows: int = 16  # to evaluate on, from the start of the text
+    windows: int = 32  # to evaluate on, from the start of the text
     bos: Any = "auto"  # before every window: auto, what the tokenizer itself puts before a text; true, at least BOS; false, nothing
     images: int | None = 1000  # to evaluate on, a fixed draw of the test split; null is all of it
     train_path: str | None = None  # the training split, where `path` is the test split alone
@@ -164,6 +166,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("either", lambda value, default: default if value is None else value, replace=True)
     OmegaConf.register_new_resolver("options", _options, replace=True)
     ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    """The configuration that a command line with these overrides has."""
+    register()
+    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, whose search path serves
+        return compose(config_name="config", overrides=list(overrides))
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(config_name="config", overrides=list(overrides))
 
 
 def _options(group: str, indent: int) -> str:

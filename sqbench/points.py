@@ -56,11 +56,15 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
 
 
 def shown(config: PointsConfig, names: Sequence[str]) -> None:
-    """One point as YAML: everything but its layers and its examples."""
+    """One point as YAML: everything but its layers and its examples; and the line that makes it again today."""
     _expect(names, 1, "show")
+    from sqbench.again import again
+
     record = found(config, names[0])
     parts = ("point_id", "status", "error", "metrics", "delta", "cost", "identity", "provenance")
     _say(OmegaConf.to_yaml(OmegaConf.create({name: record[name] for name in parts})).rstrip())
+    if line := again(record):
+        _say(f"again: {line}")
 
 
 def diff(config: PointsConfig, names: Sequence[str]) -> None:

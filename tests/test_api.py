@@ -19,6 +19,7 @@ from sqbench.methods import METHODS, configured, scheme_of
 PAGE = CONF_DIR.parent / "docs" / "api.md"
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_manual_run(
     tiny_folder: Path, text_file: Path, vit: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def differing(points: dict[str, dict[str, float]], golden: dict[str, dict[str, f
     ]
 
 
+@pytest.mark.slow
 def test_who_changes_a_number_raises_revision(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     points = found(tmp_path)

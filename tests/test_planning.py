@@ -37,6 +37,7 @@ def ids(ended: Ended) -> list[str]:
     return re.findall(r"│ ([0-9a-f]{12}) ", ended.out)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_trained_yet_has_points_without_an_id(
     plan: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_distributions(tiny_plot: Callable[..., Ended], results: Path, tiny_fold
     assert lines[2] == "Smoothed: model.layers.0.post_attention_layernorm -> gate_proj, up_proj, alpha 0.5"
 
 
+@pytest.mark.slow
 def test_divided(tiny_plot: Callable[..., Ended], results: Path, tiny_folder: Path) -> None:
     done = tiny_plot("divided", "alpha=0.5", f"layer={UP}")
     assert (done.code, done.err) == (0, "")

@@ -17,7 +17,7 @@ from sqbench.recommend import RecommendConfig, recommendations
 
 @pytest.fixture
 def folder(results: Path) -> Path:
-    line = "python -m sqbench.run method=%s model=vit_nano alpha=0.5 data.windows=16"
+    line = "python -m sqbench.run method=%s model.name=smollm2 alpha=0.5 data.windows=16"
     commands = [{"provenance__command": line % method} for method in ("rtn", "smoothquant")]
     write(results, build("rtn", perplexity=16.0, **commands[0]), build(alpha=0.5, **commands[1]))
     write(results, build("awq", "w4a16", status="failed"))
@@ -41,8 +41,8 @@ def test_the_command_line(folder: Path, tmp_path_factory: pytest.TempPathFactory
     done = subprocess.run(line, cwd=cwd, env=environment(PYTHONWARNINGS="error"), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Use 8-bit with smoothquant α=0.5: 4.0 times smaller, perplexity +0.240 [0.140, 0.340]." in done.stdout
-    assert "Make it again: python -m sqbench.run method=smoothquant model=vit_nano alpha=0.5 data.windows=16\n" in done.stdout
-    assert "python -m sqbench.run model=vit_nano data.windows=16 method=rtn bits=w8a8 eval=latency backend=int" in done.stdout
+    assert "Make it again: python -m sqbench.run method=smoothquant model.name=smollm2 alpha=0.5 data.windows=16\n" in done.stdout
+    assert "python -m sqbench.run model.name=smollm2 data.windows=16 method=rtn bits=w8a8 eval=latency backend=int" in done.stdout
     assert "1 more did not finish" in done.stdout
     assert list(cwd.iterdir()) == []
 

@@ -31,6 +31,7 @@ def swept(command: Callable[..., Ended], results: Path) -> list[dict[str, Any]]:
     return records(results)
 
 
+@pytest.mark.slow
 def test_each_group_is_a_point_that_resumes(swept: list[dict[str, Any]], command: Callable[..., Ended], results: Path) -> None:
     assert sorted(record["identity"]["scheme"]["layers"] for record in swept) == [[name] for name in sorted(GROUPS)]
     for record in swept:
@@ -49,6 +50,7 @@ def test_each_group_is_a_point_that_resumes(swept: list[dict[str, Any]], command
     assert "layers=each: 4 groups, from model.layers.0.self_attn to model.layers.1.mlp" in plan.err
 
 
+@pytest.mark.slow
 def test_tables_rank_the_groups(swept: list[dict[str, Any]], results: Path) -> None:
     divergence = {record["identity"]["scheme"]["layers"][0]: record["metrics"]["kl_to_fp"] for record in swept}
     text, files = collect(CollectConfig(results_dir=str(results), metric="sensitivity"))

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sqbench.again import again
 from sqbench.reporting.candidates import Candidate, Candidates
 from sqbench.reporting.recommendation import Recommendation, megabytes, nearest, sentence
 from sqbench.reporting.terminal import as_text
@@ -78,7 +79,7 @@ def _tied(found: Candidates, chosen: Recommendation) -> Iterator[RenderableType]
 
 
 def _again(one: Candidate, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
-    commands = [command for name in one.ids[:1] if (command := records[name]["provenance"].get("command"))]
+    commands = [command for name in one.ids[:1] if (command := again(records[name]))]
     yield from (as_text(f"Make it again: {command}") for command in commands)
     if one.timed:
         yield as_text(f"Its speed: {one.timed}.")

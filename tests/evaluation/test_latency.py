@@ -174,6 +174,7 @@ def test_quantiles_are_of_the_metric_not_of_the_seconds(tiny: LanguageModel, win
         assert 0 < metrics[f"{name}_p10"] <= metrics[name] <= metrics[f"{name}_p90"]
 
 
+@pytest.mark.slow
 def test_images_are_timed_alone_and_in_batches(vit: Lab, clock: Clock) -> None:
     calls: list[str] = []
     examples = ImageExamples(vit.test, vit.test.inputs(8), vit.train, ("0",), ())
@@ -248,6 +249,7 @@ def test_settings_that_a_kind_does_not_have_are_no_part_of_its_points() -> None:
 RUN = ("eval=latency", "eval.prompt=16", "eval.decode=2", "eval.repetitions=2", "eval.warmup=0")
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_table(command: Any, results: Path, monkeypatch: Any, capsys: Any) -> None:
     ended = command("-m", *RUN, "method=fp,rtn", "bits=w8a16", "model.dtype=float32,bfloat16")
     assert ended.code == 0, ended.err

@@ -285,6 +285,7 @@ def test_a_picture_that_plot_draws_is_found_by_the_point_it_belongs_to(command, 
     assert "alpha 0.6" in picture.caption
 
 
+@pytest.mark.slow
 def test_a_results_folder_is_mirrored_as_a_whole(tmp_path, capsys):
     from scripts import wandb_mirror
 

@@ -1,0 +1,44 @@
+"""The line that makes a point again: its own command, and the settings whose defaults have changed since it ran."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sqbench.config import compose_config
+from sqbench.errors import UserError
+from sqbench.overrides import TROUBLE, quoted
+
+_OF_THE_RUN = ("results_dir", "cache_dir", "tracker", "force", "plan", "isolate", "limits", "threads", "retry")  # change no number
+
+
+def again(record: Mapping[str, Any]) -> str:
+    """The command of a record; empty if it has none. A command that no longer composes stays as it is."""
+    command = str(record["provenance"].get("command", ""))
+    program, overrides = (words := shlex.split(command))[:3], words[3:]
+    if program != ["python", "-m", "sqbench.run"]:
+        return command
+    try:
+        today = dict(_leaves(OmegaConf.to_container(compose_config(*overrides), resolve=True)))
+    except (UserError, OmegaConfBaseException, *TROUBLE):
+        return command
+    then, data = dict(_leaves(record["config"])), record["identity"]["data"]
+    changed = [
+        f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}"
+        for key, value in then.items()
+        if key in today and today[key] != value and key.partition(".")[0] not in _OF_THE_RUN
+        if not key.startswith("data.") or key.removeprefix("data.") in data  # windows are nothing to a model of images
+    ]
+    return shlex.join([*program, *overrides, *changed]) if changed else command
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested mappings, by dotted keys."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, value
