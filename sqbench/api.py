@@ -80,7 +80,7 @@ def calibrate(
         search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
     if isinstance(inputs, Unseen):
         if points:
-            raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; bits.ops=linear works")
+            raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; use bits.ops=linear")
         return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search)
     inside, sites = model.topology.points if points else (), model.topology.sites
 
@@ -155,7 +155,7 @@ def quantize(
     method, scheme = _chosen(method, bits, alpha, parameters)
     if method.trains:
         raise UserError(
-            "method: takes gradient steps, for which it needs images; sqbench.train(model, statistics, images, ...) works"
+            "method: takes gradient steps, for which it needs images; use sqbench.train(model, statistics, images, ...)"
         )
     task = Task(model, statistics, scheme)
     return quantize_blockwise(task, method) if isinstance(model, StreamedModel) else _quantize(task, method)
@@ -188,9 +188,7 @@ def train(
     """
     chosen, scheme = _chosen(method, bits, None, parameters)
     if not isinstance(chosen, Qat):
-        raise UserError(
-            "method: takes no gradient steps; sqbench.quantize(model, statistics, ...) works, and so does method=qat_lsq"
-        )
+        raise UserError("method: takes no gradient steps; use sqbench.quantize(model, statistics, ...), or method=qat_lsq")
     return training.fit(Task(model, statistics, scheme), chosen, images, seed=seed, checkpoint=checkpoint)
 
 

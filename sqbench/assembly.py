@@ -37,7 +37,7 @@ def examples_of(corpus: Corpus, model: Model, source: models.Source, cfg: DictCo
         asked, before = f"data.window={cfg.data.window} data.bos={str(cfg.data.bos).lower()}", len(examples.prefix)
         raise UserError(
             f"{asked}: {before} more token{'s' * (before > 1)} before every window, and {cfg.model.name} takes at most"
-            f" {source.context}; data.window={source.context - before} or less works, and so does data.bos=false"
+            f" {source.context}; use data.window={source.context - before} or less, or data.bos=false"
         )
     return examples
 
@@ -49,9 +49,9 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
     reads = EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
     if source.context is not None and "decode" in reads and cfg.eval.prompt + cfg.eval.decode > source.context:
         asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
-        raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens, fewer work")
+        raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens; use fewer")
     if "beams" in reads and cfg.eval.prompt > cfg.data.window:
-        raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; data.window={cfg.data.window} or less works")
+        raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; use data.window={cfg.data.window} or less")
 
 
 def check_sizes(cfg: DictConfig, source: models.Source) -> None:

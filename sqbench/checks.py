@@ -29,7 +29,7 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{key}={value}: must be {least} or more")
 
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        hint = "a hub id or a local folder works" if missing[0] == "model.name" else "it has no default"
+        hint = "give a hub id or a local folder" if missing[0] == "model.name" else "it has no default"
         raise UserError(f"{missing[0]}=???: needs a value; {hint}")
     if cfg.bits.name == "auto" and (cfg.bits.weights is not None or cfg.bits.activations is not None):
         changed = "bits.weights" if cfg.bits.weights is not None else "bits.activations"
@@ -43,15 +43,15 @@ def check(cfg: DictConfig) -> None:
     kind, found = LOADERS[cfg.model.loader].kind, SOURCES[cfg.data.source].kind
     if kind != found:
         fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
-        raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; data={', '.join(fitting)} work")
+        raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; use data={', '.join(fitting)}")
     if cfg.eval.name != "auto":
         choose("eval.name", EVALUATIONS)
         kinds = EVALUATIONS[cfg.eval.name].settings
         if kind not in kinds:
-            raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; eval=auto works")
+            raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; use eval=auto")
     EVALUATIONS[natural_evaluation(cfg.eval.name, kind)].check(cfg.eval)
     if METHODS[cfg.method.name].trains and kind != "images":
-        raise UserError(f"method={cfg.method.name}: trains on labelled images; {cfg.model.name} reads {kind}: a PTQ method works")
+        raise UserError(f"method={cfg.method.name}: trains on labelled images, and {cfg.model.name} reads {kind}; use a PTQ method")
     if cfg.head is not None:
         choose("head", HEADS)
     choose("model.head", HEADS)
@@ -63,14 +63,14 @@ def check(cfg: DictConfig) -> None:
     if cfg.noise != 0:
         at_least("noise", 2)
         if (name := natural_evaluation(cfg.eval.name, kind)) and EVALUATIONS[name].beside is not None:
-            raise UserError(f"noise={cfg.noise}: eval={name} measures time, which has its own spread; noise=0 works")
+            raise UserError(f"noise={cfg.noise}: eval={name} measures time, which has its own spread; use noise=0")
     if cfg.threads is not None:
         at_least("threads", 1)
     for key in ("limits.seconds", "limits.memory_gb"):
         if (limit := OmegaConf.select(cfg, key)) is not None and limit <= 0:
             raise UserError(f"{key}={limit:g}: must be more than 0, or null for no limit")
         if limit is not None and cfg.isolate is False:
-            raise UserError(f"{key}={limit:g}: only a child process can be ended; without isolate=false it works")
+            raise UserError(f"{key}={limit:g}: only a child process can be ended; leave out isolate=false")
     at_least("data.window", 2)
     at_least("data.windows", 1)
     if cfg.data.bos != "auto" and not isinstance(cfg.data.bos, bool):
@@ -81,7 +81,7 @@ def check(cfg: DictConfig) -> None:
         at_least("calibration.samples", 1)
         size = {"text": "windows", "images": "images"}[kind]
         if (count := cfg.calibration[size]) != samples:
-            raise UserError(f"calibration.samples={samples}: calibration.{size}={count} says otherwise; one of the two works")
+            raise UserError(f"calibration.samples={samples}: calibration.{size}={count} says otherwise; use one of the two")
     at_least("calibration.images", 1)
     at_least("calibration.search_images", 1)
     at_least("model.head_images", 1)
@@ -100,13 +100,13 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
     scheme_of(cfg).check()
     if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
-        raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; linear works")
+        raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; use linear")
     check_mixed(cfg)
     check_blockwise(cfg, kind)
     configured(cfg)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:
-        raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; null works")
+        raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; use null")
     takes = {"data.path": SOURCES[cfg.data.source].takes, "data.train_path": SOURCES[cfg.data.source].takes}
     for key in ("data.path", "data.train_path", "calibration.path", "model.checkpoint"):
         path, allowed = OmegaConf.select(cfg, key), takes.get(key, ("file",))
@@ -115,7 +115,7 @@ def check(cfg: DictConfig) -> None:
         works = " or ".join({"file": "a file", "folder": "a folder"}[item] for item in allowed)
         works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
         there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
-        raise UserError(f"{key}={path}: " + (f"is {there}; {works} works" if there else f"no such file (from {Path.cwd()})"))
+        raise UserError(f"{key}={path}: " + (f"is {there}; use {works}" if there else f"no such file (from {Path.cwd()})"))
 
 
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
@@ -126,17 +126,15 @@ def check_blockwise(cfg: DictConfig, kind: str) -> None:
     if not cfg.blockwise:
         return
     if kind != "text":
-        raise UserError(f"blockwise=true: is for language models, {cfg.model.name} reads {kind}; blockwise=false works")
+        raise UserError(f"blockwise=true: is for language models, {cfg.model.name} reads {kind}; use blockwise=false")
     if (name := natural_evaluation(cfg.eval.name, kind)) != "perplexity":
-        raise UserError(
-            f"eval={name}: runs the model many times over, and blockwise=true reads it each time; eval=perplexity works"
-        )
+        raise UserError(f"eval={name}: runs the model many times over, and blockwise=true reads it each time; use eval=perplexity")
     if cfg.mixed is not None:
-        raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; blockwise=false works")
+        raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; use blockwise=false")
     if (ops := scheme_of(cfg).ops) != "linear":
-        raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; bits.ops=linear works")
+        raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; use bits.ops=linear")
     if cfg.calibration.source == "weights":
-        raise UserError("calibration.source=weights: is not made for blockwise=true; data and random work")
+        raise UserError("calibration.source=weights: is not made for blockwise=true; use data or random")
 
 
 def check_mixed(cfg: DictConfig) -> None:
@@ -156,6 +154,6 @@ def check_mixed(cfg: DictConfig) -> None:
         raise UserError("mixed=auto: needs budget=..., the bits per weight on average, 4.5 for example")
     scheme = scheme_of(cfg)
     if scheme.weights is None:
-        raise UserError(f"mixed=auto: bits={scheme.name} leaves weights in float; bits=w4a16 works, for example")
+        raise UserError(f"mixed=auto: bits={scheme.name} leaves weights in float; use bits=w4a16, for example")
     if scheme.edge_bits is not None:
         raise UserError(f"mixed=auto: chooses the bits of every layer; bits.edge_bits={scheme.edge_bits} does not go with it")

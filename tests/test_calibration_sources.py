@@ -83,10 +83,10 @@ def test_samples_are_windows_of_text(tiny_folder: Path, text_file: Path, results
 @pytest.mark.parametrize(("changes", "message"), [
     ("calibration.source=weigths", "calibration.source=weigths: did you mean weights? known: data, random, weights"),
     ("calibration.samples=0 calibration.windows=0", "calibration.samples=0: must be 1 or more"),
-    ("calibration.samples=8", "calibration.samples=8: calibration.windows=4 says otherwise; one of the two works"),
+    ("calibration.samples=8", "calibration.samples=8: calibration.windows=4 says otherwise; use one of the two"),
     (
         "method=minmax bits=w8a8 bits.ops=full calibration.source=weights",
-        "bits.ops=full: calibration.source=weights says nothing of what is between layers; linear works",
+        "bits.ops=full: calibration.source=weights says nothing of what is between layers; use linear",
     ),
 ])  # fmt: skip
 def test_what_cannot_calibrate_is_refused(command: Command, results: Path, changes: str, message: str) -> None:

@@ -217,7 +217,7 @@ def test_a_folder_that_is_read_only(command: Command, background: Background, re
         with kept(results):
             ended = command(*SWEEP)
         assert ended.code == 2
-        assert f"results_dir={results}: cannot be written (Read-only file system); a folder of your own works" in ended.err
+        assert f"results_dir={results}: cannot be written (Read-only file system); use a folder of your own" in ended.err
         read_only(results, False)
         completes(command, results, whole)
 

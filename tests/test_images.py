@@ -232,7 +232,7 @@ def test_wrong_folders_sizes_and_checkpoints(photos: Command, folder: Path, tmp_
     save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "other.safetensors")
     refusals = {
         (f"data.path={tmp_path / 'photos'}",): "empty",
-        ("model.image_size=65",): "model.image_size=65: test_vit does not take it; 64 or 80 work",
+        ("model.image_size=65",): "model.image_size=65: test_vit does not take it; use 64 or 80",
         (f"model.checkpoint={tmp_path / 'other.safetensors'}",): "missing",
         ("model.name=test_vut",): "test_vit",
         ("data.images=62",): "data.images=62",
@@ -265,8 +265,8 @@ def test_what_cannot_work_is_refused_before_anything_runs(command: Command, resu
     nano = ("model=vit_nano", *RECIPES["vit_nano"])
     refusals = {
         ("model=vit_nano", "data=pydoc"): "data=pydoc: vit_nano reads images, and this is text; data=cifar10,",
-        ("data=mnist5k",): "data=mnist5k: smollm2_135m reads text, and this is images; data=pydoc, text, wikitext2 work",
-        (*nano, "eval=perplexity"): "eval=perplexity: is for text, vit_nano reads images; eval=auto works",
+        ("data=mnist5k",): "data=mnist5k: smollm2_135m reads text, and this is images; use data=pydoc, text, wikitext2",
+        (*nano, "eval=perplexity"): "eval=perplexity: is for text, vit_nano reads images; use eval=auto",
         ("method=qat",): "method=qat: trains on labelled images; smollm2_135m reads text",
         (*nano, "head=prob"): "head=prob: did you mean probe?",
         (*nano, "calibration.path=/etc/hostname"): "calibration.path=/etc/hostname: images calibrate from the training split",

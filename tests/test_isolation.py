@@ -137,7 +137,7 @@ def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["limits.seconds=5", "isolate=false"], "limits.seconds=5: only a child process can be ended; without isolate=false it works"),
+    (["limits.seconds=5", "isolate=false"], "limits.seconds=5: only a child process can be ended; leave out isolate=false"),
     (["isolate=true", "limits.memory_gb=0"], "limits.memory_gb=0: must be more than 0"),
     (["retry=-1"], "retry=-1: must be 0 or more"),
 ])  # fmt: skip

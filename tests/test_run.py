@@ -520,7 +520,7 @@ def test_points_of_a_run_are_compared_by_window_and_never_over_other_windows(com
     assert (changes["p_holm"] >= changes["p"]).all()
     assert set(changes["test"]) == {"sign-flip test, skew-corrected t interval of the log ratio"}
     assert command("method=rtn", "bits=w4a16", "data.windows=4").code == 0
-    with pytest.raises(UserError, match=r"windows=4,8: .* where.windows=4 works, and rows=\[method,alpha,windows\]"):
+    with pytest.raises(UserError, match=r"windows=4,8: .* use where.windows=4, or rows=\[method,alpha,windows\]"):
         collect(config)
     collect(CollectConfig(results_dir=str(results), where={"windows": 8}))
     assert files[3].read_text() == table.rstrip("\n") + "\n"
@@ -582,7 +582,7 @@ def test_noise_is_in_the_record_and_changes_no_number(command: Command, results:
     ("overrides", "reason"),
     [
         (["noise=1"], "noise=1: must be 2 or more"),
-        (["noise=3", "eval=latency"], "noise=3: eval=latency measures time, which has its own spread; noise=0 works"),
+        (["noise=3", "eval=latency"], "noise=3: eval=latency measures time, which has its own spread; use noise=0"),
     ],
 )
 def test_noise_that_cannot_be_told_is_refused(command: Command, overrides: list[str], reason: str) -> None:

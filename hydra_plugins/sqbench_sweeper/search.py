@@ -89,13 +89,13 @@ class SearchSweeper(CheckedSweeper):
         name = natural_evaluation(cfg.eval.name, kind)
         key = EVALUATIONS[name].size.get(kind)
         if key is None:
-            raise UserError(f"hydra.sweeper.rungs={self.rungs}: eval={name} does not get cheaper by fewer examples; [1.0] works")
+            raise UserError(f"hydra.sweeper.rungs={self.rungs}: eval={name} does not get cheaper by fewer examples; use [1.0]")
         whole = OmegaConf.select(cfg, key)
         if whole is None:
-            raise UserError(f"{key}=null: hydra.sweeper.rungs={self.rungs} are shares of it; {key}=1000 works")
+            raise UserError(f"{key}=null: hydra.sweeper.rungs={self.rungs} are shares of it; use {key}=1000")
         sizes = [max(1, round(share * whole)) for share in self.rungs]
         if any(a >= b for a, b in itertools.pairwise(sizes)):
-            raise UserError(f"hydra.sweeper.rungs={self.rungs}: of {key}={whole} they are {sizes}; shares further apart work")
+            raise UserError(f"hydra.sweeper.rungs={self.rungs}: of {key}={whole} they are {sizes}; use shares further apart")
         return [*({key: size} for size in sizes[:-1]), {}]
 
     def show_plan(self) -> None:

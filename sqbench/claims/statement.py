@@ -36,7 +36,7 @@ class Region:
     def parse(cls, text: str) -> "Region":
         """Raises ValueError for anything that is no region."""
         if not (found := _REGION.fullmatch(text.strip())):
-            raise ValueError(f"is: {text}: `> 10 %`, `< 0.5 points`, `within 1 %` and the like work; units: % points x dB s")
+            raise ValueError(f"is: {text}: must be like `> 10 %`, `< 0.5 points` or `within 1 %`; units: % points x dB s")
         unit, bound = found["unit"].strip(), float(found["bound"])
         bound /= 100 if unit in _IN_HUNDREDTHS else 1
         if found["sign"] == "within":

@@ -134,5 +134,5 @@ class LabelledImages:
         if not len(self):
             raise UserError(
                 f"data.images: all images of {self.split.title} evaluate, none is left to calibrate or train on;"
-                " a smaller data.images works, and so does data.train_path=..."
+                " use a smaller data.images, or data.train_path=..."
             )

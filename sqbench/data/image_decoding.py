@@ -50,7 +50,7 @@ def decode(handle: BinaryIO) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL would clip them to 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"32 bits a channel (mode {image.mode}); 8 or 16 work")
+        raise ValueError(f"32 bits a channel (mode {image.mode}); use 8 or 16")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")  # the only way that PIL does not complain about
     return image

@@ -16,8 +16,8 @@ from sqbench.errors import UserError
 from sqbench.storage import known_digest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
-LAYOUT = "a folder a class with its images inside works: train/cat/1.jpg and test/cat/2.jpg, or cat/1.jpg alone"
-IMAGENET = "val/n01440764/ILSVRC2012_val_00000293.JPEG and train/n01440764/n01440764_18.JPEG work, a folder a WordNet id"
+LAYOUT = "use a folder a class with its images inside: train/cat/1.jpg and test/cat/2.jpg, or cat/1.jpg alone"
+IMAGENET = "use val/n01440764/ILSVRC2012_val_00000293.JPEG and train/n01440764/n01440764_18.JPEG, a folder a WordNet id"
 
 
 def image_folder(cfg: DataConfig) -> Splits:
@@ -133,7 +133,7 @@ def _entries(folder: Path, modified: int) -> tuple[tuple[str, ...], tuple[str, .
         with os.scandir(folder) as found:
             entries = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error}); a folder that you may read works") from error
+        raise UserError(f"{folder}: cannot be listed ({error}); use a folder that you may read") from error
     return (
         tuple(sorted(name for name, is_folder in entries if is_folder)),
         tuple(sorted(name for name, is_folder in entries if not is_folder and name.lower().endswith(SUFFIXES))),

@@ -109,14 +109,14 @@ def fashion_mnist(cfg: DataConfig) -> Splits:
     if cfg.path is None:
         root = DEBIAN
         if not _idx_files(root):
-            also = "; apt install dataset-fashion-mnist works"
+            also = "; or use `apt install dataset-fashion-mnist`"
             root = _downloaded(cfg.source, lambda at: datasets.FashionMNIST(at, download=True), _fashion_mnist, also)
     else:
         root = Path(cfg.path)
     try:
         return _fashion_mnist(root)
     except (OSError, ValueError) as error:
-        raise UserError(f"data.path={cfg.path}: {error}; a folder with {', '.join(IDX)} (or .gz) works") from error
+        raise UserError(f"data.path={cfg.path}: {error}; use a folder with {', '.join(IDX)} (or .gz)") from error
 
 
 def _fashion_mnist(root: Path) -> Splits:
@@ -173,9 +173,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _refuse_paths(cfg: DataConfig, *names: str) -> None:
     for name in names:
         if (value := getattr(cfg, name)) is not None:
-            raise UserError(
-                f"data.{name}={value}: data={cfg.name} has its own images; null works, and data=image_folder is for others"
-            )
+            raise UserError(f"data.{name}={value}: data={cfg.name} has its own images; use null, or data=image_folder for your own")
 
 
 def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[Path], object], also: str = "") -> Path:
@@ -206,8 +204,8 @@ def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[P
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"data={name}: not in {root.parent}, and it cannot be downloaded ({reason}){also}; data.path=a folder in torchvision's"
-            " layout works, and so do data=parquet data.path=..., and data=mnist5k, which needs no network"
+            f"data={name}: not in {root.parent}, and it cannot be downloaded ({reason}){also}; use data.path=<a folder in"
+            " torchvision's layout>, data=parquet data.path=..., or data=mnist5k, which needs no network"
         ) from error
     return root
 

@@ -111,7 +111,7 @@ def carve(split: Split, images: int | None) -> tuple[Split, Split]:
     total = len(split)
     if images is not None and images > total:
         raise UserError(
-            f"data.images={images}: {split.title} has {total} images for evaluation and calibration; fewer than {total} work"
+            f"data.images={images}: {split.title} has {total} images for evaluation and calibration; use fewer than {total}"
         )
     order = draw(total, total, EVALUATION_SEED)
     cut = total if images is None else images

@@ -40,7 +40,7 @@ def parquet(cfg: DataConfig) -> Splits:
     test, train = _files(cfg)
     splits = _splits(*(tuple(stamp(path) for path in paths) for paths in (test, train)), cfg.image_column, cfg.label_column)
     if not len(splits.test):
-        raise UserError(f"data.path={cfg.path}: {test[0]} has no rows; a file with an image and a label a row works")
+        raise UserError(f"data.path={cfg.path}: {test[0]} has no rows; use a file with an image and a label a row")
     if train:
         return splits
     evaluated, left = carve(splits.test, cfg.images)
@@ -56,14 +56,14 @@ def _files(cfg: DataConfig) -> tuple[list[Path], list[Path]]:
         given = Path(cfg.train_path)
         train = [given] if given.is_file() else _matching(given, "train*", "*")
         if not train:
-            raise UserError(f"data.train_path={given}: holds no parquet files; a file, or a folder with train*.parquet works")
+            raise UserError(f"data.train_path={given}: holds no parquet files; use a file, or a folder with train*.parquet")
     if root.is_file():
         test = [root]
     else:
         train = train or _matching(root, "train*")
         test = _labelled(cfg, root) or ([] if cfg.train_path is None and train else _matching(root, "*"))
     if not test and not train:
-        raise UserError(f"data.path={root}: holds no parquet files; a folder with test*.parquet and train*.parquet works")
+        raise UserError(f"data.path={root}: holds no parquet files; use a folder with test*.parquet and train*.parquet")
     same = len(test) == len(train) and all(map(_same, test, train))  # a copy of the test file is no training split
     return test or train, train if test and not same else []
 
@@ -110,10 +110,10 @@ def _column(path: Path, name: str, key: str) -> tuple[pa.ChunkedArray, list[str]
     kind = schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"{key}={name}: in {path} is {kind}; integers or strings work")
+        raise UserError(f"{key}={name}: in {path} is {kind}; use integers or strings")
     column = pq.read_table(path, columns=[name], use_threads=False).column(0).cast(kind)
     if column.null_count:
-        raise UserError(f"{key}={name}: {column.null_count} rows of {path} have no label; a file without them works")
+        raise UserError(f"{key}={name}: {column.null_count} rows of {path} have no label; use a file without them")
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = info.get("info", {}).get("features", {}).get(name, {})
     return column, list(feature.get("names", [])) if isinstance(feature, dict) else []
@@ -134,11 +134,11 @@ def _numbered(values: list[list[Any]], names: list[str], key: str) -> tuple[tupl
     there = set().union(*values)
     if any(isinstance(value, str) for value in there):
         if not all(isinstance(value, str) for value in there):
-            raise UserError(f"data.label_column={key}: holds numbers in one file and words in another; one of them works")
+            raise UserError(f"data.label_column={key}: holds numbers in one file and words in another; use one of them")
         order = {name: number for number, name in enumerate(sorted(there))}
         return tuple(order), [np.array([order[value] for value in part], dtype=np.int64) for part in values]
     if there and not 0 <= min(there) <= max(there) < MOST_CLASSES:
-        raise UserError(f"data.label_column={key}: labels go from {min(there)} to {max(there)}; labels from 0 on work")
+        raise UserError(f"data.label_column={key}: labels go from {min(there)} to {max(there)}; number the labels from 0")
     most = max(there, default=-1) + 1
     classes = tuple(names) if len(names) >= most else tuple(str(number) for number in range(most))
     return classes, [np.array(part, dtype=np.int64) for part in values]
@@ -180,7 +180,7 @@ class Cells:
             kind = _schema(path, column, "data.image_column").field(column).type
             inner = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
             if not any(check(inner) for check in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
-                raise UserError(f"data.image_column={column}: in {path} is {kind}; bytes work, and a struct with bytes")
+                raise UserError(f"data.image_column={column}: in {path} is {kind}; use bytes, or a struct with bytes")
             self._leaf = column if inner is kind else f"{column}.bytes"
             self._first_of[path] = rows
             metadata = pq.read_metadata(path)

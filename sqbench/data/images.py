@@ -106,7 +106,7 @@ class ImageCorpus:
     def _evaluating(self, data: DataConfig) -> NDArray[np.int64]:
         total = len(self.test)
         if data.images is not None and data.images > total:
-            raise UserError(f"data.images={data.images}: the test split of {self.name} has {total} images; at most {total} work")
+            raise UserError(f"data.images={data.images}: the test split of {self.name} has {total} images; use at most {total}")
         return np.sort(draw(total, total if data.images is None else data.images, EVALUATION_SEED))
 
     def _calibrating(self, calibration: CalibrationConfig) -> NDArray[np.int64]:
@@ -115,8 +115,8 @@ class ImageCorpus:
         total, asked = len(self.train), calibration.images
         if total and asked > total:  # none at all is an error for those who read them: the float model does not
             left = f"{len(self.test)} of {total + len(self.test)} images evaluate, {total} are left; "
-            works = "fewer calibration.images or data.images work, and so does data.train_path=..."
-            there = f"the training split of {self.name} has {total} images; at most {total} work"
+            works = "use fewer calibration.images or data.images, or data.train_path=..."
+            there = f"the training split of {self.name} has {total} images; use at most {total}"
             raise UserError(f"calibration.images={asked}: " + (left + works if self.carved else there))
         return draw(total, asked, calibration.seed)
 

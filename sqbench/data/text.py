@@ -62,13 +62,13 @@ def read(path: str, key: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except IsADirectoryError as error:
-        raise UserError(f"{key}={path}: is a folder; a UTF-8 text file works") from error
+        raise UserError(f"{key}={path}: is a folder; use a UTF-8 text file") from error
     except FileNotFoundError as error:
         raise UserError(f"{key}={path}: no such file (from {Path.cwd()})") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}={path}: cannot be read as UTF-8 text ({error})") from error
     if not text.strip():
-        raise UserError(f"{key}={path}: the file is empty; a UTF-8 text of some thousand words works")
+        raise UserError(f"{key}={path}: the file is empty; use a UTF-8 text of some thousand words")
     return text
 
 
@@ -106,7 +106,7 @@ def from_wikitext2(cfg: DataConfig) -> str:
             planning.before("its data are downloaded first")
         raise UserError(
             "data=wikitext2: not in the datasets cache (HF_HOME) and the hub cannot be reached; "
-            f"data.path=wiki.test.raw with a local copy works, and so does data=pydoc ({type(error).__name__})"
+            f"use data.path=wiki.test.raw with a local copy, or data=pydoc ({type(error).__name__})"
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
@@ -190,10 +190,10 @@ def prefix_of(tokenizer: Any, bos: str | bool) -> tuple[int, ...]:
     bare, whole = (list(tokenizer("text", add_special_tokens=special, verbose=False)["input_ids"]) for special in (False, True))
     place = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), None)
     if place is None:
-        raise UserError(f"data.bos={str(bos).lower()}: the model's tokenizer adds tokens inside a text; data.bos=false works")
+        raise UserError(f"data.bos={str(bos).lower()}: the model's tokenizer adds tokens inside a text; use data.bos=false")
     if bos is True and place == 0:
         if tokenizer.bos_token_id is None:
-            raise UserError("data.bos=true: the model's tokenizer has no BOS token; data.bos=auto and data.bos=false work")
+            raise UserError("data.bos=true: the model's tokenizer has no BOS token; use data.bos=auto or data.bos=false")
         return (tokenizer.bos_token_id,)
     return tuple(whole[:place])
 
@@ -216,10 +216,10 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
     needed = cfg.windows + (calibration.windows if other is None else 0)
     if total < 1 or (total < needed and needed <= 2):
         works = len(ids) // needed
-        advice = f"data.window={works} or less works" if works > 1 else "a longer text works"
+        advice = f"use data.window={works} or less" if works > 1 else "use a longer text"
         raise UserError(f"data.window={cfg.window}: the text has only {len(ids)} tokens; {advice} for {needed} windows")
     if cfg.windows > total:
-        raise UserError(f"data.windows={cfg.windows}: the text has {total} windows of {cfg.window} tokens; at most {total} work")
+        raise UserError(f"data.windows={cfg.windows}: the text has {total} windows of {cfg.window} tokens; use at most {total}")
     pool = ids if other is None else tokenise(tokenizer, other.text)
     first = cfg.windows if other is None else 0
     spare = len(pool) // cfg.window - first
@@ -227,8 +227,8 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
         left = f"the text has {total} windows of {cfg.window} tokens, {cfg.windows} of them evaluate, {spare} are left"
         there = left if other is None else f"{calibration.path} has {spare} windows of {cfg.window} tokens"
         raise UserError(
-            f"calibration.windows={calibration.windows}: {there}; fewer calibration.windows or data.windows work, "
-            "and so does calibration.path=another-text.txt"
+            f"calibration.windows={calibration.windows}: {there}; use fewer calibration.windows or data.windows,"
+            " or calibration.path=another-text.txt"
         )
     generator = torch.Generator().manual_seed(calibration.seed)
     at = first + torch.randperm(spare, generator=generator)[: calibration.windows].sort().values
@@ -236,7 +236,7 @@ def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, c
     chosen = ids[: cfg.windows * cfg.window].view(-1, cfg.window)
     if other is not None and any(tokenizer.decode(window) in other.text for window in chosen):
         raise UserError(
-            f"calibration.path={calibration.path}: holds text that evaluation uses; another text works, and so does"
+            f"calibration.path={calibration.path}: holds text that evaluation uses; use another text, or"
             " calibration.path=null (windows of the same text that evaluation does not use)"
         )
     predicted = sum(len(tokenizer.decode(window[1:]).encode()) for window in chosen)

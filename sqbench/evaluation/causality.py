@@ -38,8 +38,8 @@ def causal(
     if moved > max(LEAST, torch.finfo(ours.dtype).eps):  # of NaN it is neither: the loss will name it
         raise EvaluationError(
             f"model.name={model.name}: its predictions depend on later tokens. Other tokens after the first {same} change what it"
-            f" predicts there by {moved:.2g} of its size. Every evaluation of text needs a causal language model;"
-            " GPT-2 or Llama work, for example"
+            f" predicts there by {moved:.2g} of its size. Every evaluation of text needs a causal language model,"
+            " such as GPT-2 or Llama"
         )
     yield from outputs
 

@@ -48,7 +48,7 @@ def generation(
         UserError: more beams than tokens in the vocabulary.
     """
     if beams > model.vocabulary:
-        raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; at most as many work")
+        raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; use at most as many")
     if reference is None:
         require_causal(model, windows.evaluation)
     judge = model if reference is None else reference.model

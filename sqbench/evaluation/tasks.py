@@ -51,7 +51,7 @@ def asked(entries: Sequence[str]) -> list[Asked]:
     for place, name in enumerate(names):
         if name in names[:place]:
             one, other = entries[names.index(name)], entries[place]
-            works = f"files with different names work, and so does a point for each: -m eval.tasks=[{one}],[{other}]"
+            works = f"use files with different names, or a point for each: -m eval.tasks=[{one}],[{other}]"
             raise UserError(f"eval.tasks: {one} and {other} are both called {name} in metrics; {works}")
     return found
 
@@ -75,7 +75,7 @@ def require_examples(name: str, wanted: int, pool: Sequence[Any], asked_too: boo
     alike = max(Counter(map(repr, pool)).values(), default=0) if asked_too and wanted else 0
     if wanted > (there := len(pool) - alike):
         equal = f" ({len(pool)}, without the one that is asked{' and its equals' if alike > 1 else ''})" if asked_too else ""
-        works = f"0 to {there} work" if there else "0 works"
+        works = f"use 0 to {there}" if there else "use 0"
         raise UserError(f"eval.fewshot={wanted}: {name} has {there} examples to show before a question{equal}; {works}")
 
 
@@ -91,7 +91,7 @@ def _understand(entry: str) -> Asked:
 def _listed(name: str) -> str:
     if name not in (names := manager(True).task_index):
         raise UserError(
-            f"eval.tasks=[{name}]: lm-eval has no such task; {closest(name, names)} A file works too: my.yaml,"
+            f"eval.tasks=[{name}]: lm-eval has no such task; {closest(name, names)} A file can be given too: my.yaml,"
             f" {', '.join(f'{template}:FILE' for template in TEMPLATES)}"
         )
     return name
@@ -124,7 +124,7 @@ def _of_yaml(entry: str) -> Asked:
     config = _parsed(Path(entry), entry)
     group, name = "group" in config, config.get("group", config.get("task"))
     if not isinstance(name, str):
-        raise UserError(f"eval.tasks=[{entry}]: names no task; `task: my_name` in it works")
+        raise UserError(f"eval.tasks=[{entry}]: names no task; write `task: my_name` in it")
     files = list(_files(Path(entry), entry))
 
     def specify(fewshot: int | None) -> str:
@@ -133,8 +133,8 @@ def _of_yaml(entry: str) -> Asked:
                 json_lines(file, dict)
             elif file.suffix == ".txt" and file.read_bytes().startswith(codecs.BOM_UTF8):
                 raise UserError(
-                    f"eval.tasks=[{entry}]: {file} begins with a byte order mark, which `datasets` takes for text; the same file in"
-                    " UTF-8 without the mark works"
+                    f"eval.tasks=[{entry}]: {file} begins with a byte order mark, which `datasets` takes for text;"
+                    " save it as UTF-8 without the mark"
                 )
         return entry
 
@@ -158,7 +158,7 @@ def _parsed(path: Path, entry: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"eval.tasks=[{entry}]: {path} is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
-        raise UserError(f"eval.tasks=[{entry}]: {path} holds no keys; a task of lm-eval works, with `task: my_name` and so on")
+        raise UserError(f"eval.tasks=[{entry}]: {path} holds no keys; write a task of lm-eval, with `task: my_name` and so on")
     return config
 
 
@@ -190,5 +190,5 @@ def _leaves(value: Any) -> Iterator[str]:
 def _present(path: Path, entry: str) -> Path:
     if not path.is_file():
         there = "is a folder" if path.is_dir() else f"no such file (from {Path.cwd()})"
-        raise UserError(f"eval.tasks=[{entry}]: {path}: {there}; a file works")
+        raise UserError(f"eval.tasks=[{entry}]: {path}: {there}; use a file")
     return path

@@ -45,9 +45,9 @@ def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) 
         try:
             item = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: is not JSON ({error}); one object a line works") from error
+            raise UserError(f"{path}:{number}: is not JSON ({error}); write one object a line") from error
         if not isinstance(item, dict):
-            raise UserError(f"{path}:{number}: is JSON, but no object; one object a line works")
+            raise UserError(f"{path}:{number}: is JSON, but no object; write one object a line")
         try:
             documents.append(convert(item))
         except ValueError as problem:
@@ -67,7 +67,7 @@ def _texts(item: dict[str, Any], *names: str) -> dict[str, str]:
     for name in names:
         if not isinstance(item.get(name), str) or not item[name].strip():
             found = f"is {item[name]!r}" if name in item else f"is missing (there are {', '.join(item) or 'none'})"
-            raise ValueError(f"`{name}` {found}; a text works, in each of {', '.join(names)}")
+            raise ValueError(f"`{name}` {found}; write a text, in each of {', '.join(names)}")
     return {name: item[name] for name in names}
 
 
@@ -79,9 +79,9 @@ def _question(item: dict[str, Any]) -> dict[str, Any]:
     question, choices, answer = _texts(item, "question"), item.get("choices"), item.get("answer")
     passage = {"passage": ""} if item.get("passage") in (None, "") else _texts(item, "passage")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
-        raise ValueError(f"`choices` is {choices!r}; a list of two or more texts works")
+        raise ValueError(f"`choices` is {choices!r}; write a list of two or more texts")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise ValueError(f"`answer` is {answer!r}; the place of the right choice works, from 0 to {len(choices) - 1}")
+        raise ValueError(f"`answer` is {answer!r}; write the place of the right choice, from 0 to {len(choices) - 1}")
     return {**passage, **question, "choices": choices, "answer": answer}
 
 
@@ -110,7 +110,7 @@ def last_word(path: Path) -> list[dict[str, Any]]:
             documents.append({"context": text[words[start].start() : before], "target": text[before : last.start()] + word[0]})
             start = place + 1
     if not documents:
-        raise UserError(f"eval.tasks=[last_word:{path}]: {len(words)} words hold no passage of {WORDS}; a longer text works")
+        raise UserError(f"eval.tasks=[last_word:{path}]: {len(words)} words hold no passage of {WORDS}; use a longer text")
     return documents
 
 

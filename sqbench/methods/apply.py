@@ -173,7 +173,7 @@ def quantized_points(task: Task) -> list[Point]:
         return []
     points = [point for point in task.topology.points if point.kind in operations.KINDS[task.scheme.ops]]
     if any(point.site not in task.statistics.inputs for point in points):
-        raise UserError(f"bits.ops={task.scheme.ops}: the statistics hold no points; calibrate(model, inputs, points=True) works")
+        raise UserError(f"bits.ops={task.scheme.ops}: the statistics hold no points; use calibrate(model, inputs, points=True)")
     return points
 
 

@@ -70,7 +70,7 @@ class Awq(Method):
             refused = (
                 "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
             )
-            raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); method=rtn works")
+            raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); use method=rtn")
         groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
         if task.scheme.weights is None:
             return []  # nothing is rounded, nothing needs protection

@@ -54,5 +54,5 @@ def check_groups(scheme: Scheme, layers: Mapping[str, Widths]) -> None:
         if (widest := max(widths.values())) < fmt.group_size:
             raise UserError(
                 f"{key}.group_size={fmt.group_size}: no layer has so many input channels, the widest has {widest};"
-                f" {key}.granularity={instead} {key}.group_size=null works"
+                f" use {key}.granularity={instead} {key}.group_size=null"
             )

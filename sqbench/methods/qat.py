@@ -66,7 +66,7 @@ class Qat(Method):
         self._require("validation", 0 <= self.validation <= 0.5, "must be a share of the images from 0 to 0.5")
         self._require("patience", self.patience is None or self.patience >= 1, "must be 1 or more, or null to never stop early")
         nothing = self.patience is not None and self.validation == 0
-        self._require("patience", not nothing, "needs images to validate on; method.validation=0.1 works, or null here")
+        self._require("patience", not nothing, "needs images to validate on; use method.validation=0.1, or null here")
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         def learnt(images: int) -> tuple[int, int]:

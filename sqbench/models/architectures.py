@@ -4,7 +4,7 @@ from typing import Any
 
 from sqbench.errors import UserError, closest
 
-WORKS = "a causal language model (Llama, Qwen, GPT-2, ...) works"
+INSTEAD = "use a causal language model (Llama, Qwen, GPT-2, ...)"
 
 
 def refuse_architecture(config: dict[str, Any], trust_remote_code: bool, place: str) -> None:
@@ -25,17 +25,17 @@ def refuse_architecture(config: dict[str, Any], trust_remote_code: bool, place: 
     called = ", ".join(map(str, named)) or family
     decodes = config.get("is_decoder") or config.get("causal")
     if family in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_encoder_decoder") and not decodes:
-        hint = "; is_decoder=true in config.json works for weights that were trained with it"
+        hint = ", or is_decoder=true in config.json for weights that were trained with it"
         hint *= family in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        raise UserError(f"{place}: {called} is an encoder, whose predictions see later tokens; {WORKS}{hint}")
+        raise UserError(f"{place}: {called} is an encoder, whose predictions see later tokens; {INSTEAD}{hint}")
     if config.get("is_encoder_decoder"):
-        raise UserError(f"{place}: {called} is an encoder-decoder, which writes what follows from another text; {WORKS}")
+        raise UserError(f"{place}: {called} is an encoder-decoder, which writes what follows from another text; {INSTEAD}")
     if family in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return
     if own:
-        raise UserError(f"{place}: {called} brings its own code; model.trust_remote_code=true works, and runs that code")
+        raise UserError(f"{place}: {called} brings its own code; use model.trust_remote_code=true, which runs that code")
     hint = closest(family, known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES).partition("known:")[0]
     raise UserError(
         f"{place}: {called} (model_type={family}) is no causal language model that transformers {transformers.__version__} knows;"
-        f" {hint + ' ' if hint else ''}{WORKS}"
+        f" {hint + ' ' if hint else ''}{INSTEAD}"
     )

@@ -63,7 +63,7 @@ def block_names(module: nn.Module) -> tuple[str, ...]:
     """
     lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 0}
     if not lists:
-        raise UserError(f"blockwise=true: {type(module).__name__} has no list of blocks; blockwise=false works")
+        raise UserError(f"blockwise=true: {type(module).__name__} has no list of blocks; use blockwise=false")
     name = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
     return tuple(f"{name}.{number}" for number in range(len(lists[name])))
 

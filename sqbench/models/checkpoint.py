@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sqbench.errors import UserError, counted
 from sqbench.models.folder import Stored, read_config, stored, weight_files
 
-WORKS = "a folder that save_pretrained wrote with this config.json works"
+INSTEAD = "use a folder that save_pretrained wrote with this config.json"
 Sources = dict[str, dict[str | None, list[str]]]  # tensor of the model -> conversion (None: as it is) -> names in the files
 
 
@@ -76,14 +76,14 @@ class Checkpoint:
             ],
         }
         if said := [counted(names, what) for what, names in wrong.items() if names]:
-            raise UserError(f"{place}: its files hold {'; '.join(said)}; {WORKS}")
+            raise UserError(f"{place}: its files hold {'; '.join(said)}; {INSTEAD}")
         whole = {target: parts[None][0] for target, parts in sources.items() if None in parts and target in expected}
         origins = {target: Origin(tensors[name].file, name, expected[target].dtype) for target, name in whole.items()}
         both = [(a, b) for a, b in module.all_tied_weights_keys.items() if a in origins and b in origins]
         if unlike := [a for a, b in both if not torch.equal(origins[a].read(), origins[b].read())]:
             raise UserError(
                 f"{place}: config.json ties weights that differ in its files: {counted(unlike, 'of them')};"
-                " tie_word_embeddings=false in config.json works if the model was trained so"
+                " use tie_word_embeddings=false in config.json if the model was trained so"
             )
         return cls(origins, {name: buffer.dtype for name, buffer in filled.named_buffers() if name not in origins})
 
@@ -149,7 +149,7 @@ def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources
     except RuntimeError as error:
         uneven = [name for name, parts in sources.items() if len({len(names) for names in parts.values()}) > 1]
         of = f": {counted(uneven, 'made from lists of unequal length')}" if uneven else f" ({str(error).splitlines()[0]})"
-        raise UserError(f"{place}: transformers cannot convert its tensors{of}; {WORKS}") from error
+        raise UserError(f"{place}: transformers cannot convert its tensors{of}; {INSTEAD}") from error
     finally:
         logging.set_verbosity(before)
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
@@ -169,9 +169,9 @@ def _remedy(module: Any, missing: list[str], unexpected: list[str]) -> str:
         for other in unexpected:
             prefix = other.removesuffix(name)
             if prefix != other and [f"{prefix}{one}" for one in missing] == unexpected:
-                return f"the same names without {prefix} work"
+                return f"use the same names without {prefix}"
     embedding = module.get_output_embeddings()
     head = {name for name, part in module.named_parameters() if embedding is not None and part is embedding.weight}
     if not unexpected and set(missing) == head:
-        return "tie_word_embeddings=true in config.json works if the model was trained with its head tied to its embedding"
-    return WORKS
+        return "use tie_word_embeddings=true in config.json if the model was trained with its head tied to its embedding"
+    return INSTEAD

@@ -67,7 +67,7 @@ def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]
     named = config.get("transformers_weights")
     names = [name for name in ((named,) if named else (SINGLE, INDEX)) if (folder / name).is_file()]
     if len(names) > 1:
-        raise UserError(f"{place}: {folder} holds its weights twice, in {SINGLE} and in the files of {INDEX}; one of the two works")
+        raise UserError(f"{place}: {folder} holds its weights twice, in {SINGLE} and in the files of {INDEX}; use one of the two")
     if not names:
         gguf = " (GGUF files are not read)" if any(folder.glob("*.gguf")) else ""
         what = f"no {named or f'{SINGLE} and no {INDEX}'}" if any(folder.glob("*.safetensors")) else "no *.safetensors"
@@ -101,7 +101,7 @@ def stored(files: Iterable[Path], place: str) -> dict[str, Stored]:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{place}: {file} is no complete safetensors file ({error})") from error
     if twice:
-        raise UserError(f"{place}: its files hold {counted(twice, 'tensors twice')}; a folder that save_pretrained wrote works")
+        raise UserError(f"{place}: its files hold {counted(twice, 'tensors twice')}; use a folder that save_pretrained wrote")
     return found
 
 

@@ -180,27 +180,27 @@ def _unused(images: LabelledImages) -> str:
 
 def _check_own(model: ImageModel, classes: tuple[str, ...], training: LabelledImages) -> None:
     if model.classes == 0:
-        raise UserError(f"head=own: {model.name} has no classifier; head=probe or head=knn works")
+        raise UserError(f"head=own: {model.name} has no classifier; use head=probe or head=knn")
     if model.classes != len(classes):
         unused = _unused(training)
         if unused and model.classes == len(classes) - int(training.split.labels.min()):
-            raise UserError(f"head=own: {unused}; labels from 0 to {model.classes - 1} work with {model.name}")
+            raise UserError(f"head=own: {unused}; {model.name} takes labels from 0 to {model.classes - 1}")
         raise UserError(
             f"head=own: the data has {len(classes)} classes, the classifier of {model.name} has {model.classes};"
-            " head=probe or head=knn works, and so does data of its classes"
+            " use head=probe or head=knn, or data of its classes"
         )
 
 
 def _check_labels(labels: Tensor, classes: tuple[str, ...], head: str, drawn: LabelledImages) -> None:
     seen = set(labels.tolist())
     if outside := sorted(label for label in seen if not 0 <= label < len(classes)):
-        raise UserError(f"data: {drawn.split.title} has the label {outside[0]}; labels from 0 to {len(classes) - 1} work")
+        raise UserError(f"data: {drawn.split.title} has the label {outside[0]}; use labels from 0 to {len(classes) - 1}")
     if unused := _unused(drawn):
-        raise UserError(f"head={head}: {unused}; labels from 0 on work")
+        raise UserError(f"head={head}: {unused}; number the labels from 0")
     absent = [name for index, name in enumerate(classes) if index not in seen]
     if absent:
         listed = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         raise UserError(
             f"model.head_images={len(drawn)}: head={head} saw no image of {len(absent)} of {len(classes)} classes ({listed});"
-            " more images work, where the training split has these classes"
+            " use more images, where the training split has these classes"
         )

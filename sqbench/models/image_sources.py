@@ -15,7 +15,7 @@ from sqbench.models.base import Loader, Source
 from sqbench.models.timm_models import Weights, describe, pretrained_cfg
 from sqbench.storage import known_digest
 
-OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano and resnet_nano need no hub"
+OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano or resnet_nano"
 
 
 def from_timm(cfg: ModelConfig) -> Source:
@@ -40,7 +40,7 @@ def read_checkpoint(file: Path, place: str) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{place}: {file.name} cannot be read as plain tensors ({type(error).__name__}); .safetensors works, and so does a"
+            f"{place}: {file.name} cannot be read as plain tensors ({type(error).__name__}); use .safetensors, or a"
             " .pth file of a state_dict, saved by torch.save(module.state_dict(), ...)"
         ) from error
     return tensors
@@ -57,7 +57,8 @@ def from_hub(cfg: ModelConfig, config: Any) -> Path:
 
     if not config.hf_hub_id:
         raise UserError(
-            f"model.name={cfg.name}: timm has no pretrained weights of it; model.checkpoint=<file> works, and {OFFLINE}"
+            f"model.name={cfg.name}: timm has no pretrained weights of it; use model.checkpoint=<file>, or a model that"
+            f" needs no hub: {OFFLINE}"
         )
     named = config.hf_hub_filename or "model.safetensors"
     filename = str(Path(named).with_suffix(".safetensors")).replace("open_clip_pytorch_model", "open_clip_model")
@@ -70,7 +71,7 @@ def from_hub(cfg: ModelConfig, config: Any) -> Path:
         raise UserError(
             f"model.name={cfg.name}: {filename} of {config.hf_hub_id} is not in the Hugging Face cache"
             f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub does not give it ({type(error).__name__});"
-            f" model.checkpoint=<a .safetensors or .pth file> works, and {OFFLINE}"
+            f" use model.checkpoint=<a .safetensors or .pth file>, or a model that needs no hub: {OFFLINE}"
         ) from error
 
 

@@ -45,7 +45,7 @@ class LanguageModel(Model):
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise UserError(
                 f"model.name={self.name}: its tokenizer makes {token!r} the token {largest}, and the model has embeddings for 0 to"
-                f" {self.vocabulary - 1}; the tokenizer that it was trained with works, and so does a text without this token"
+                f" {self.vocabulary - 1}; use the tokenizer that it was trained with, or a text without this token"
             )
 
     def example(self) -> Tensor:

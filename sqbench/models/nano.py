@@ -81,9 +81,9 @@ class Recipe:
         if recipe.data not in images.SOURCES:
             raise UserError(f"model.recipe.data={recipe.data}: {known(recipe.data, images.SOURCES)}")
         if cfg.image_size not in (None, recipe.input_size[-1]):
-            raise UserError(f"model.image_size={cfg.image_size}: {cfg.name} is trained for {recipe.input_size[-1]}; null works")
+            raise UserError(f"model.image_size={cfg.image_size}: {cfg.name} is trained for {recipe.input_size[-1]}; use null")
         if cfg.checkpoint is not None:
-            raise UserError(f"model.checkpoint={cfg.checkpoint}: {cfg.name} is trained by its recipe; null works, or model=timm")
+            raise UserError(f"model.checkpoint={cfg.checkpoint}: {cfg.name} is trained by its recipe; use null, or model=timm")
         return recipe
 
     @property

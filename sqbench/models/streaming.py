@@ -92,7 +92,7 @@ class StreamedModel(LanguageModel):
                 hidden = self._called(place).forward(hidden)
             if not torch.equal(expected, self.leave(example, hidden)):
                 raise UserError(
-                    f"blockwise=true: blocks of {self.name} tell each other more than hidden states; blockwise=false works where"
+                    f"blockwise=true: blocks of {self.name} tell each other more than hidden states; use blockwise=false where"
                     " the model fits into memory"
                 )
         # what a block hands over would be a point twice, of the one and of the other: points are left out
@@ -104,7 +104,7 @@ class StreamedModel(LanguageModel):
         with torch.no_grad(), Uses(around) as uses:
             self._around(example, dict.fromkeys(self.places, _idle), logits=True)
         roles = roles_of(around, uses, (), (), self.pinned_layers())
-        reason = "it is outside the blocks, and blockwise=true quantizes what is in them; blockwise=false works"
+        reason = "it is outside the blocks, and blockwise=true quantizes what is in them; use blockwise=false"
         left = (name for name, role in roles.items() if role == "floating")
         return Topology((), {}, (), (), (), floating=tuple((name.removesuffix(".weight"), reason) for name in left), roles=roles)
 
@@ -253,7 +253,7 @@ def alone(name: str) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"blockwise=true: blocks of {name} do not go from hidden states to hidden states ({error}); blockwise=false works where"
+            f"blockwise=true: blocks of {name} do not go from hidden states to hidden states ({error}); use blockwise=false where"
             " the model fits into memory"
         ) from error
 
@@ -277,7 +277,7 @@ def check_readable(checkpoint: Checkpoint, module: Any) -> None:
     if converted := sorted(module.state_dict().keys() - checkpoint.origins.keys() - tied):
         raise UserError(
             f"blockwise=true: transformers makes {counted(converted, 'tensors of the model')} from others while it loads them;"
-            " blockwise=false works where the model fits into memory"
+            " use blockwise=false where the model fits into memory"
         )
 
 

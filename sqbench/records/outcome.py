@@ -27,4 +27,4 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.state not in STATES:
-            raise ValueError(f"state={self.state}: {', '.join(STATES)} work")
+            raise ValueError(f"state={self.state}: must be one of {', '.join(STATES)}")

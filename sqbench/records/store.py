@@ -54,7 +54,7 @@ class Store:
                 pass
             (self.root / ".writable").unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"results_dir={self.root}: cannot be written ({error.strerror}); a folder of your own works") from error
+            raise UserError(f"results_dir={self.root}: cannot be written ({error.strerror}); use a folder of your own") from error
 
     def folder(self, point_id: str) -> Path:
         return self.runs / point_id

@@ -68,6 +68,6 @@ def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[s
         if len(values) > 1 and name not in (*rows, *columns):
             differ = "quantize other operations" if name == "ops" else "are over other examples"
             raise UserError(
-                f"{name}={','.join(values)}: results that {differ} make no table together; where.{name}={values[0]} works,"
-                f" and rows=[{','.join([*rows, name])}]"
+                f"{name}={','.join(values)}: results that {differ} make no table together; use where.{name}={values[0]},"
+                f" or rows=[{','.join([*rows, name])}]"
             )

@@ -92,9 +92,7 @@ def same_basis(grid: Grid) -> None:
     for name in ("model", "data"):
         if name in grid.added:
             values = sorted(set(grid.cells[name]))
-            raise UserError(
-                f"results of {len(values)} {name}s ({', '.join(values)}) in one picture: where.{name}={values[0]} works"
-            )
+            raise UserError(f"results of {len(values)} {name}s ({', '.join(values)}) in one picture; use where.{name}={values[0]}")
 
 
 def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool | None) -> list[int]:
@@ -150,7 +148,7 @@ def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         raise UserError("layers: no finished point has quantized layers; python -m sqbench.run method=rtn makes one")
     models = sorted({fields["model"] for _, fields in points})
     if len(models) > 1:
-        raise UserError(f"layers: {len(models)} models ({', '.join(models)}) in one picture: where.model={models[0]} works")
+        raise UserError(f"layers: {len(models)} models ({', '.join(models)}) in one picture; use where.model={models[0]}")
     named = in_order(pd.DataFrame([{**fields, "at": at} for at, (_, fields) in enumerate(points)]), (*SERIES, "seed"))
     texts = named.assign(**{name: labels(named[name]) for name in (*FIELDS, "seed") if name in named})
     label = texts["method"] + " " + texts["bits"] + texts["alpha"].map(lambda alpha: f" α={alpha}" if alpha else "")

@@ -96,7 +96,7 @@ def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[in
         among = " among points with the same float model" * split
         notes.append(f"Bold is not significantly worse than the best of its column{among} ({test} by {by}, {holm_over_pairs})")
     if many and outcomes:
-        notes.append(f"{len(measured)} cells are too many to compare with each other: {MOST_CELLS} work")
+        notes.append(f"{len(measured)} cells are too many to compare with each other; at most {MOST_CELLS} are compared")
     elif left_out and best.any():
         notes.append(f"{left_out} of {len(measured)} cells are not compared with the best: no samples, or of other examples")
     if len(known) > 1 and lower_is_better(grid.metric) is None:

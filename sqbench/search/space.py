@@ -45,7 +45,7 @@ def space_of(overrides: Sequence[Override]) -> Space:
     swept = {key: override for key, override in last.items() if override.is_sweep_override()}
     dimensions = {key: _dimension(override) for key, override in swept.items()}
     if all(dimension.single() for dimension in dimensions.values()):
-        raise UserError("hydra/sweeper=search: no key has several values; 'alpha=interval(0,1)' works, or alpha=0.3,0.5,0.8")
+        raise UserError("hydra/sweeper=search: no key has several values; use 'alpha=interval(0,1)', or alpha=0.3,0.5,0.8")
     return Space({key: item.get_value_element_as_str() for key, item in last.items() if key not in swept}, dimensions)
 
 
@@ -57,7 +57,7 @@ def _dimension(override: Override) -> BaseDistribution:
         raise UserError(f"{line}: tag {unknown[0]}: {known(unknown[0], TAGS)}")
     numbers = override.is_interval_sweep() or override.is_range_sweep()
     if tags and not numbers:
-        raise UserError(f"{line}: tag log is for numbers; 'tag(log,interval(0.001,1))' works")
+        raise UserError(f"{line}: tag log is for numbers; use 'tag(log,interval(0.001,1))'")
     if hasattr(sweep, "shuffle"):
         sweep.shuffle = False  # the sampler draws; that the same search can be made again takes the same list
     try:

@@ -133,7 +133,7 @@ class Training:
         lr = self.method.lr * self._falling(progress.step - 1)
         entry: dict[str, Any] = {"epoch": epoch, "loss": loss, "lr": lr, **self._validate()}
         if not math.isfinite(loss + (entry["validation_loss"] or 0.0)):
-            raise UserError(f"method.lr={self.method.lr}: training diverged in epoch {epoch} (loss {loss}); a smaller one works")
+            raise UserError(f"method.lr={self.method.lr}: training diverged in epoch {epoch} (loss {loss}); use a smaller one")
         progress.epoch = epoch
         progress.curve.append(entry)
         best = progress.curve[progress.best_epoch]["validation_loss"]
@@ -169,7 +169,7 @@ class Training:
         logits, labels = self.student.forward(images).float(), labels.to(self.teacher.device)
         if torch.is_grad_enabled() and not logits.requires_grad:
             raise UserError(
-                "head: the model's head passes no gradient to its features, so nothing can be learnt; head=own or probe works"
+                "head: the model's head passes no gradient to its features, so nothing can be learnt; use head=own or probe"
             )
         loss = (1 - share) * cross_entropy(logits, labels) if share < 1 else logits.new_zeros(())
         if share > 0:

@@ -59,7 +59,7 @@ def test_effects_are_shown_in_the_unit_of_what_is_needed():
 
 @pytest.mark.parametrize("text", ["10 %", "> ten", ">= 3", "> 3 apples", ""])
 def test_no_region(text):
-    with pytest.raises(ValueError, match="work"):
+    with pytest.raises(ValueError, match="must be like"):
         Region.parse(text)
 
 

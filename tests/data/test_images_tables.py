@@ -91,7 +91,7 @@ def test_one_set_of_rows_is_carved(tmp_path: Path, name: str, folder: bool) -> N
     assert sorted(evaluated + left) == list(range(10))
     assert corpus.test.labels.tolist() == [shade % 2 for shade in evaluated]
     assert shades(found(path, 6)) == (evaluated, left)
-    with pytest.raises(UserError, match=r"data\.images=11: .* has 10 images for evaluation and calibration; fewer than 10 work"):
+    with pytest.raises(UserError, match=r"data\.images=11: .* has 10 images for evaluation and calibration; use fewer than 10"):
         found(path, 11)
 
 
@@ -153,11 +153,11 @@ def test_columns_that_do_not_work_are_named(tmp_path: Path) -> None:
         found(path, image_column="img")
     with pytest.raises(UserError, match=r"data\.label_column=fine: .*a\.parquet has the columns image, path, label"):
         found(path, label_column="fine")
-    with pytest.raises(UserError, match=r"data\.image_column=path: in .* is string; bytes work"):
+    with pytest.raises(UserError, match=r"data\.image_column=path: in .* is string; use bytes"):
         found(path, image_column="path")
-    with pytest.raises(UserError, match=r"data\.label_column=image: in .* is binary; integers or strings work"):
+    with pytest.raises(UserError, match=r"data\.label_column=image: in .* is binary; use integers or strings"):
         found(path, label_column="image")
-    with pytest.raises(UserError, match=r"data\.label_column=label: labels go from -1 to 3; labels from 0 on work"):
+    with pytest.raises(UserError, match=r"data\.label_column=label: labels go from -1 to 3; number the labels from 0"):
         found(write(tmp_path / "b.parquet", [3, -1]))
     with pytest.raises(UserError, match=r"data\.label_column=label: 1 rows of .*c\.parquet have no label"):
         found(write(tmp_path / "c.parquet", [3, None]))
@@ -170,7 +170,7 @@ def test_columns_that_do_not_work_are_named(tmp_path: Path) -> None:
 def test_files_that_are_not_there_or_not_parquet_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.path=null: data=parquet needs a file, or a folder with test\*\.parquet"):
         found(None)
-    with pytest.raises(UserError, match=r"data\.path=.*: holds no parquet files; a folder with test\*\.parquet and train"):
+    with pytest.raises(UserError, match=r"data\.path=.*: holds no parquet files; use a folder with test\*\.parquet and train"):
         found(tmp_path)
     path = write(tmp_path / "x" / "a.parquet", [0, 1])
     (tmp_path / "empty").mkdir()

@@ -120,9 +120,9 @@ def test_all_of_what_is_left_can_calibrate() -> None:
 @pytest.mark.parametrize(
     ("length", "window", "windows", "calibration", "message"),
     [
-        (7, 8, 1, 1, r"data\.window=8: the text has only 7 tokens; data\.window=\d+ or less works"),
-        (40, 8, 6, 1, r"data\.windows=6: the text has 5 windows of 8 tokens; at most \d+ work"),
-        (40, 8, 4, 2, r"calibration\.windows=2: the text has 5 windows of 8 tokens, 4 of them evaluate, 1 are left; fewer"),
+        (7, 8, 1, 1, r"data\.window=8: the text has only 7 tokens; use data\.window=\d+ or less"),
+        (40, 8, 6, 1, r"data\.windows=6: the text has 5 windows of 8 tokens; use at most \d+"),
+        (40, 8, 4, 2, r"calibration\.windows=2: the text has 5 windows of 8 tokens, 4 of them evaluate, 1 are left; use fewer"),
         (40, 8, 5, 1, r"calibration\.windows=1: the text has 5 windows of 8 tokens, 5 of them evaluate, 0 are left"),
     ],
 )
@@ -143,7 +143,7 @@ def test_the_window_that_a_refusal_says_would_work_works(length: int, window: in
         return
     with pytest.raises(UserError) as refused:
         cut(Positions(), Text("x" * length, "t"), None, *settings_of(window, **least))
-    advised = re.search(r"data\.window=(\d+) or less works", str(refused.value))
+    advised = re.search(r"use data\.window=(\d+) or less", str(refused.value))
     assert advised, f"{length} tokens: {refused.value}"
     cut(Positions(), Text("x" * length, "t"), None, *settings_of(int(advised[1]), **least))
 
@@ -254,14 +254,14 @@ def test_what_begins_a_window_changes_no_text(
 
 
 def test_a_prefix_that_cannot_be_had_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.bos=true: the model's tokenizer has no BOS token; data\.bos=auto and"):
+    with pytest.raises(UserError, match=r"data\.bos=true: the model's tokenizer has no BOS token; use data\.bos=auto or"):
         prefix_of(Adding(), True)
 
     class Changing(Adding):
         def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
             return {"input_ids": [1, 2, 3] if options["add_special_tokens"] else [1, 3]}
 
-    with pytest.raises(UserError, match=r"data\.bos=auto: the model's tokenizer adds tokens inside a text; data\.bos=false works"):
+    with pytest.raises(UserError, match=r"data\.bos=auto: the model's tokenizer adds tokens inside a text; use data\.bos=false"):
         prefix_of(Changing(), "auto")
     assert prefix_of(Changing(), False) == ()
 
@@ -271,7 +271,7 @@ def test_a_prefix_that_cannot_be_had_is_refused() -> None:
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"", "the file is empty; a UTF-8 text of some thousand words works"),
+        (b"", "the file is empty; use a UTF-8 text of some thousand words"),
         (b" \n\t\n", "the file is empty"),
         (b"caf\xe9 au lait", "cannot be read as UTF-8 text"),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "cannot be read as UTF-8 text"),
@@ -289,7 +289,7 @@ def test_an_unusable_file_is_refused_by_key_and_path(tmp_path: Path, key: str, c
 
 
 def test_a_folder_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.path=.*: is a folder; a UTF-8 text file works"):
+    with pytest.raises(UserError, match=r"data\.path=.*: is a folder; use a UTF-8 text file"):
         fetch(*settings_of(8, 1, 1, path=str(tmp_path)))
 
 

@@ -160,7 +160,7 @@ def test_a_model_that_writes_no_numbers_is_named_by_its_layer(tiny: LanguageMode
 
 
 def test_more_beams_than_tokens_are_refused(tiny: LanguageModel, windows: Windows) -> None:
-    with pytest.raises(UserError, match=r"eval\.beams=257: tiny knows 256 tokens; at most as many work"):
+    with pytest.raises(UserError, match=r"eval\.beams=257: tiny knows 256 tokens; use at most as many"):
         generation(tiny, windows, beams=257, **SMALL)
 
 
@@ -200,7 +200,7 @@ def test_both_backends_and_several_widths_through_the_command_line(command: Comm
 @pytest.mark.parametrize(("changes", "message"), [
     ("eval.beams=0", "eval.beams=0: must be 1 or more"),
     ("eval.decode=3", "eval.decode=3: must be 4 or more, repetition counts groups of 4 tokens"),
-    ("eval.prompt=65", "eval.prompt=65: a prompt begins a window; data.window=64 or less works"),
+    ("eval.prompt=65", "eval.prompt=65: a prompt begins a window; use data.window=64 or less"),
     ("eval.prompt=64 eval.decode=65", "eval.prompt=64 eval.decode=65: "),
     ("model=vit_nano data=mnist5k", "eval=generation: is for text, "),
 ])  # fmt: skip

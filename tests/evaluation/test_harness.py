@@ -259,12 +259,16 @@ def questions(folder: Path, *texts: str) -> Path:
     ("texts", "fewshot", "refusal"),
     [
         ("abcd", 3, None),
-        ("abcd", 4, "few.jsonl has 3 examples to show before a question (4, without the one that is asked); 0 to 3 work"),
-        ("aabc", 3, "few.jsonl has 2 examples to show before a question (4, without the one that is asked and its equals); 0 to 2"),
+        ("abcd", 4, "few.jsonl has 3 examples to show before a question (4, without the one that is asked); use 0 to 3"),
+        (
+            "aabc",
+            3,
+            "few.jsonl has 2 examples to show before a question (4, without the one that is asked and its equals); use 0 to 2",
+        ),
         (
             "aaaa",
             1,
-            "few.jsonl has 0 examples to show before a question (4, without the one that is asked and its equals); 0 works",
+            "few.jsonl has 0 examples to show before a question (4, without the one that is asked and its equals); use 0",
         ),
         ("aaaa", 0, None),
     ],
@@ -304,7 +308,7 @@ def test_byte_order_marks_in_tasks_are_no_text(tiny: LanguageModel, windows: Win
     lines = tmp_path / "lines.txt"
     lines.write_text("one\ntwo\n", encoding="utf-8-sig")
     (tmp_path / "lines.yaml").write_text(f"task: a\ndataset_path: text\ndataset_kwargs: {{data_files: {lines}}}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"lines\.txt begins with a byte order mark, .*; the same file in UTF-8 without the mark"):
+    with pytest.raises(UserError, match=r"lines\.txt begins with a byte order mark, .*; save it as UTF-8 without the mark"):
         LM_EVAL.check(EvalConfig(name="lm_eval", tasks=[str(tmp_path / "lines.yaml")]))
 
 
@@ -378,11 +382,11 @@ class Listed:
         ),
         (["minimal_pair:x.jsonl"], ["eval.tasks=[minimal_pair:x.jsonl]", "did you mean minimal_pairs?", "rolling"]),
         (["rolling:nowhere.txt"], ["eval.tasks=[rolling:nowhere.txt]", "no such file (from "]),
-        (["rolling:."], ["is a folder; a file works"]),
+        (["rolling:."], ["is a folder; use a file"]),
         (["nowhere.yaml"], ["eval.tasks=[nowhere.yaml]", "no such file"]),
         (["bad.yaml"], ["bad.yaml is not YAML", "line 1"]),
         (["empty.yaml"], ["holds no keys"]),
-        (["nameless.yaml"], ["names no task; `task: my_name`"]),
+        (["nameless.yaml"], ["names no task; write `task: my_name`"]),
         (["dataless.yaml"], ["missing.jsonl: no such file"]),
         (["broken.yaml"], ["broken.jsonl:2: is not JSON"]),
         (["minimal_pairs:broken.jsonl"], ["broken.jsonl:2: is not JSON"]),

@@ -304,7 +304,7 @@ def test_cells_and_curves_of_a_speed(command: Any, results: Path) -> None:
         ("eval.decode=0", "eval.decode=0: must be 1 or more"),
         ("eval.batch=0", "eval.batch=0: must be 1 or more"),
         ("eval.repetitions=two", "two"),
-        ("eval.prompt=125", "eval.prompt=125 eval.decode=4: .* takes at most 128 tokens, fewer work"),
+        ("eval.prompt=125", "eval.prompt=125 eval.decode=4: .* takes at most 128 tokens; use fewer"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(override: str, message: str, tiny_folder: Path, text_file: Path) -> None:

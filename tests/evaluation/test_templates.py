@@ -42,7 +42,7 @@ def test_other_line_separators_of_unicode_stay_inside_a_document(path: Path) -> 
         ("{'sentence_good': 1}", ["is not JSON", "one object a line"]),
         ("[1]", ["no object"]),
         ('{"good": "Cats."}', ["`sentence_good` is missing (there are good)", "sentence_bad"]),
-        (json.dumps(PAIR | {"sentence_bad": " "}), ["`sentence_bad` is ' '", "a text works"]),
+        (json.dumps(PAIR | {"sentence_bad": " "}), ["`sentence_bad` is ' '", "write a text"]),
     ],
 )
 def test_a_line_that_is_no_pair_is_named_with_file_and_line(path: Path, line: str, words: list[str]) -> None:
@@ -56,10 +56,10 @@ def test_a_line_that_is_no_pair_is_named_with_file_and_line(path: Path, line: st
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"answer": 2}, "`answer` is 2; the place of the right choice works, from 0 to 1"),
+        ({"answer": 2}, "`answer` is 2; write the place of the right choice, from 0 to 1"),
         ({"answer": True}, "`answer` is True"),
         ({"answer": "B"}, "`answer` is 'B'"),
-        ({"choices": ["4"]}, "`choices` is ['4']; a list of two or more texts works"),
+        ({"choices": ["4"]}, "`choices` is ['4']; write a list of two or more texts"),
         ({"choices": ["4", ""]}, "`choices`"),
         ({"choices": "34"}, "`choices`"),
         ({"question": 4}, "`question` is 4"),
@@ -102,7 +102,7 @@ def test_the_last_word_is_without_what_follows_it(path: Path) -> None:
 
 def test_a_text_without_a_passage_is_refused(path: Path) -> None:
     path.write_text("so " * (WORDS - 1), encoding="utf-8")
-    with pytest.raises(UserError, match=f"{WORDS - 1} words hold no passage of {WORDS}; a longer text works"):
+    with pytest.raises(UserError, match=f"{WORDS - 1} words hold no passage of {WORDS}; use a longer text"):
         last_word(path)
 
 

@@ -333,7 +333,7 @@ def test_linears_and_convolutions_follow_one_rule_for_groups() -> None:
     none, inputs, both = "channel token", "channel group", "group group"
     assert formats(8) == [none, both, inputs, both, both]
     assert formats(24) == [none, none, none, none, both]
-    works = r"these divide it: \[2, 3, 4, 6, 8, 12, 24\]; in every layer work: \[2, 4, 8, 24\]"
+    works = r"these divide it: \[2, 3, 4, 6, 8, 12, 24\]; sizes for every layer: \[2, 4, 8, 24\]"
     with pytest.raises(
         UserError, match=rf"bits.weights.group_size=16 does not divide in_features=24 of head \(24 % 16 = 8\); {works}"
     ):

@@ -78,14 +78,14 @@ LOADS = {"whole": load_language_model, "blockwise": stream_language_model}
 DAMAGE: dict[str, tuple[Callable[[Files], object], str]] = {
     "compiled": (
         lambda files: [files.tensors.update({f"_orig_mod.{name}": files.tensors.pop(name)}) for name in list(files.tensors)],
-        r"21 missing \(lm_head\.weight, .*21 unexpected \(_orig_mod\.lm_head\.weight, .*; the same names without _orig_mod\. work",
+        r"21 missing \(lm_head\.weight, .*21 unexpected \(_orig_mod\.lm_head\.weight, .*; use the same names without _orig_mod\.",
     ),
     "lost layer": (
         lambda files: files.lose("layers.1.mlp"),
-        r"3 missing \(model\.layers\.1\.mlp\.down_proj\.weight, .*\); a folder that save_pretrained wrote",
+        r"3 missing \(model\.layers\.1\.mlp\.down_proj\.weight, .*\); use a folder that save_pretrained wrote",
     ),
     "lost tensor": (lambda files: files.lose(UP), r"1 missing \(model\.layers\.1\.mlp\.up_proj\.weight\);"),
-    "lost head": (lambda files: files.lose(HEAD), r"1 missing \(lm_head\.weight\); tie_word_embeddings=true in config\.json works"),
+    "lost head": (lambda files: files.lose(HEAD), r"1 missing \(lm_head\.weight\); use tie_word_embeddings=true in config\.json"),
     "lost embedding": (lambda files: files.lose("embed_tokens"), r"1 missing \(model\.embed_tokens\.weight\);"),
     "another name": (
         lambda files: files.rename("1.mlp.up_proj", "1.mlp.up"),
@@ -110,7 +110,7 @@ DAMAGE: dict[str, tuple[Callable[[Files], object], str]] = {
     "wider in config.json": (lambda files: files.config.update(intermediate_size=64), r"6 of another shape \("),
     "tied in config.json alone": (
         lambda files: files.config.update(tie_word_embeddings=True),
-        r"ties weights that differ in its files: 1 of them \(lm_head\.weight\); tie_word_embeddings=false",
+        r"ties weights that differ in its files: 1 of them \(lm_head\.weight\); use tie_word_embeddings=false",
     ),
 }
 
@@ -243,7 +243,7 @@ def test_what_transformers_knows_is_no_mismatch(what: str, mode: str, tmp_path: 
 
 
 def test_experts_that_are_merged_while_they_are_loaded_are_not_read_alone(mixtral_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^blockwise=true: transformers makes 4 tensors of the model .*; blockwise=false works"):
+    with pytest.raises(UserError, match=r"^blockwise=true: transformers makes 4 tensors of the model .*; use blockwise=false"):
         stream_language_model(mixtral_folder, torch.device("cpu"), **SAID)
 
 

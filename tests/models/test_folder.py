@@ -62,7 +62,7 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 def test_a_configuration_that_names_a_quantized_format_is_refused(message: str, folder: Path) -> None:
     configured(folder, **QUANTIZED[message])
     with pytest.raises(
-        UserError, match=rf"^model\.name=some: its weights are quantized already: {message}.*; the float checkpoint"
+        UserError, match=rf"^model\.name=some: its weights are quantized already: {message}.*; use the float checkpoint"
     ):
         describe(folder, cfg("some"))
 
@@ -114,10 +114,10 @@ def test_floats_of_any_width_and_masks_are_no_format(dtype: torch.dtype, folder:
 
 
 def test_what_else_is_no_folder_of_float_weights(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: GGUF files are not read; a Hugging Face folder"):
+    with pytest.raises(UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: GGUF files are not read; use a Hugging Face folder"):
         from_hub_or_folder(cfg("a/b-Q4_K_M.gguf"))
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds an adapter \(adapter_config\.json\); the model that it is merged into works"):
+    with pytest.raises(UserError, match=r"holds an adapter \(adapter_config\.json\); use the model that it is merged into"):
         describe(folder, cfg("some"))
     (folder / "adapter_config.json").unlink()
     (folder / "model.safetensors").rename(folder / "model-Q4.gguf")
@@ -131,7 +131,7 @@ def test_what_else_is_no_folder_of_float_weights(folder: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "BERT": (
         {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
-        r"BertForMaskedLM is an encoder, whose predictions see later tokens; a causal language model .* works; is_decoder=true",
+        r"BertForMaskedLM is an encoder, whose predictions see later tokens; use a causal language model .*, or is_decoder=true",
     ),
     "BERT as a decoder that is none": (
         {"model_type": "bert", "architectures": ["BertLMHeadModel"]},
@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ModernBERT": (
         {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]},
-        r"ModernBertForMaskedLM is an encoder, .* works$",
+        r"ModernBertForMaskedLM is an encoder, .*$",
     ),
     "nothing but a family": ({"model_type": "roberta"}, "roberta is an encoder"),
     "T5": (
@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a slip": ({"model_type": "lama"}, r"lama \(model_type=lama\) is no causal .* knows; did you mean llama"),
     "its own code": (
         {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": {"AutoModelForCausalLM": "mine.Mine"}},
-        r"MineForCausalLM brings its own code; model\.trust_remote_code=true works",
+        r"MineForCausalLM brings its own code; use model\.trust_remote_code=true",
     ),
 }
 

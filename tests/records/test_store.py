@@ -210,7 +210,7 @@ def test_a_file_in_place_of_the_folder_is_refused_by_key(tmp_path: Path, below: 
     with pytest.raises(UserError) as refused:
         Store(path).prepare()
     assert str(refused.value).startswith(f"results_dir={path}: cannot be written (")
-    assert "a folder of your own works" in str(refused.value)
+    assert "use a folder of your own" in str(refused.value)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -348,5 +348,5 @@ def test_an_interruption_at_the_moment_of_claiming_leaves_no_claim(store: Store,
 
 
 def test_an_outcome_knows_its_states() -> None:
-    with pytest.raises(ValueError, match=r"state=okay: done, skipped, failed, busy, planned work"):
+    with pytest.raises(ValueError, match=r"state=okay: must be one of done, skipped, failed, busy, planned"):
         Outcome(ID, "okay")

@@ -65,9 +65,9 @@ def test_failed_points_are_not_in_a_curve(make_record: Make) -> None:
 
 def test_results_of_two_models_are_no_picture(make_record: Make) -> None:
     records = [make_record(alpha=0.5, config__model__name=name, identity__model__weights=name * 64) for name in "ab"]
-    with pytest.raises(UserError, match=r"2 models \(a, b\) in one picture: where.model=a works"):
+    with pytest.raises(UserError, match=r"2 models \(a, b\) in one picture; use where.model=a"):
         curves(grid(*records))
-    with pytest.raises(UserError, match=r"2 models \(a, b\) in one picture: where.model=a works"):
+    with pytest.raises(UserError, match=r"2 models \(a, b\) in one picture; use where.model=a"):
         layers_frame(records)
 
 

@@ -139,5 +139,5 @@ def test_failures_go_to_stderr_by_default(capsys):
 
 
 def test_an_outcome_has_a_known_state():
-    with pytest.raises(ValueError, match="state=crashed: done, skipped, failed, busy, planned work"):
+    with pytest.raises(ValueError, match="state=crashed: must be one of done, skipped, failed, busy, planned"):
         Outcome("aaaaaaaaaaaa", "crashed")
