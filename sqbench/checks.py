@@ -1,5 +1,6 @@
 """Which configurations work: every value is checked, and its like named, before anything is loaded."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +29,7 @@ def check(cfg: DictConfig) -> None:
         if value < least:
             raise UserError(f"{key}={value}: must be {least} or more")
 
+    _refuse_unknown(cfg)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         hint = "give a hub id or a local folder" if missing[0] == "model.name" else "it has no default"
         raise UserError(f"{missing[0]}=???: needs a value; {hint}")
@@ -116,6 +118,17 @@ def check(cfg: DictConfig) -> None:
         works = "a UTF-8 text file" if kind == "text" and key != "model.checkpoint" else works or "null"
         there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
         raise UserError(f"{key}={path}: " + (f"is {there}; use {works}" if there else f"no such file (from {Path.cwd()})"))
+
+
+def _refuse_unknown(node: DictConfig, place: str = "") -> None:
+    """Raise UserError for a key that nothing reads; Hydra takes any after a `+`."""
+    kind = OmegaConf.get_type(node)
+    names = [field.name for field in fields(kind)] if is_dataclass(kind) else None  # a method's are checked by the method
+    for key in map(str, node):
+        if names is not None and key not in names:
+            raise UserError(f"{place}{key}: {known(key, names)}")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _refuse_unknown(node[key], f"{place}{key}.")
 
 
 def check_blockwise(cfg: DictConfig, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -14,7 +15,8 @@ from examples import build, write
 
 import sqbench
 from sqbench import config, sweep
-from sqbench.api import compose_config
+from sqbench.api import compose_config, configure
+from sqbench.errors import UserError
 from sqbench.reporting.frame import results_frame
 
 Start = Callable[..., Ended]
@@ -144,3 +146,17 @@ def test_what_is_loaded_is_said_before_it_is_imported(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO, "sqbench"):
         sweep.announce(cfg, ["model=hf", "model.name=a,b", "seed=1,2"])
     assert "loading PyTorch, then model=a,b data=pydoc" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+windos=1", "windos: known: alpha, backend"),
+        ("+data.windos=1", "data.windos: did you mean window"),
+        ("+bits.weights.group=2", "bits.weights.group: did you mean group_size?"),
+        ("+eval.wramup=1", "eval.wramup: did you mean warmup?"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_after_a_plus_too(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        configure("bits=w4a16", override)

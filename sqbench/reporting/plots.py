@@ -1,6 +1,8 @@
 """Pictures of records: a metric against alpha, against bytes, and the noise of every layer. Draw inside `style.applied`."""
 
 import math
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sqbench.errors import UserError
 from sqbench.reporting import style, units
+from sqbench.reporting.beside import Name, write
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.order import better, lower_is_better
 from sqbench.reporting.series import NOISE, curves, logarithmic, sized
@@ -26,12 +29,13 @@ def alpha_picture(grid: Grid) -> Figure:
     figure = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     ends = (left - 0.04 * span, (auto if any("auto" in curve.alphas for curve in found) else right) + 0.04 * span)
-    series = style.Series()
+    series, names = style.Series(), []
     for place, curve in enumerate(found):
         looks = series.look(curve.method, curve.bits)
         shift = (place - (len(found) - 1) / 2) * 0.006 * span  # intervals at the same alpha stand beside each other
         if not curve.alphas:
             axes.plot(ends, curve.values * 2, label=curve.label, **{**looks, "markerfacecolor": "white"}, clip_on=False)
+            names.append(Name(curve.label, curve.label, [(at, curve.values[0]) for at in reversed(ends)], looks["color"]))
             if not math.isnan(curve.low[0]):
                 axes.axhspan(curve.low[0], curve.high[0], color=looks["color"], alpha=0.12, linewidth=0)
             continue
@@ -43,16 +47,19 @@ def alpha_picture(grid: Grid) -> Figure:
             bars = [[abs(end[index] - curve.values[index]) for index in picked] for end in (curve.low, curve.high)]
             axes.errorbar(at, values, bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
         axes.plot([], [], label=curve.label, **looks)
+        places = [auto if alpha == "auto" else float(alpha) for alpha in curve.alphas]
+        names.append(Name(curve.label, curve.label, list(zip(places, curve.values, strict=True))[::-1], looks["color"]))
     if reference is not None:
         axes.axhline(reference, color="black", linestyle=(0, (6, 3)), linewidth=1.0, label="float model")
+        names.append(Name("float model", "float model", [(end, reference) for end in ends], "black"))
     if any("auto" in curve.alphas for curve in found):
         shown = numbers if len(numbers) <= 12 else numbers[:: -(-len(numbers) // 12)]
         axes.set_xticks([*shown, auto], [*(f"{number:g}" for number in shown), "auto"])
     axes.set_xlim(*ends)
     axes.set_xlabel("α")
     _value_axis(axes.yaxis, axes, grid.metric, [value for curve in found for value in curve.values] + [reference or math.nan])
-    _legend(axes)
     style.titled(figure, f"{_titles(grid.metric)} against α", _caption(grid))
+    _named(axes, names)
     return figure
 
 
@@ -65,23 +72,28 @@ def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
     axes.plot(best["size"], best["value"], color=style.GREY, drawstyle="steps-post", linewidth=1.0, zorder=1)
     axes.plot(best["size"], best["value"], "o", color=style.GREY, fillstyle="none", markersize=10, zorder=1)
     series = style.Series()
+    first: list[Name] = []  # points on the front find room before others do
+    others: list[Name] = []
     for label, rows in cells.groupby("label", sort=False):
         looks = {**series.look(rows["method"].iloc[0], rows["bits"].iloc[0]), "linestyle": "none"}
         axes.plot(rows["size"], rows["value"], label=label, **looks)
         bars = [(rows[end] - rows["value"]).abs() for end in ("low", "high")]
         axes.errorbar(rows["size"], rows["value"], bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
-    axes.plot([], [], "o-", color=style.GREY, fillstyle="none", markersize=10, linewidth=1.0, label="none is smaller and better")
-    below = -12 if lower_is_better(metric) else 6  # the side of a front point that no other point is on
-    for _, row in best.iterrows():
-        name = row["label"] + (f" α={row['alpha']}" if row["alpha"] else "")
-        side, ha = (-8, "right") if row["size"] == best["size"].max() else (8, "left")
-        axes.annotate(name, (row["size"], row["value"]), xytext=(side, below), textcoords="offset points", ha=ha)
+        if rows["front"].any():  # these by their alpha too
+            for row in rows[rows["front"]].itertuples():
+                text = label + (f" α={row.alpha}" if row.alpha else "")
+                first.append(Name(text, label, [(row.size, row.value)], looks["color"]))
+        else:
+            rows = rows.sort_values("value", ascending=lower_is_better(metric) is not False)
+            others.append(Name(label, label, list(zip(rows["size"], rows["value"], strict=True)), looks["color"]))
     _scale(axes.xaxis, cells["size"].tolist())
     axes.set_xlabel("weights as stored (MB)")
     _value_axis(axes.yaxis, axes, metric, cells["value"].tolist())
     axes.margins(0.06, 0.1)
-    _legend(axes)
-    style.titled(figure, f"{_titles(metric)} against the size of the weights", _caption(grid))
+    style.titled(
+        figure, f"{_titles(metric)} against the size of the weights", "A ring: none is smaller and better. " + _caption(grid)
+    )
+    _named(axes, first + others)
     return figure
 
 
@@ -89,6 +101,7 @@ def layers_picture(layers: pd.DataFrame) -> Figure:
     """Signal to quantization noise of every layer's input and weight, by point; of each line the worst layer is named."""
     figure = Figure(figsize=(style.WIDTH, 6.0), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
+    shared = _shared(layers["layer"])
     for axes, (name, title) in zip(panels, NOISE, strict=True):
         worst = layers.loc[layers[name].idxmin()] if layers[name].notna().any() else None
         series = style.Series()
@@ -100,17 +113,25 @@ def layers_picture(layers: pd.DataFrame) -> Figure:
         else:
             late = worst["index"] > layers["index"].max() / 2
             axes.plot(worst["index"], worst[name], "o", color=style.GREY, fillstyle="none", markersize=9)
-            said = f"{worst['layer']}  {worst[name]:.1f} dB"
+            said = f"{worst['layer'].removeprefix(shared)}  {worst[name]:.1f} dB"
             side, ha = (-8, "right") if late else (8, "left")
             axes.annotate(said, (worst["index"], worst[name]), xytext=(side, -3), textcoords="offset points", ha=ha)
-        axes.set_ylabel(f"{title}: SQNR (dB, higher is better)")
+        axes.set_ylabel(f"SQNR of the {title} (dB)")
         axes.margins(0.02, 0.12)
     panels[-1].set_xlabel("layer, in order of execution")
-    _legend(panels[0], panels[1])
+    _legend(panels[0], *panels[1].get_legend_handles_labels())
     count = layers["index"].max() + 1
-    said = f"Model {layers['model'].iloc[0]}, {count} layers. Inputs: the calibration's sample rows. A ring marks the worst layer."
+    said = f"Model {layers['model'].iloc[0]}, {count} layers. Higher is better. Inputs: the calibration's sample rows."
+    said += " A ring marks the worst layer"
+    said += f", whose name begins with {shared}" if shared else "."
     style.titled(figure, "Signal to quantization noise, layer by layer", said)
     return figure
+
+
+def _shared(names: Iterable[str]) -> str:
+    """The modules that all of these layers are in, with a dot at the end, as in `model.layers.`; empty if there is none."""
+    levels = zip(*(name.split(".")[:-1] for name in set(names)), strict=False)
+    return "".join(f"{level[0]}." for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def _titles(metric: str) -> str:
@@ -129,11 +150,22 @@ def _scale(axis: Any, values: list[float]) -> None:
         axis._set_axes_scale("log")
 
 
-def _legend(axes: Axes, source: Axes | None = None) -> None:
-    """The series of `source`, by default of these axes, named above them."""
-    handles, names = (source or axes).get_legend_handles_labels()
-    columns = max(1, min(4, 90 // (max(map(len, names), default=1) + 8)))
-    axes.legend(handles, names, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
+def _named(axes: Axes, names: Sequence[Name]) -> None:
+    """The series of these axes, named beside their marks; a legend has those that find no room there."""
+    handles, labels = axes.get_legend_handles_labels()
+    _legend(axes, handles, labels)  # the names must find room beside the largest legend
+    written = write(axes, names)
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
+    left = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label not in written]
+    if left:
+        _legend(axes, *zip(*left, strict=True))
+
+
+def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Above the axes."""
+    columns = max(1, min(4, 90 // (max(map(len, labels), default=1) + 8)))
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
 
 
 def _caption(grid: Grid) -> str:

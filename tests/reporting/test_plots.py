@@ -1,5 +1,6 @@
 """Pictures are whole files, readable, and the same bytes every time."""
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,35 @@ def test_all_text_is_inside_the_sheet_and_large_enough(name: str, records: list[
             assert box.x1 <= width + 1, text
             assert box.y0 >= -1, text
             assert box.y1 <= height + 1, text
+
+
+@pytest.mark.parametrize("name", ["alpha", "pareto", "layers"])
+def test_no_legend_is_larger_than_its_plot_and_names_hide_nothing(name: str, records: list[dict[str, Any]]) -> None:
+    with style.applied():
+        figure = drawn(records)[name]()
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            plot = axes.get_window_extent()
+            if (legend := axes.get_legend()) is not None:
+                box = legend.get_window_extent()
+                assert box.height < plot.height
+                assert box.x0 >= -1
+                assert box.x1 <= figure.bbox.width + 1
+                assert not box.overlaps(plot.shrunk(0.99, 0.99))
+            boxes = [text.get_window_extent() for text in axes.texts]
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("name", ["alpha", "pareto"])
+def test_every_series_is_named_beside_its_marks_or_else_in_the_legend(name: str, records: list[dict[str, Any]]) -> None:
+    with style.applied():
+        (axes,) = drawn(records)[name]().axes
+    legend = axes.get_legend()
+    listed = [] if legend is None else [text.get_text() for text in legend.get_texts()]
+    beside = [text.get_text() for text in axes.texts]
+    assert len(beside) > 2
+    for label in axes.get_legend_handles_labels()[1]:
+        assert (label in listed) != any(text == label or text.startswith(f"{label} α") for text in beside), label
 
 
 def test_two_series_never_look_alike() -> None:

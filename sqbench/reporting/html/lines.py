@@ -45,11 +45,13 @@ def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
 
 
 def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) -> None:
+    """Add a line, named at its right end; the point of `auto` stands alone, because it lies on no axis of numbers."""
     colour, flat = looks.colour(curve.method), not curve.alphas
     rows = pd.DataFrame({"value": curve.values, "low": curve.low, "high": curve.high})
     rows = pd.concat([rows, rows]) if flat else rows
     rows = rows.assign(at=places, alpha=["any"] * len(rows) if flat else list(curve.alphas))
-    band = rows.dropna(subset=["low"])
+    shape, alone = looks.shape(curve.bits), rows["alpha"] == "auto"
+    band = rows[~alone].dropna(subset=["low"])
     wide = band["at"].nunique() > 1
     if wide:
         figure.add_scatter(
@@ -63,18 +65,24 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) ->
             showlegend=False,
             hoverinfo="skip",
         )
-    figure.add_scatter(
-        x=rows["at"],
-        y=rows["value"],
-        error_y=None if wide else bars(rows, colour),
-        mode="lines" if flat else "lines+markers",
-        line={"color": colour, "dash": looks.shape(curve.bits).dash, "width": 2},
-        marker={"symbol": looks.shape(curve.bits).symbol, "size": 9},
-        name=in_figure(curve.label),
-        legendgroup=curve.label,
-        customdata=[f"α {row.alpha}: {told(row.value, row.low, row.high, metric)}" for row in rows.itertuples()],
-        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-    )
+    parts = [part for part in (rows[~alone], rows[alone]) if len(part)]
+    for part in parts:
+        figure.add_scatter(
+            x=part["at"],
+            y=part["value"],
+            error_y=None if wide and part is parts[0] else bars(part, colour),
+            mode="lines+text" if flat else "lines+markers+text",
+            text=[""] * (len(part) - 1) + [in_figure(curve.label) if part is parts[0] else ""],
+            textposition="top left",
+            textfont={"color": colour},
+            line={"color": colour, "dash": shape.dash, "width": 2},
+            marker={"symbol": shape.symbol, "size": 9},
+            name=in_figure(curve.label),
+            legendgroup=curve.label,
+            showlegend=part is parts[0],
+            customdata=[f"α {row.alpha}: {told(row.value, row.low, row.high, metric)}" for row in part.itertuples()],
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
 
 
 def against_bits(study: Study, metric: str) -> tuple[go.Figure, str]:

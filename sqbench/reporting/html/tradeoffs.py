@@ -70,7 +70,9 @@ def _front(grid: Grid, cells: pd.DataFrame, axis: str) -> go.Figure:
     figure.add_scatter(
         x=best["size"],
         y=best["value"],
-        mode="lines+markers",
+        mode="lines+markers+text",
+        text=["float" if row.method == "fp" else in_figure(f"{name_of(row)} {row.bits}") for row in best.itertuples()],
+        textposition=["top right"] * (len(best) - 1) + ["top left"],  # the last one is at the right end of the axis
         line={"color": GREY, "shape": "hv", "width": 1.5},
         marker={"symbol": "circle-open", "size": 18, "color": GREY},
         name="none is better on both axes",

@@ -43,13 +43,16 @@ def study(results: Path) -> Any:
     return found, next(study for study in found.studies if study.metric == "perplexity")
 
 
-def test_alphas_in_order_with_auto_at_their_right(study: Any) -> None:
+def test_alphas_in_order_and_auto_stands_alone_at_their_right(study: Any) -> None:
     _, one = study
-    line = traces(lambda: lines.against_alpha(one, "perplexity"))["smoothquant w8a8"]
-    assert line["y"] == [15.4, 15.1, 15.2]
-    assert line["x"][:2] == [0.3, 0.5]
-    assert line["x"][2] > 0.5
-    assert line["customdata"][1] == "α 0.5: 15.10 [15.00, 15.20]"
+    figure, _ = lines.against_alpha(one, "perplexity")
+    line, auto = (trace for trace in figure.data if trace.name == "smoothquant w8a8")
+    assert (list(line.x), list(line.y)) == ([0.3, 0.5], [15.4, 15.1])
+    assert line.customdata[1] == "α 0.5: 15.10 [15.00, 15.20]"
+    assert (list(line.text), line.showlegend) == (["", "smoothquant w8a8"], True)  # named at its end
+    assert list(auto.y) == [15.2]
+    assert auto.x[0] > 0.5
+    assert (list(auto.text), auto.showlegend) == ([""], False)
     level = traces(lambda: lines.against_alpha(one, "perplexity"))["rtn w8a8"]
     assert level["y"] == [16.0, 16.0]
 
