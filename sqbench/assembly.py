@@ -60,9 +60,9 @@ def check_sizes(cfg: DictConfig, source: models.Source) -> None:
     grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
     if source.widths is None or METHODS[cfg.method.name].is_float or not (grouped or scheme.layers):
         return
-    widths = {name: found for name, found in source.widths().items() if matches(None, name, cfg.model.keep)}
-    own_head = models.LOADERS[cfg.model.loader].kind == "images" and (cfg.head or cfg.model.head) == "own"  # no width tells of it
-    if widths and not own_head:  # none: the architecture cannot be built without weights
+    all_widths = source.widths((cfg.head or cfg.model.head) == "own")
+    widths = {name: found for name, found in all_widths.items() if matches(None, name, cfg.model.keep)}
+    if widths:  # none: the architecture cannot be built without weights
         check_patterns(scheme.layers or (), widths)
     check_groups(scheme, {name: found for name, found in widths.items() if matches(scheme.layers, name, ())})
 

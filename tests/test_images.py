@@ -254,6 +254,21 @@ def test_a_head_of_other_classes_is_refused_and_a_probe_helps(photos: Command, t
     assert ended.code == 0, ended.err
 
 
+@pytest.mark.parametrize(("head", "there"), [("own", True), ("probe", False)])
+def test_patterns_of_layers_are_held_against_the_architecture_and_its_own_head(
+    photos: Command, results: Path, head: str, there: bool
+) -> None:
+    for pattern, said in (
+        ("blocks.0.mpl", "layers=blocks.0.mpl: matches no layer; did you mean"),
+        ("head", "layers=head: matches no"),
+    ):
+        ended = photos("-m", "method=minmax", "plan=true", f"head={head}", f"layers=[{pattern}]")
+        refused = pattern != "head" or not there
+        assert ended.code == (2 if refused else 0), ended.err
+        assert (said in ended.err) == refused
+    assert records(results) == []
+
+
 def test_nothing_to_train_on_is_said(photos: Command) -> None:
     ended = photos("method=qat", "data.images=61", "calibration.images=1")
     assert ended.code == 1

@@ -102,7 +102,8 @@ class Source:
         load: builds the model on a device.
         stream: builds one whose blocks stay on disk, where there is such a thing.
         context: the longest window of tokens that the model takes, if it says.
-        widths: input channels of its layers, from the architecture alone; None where that is not cheap.
+        widths: input channels of its layers, from the architecture alone; None where that is not cheap. It is told whether the
+            model classifies images by its own head, which is then one of its layers.
         extent: how large it is, read from headers and configurations alone; None where those do not tell.
         first: what has to happen before it is there, in a plan; empty if it is there.
     """
@@ -111,7 +112,7 @@ class Source:
     load: Callable[[torch.device], Model]
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
-    widths: Callable[[], Widths] | None = None
+    widths: Callable[[bool], Widths] | None = None
     extent: Callable[[], Extent | None] = lambda: None
     first: str = ""
 

@@ -27,8 +27,8 @@ def _widths(build: Callable[[], nn.Module]) -> Widths:
 
 
 @lru_cache(maxsize=8)
-def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool) -> Widths:
-    """Of a Hugging Face causal LM; `fingerprint` is the folder's, whose files may change."""
+def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own_head: bool = False) -> Widths:
+    """Of a Hugging Face causal LM without its output embedding; `fingerprint` is the folder's, whose files may change."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     def build() -> nn.Module:
@@ -40,9 +40,10 @@ def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool) -> 
 
 
 @lru_cache(maxsize=8)
-def timm_widths(architecture: str, image_size: int | None) -> Widths:
-    """Of a timm architecture without its classifier; `image_size` is of those that are built for one."""
+def timm_widths(architecture: str, image_size: int | None, own_head: bool) -> Widths:
+    """Of a timm architecture, with its classifier or without; `image_size` is of those that are built for one."""
     import timm
 
     options = {} if image_size is None else {"img_size": image_size}
-    return _widths(lambda: timm.create_model(architecture, num_classes=0, **options))
+    without = {} if own_head else {"num_classes": 0}
+    return _widths(lambda: timm.create_model(architecture, **without, **options))
