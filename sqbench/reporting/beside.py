@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 GAP = 6  # points between a mark and its name
 _REACH = 3.5  # of a mark around its centre, in points
 _SAMPLES = 60  # places along a line that a name may not hide
+_FRONT = 2  # matplotlib's zorder of lines
 _SIDES: tuple[tuple[int, int, Any, Any], ...] = (  # of a mark, in the order in which they are tried
     *((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"), (0, -1, "center", "top")),
     *((1, 1, "left", "bottom"), (1, -1, "left", "top"), (-1, 1, "right", "bottom"), (-1, -1, "right", "top")),
@@ -71,9 +72,9 @@ def _written(axes: Axes, name: Name, at: tuple[float, float], inside: Bbox, take
 
 
 def _drawn(axes: Axes) -> np.ndarray:
-    """Places of the figure [n, 2], in pixels, where lines and marks are."""
+    """Places of the figure [n, 2], in pixels, where lines and marks are; names may stand on what is drawn behind the others."""
     found = [np.zeros((0, 2))]
-    for line in axes.lines:
+    for line in (line for line in axes.lines if line.zorder >= _FRONT):
         at = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
         at = at[np.isfinite(at).all(axis=1)]
         if len(at) > 1 and line.get_linestyle() not in ("None", "none", " ", ""):

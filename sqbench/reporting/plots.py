@@ -153,18 +153,18 @@ def _scale(axis: Any, values: list[float]) -> None:
 def _named(axes: Axes, names: Sequence[Name]) -> None:
     """The series of these axes, named beside their marks; a legend has those that find no room there."""
     handles, labels = axes.get_legend_handles_labels()
-    _legend(axes, handles, labels)  # the names must find room beside the largest legend
-    written = write(axes, names)
-    if (legend := axes.get_legend()) is not None:
-        legend.remove()
-    left = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label not in written]
+    named = write(axes, names)
+    left = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label not in named]
     if left:
         _legend(axes, *zip(*left, strict=True))
 
 
 def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the axes."""
+    """Above the axes, on a sheet that grows by as much: it takes nothing from the plot."""
     columns = max(1, min(4, 90 // (max(map(len, labels), default=1) + 8)))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + style.LINE * -(-len(labels) // columns))
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2)
 
 

@@ -25,6 +25,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)
 PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.3}, {"color": COLOURS[1], "linewidth": 0.7})
 GREY = "#595959"
 
+LINE = 0.17  # inches: a line of a legend
 WIDTH = 7.0  # inches: a text column of an A4 page; at least 8 points there
 DPI = 200
 METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # no dates, no versions
