@@ -28,7 +28,7 @@ from sqbench.reporting.html.progress import progress
 from sqbench.reporting.html.results import Results, read
 from sqbench.reporting.html.surfaces import EXAMPLE, surfaces
 from sqbench.reporting.html.text import data, in_script, visible
-from sqbench.reporting.html.tradeoffs import against_bytes, against_latency
+from sqbench.reporting.html.tradeoffs import against_bytes, against_speed
 from sqbench.reporting.studies import Study
 from sqbench.storage import write_text
 
@@ -140,7 +140,7 @@ def _shown(results: Results, study: Study) -> Shown:
         answer(results, study),
         [
             drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study)),
-            drawn(f"{study.metric} against latency", partial(against_latency, results, study)),
+            drawn(f"{study.metric} against speed", partial(against_speed, results, study)),
         ],
         each(against_alpha),
         each(against_bits),

@@ -1,21 +1,25 @@
-"""What a metric costs: against bytes and against milliseconds, with the points that no other beats on both axes."""
+"""What a metric costs: against bytes and against speed, with the points that no other beats on both axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
 from sqbench.reporting.candidates import name_of
+from sqbench.reporting.frame import point_fields
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.figures import bars, intervals, told, value_axis
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.looks import GREY, colour, shape
-from sqbench.reporting.order import labels, lower_is_better
+from sqbench.reporting.order import lower_is_better
 from sqbench.reporting.series import SERIES, apart, front, logarithmic, shown_cells, sized
 from sqbench.reporting.studies import Study
+from sqbench.reporting.timings import WORKLOADS, Timing, speeds_of, timings
 from sqbench.reporting.units import SPEEDS
-
-LATENCY = "latency_ms"
 
 
 def against_bytes(study: Study) -> tuple[go.Figure, str]:
@@ -24,43 +28,41 @@ def against_bytes(study: Study) -> tuple[go.Figure, str]:
     return _front(grid, cells, "weights as stored (MB)"), f"Rings: no other point is smaller and better. {intervals(grid)}"
 
 
-def against_latency(results: Results, study: Study) -> tuple[go.Figure, str]:
-    """The study's metric against the milliseconds that points with eval=latency measured.
+def against_speed(results: Results, study: Study) -> tuple[go.Figure, str]:
+    """The study's metric against how many times as fast as the float model the formats are, where eval=latency has timed them.
 
     Raises:
-        UserError: there are none of the same model, methods, bits and alphas.
-    """
-    grid, cells = timed(results.frame, study)
-    note = "Rings: no other point is faster and better. Milliseconds are those of the eval=latency points of the same method, bits"
-    return _front(grid, cells, "latency (ms)"), f"{note} and alpha, on the backend named. {intervals(grid)}"
-
-
-def timed(frame: pd.DataFrame, study: Study) -> tuple[Grid, pd.DataFrame]:
-    """The finished cells of a study with milliseconds (`size`), a `label`, and whether they are on the `front`.
-
-    Raises:
-        UserError: no point measured the milliseconds of any.
+        UserError: no format was timed.
     """
     if study.metric in SPEEDS:
-        raise UserError(f"{study.metric} is itself a speed: points with another evaluation have the other axis")
-    grid = lay_out(study.frame, SERIES, (), study.metric)
-    speeds = frame[(frame["metric"] == LATENCY) & frame["model"].isin(study.frame["model"])]
-    if speeds.empty:
+        raise UserError(f"{study.metric} is itself a speed; points with another evaluation have the other axis")
+    times = timings(results.frame, study, None)
+    timed = {name for same in times.values() for one in same for name in one.speeds}
+    if not timed:
         raise UserError(
-            "No point of this model measured latency; the same line with eval=latency does:"
+            "No point of this model measured a speed. The same line with eval=latency does:"
             " python -m sqbench.run -m method=... bits=... eval=latency backend=int"
         )
-    times = speeds.assign(**{name: labels(speeds[name]) for name in (*SERIES, "backend")})
-    times = times.groupby([*SERIES, "backend"], sort=False)["value"].mean().rename("size").reset_index()
-    cells = shown_cells(grid).drop(columns="backend", errors="ignore").merge(times, on=list(SERIES))
-    cells = cells.dropna(subset=["value", "size"]).reset_index(drop=True)
-    if cells.empty:
-        raise UserError("The points that measured latency have other methods, bits or alphas than these")
-    best = front(cells["size"].tolist(), cells["value"].tolist(), lower=lower_is_better(study.metric))
-    names = [
-        "float" if cell.method == "fp" else f"{cell.method} {cell.bits} {cell.backend}" for cell in cells.itertuples(index=False)
-    ]
-    return grid, cells.assign(label=names, front=cells.index.isin(best))
+    workload = next(name for name in WORKLOADS if name in timed)
+    grid = lay_out(study.frame, SERIES, (), study.metric)
+    cells = shown_cells(grid).dropna(subset=["value"])
+    found = [_speed(results, times, workload, cell) for cell in cells.itertuples(index=False)]
+    cells = cells.assign(size=[speed for speed, _ in found], how=[how for _, how in found])
+    cells = cells.dropna(subset=["size"]).reset_index(drop=True)
+    best = front([-speed for speed in cells["size"]], cells["value"].tolist(), lower=lower_is_better(study.metric))
+    labelled = ["float" if cell.method == "fp" else f"{cell.method} {cell.bits}" for cell in cells.itertuples(index=False)]
+    cells = cells.assign(label=labelled, front=cells.index.isin(best))
+    on = " or ".join(dict.fromkeys(how for how in cells["how"] if how))
+    told = f"Rings: no other point is faster and better. Speeds are those of {WORKLOADS[workload]}, of the same format, {on}."
+    return _front(grid, cells, f"times as fast as float ({WORKLOADS[workload]})"), f"{told} {intervals(grid)}"
+
+
+def _speed(results: Results, times: Mapping[tuple[str, ...], Sequence[Timing]], workload: str, cell: Any) -> tuple[float, str]:
+    """How many times as fast as the float model a cell is, NaN where that is not known; and on what it was measured."""
+    if cell.method == "fp" and math.isnan(cell.delta):
+        return 1.0, ""
+    speeds, how = speeds_of(times, point_fields(results.records[cell.ids[0]]))
+    return speeds.get(workload, math.nan), how.partition(", timed with")[0]
 
 
 def _front(grid: Grid, cells: pd.DataFrame, axis: str) -> go.Figure:

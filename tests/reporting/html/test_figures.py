@@ -37,7 +37,8 @@ def study(results: Path) -> Any:
     for alpha, value in ((0.3, 15.4), (0.5, 15.1), ("auto", 15.2)):
         write(results, build(alpha=alpha, perplexity=value))
     for bits, milliseconds in (("w8a8", 40.0), ("w4a16", 60.0)):
-        speed = {"metrics": {"latency_ms": milliseconds}, "baseline": {"latency_ms": 100.0}, "delta": {}}
+        factor = {"value": 100.0 / milliseconds, "low": 1.0, "high": 3.0, "level": 0.95, "n": 5}
+        speed = {"metrics": {"tokens_per_s": 10.0}, "baseline": {"tokens_per_s": 4.0}, "delta": {"tokens_per_s": factor}}
         write(results, build("rtn", bits, identity__eval={"name": "latency"}, identity__backend="int", **speed))
     found = read(results)
     return found, next(study for study in found.studies if study.metric == "perplexity")
@@ -75,13 +76,17 @@ def test_the_front_of_bytes(study: Any) -> None:
     assert found["none is better on both axes"]["y"] == [18.0, 15.1, 14.86]
 
 
-def test_milliseconds_come_from_the_points_that_measured_them(study: Any) -> None:
+def test_speeds_come_from_the_formats_that_were_timed(study: Any) -> None:
     results, one = study
-    found = traces(lambda: tradeoffs.against_latency(results, one))
-    assert (found["rtn w8a8 int"]["x"], found["rtn w8a8 int"]["y"]) == ([40.0], [16.0])
-    assert (found["rtn w4a16 int"]["x"], found["rtn w4a16 int"]["y"]) == ([60.0], [18.0])
-    assert (found["float"]["x"], found["float"]["y"]) == ([100.0], [14.86])
-    assert "smoothquant w8a8 int" not in found
+    figure, told = tradeoffs.against_speed(results, one)
+    found = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert found["rtn w8a8"] == ([2.5], [16.0])
+    assert found["smoothquant w8a8"][0] == [2.5, 2.5, 2.5]  # of the same format, timed with another method
+    assert found["rtn w4a16"] == ([pytest.approx(100 / 60)], [18.0])
+    assert found["float"] == ([1.0], [14.86])
+    assert found["none is better on both axes"] == ([1.0, 2.5], [14.86, 15.1])
+    assert "times as fast as float (prompts)" in figure.layout.xaxis.title.text
+    assert "Speeds are those of prompts, of the same format, backend=int on cpu." in told
 
 
 def test_seconds_are_of_the_records(study: Any) -> None:
@@ -112,7 +117,7 @@ def test_what_cannot_be_drawn_says_what_would_help(results: Path) -> None:
     one = found.studies[0]
     for make, hint in (
         (lambda: lines.against_alpha(one, "perplexity"), "alpha=0.3,0.5,0.8"),
-        (lambda: tradeoffs.against_latency(found, one), "eval=latency"),
+        (lambda: tradeoffs.against_speed(found, one), "eval=latency"),
     ):
         figure = drawn("title", make)
         assert figure.spec is None
