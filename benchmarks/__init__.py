@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios inside one run: machines differ and drift, ratios do not."""
+"""Benchmarks of speed and memory, as ratios inside one run. Ratios are more stable than times, which vary between machines."""

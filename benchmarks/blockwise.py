@@ -1,12 +1,12 @@
-"""How much memory a point takes with one block of the model in memory at a time, against the whole model.
+"""The memory of a point with one block of the model in memory at a time, compared with the whole model.
 
     python -m benchmarks.blockwise                              # 1.2 billion random float32 weights, 24 blocks of 0.2 GB
     python -m benchmarks.blockwise layers=48 method=awq whole=false
 
-Two points of the same random Llama through the command line, with results folders of their own: their metrics must be equal, and
-each says what it held: the peak of GPU memory with device=cuda, else of resident memory, mapped files included (the kernel may drop
-those). Keys: layers, width, keep (a folder to leave the model in), whole=false (do not run the whole model); any override of
-sqbench.run works as well.
+The command line computes two points of the same random Llama, each in its own results folder. Their metrics must be equal. Each
+reports its peak of GPU memory with device=cuda, else of resident memory. Resident memory includes mapped files, which the kernel
+may drop. Keys: layers, width, keep (a folder to leave the model in), whole=false (do not run the whole model), and any override of
+sqbench.run.
 """
 
 import json
@@ -24,7 +24,7 @@ POINT = ["data.windows=8", "calibration.windows=8", "data.window=128", "method=s
 
 
 def record(folder: Path, results: Path, blockwise: bool, overrides: list[str]) -> dict[str, Any]:
-    """Of a point in a process of its own."""
+    """The record of a point that runs in its own process."""
     line = [f"model.name={folder}", "model.loader=hf", f"results_dir={results}", f"blockwise={str(blockwise).lower()}"]
     subprocess.run([sys.executable, "-m", "sqbench.run", *line, *POINT, *overrides], check=True)
     found: dict[str, Any] = json.loads(next(results.glob("runs/*/record.json")).read_text(encoding="utf-8"))

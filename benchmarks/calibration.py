@@ -1,9 +1,9 @@
-"""What calibration costs beyond the forward pass it needs, and whether its memory grows with the data.
+"""The cost of calibration relative to a forward pass, and its memory for growing data.
 
     python -m benchmarks.calibration calibration.windows=64              # time, against plain forward passes over the same tokens
     python -m benchmarks.calibration calibration.windows=256 memory=true  # peak memory and kept bytes, for a quarter and for all
 
-Any override of sqbench.run works. Times alternate A B C A B C over pieces of eight windows; the table gives medians of the ratios.
+Any override of sqbench.run works. Times alternate A B C A B C over pieces of eight windows. The table gives medians of the ratios.
 """
 
 import statistics

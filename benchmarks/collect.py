@@ -1,11 +1,11 @@
-"""Tables from many records: seconds and peak memory of the commands that read all of them.
+"""Seconds and peak memory of the commands that read all of many records.
 
     python -m benchmarks.collect                                       # computes one point of SmolLM2-135M, copies it 10,000 times
     python -m benchmarks.collect records=1000 record=results/runs/0123456789ab/record.json   # copies that record instead
 
-The copies differ as a sweep's points do, in model, method, bits, alpha, seed and results; all keep the first one's layers, which
-make its size. They lie in a temporary folder (1.2 GB), which is removed. Interpreter, imports and writing are part of each time;
-processor time says what a busy machine hides.
+The copies differ in model, method, bits, alpha, seed and results, like the points of a sweep. All keep the layers of the first
+record, which make up its size. They lie in a temporary folder (1.2 GB), which is removed. Each time includes interpreter, imports
+and writing. Processor time is given too, because it depends less on the load of the machine.
 """
 
 import copy
@@ -41,7 +41,7 @@ def run(*arguments: str) -> tuple[float, float, int]:
     """
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-m", f"sqbench.{arguments[0]}", *arguments[1:]], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)  # of this child alone; RUSAGE_CHILDREN is the largest of all so far
+    _, status, usage = os.wait4(child.pid, 0)  # of this child alone; RUSAGE_CHILDREN has the largest of all so far
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         sys.exit(f"{' '.join(arguments)}: exit status {child.returncode}")
@@ -49,13 +49,13 @@ def run(*arguments: str) -> tuple[float, float, int]:
 
 
 def one_record(folder: Path) -> Path:
-    """The record of one real point, as small as a point can be."""
+    """Compute the smallest real point, and return the path of its record."""
     run("run", "method=minmax", "data.windows=1", "calibration.windows=1", "tracker.mode=disabled", f"results_dir={folder}")
     return next((folder / "runs").glob("*/record.json"))
 
 
 def copies(record: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """That many records as the points of one sweep would leave them; more than there are combinations repeat with other windows."""
+    """`count` records like those of one sweep. Once all combinations are used, they repeat with other calibration windows."""
     draw = random.Random(0)
     points = list(itertools.product(MODELS, METHODS, BITS, SEEDS))
     for number in range(count):

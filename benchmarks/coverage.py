@@ -1,10 +1,10 @@
-"""How often an interval of 95 % holds the true change, counted over simulated comparisons: our intervals beside those tried.
+"""How often a 95 % interval holds the true change, over simulated comparisons: our intervals and the rejected ones.
 
-    python -m benchmarks.coverage [data_sets=2000]    # of every shape of changes and number of examples; ten minutes on one core
-    python -m benchmarks.coverage shortfalls          # where ours hold less than they promise; a minute
+    python -m benchmarks.coverage [data_sets=2000]    # every shape of changes and number of examples; ten minutes on one core
+    python -m benchmarks.coverage shortfalls          # cases where ours hold less than they promise; a minute
 
-Every shape has a mean that is known exactly. The interval of a ratio of perplexities is that of the mean change of the loss,
-exponentiated, and holds as often. Counts of 2,000 data sets have a standard error of half a percent.
+The mean of every shape is known exactly. The interval of a ratio of perplexities is the exponentiated interval of the mean change
+of the loss, and has the same coverage. Shares of 2,000 data sets have a standard error of half a percent.
 """
 
 import math
@@ -27,12 +27,12 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Shape:
-    """How a number changes from example to example.
+    """A distribution of changes over examples.
 
     Attributes:
         draw: (generator, count) -> changes.
-        mean: of all that could be drawn.
-        together: examples that share a part of their change, and count as one.
+        mean: the true mean of the changes.
+        together: examples of a cluster, which share a part of their change and count as one.
     """
 
     draw: Callable[[np.random.Generator, int], Array]
@@ -60,13 +60,13 @@ SHAPES = {
 
 
 def ours(changes: Array, together: int = 1) -> Difference:
-    """The difference as a record has it."""
+    """The difference and its interval, as in a record."""
     clusters = None if together == 1 else np.arange(len(changes)) // together
     return mean_difference(changes, np.zeros_like(changes), clusters=clusters, resamples=1)
 
 
 def drawn(shape: Shape, count: int, data_sets: int) -> Iterator[Array]:
-    """Changes of data sets, of `count` independent units each."""
+    """The changes of data sets with `count` independent units each."""
     rng = np.random.default_rng([2022, count])
     for _ in range(data_sets):
         yield shape.draw(rng, count * shape.together)
@@ -79,7 +79,7 @@ def held(shape: Shape, count: int, data_sets: int) -> float:
 
 
 def tried(changes: Array, rng: np.random.Generator) -> dict[str, Bounds]:
-    """The same by the intervals that were not chosen; bootstrap-t is what sqbench had before."""
+    """The intervals of the kinds that were not chosen. sqbench used bootstrap-t before."""
     count, value = len(changes), float(changes.mean())
     u = changes - value
     error = math.sqrt((u**2).sum() / (count - 1) / count)
@@ -99,7 +99,7 @@ def tried(changes: Array, rng: np.random.Generator) -> dict[str, Bounds]:
     bca = np.quantile(values, ndtr(shift + tails / (1 - skew / 6 * tails)))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(values == value, 0.0, (values - value) / errors)
-        # the scale on which the standard error would not depend on the value, were it as the skewness says
+        # a scale on which the standard error does not depend on the value, if it is linear with this skewness
         bend = skew * error or 1e-12 * error
         stable = 2 / bend * (np.sqrt(np.maximum(error**2 + bend * (values - value), 0)) - error)
         spread = np.sqrt(np.maximum(error**2 + bend * (values - value), 0))
@@ -121,7 +121,7 @@ def tried(changes: Array, rng: np.random.Generator) -> dict[str, Bounds]:
 
 
 def _outer(ratios: Array, otherwise: float) -> Bounds:
-    """Quantiles, the outer of two; those of Student where too many resamples hold one value alone, which has no spread."""
+    """Outer quantiles of the ratios. Student's are used if too many resamples hold one value alone, which has no spread."""
     ratios = np.where(np.isnan(ratios), np.inf, ratios)
     low, high = np.quantile(ratios, 0.025, method="lower"), np.quantile(ratios, 0.975, method="higher")
     return (float(low), float(high)) if np.isfinite([low, high]).all() else (-otherwise, otherwise)
@@ -130,7 +130,7 @@ def _outer(ratios: Array, otherwise: float) -> Bounds:
 def table(data_sets: int) -> None:
     """Print, for each shape and number of examples, how many of 100 intervals of each kind hold the true change."""
     names = ("Student's t", "percentile", "BCa", "stabilised", "bootstrap-t", "ours")
-    print("| changes | n |", " | ".join(names), "| width |")  # of ours, as a share of bootstrap-t's
+    print("| changes | n |", " | ".join(names), "| width |")  # width of ours as a share of bootstrap-t's
     print("| :--- | ---: |", " | ".join(["---:"] * len(names)), "| ---: |")
     for label, shape in SHAPES.items():
         for count in COUNTS:
@@ -149,7 +149,7 @@ def table(data_sets: int) -> None:
 
 
 def shortfalls(data_sets: int) -> None:
-    """Print what `sqbench.comparison.intervals` says of few units that differ, and of few units."""
+    """Print the coverage in % where few units differ, and where there are few units, as noted in `sqbench.comparison.intervals`."""
     for differing in (1, 2, 3, 4):
         for label in ("normal", "exponential", "-1 or 1"):
             draw = SHAPES[f"80 % zeros, {label}"]
@@ -163,7 +163,7 @@ def shortfalls(data_sets: int) -> None:
 
 
 def _thinned(draw: Callable[[np.random.Generator, int], Array], share: float, rng: np.random.Generator, count: int) -> Array:
-    """Changes of which this share differ from 0, of a draw of which a fifth do."""
+    """Changes of which the given share differs from 0, from a draw of which a fifth does."""
     changes = draw(rng, 40 * count)
     return np.where(rng.random(count) < share, changes[changes != 0][:count], 0.0)
 

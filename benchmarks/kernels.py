@@ -1,11 +1,11 @@
-"""What one linear layer costs, by kernel, format and shape: the floor of everything else.
+"""The time of one linear layer, by kernel, format and shape. Whole models cannot be faster.
 
     python -m benchmarks.kernels
     python -m benchmarks.kernels shapes=512x576x1536,1x576x1536 repetitions=50
     python -m benchmarks.kernels device=cuda shapes=2048x4096x14336,8192x4096x4096
 
 Shapes are rows x in x out: windows and single tokens through SmolLM2-135M, and a batch of 16 images through a ViT-S. GFLOP/s count
-two operations per weight and row whatever the format; ratios are against torch's float32 linear on the same shape.
+two operations per weight and row in every format. Ratios compare with torch's float32 linear on the same shape.
 """
 
 import copy
@@ -72,7 +72,7 @@ def sides(rows: int, width: int, out: int, device: torch.device | str = "cpu") -
 
 
 def bare(layer: nn.Linear, x: Tensor) -> Work:
-    """oneDNN's integer product and nothing else: its input is codes already."""
+    """oneDNN's integer product alone. Its input already consists of codes."""
     codes = torch.randint(0, 256, x.shape, dtype=torch.uint8)
     packed = torch.ops.onednn.qlinear_prepack(torch.randint(-127, 128, layer.weight.shape, dtype=torch.int8), None)
     scales, zeros = torch.ones(layer.out_features), torch.zeros(layer.out_features, dtype=torch.int64)
@@ -82,7 +82,7 @@ def bare(layer: nn.Linear, x: Tensor) -> Work:
 
 @torch.no_grad()
 def table(shapes: list[str], repetitions: int, device: torch.device | str = "cpu") -> list[list[str]]:
-    """A row per shape and kernel: GFLOP/s, and times torch's float32 linear.
+    """A row per shape and kernel: GFLOP/s, and the speedup over torch's float32 linear.
 
     Raises:
         UserError: a shape is not ROWSxINxOUT.

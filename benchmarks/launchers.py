@@ -1,12 +1,12 @@
-"""The same twelve points under every launcher that is there, two at once: are the records the same, and what is the time of each?
+"""The same twelve points under every available launcher, two at once: whether the records are equal, and the times.
 
     python -m benchmarks.launchers
     python -m benchmarks.launchers work=basic,cores repetitions=3
-    python -m benchmarks.launchers data.windows=64     # any override of sqbench.run: longer points weigh starting Python less
+    python -m benchmarks.launchers data.windows=64     # an override of sqbench.run; with longer points Python's start counts less
 
-Each sweep starts with an empty results folder, so that loading, calibrating and the float model are part of it. One thread a point
-wherever records are compared: sums in another order have other last bits. `basic_all_cores` is what one process does with the
-machine, and the fair thing to be quicker than. A launcher whose plugin or programs are missing is named and left out.
+Each sweep starts with an empty results folder, so that its time includes loading, calibrating and the float model. Points use one
+thread wherever records are compared, because sums in another order differ in their last bits. `basic_all_cores` is one process on
+all cores, the fair reference for speed. A launcher whose plugin or programs are missing is named and left out.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ SWEEP = (
 )
 POINTS = 12
 ALL_CORES = "basic_all_cores"
-# Hydra plugin that each launcher comes from, and the overrides that let it run two points at once.
+# The Hydra plugin of each launcher, and the overrides that let it run two points at once.
 PLUGINS = {
     "cores": "hydra_plugins.hydra_joblib_launcher",
     "slurm_local": "hydra_plugins.hydra_submitit_launcher",
@@ -63,10 +63,10 @@ def options(launcher: str) -> list[str]:
 
 
 def comparable(results: Path) -> dict[str, str]:
-    """Every record as text with the hash of its samples, but for times and places.
+    """Point id -> record as text with the hash of its samples, without times and places.
 
-    Left out: `cost`, `checksum` (it covers `cost`), `config.results_dir` and that folder wherever it is named, and of `provenance`
-    `time`, `sweep` (a name made of the time), `command` (it holds the folder and the launcher) and `device` (which GPU).
+    Left out are `cost`, `checksum` (it covers `cost`), `config.results_dir`, and that folder wherever it is named. Left out of
+    `provenance` are `time`, `sweep` (named by the time), `command` (with the folder and the launcher) and `device` (which GPU).
     """
     store, found = Store(results), {}
     for record in store.records():
@@ -80,7 +80,7 @@ def comparable(results: Path) -> dict[str, str]:
 
 
 def sweep(results: Path, *overrides: str) -> float:
-    """Seconds of the sweep.
+    """Run the sweep, and return its seconds.
 
     Raises:
         SystemExit: it did not leave all records.

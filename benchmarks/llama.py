@@ -1,8 +1,8 @@
-"""A random Llama of any size in a folder, and a tokenizer for it: what there is to measure where no weights can be had.
+"""Write a random Llama of any size and a tokenizer to a folder, for measurements without downloaded weights.
 
     python -m benchmarks.llama folder=./llama layers=4 width=8192 heads=64
 
-Blocks are drawn and written one by one: it may be larger than memory.
+Blocks are drawn and written one by one, so that the model may be larger than memory.
 """
 
 import json
@@ -19,7 +19,7 @@ from sqbench.errors import UserError
 
 
 def save_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are bytes: no vocabulary to learn, none to download."""
+    """Write a tokenizer whose tokens are bytes. No vocabulary is learnt or downloaded."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -28,7 +28,7 @@ def save_byte_tokenizer(folder: Path) -> None:
 
 
 def save_llama(folder: Path, layers: int, width: int, heads: int) -> int:
-    """A random float32 Llama over bytes in Hugging Face layout, a file per block, never whole in memory; returns its bytes."""
+    """Write a random float32 Llama over bytes in Hugging Face layout, one file per block. Return the bytes of its weights."""
     save_byte_tokenizer(folder)
     config = LlamaConfig(
         vocab_size=256,

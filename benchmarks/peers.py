@@ -1,4 +1,4 @@
-"""The same work with the tools people use, where they install: whole models in integer formats, SmoothQuant and AWQ.
+"""The same work with other tools, where they install: whole models in integer formats, SmoothQuant and AWQ.
 
     python -m benchmarks.peers                             # vit, prefill, decode
     python -m benchmarks.peers work=smoothquant            # three alphas, 64 calibration and 16 evaluation windows: long
@@ -6,10 +6,10 @@
     python -m benchmarks.peers work=smoothquant tools=llm-compressor,torchao
     python -m benchmarks.peers work=smoothquant data=wikitext2 data.path=wiki.test.raw
 
-`pip install -e .[peers]` brings torchao, optimum-quanto and ONNX Runtime. llm-compressor asks for an older transformers than
-sqbench does; `pip install --no-deps llmcompressor compressed-tensors loguru` works beside it. What is missing or fails is a row
-that says why. The models are those of benchmarks.latency; linear layers are converted, the output embedding is not. The last column
-is how many times as fast as the tool sqbench is. The long work runs once a tool.
+`pip install -e .[peers]` installs torchao, optimum-quanto and ONNX Runtime. llm-compressor asks for an older transformers than
+sqbench does. `pip install --no-deps llmcompressor compressed-tensors loguru` works beside it. A tool that is missing or fails has a
+row with the reason. The models are those of benchmarks.latency. Linear layers are converted, the output embedding is not. The last
+column is the speedup of sqbench over the tool. The long work runs once per tool.
 """
 
 import logging
@@ -38,12 +38,12 @@ Make = Callable[[], Work]
 
 
 def asked(own: Mapping[str, Any], tools: Mapping[str, Any]) -> dict[str, Any]:
-    """sqbench, and the tools whose names hold one of `tools=`: all of them by default."""
+    """sqbench, and the tools whose names contain one of `tools=`. The default is all of them."""
     return {name: tool for name, tool in tools.items() if name == OURS or any(part in name for part in own["tools"])}
 
 
 def attempt(makers: Mapping[str, Make]) -> tuple[dict[str, Work], dict[str, str]]:
-    """The work of every tool that is there and has run once, and for each other the reason."""
+    """The work of every tool that has run once, and the reason for each other tool."""
     works, failed = {}, {}
     for name, make in makers.items():
         console.print(f"{name} ...", style="dim", highlight=False)  # some take minutes for their first call
@@ -58,11 +58,11 @@ def attempt(makers: Mapping[str, Make]) -> tuple[dict[str, Work], dict[str, str]
 
 
 def compared(work: str, unit: str, amount: int, base: Work, ours: Work, peers: Mapping[str, Make], repetitions: int) -> list[Row]:
-    """A row per side: the base, sqbench, every tool that runs, and every tool that does not."""
+    """A row for each of: the base, sqbench, every tool that runs, and every tool that does not."""
     works, failed = attempt({latency.BASE: lambda: base, OURS: lambda: ours, **peers})
     if broken := {latency.BASE, OURS} & failed.keys():
         raise RuntimeError(f"{work}: {', '.join(f'{name} ({failed[name]})' for name in broken)}")
-    times = alternate(works, repetitions, warmup=0)  # each has run once
+    times = alternate(works, repetitions, warmup=0)  # each has already run once
     faster = speedups(times, latency.BASE)
     rows = []
     for name, spent in medians(times).items():
@@ -81,7 +81,7 @@ def vit(own: dict[str, Any], others: list[str]) -> list[Row]:
 def vit_rows(
     model: Model, quantized: Model, images: Tensor, repetitions: int, tools: Mapping[str, Callable[..., Work]] = VIT
 ) -> list[Row]:
-    """A batch of images through the backbone."""
+    """The rows of a batch of images through the backbone."""
     peers = {name: lambda make=make: make(model.module, images) for name, make in tools.items()}  # type: ignore[misc]
     sides = (lambda: model.body(images), lambda: quantized.body(images))
     return compared(f"{model.name} {images.shape[-1]}", "images/s", len(images), *sides, peers, repetitions)
@@ -126,7 +126,7 @@ def text_rows(
     amount: int,
     repetitions: int,
 ) -> list[Row]:
-    """Tokens through a language model: `sides` makes work of modules."""
+    """The rows of tokens through a language model. `sides` turns modules into work."""
 
     def one(module: nn.Module) -> Work:
         return sides({"it": module})["it"]
@@ -149,7 +149,7 @@ def task(own: dict[str, Any], others: list[str]) -> Task:
 
 
 def method_rows(work: str, task: Task, methods: Mapping[str, Callable[[Task], Any]]) -> list[Row]:
-    """Seconds and perplexities of every tool, each of which runs once."""
+    """The rows with seconds and perplexities of every tool. Each tool runs once."""
     rows, spent = [], {}
     for name, method in methods.items():
         console.print(f"{name} ...", style="dim", highlight=False)
@@ -179,7 +179,7 @@ WORK: dict[str, Callable[[dict[str, Any], list[str]], list[Row]]] = {
 @torch.no_grad()
 def main() -> None:
     quiet()
-    warnings.filterwarnings("ignore")  # of the tools, about themselves
+    warnings.filterwarnings("ignore")  # the tools warn about themselves
     logging.disable(logging.WARNING)
     defaults = {"work": ["vit", "prefill", "decode"], "backend": "int", "batch": 16, "prompt": 512, "decode": 32, "repetitions": 5}
     try:

@@ -1,6 +1,6 @@
-"""Layers in other people's integer formats: each function takes a float module and returns a converted copy, or work to time.
+"""Layers in the integer formats of other tools. Each function takes a float module and returns a converted copy, or work to time.
 
-None of these tools is a dependency of sqbench; whatever a call raises is what the table shows.
+None of these tools is a dependency of sqbench. The table shows whatever error a call raises.
 """
 
 import copy
@@ -19,7 +19,7 @@ Convert = Callable[[nn.Module], nn.Module]
 
 
 def body_linears(layer: nn.Module, name: str) -> bool:
-    """Whether sqbench quantizes it too: every linear layer but the output embedding."""
+    """Whether sqbench quantizes a layer too: every linear layer except the output embedding."""
     return isinstance(layer, nn.Linear) and not name.endswith("lm_head")
 
 
@@ -33,7 +33,7 @@ def torchao_int8(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Mo
 
 
 def torchao_int8_compiled(module: nn.Module) -> nn.Module:
-    """The same through torch.compile, as its documentation advises."""
+    """`torchao_int8` through torch.compile, as the documentation of torchao advises."""
     return torch.compile(torchao_int8(module))  # type: ignore[return-value]
 
 
@@ -56,7 +56,7 @@ def torch_dynamic(module: nn.Module) -> nn.Module:
 
 
 def quanto(module: nn.Module, weights: str) -> nn.Module:
-    """Weight-only of optimum-quanto: qint8 or qint4."""
+    """Weight-only quantization of optimum-quanto: qint8 or qint4."""
     from optimum import quanto as tool
 
     converted = copy.deepcopy(module)
@@ -66,7 +66,7 @@ def quanto(module: nn.Module, weights: str) -> nn.Module:
 
 
 def onnx_runtime(module: nn.Module, images: Tensor, *, integer: bool) -> Work:
-    """ONNX Runtime over the exported module; W8A8 dynamic per tensor, weights per channel, or float32."""
+    """ONNX Runtime on the exported module: W8A8 dynamic per tensor with weights per channel, or float32."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -74,7 +74,7 @@ def onnx_runtime(module: nn.Module, images: Tensor, *, integer: bool) -> Work:
         path, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         torch.onnx.export(module, (images[:1],), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "images"}})
         if integer:
-            kinds = ["MatMul", "Gemm"]  # its dynamic convolutions are slower than float ones
+            kinds = ["MatMul", "Gemm"]  # dynamic convolutions are slower than float ones
             quantize_dynamic(path, quantized, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=kinds)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -83,7 +83,7 @@ def onnx_runtime(module: nn.Module, images: Tensor, *, integer: bool) -> Work:
 
 
 def on_images(convert: Convert, dtype: torch.dtype = torch.float32) -> Callable[[nn.Module, Tensor], Work]:
-    """Work of a converted image model."""
+    """A function that makes the work of a converted image model."""
 
     def make(module: nn.Module, images: Tensor) -> Work:
         converted, inputs = convert(module), images.to(dtype)
@@ -93,7 +93,7 @@ def on_images(convert: Convert, dtype: torch.dtype = torch.float32) -> Callable[
 
 
 def bfloat16(module: nn.Module) -> nn.Module:
-    """No integers: what half the bytes give by themselves."""
+    """A copy in bfloat16, without integers. It shows the gain of half the bytes alone."""
     return copy.deepcopy(module).bfloat16()
 
 
@@ -122,6 +122,6 @@ DECODE: dict[str, Convert] = {
 
 
 def reason(error: BaseException) -> str:
-    """One short line of an error."""
+    """An error in one short line."""
     text: Any = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {text[0]}"[:100]

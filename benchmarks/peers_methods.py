@@ -1,4 +1,4 @@
-"""SmoothQuant and AWQ by other people's tools, from the float module to perplexities on the same windows."""
+"""SmoothQuant and AWQ with other tools, from the float module to perplexities on the same windows."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from sqbench.models.language import LanguageModel
 
 @dataclass(frozen=True)
 class Task:
-    """A float model and the windows that every tool calibrates and is evaluated on."""
+    """A float model, and the windows for calibration and evaluation of every tool."""
 
     model: LanguageModel
     windows: Windows
@@ -27,7 +27,7 @@ class Task:
 
 
 def sqbench_smoothquant(task: Task) -> list[float]:
-    """W8A8 dynamic per token, one calibration for all alphas."""
+    """Perplexities of W8A8 dynamic per token. One calibration serves all alphas."""
     statistics = api.calibrate(task.model, task.windows.calibration, search=1)
     found = []
     for alpha in task.alphas:
@@ -44,7 +44,7 @@ def torchao_smoothquant(task: Task) -> list[float]:
 
     found, base = [], Int8DynamicActivationInt8WeightConfig()
     for alpha in task.alphas:
-        # Running maxima: its other observer keeps every activation, 23 GB for 64 windows of SmolLM2-135M.
+        # Running maxima, because its other observer keeps every activation: 23 GB for 64 windows of SmolLM2-135M.
         options = {"base_config": base, "alpha": alpha, "use_running_absmax": True}
         module = copy.deepcopy(task.model.module)
         quantize_(module, SmoothQuantConfig(step="prepare", **options), body_linears)
@@ -71,20 +71,20 @@ def llmcompressor_smoothquant(task: Task) -> list[float]:
 
 
 def sqbench_awq(task: Task) -> nn.Module:
-    """W4 in groups of 64: exponents searched over all calibration windows, ranges clipped."""
+    """W4 in groups of 64. Exponents are searched over all calibration windows, and ranges are clipped."""
     windows = task.windows.calibration
     statistics = api.calibrate(task.model, windows, search=len(windows))
     return api.quantize(task.model, statistics, "awq", bits="w4a16", alpha="auto").module  # type: ignore[no-any-return]
 
 
 def llmcompressor_awq(task: Task) -> nn.Module:
-    """W4 in groups of 64: exponents searched; this tool does not clip."""
+    """W4 in groups of 64. Exponents are searched; this tool does not clip."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
     from llmcompressor.pipelines.cache import IntermediatesCache
 
-    if not torch.cuda.is_available():  # it pins memory for a GPU that is not there, and fails; without, it has less to do
+    if not torch.cuda.is_available():  # without a GPU its pinning of memory fails, and is not needed
         IntermediatesCache.pin_memory = lambda self, *arguments: None
     weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=GROUP)
     groups = {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
@@ -92,7 +92,7 @@ def llmcompressor_awq(task: Task) -> nn.Module:
 
 
 def oneshot(task: Task, recipe: list[Any]) -> nn.Module:
-    """llm-compressor over a copy of the float module."""
+    """A copy of the float module, compressed by llm-compressor."""
     from datasets import Dataset
     from llmcompressor import oneshot as compress
 
@@ -104,12 +104,12 @@ def oneshot(task: Task, recipe: list[Any]) -> nn.Module:
     return module  # type: ignore[no-any-return]
 
 
-SMOOTHQUANT: dict[str, Callable[[Task], list[float]]] = {  # perplexities, which are part of the work
+SMOOTHQUANT: dict[str, Callable[[Task], list[float]]] = {  # return perplexities, whose evaluation is part of the time
     "sqbench": sqbench_smoothquant,
     "torchao SmoothQuant": torchao_smoothquant,
     "llm-compressor SmoothQuant": llmcompressor_smoothquant,
 }
-AWQ: dict[str, Callable[[Task], nn.Module]] = {  # a module, whose perplexity is computed afterwards
+AWQ: dict[str, Callable[[Task], nn.Module]] = {  # return a module, whose perplexity is computed afterwards
     "sqbench": sqbench_awq,
     "llm-compressor AWQ": llmcompressor_awq,
 }

@@ -1,4 +1,4 @@
-"""The evaluation that a person writes who has only transformers: the yardstick of benchmarks.sweep, in a process of its own.
+"""A plain evaluation with transformers alone, in its own process. benchmarks.sweep compares with it.
 
 python -m benchmarks.plain evaluate FOLDER           # perplexity of FOLDER's windows: prints seconds, without loading
 python -m benchmarks.plain prepare FOLDER [overrides]  # writes model and windows there, as sqbench has them
@@ -27,7 +27,7 @@ def prepare(folder: Path, overrides: list[str]) -> None:
 
 @torch.no_grad()
 def perplexity(module: nn.Module, windows: Tensor) -> float:
-    """By transformers' own loss, of windows [N, tokens], one at a time."""
+    """Perplexity of windows [N, tokens] by transformers' own loss, one window at a time."""
     losses = [module(input_ids=ids.unsqueeze(0), labels=ids.unsqueeze(0), use_cache=False).loss.item() for ids in windows]
     return math.exp(sum(losses) / len(losses))
 

@@ -1,10 +1,10 @@
-"""Range estimators on what the tensors of real networks look like: how far each is from the best clipping range there is.
+"""Range estimators on distributions like those in real networks: the distance of each from the best clipping range.
 
     python -m benchmarks.ranges                  # both tables; under a minute
     python -m benchmarks.ranges work=shapes      # decibels below the best range, shapes x estimators
     python -m benchmarks.ranges work=observer    # the histogram search and torch's HistogramObserver on heavy tails
 
-The best range is found by exhaustive search over the data themselves, with arithmetic that shares nothing with sqbench's own.
+An exhaustive search over the data finds the best range. It shares no arithmetic with sqbench.
 """
 
 import math
@@ -30,7 +30,7 @@ ESTIMATORS = (
     *(ranges.mse, ranges.histogram, ranges.entropy),
 )
 FORMATS = tuple(Format(bits, symmetric=symmetric) for symmetric in (True, False) for bits in range(3, 9))
-UNSEEN = 1e-6  # of the energy: an error this small (60 dB) lies within a bin of the histogram
+UNSEEN = 1e-6  # share of the energy: an error this small (60 dB) lies within a bin of the histogram
 
 
 def _normal(seed: int) -> Tensor:
@@ -42,7 +42,7 @@ def _uniform(seed: int) -> Tensor:
 
 
 def _rectified(zeros: float) -> Tensor:
-    """Exact zeros and the positive half of a normal distribution."""
+    """Exact zeros, mixed with the positive half of a normal distribution."""
     return torch.where(_uniform(1) < zeros, 0, _normal(0).abs())
 
 
@@ -58,7 +58,7 @@ def shapes() -> dict[str, Tensor]:
         "50 % zeros": _rectified(0.5),
         "75 % zeros": _rectified(0.75),
         "95 % zeros": _rectified(0.95),
-        "60 % zeros, capped": _rectified(0.6).clamp(max=1.0),  # ReLU6 has a spike at either end
+        "60 % zeros, capped": _rectified(0.6).clamp(max=1.0),  # ReLU6 has a spike at both ends
         "75 % zeros, long tail": _rectified(0.75) ** 4,
         "80 % zeros, two sides": torch.where(_uniform(4) < 0.8, 0, _normal(5)),
         "one side": -_uniform(6).clamp(min=1e-7).log(),
@@ -97,7 +97,7 @@ def observed(x: Tensor, batch: int = 50) -> InputStatistics:
 
 
 def squared_error(values: Tensor, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
-    """Sum of squared rounding errors of sorted float64 values, for K ranges: [K]. Level by level, from sums between thresholds.
+    """Sum of squared rounding errors of sorted float64 values, for K ranges: [K]. It adds up sums between thresholds per level.
 
     Scales are (hi - lo) / (2^b - 1), or max(|lo|, |hi|) / (2^(b-1) - 1) for symmetric formats.
     """
@@ -117,7 +117,7 @@ def squared_error(values: Tensor, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor
 
 @cache
 def least_errors(shape: str, steps: int = 32) -> dict[Format, float]:
-    """For every format, the least squared error on a shape over pairs of ends, evenly and geometrically spaced over the data."""
+    """Format -> least squared error on a shape. The candidate ends are spaced evenly and geometrically over the data."""
     values = shapes()[shape].flatten().double().sort().values
     low, high = values[0].clamp(max=0), values[-1].clamp(min=0)
     parts = torch.cat([torch.arange(steps + 1) / steps, torch.logspace(-3, 0, steps)]).double().unique()
@@ -135,7 +135,7 @@ def least_errors(shape: str, steps: int = 32) -> dict[Format, float]:
 
 
 def shortfalls(shape: str, estimate: ranges.Estimator) -> dict[Format, float]:
-    """For every format, by how many decibels an estimator's signal-to-noise ratio is below the best range's."""
+    """Format -> decibels by which an estimator's signal-to-noise ratio is below that of the best range."""
     x = shapes()[shape]
     stats, values = observed(x), x.flatten().double().sort().values
     unseen = UNSEEN * float(values.square().sum())
@@ -148,7 +148,7 @@ def shortfalls(shape: str, estimate: ranges.Estimator) -> dict[Format, float]:
 
 
 def against_observer() -> Iterator[tuple[str, float]]:
-    """On each heavy-tailed sample, symmetric and not: the squared error at 8 bits, ours over that of torch's HistogramObserver."""
+    """Sample and 8-bit format, symmetric and not -> our squared error over that of torch's HistogramObserver."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.ao.quantization.observer import HistogramObserver

@@ -1,11 +1,11 @@
 """The HTML report of many points: seconds to build, megabytes, and milliseconds to the first paint.
 
-    python -m benchmarks.report record=results/runs/0123456789ab/record.json          # 500 points like that one, none alike
+    python -m benchmarks.report record=results/runs/0123456789ab/record.json          # 500 points like that one, all different
     python -m benchmarks.report record=... points=2000
 
-Needs Chromium, and Playwright of the dev extra. Every copy has numbers of its own for every layer, so that none is stored once
-for several; of two surfaces at full size each page holds what it always holds. First paint is the browser's own first contentful
-paint, in a new browser, from disk; the median of five.
+It needs Chromium, and Playwright of the dev extra. Every copy has its own numbers for every layer, so that no layer is stored once
+for several points. The page also has two surfaces at full size. First paint is the browser's own first contentful paint, in a new
+browser and from disk, as the median of five.
 """
 
 import itertools
@@ -40,7 +40,7 @@ def stirred(record: dict[str, Any], draw: random.Random) -> dict[str, Any]:
 
 
 def surface(folder: Path, layer: str, draw: np.random.Generator) -> None:
-    """What `sqbench.plot distributions` leaves, of random values."""
+    """Write the file of `sqbench.plot distributions`, with random values."""
     activation, weight = draw.standard_normal((128, 576)), draw.standard_normal((576, 1536))
     ends = np.abs(activation).max(0), np.abs(weight).max(1)
     states = [Tensors(name, activation, weight, *ends, (-4.0, 4.0)) for name in ("original", "smoothed")]

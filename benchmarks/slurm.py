@@ -1,7 +1,7 @@
-"""A Slurm of one node, this machine, for as long as a block runs: both daemons, in a folder of their own, without accounting.
+"""A Slurm cluster of one node, this machine, while a block runs. Both daemons run in their own folder, without accounting.
 
-Debian and Ubuntu have what it needs: `apt-get install slurmctld slurmd slurm-client`. The daemons run as root, believe whoever
-connects to say who they are, and therefore listen on the loopback address alone: no block for a machine with users one distrusts.
+On Debian and Ubuntu, install it with `apt-get install slurmctld slurmd slurm-client`. The daemons run as root and authenticate
+nobody. They listen on the loopback address alone. Do not use this on a machine with users whom you do not trust.
 """
 
 import os
@@ -18,7 +18,7 @@ import psutil
 
 PROGRAMS = ("setpriv", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
 START = 60.0  # seconds that the node gets to become idle
-# `none` wherever a cluster has a service: users are not told apart, and nothing is confined or counted.
+# `none` replaces the services of a cluster: nothing authenticates users, confines jobs or counts resources.
 SETTINGS = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
@@ -46,7 +46,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Why no Slurm can be started here; empty if one can."""
+    """Why no Slurm can start here. Empty if one can."""
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"no {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client brings Slurm"
     return "" if os.geteuid() == 0 else "Slurm's daemons run as root"
@@ -54,10 +54,10 @@ def missing() -> str:
 
 @contextmanager
 def one_node() -> Iterator[dict[str, str]]:
-    """The environment that leads Slurm's commands to a cluster of one node, which is there for the block.
+    """Yield the environment in which Slurm's commands use a cluster of one node, which runs for the block.
 
     Raises:
-        RuntimeError: it did not start; with the ends of its logs.
+        RuntimeError: the cluster did not start. The message has the ends of its logs.
     """
     control, daemon = _free_ports(2)
     cores, memory = os.cpu_count(), psutil.virtual_memory().total // 2**20
@@ -72,7 +72,7 @@ def one_node() -> Iterator[dict[str, str]]:
         environment = {"SLURM_CONF": str(settings)}
         for program in ("slurmctld", "slurmd"):
             log = stack.enter_context((folder / f"{program}.log").open("w"))
-            line = ["setpriv", "--pdeathsig", "KILL", program, "-D", "-f", settings]  # however this one ends
+            line = ["setpriv", "--pdeathsig", "KILL", program, "-D", "-f", settings]  # killed with this process, however it ends
             process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end, process)
         _wait_until_idle(folder, os.environ | environment)
@@ -99,7 +99,7 @@ def _wait_until_idle(folder: Path, environment: dict[str, str]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a daemon and what it started: a job would outlive it."""
+    """Stop a daemon and the processes it started, because a job would outlive it."""
     started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     try:

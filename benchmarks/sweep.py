@@ -1,12 +1,12 @@
-"""What a sweep costs in units of plain evaluations: six points, divided by six evaluations with transformers alone.
+"""The cost of a sweep in units of plain evaluations: six points over six evaluations with transformers alone.
 
     python -m benchmarks.sweep
     python -m benchmarks.sweep backend=int repetitions=3
     python -m benchmarks.sweep data.windows=4 calibration.windows=4    # any override of sqbench.run; fixed costs show
 
-Each sweep runs in a process and folder of its own, with nothing cached: starting Python, loading, tokenising, calibrating and
-writing are part of its time. The plain evaluations (float32, eager, the same windows, full logits) count without loading. Both take
-turns; peak memory is that of the whole process.
+Each sweep runs in its own process and folder, without a cache. Its time includes the start of Python, loading, tokenising,
+calibrating and writing. The plain evaluations (float32, eager, the same windows, full logits) count without loading. Both take
+turns. Peak memory is that of the whole process.
 """
 
 import json
@@ -25,7 +25,7 @@ POINTS = 6
 
 
 def measure(own: dict[str, Any], others: list[str], folder: Path) -> list[list[str]]:
-    """Rows of what is measured, plain, sweep and ratio."""
+    """The rows of the table: quantity, plain, sweep and ratio."""
     plain, peaks, sweeps, sweep_peaks = [], [], [], []
     child("-m", "benchmarks.plain", "prepare", str(folder / "plain"), *others)
     for turn in range(own["repetitions"] + 1):  # plain, sweep, plain, sweep, ..., plain

@@ -1,4 +1,4 @@
-"""Work timed in turns, A B A B in one process, and one table of ratios: what slows the machine down meanwhile hits every side."""
+"""Times of work in turns, A B A B in one process, and a table of ratios. A slow phase of the machine then hits every side."""
 
 import os
 import statistics
@@ -17,7 +17,7 @@ Work = Callable[[], object]
 
 
 def seconds(work: Work) -> float:
-    """Of one call, with whatever it left running on a GPU."""
+    """Seconds of one call, including the work that it left running on a GPU."""
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -26,7 +26,7 @@ def seconds(work: Work) -> float:
 
 
 def alternate(sides: Mapping[str, Work], repetitions: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of every side, one list entry per round; a round calls all sides, and `warmup` rounds before do not count."""
+    """Seconds of every side, one list entry per round. A round calls all sides. The `warmup` rounds do not count."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-warmup, repetitions):
         for name, work in sides.items():
@@ -37,7 +37,7 @@ def alternate(sides: Mapping[str, Work], repetitions: int, warmup: int = 1) -> d
 
 
 def speedups(times: Mapping[str, Sequence[float]], base: str) -> dict[str, float]:
-    """How many times as fast as `base` each side is: the median over rounds of the ratio inside a round."""
+    """Side -> speedup over `base`: the median over rounds of the ratio inside a round."""
     return {
         name: statistics.median(other / own for other, own in zip(times[base], values, strict=True))
         for name, values in times.items()
@@ -51,7 +51,7 @@ def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def child(*arguments: str) -> tuple[float, int, str]:
     """Seconds, peak resident bytes and output of a Python process.
 
-    The kernel counts the memory of the process that starts it as well: call it where nothing large is loaded.
+    The kernel also counts the memory of the starting process. Call it where nothing large is loaded.
 
     Raises:
         SystemExit: it failed.
@@ -69,10 +69,10 @@ def child(*arguments: str) -> tuple[float, int, str]:
 
 
 def arguments(given: Sequence[str], **defaults: Any) -> tuple[dict[str, Any], list[str]]:
-    """The `key=value` of a benchmark itself, of the type of their defaults, and the others, which are overrides of sqbench.run.
+    """The benchmark's own settings, with the types of their defaults, and the other words, which are overrides of sqbench.run.
 
     Raises:
-        UserError: something is no `key=value`, or a value is of another type than the default.
+        UserError: a word is no `key=value`, or a value has another type than the default.
     """
     own, others = dict(defaults), []
     for item in given:
@@ -91,7 +91,7 @@ def arguments(given: Sequence[str], **defaults: Any) -> tuple[dict[str, Any], li
 
 
 def chosen(work: Sequence[str], there: Mapping[str, object]) -> list[str]:
-    """The names asked for.
+    """The names in `work`, checked.
 
     Raises:
         UserError: one is unknown.
@@ -103,7 +103,7 @@ def chosen(work: Sequence[str], there: Mapping[str, object]) -> list[str]:
 
 
 def machine() -> str:
-    """What the numbers hold for."""
+    """The machine that the numbers hold for, as text."""
     from sqbench.records.provenance import _processor
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -112,6 +112,6 @@ def machine() -> str:
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]], sides: int = 2, how: str = "sides took turns, medians") -> None:
-    """Print the table, and below it the machine and how it was measured."""
+    """Print the table, and below it the machine and the way of measuring."""
     print(markdown_table(head, rows, sides))
     print(f"\n{machine()}; {how}")

@@ -1,6 +1,6 @@
-"""A MkDocs hook: formulas in GitHub's notation become MathML when the manual is built: no script and no network shows them.
+"""A MkDocs hook: formulas in GitHub's notation become MathML when the manual is built. They need no script and no network.
 
-A fence of the language `math` is a formula of its own, $`...`$ one inside a sentence.
+A fence of the language `math` is a formula of its own. $`...`$ is a formula inside a sentence.
 """
 
 import logging
@@ -17,13 +17,13 @@ log = logging.getLogger("mkdocs.hooks")
 
 
 def on_page_markdown(markdown: str, **event: Any) -> str:
-    """Called by MkDocs with the text of every page."""
+    """Return the text of a page with MathML. MkDocs calls it for every page."""
     markdown = _BLOCK.sub(lambda found: f'<div class="formula">{mathml(found[1], "block")}</div>', markdown)
     return _INLINE.sub(lambda found: f"<span>{mathml(found[1], 'inline')}</span>", markdown)
 
 
 def mathml(formula: str, display: str) -> str:
-    """LaTeX as MathML; a command that the converter does not know is a warning, and so an error of a strict build."""
+    """LaTeX as MathML. A command that the converter does not know is a warning, and so an error in a strict build."""
     converted = convert(formula, display=display)
     if "\\" in converted:
         log.warning("formula %s: holds a command that latex2mathml does not know", formula)

@@ -1,4 +1,4 @@
-"""How exactly folding leaves a float model as it was: smooth all of it, at three strengths, and compare the outputs.
+"""The change of a float model's output by folding: smooth the whole model at three strengths, and compare the outputs.
 
 python -m scripts.fold_error model=smollm2_135m
 python -m scripts.fold_error model=vit_nano

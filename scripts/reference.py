@@ -1,11 +1,11 @@
-"""The committed reference results: made, written up, and checked against the records they come from.
+"""Make the committed reference results, write them up, and check them against their records.
 
     python -m scripts.reference make          # runs what is missing (at most two hours on 2 cores), then writes
     python -m scripts.reference make claims   # one study
     python -m scripts.reference write         # tables, pictures and README from the records that are there
     python -m scripts.reference check         # fails if a committed table or verdict does not come from the committed records
 
-Every study is a results folder of its own below results/reference; calibrations are shared in results/cache.
+Every study is a results folder below results/reference. Studies share calibrations in results/cache.
 """
 
 import filecmp
@@ -27,7 +27,7 @@ from sqbench.storage import write_text
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "reference"
 CACHE = ROOT / "results" / "cache"
-MADE = ("tables", "claims.md", "claims.csv")  # what `check` makes again; pictures depend on fonts
+MADE = ("tables", "claims.md", "claims.csv")  # `check` makes these again, but no pictures, which depend on fonts
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Study:
 
     Attributes:
         name: of its folder.
-        shows: in a sentence.
+        shows: its content, in a sentence.
         run: command lines that compute its records, after `python -m`.
         read: command lines that make its tables and pictures from them.
     """
@@ -77,7 +77,7 @@ STUDIES = (
 
 
 def line(command: str, folder: Path, *more: str) -> list[str]:
-    """A command of a study as a process in the checkout gets it: with relative paths, so that no record holds its place."""
+    """The arguments of a process for a study's command. Paths are relative, so that no record holds the checkout's place."""
     return [sys.executable, "-m", *shlex.split(command), f"results_dir={_relative(folder)}", *more]
 
 
@@ -86,7 +86,7 @@ def _relative(path: Path) -> Path:
 
 
 def made(studies: Iterable[Study]) -> int:
-    """Run the studies, one after the other; finished points are skipped. The exit status: of the worst command."""
+    """Run the studies one after the other; finished points are skipped. Return the highest exit status."""
     worst = 0
     for study in studies:
         for command in study.run:
@@ -104,7 +104,7 @@ def read(study: Study, folder: Path) -> None:
 
 
 def readme(studies: Iterable[Study]) -> str:
-    """What is there, and for each the command, the machine and the date."""
+    """The text of the README: each study with its commands, machines, dates and files."""
     parts = [
         "# Reference results",
         "Made by `make reference` with the commands below. `python -m scripts.reference check`, part of the tests, makes every"
@@ -120,7 +120,7 @@ def readme(studies: Iterable[Study]) -> str:
 
 
 def _where(records: Sequence[dict[str, Any]]) -> str:
-    """Machine, versions and dates of some records, and how long they took."""
+    """Machines, versions, dates and minutes of some records, as text."""
     if not records:
         return "Not run."
     told = set()
@@ -135,7 +135,7 @@ def _where(records: Sequence[dict[str, Any]]) -> str:
 
 
 def wrong() -> list[str]:
-    """Committed files that the committed records do not give."""
+    """The committed files that do not follow from the committed records, with the reasons."""
     found = []
     for study in STUDIES:
         if not (FOLDER / study.name).is_dir():

@@ -1,8 +1,8 @@
-"""Pictures of a report for the manual: its top at desktop and phone width, light and dark, and each section at desktop width.
+"""Pictures of a report for the manual: its top at desktop and phone width, light and dark, and its sections at desktop width.
 
     python -m scripts.screenshots results/reference/claims docs/images
 
-Writes the report anew. Needs Chromium (or SQBENCH_CHROMIUM, a path) and Playwright of the dev extra.
+The report is written again first. Chromium (or SQBENCH_CHROMIUM, a path) and Playwright of the dev extra are needed.
 """
 
 import os
@@ -17,11 +17,11 @@ from sqbench.reporting.html.page import write
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 THEMES = ("light", "dark")
 SECTIONS = ("table", "layers", "claims")
-HIGHEST = 1000  # pixels of a section
+HIGHEST = 1000  # pixels; the most that a picture shows of a section
 
 
 def taken(results: Path, folder: Path) -> list[Path]:
-    """Write the pictures.
+    """Write the pictures, and return their paths.
 
     Raises:
         UserError: there is no Chromium.
@@ -51,7 +51,7 @@ def taken(results: Path, folder: Path) -> list[Path]:
 
 
 def _drawn(tab: Any) -> None:
-    """Scroll through the page, because figures are drawn when they come near, and back to its top."""
+    """Scroll through the page and back to its top, because figures are drawn when they come near."""
     for top in range(0, tab.evaluate("document.documentElement.scrollHeight"), 500):
         tab.evaluate(f"scrollTo({{top: {top}, behavior: 'instant'}})")
         tab.wait_for_timeout(100)

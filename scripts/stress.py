@@ -1,10 +1,10 @@
-"""Many points over several processes that are killed at random, until all is done; then whether anything was lost, or done twice.
+"""Compute many points in several processes that are killed at random. Then check whether a point was lost or computed twice.
 
     python -m scripts.stress points=2000 processes=4 kill_every=3     # seconds between two kills, at least
     python -m scripts.stress points=24 processes=2 kill_every=2 folder=/tmp/stress seed=1
 
-Every process runs the command line over a random draw of what is left, so that they meet on points all the time. The model is a toy
-and its points differ in alpha alone: what is measured is the house around the numbers. Ends with status 1 if a check fails.
+Every process runs the command line over a random draw of the remaining points, so that processes often meet on a point. The model
+is a toy and its points differ in alpha alone, because only claims, records and caches are tested. The status is 1 if a check fails.
 """
 
 import json
@@ -41,9 +41,9 @@ class Seen:
     """What a stress run has seen so far.
 
     Attributes:
-        records: point id -> which file its record was at first sight, and when written.
-        alphas: of points that have a record.
-        rewritten: ids of points whose record became another one.
+        records: point id -> inode of its record and when it was written, as last seen.
+        alphas: of the points that have a record.
+        rewritten: ids of points whose record was replaced.
         kills, starts: of processes.
         memory, handles: peaks of one process, bytes and open files.
     """
@@ -57,7 +57,7 @@ class Seen:
     handles: int = 0
 
     def look(self, results: Path, processes: Sequence[BaseProcess]) -> None:
-        """Take in what is new."""
+        """Update the counts from the records and the processes."""
         for path in results.glob("runs/*/record.json"):
             state = path.stat()
             now = (state.st_ino, state.st_mtime_ns)
@@ -75,7 +75,7 @@ class Seen:
 
 
 def stress(folder: Path, points: int, processes: int, kill_every: float, seed: int) -> dict[str, Any]:
-    """Compute `points` points in `folder`, killing one of `processes` processes every `kill_every` seconds: what came of it."""
+    """Compute `points` points in `folder`, killing one of `processes` processes every `kill_every` seconds. Return the counts."""
     rng = random.Random(seed)
     results, logs = folder / "results", folder / "logs"
     logs.mkdir(parents=True)
@@ -87,7 +87,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
     base = ["-m", "model=hf", f"model.name={folder / 'model'}", "data=text", f"data.path={folder / 'text.txt'}", *SIZES]
     base += [f"results_dir={results}", "method=smoothquant", "bits=w8a8"]
     alphas = [round(index / points, 6) for index in range(points)]
-    context = multiprocessing.get_context("forkserver")  # a start costs a tenth of a second, and no process inherits a thread
+    context = multiprocessing.get_context("forkserver")  # a start takes a tenth of a second, and no process inherits a thread
     context.set_forkserver_preload(["sqbench.runner", "sqbench.run", "transformers.models.llama.modeling_llama"])
     seen, running, start = Seen(), [], time.monotonic()
     next_kill, finished = start + kill_every, 0
@@ -105,7 +105,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
             process.start()
             running.append(process)
             seen.starts += 1
-        if running and time.monotonic() > next_kill and len(seen.records) > finished:  # a slow machine would never get on
+        if running and time.monotonic() > next_kill and len(seen.records) > finished:  # otherwise a slow machine would never finish
             rng.choice(running).kill()
             seen.kills += 1
             next_kill, finished = time.monotonic() + kill_every, len(seen.records)
@@ -115,7 +115,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
 
 
 def _account(seen: Seen, results: Path, logs: Path, points: int, seconds: float) -> dict[str, Any]:
-    """All that was counted, and under `wrong` what must not be."""
+    """All counts. Those under `wrong` must be 0."""
     whole = list(Store(results).records(brief=True))  # those whose checksum matches
     said = Counter(re.findall(r"\] done ([0-9a-f]{12}) ", "".join(path.read_text(encoding="utf-8") for path in logs.iterdir())))
     twice = seen.rewritten | {point for point, times in said.items() if times > 1}
@@ -142,7 +142,7 @@ def _account(seen: Seen, results: Path, logs: Path, points: int, seconds: float)
 
 
 def _work(line: list[str], log: Path) -> None:
-    """One command line, in a process of its own."""
+    """Run one command line in this process, with its output in `log`."""
     import torch
 
     from sqbench.run import main
@@ -155,7 +155,7 @@ def _work(line: list[str], log: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run, print what was counted, and end with 1 if anything is wrong."""
+    """Run and print the counts. Return 1 if anything is wrong."""
     given = {"points": "2000", "processes": "4", "kill_every": "3", "seed": "0", "folder": ""}
     for argument in arguments:
         key, _, value = argument.partition("=")

@@ -5,7 +5,7 @@
     WANDB_API_KEY=... python -m scripts.wandb_dashboard --entity my-team
 
 The JSON is written offline. With a key (`wandb login`, or WANDB_API_KEY) and `--entity`, the workspace is also saved on the server.
-Wants `pip install sqbench[dashboards]`.
+It needs `pip install sqbench[dashboards]`.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from sqbench.storage import write_text
 
 STAGES = ("load", "baseline", "calibrate", "allocate", "quantize", "train", "lower", "evaluate")  # of sqbench.runner.flow
 METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "acc", "kl_to_fp", "agreement", "exact_match")
-ALPHA = wr.Config("identity.method.alpha")  # what the method used; `alpha` at the top of a config may be null
+ALPHA = wr.Config("identity.method.alpha")  # the alpha that the method used; the top-level `alpha` may be null
 
 
 def workspace(project: str, entity: str, metric: str) -> ws.Workspace:
-    """The workspace as an object; nothing is sent.
+    """The workspace as an object. Nothing is sent.
 
     Args:
-        metric: that decides: perplexity, top1, or another that the runs' summaries have.
+        metric: the deciding one: perplexity, top1, or another one in the summaries of the runs.
     """
     best = ws.Ordering(ws.Summary(metric), ascending=metric in ("perplexity", "bits_per_byte", "kl_to_fp"))
     columns = [f"summary:{name}" for name in (metric, f"delta/{metric}/value", "weight_bytes", "cost/seconds/total")]
@@ -97,14 +97,14 @@ def _cost() -> list[Any]:
 
 
 def _section(name: str, panels: list[Any], open: bool = True) -> ws.Section:
-    """Panels in rows of three; the library would put all of them into one place."""
+    """A section with panels in rows of three. The library would put all of them into one place."""
     for place, panel in enumerate(panels):
         panel.layout = wr.Layout(x=8 * (place % 3), y=6 * (place // 3), w=8, h=6)
     return ws.Section(name=name, panels=panels, is_open=open)
 
 
 def as_json(view: ws.Workspace) -> str:
-    """The workspace as the server would get it, with numbers in place of the random ids that the library gives to panels."""
+    """The workspace as JSON for the server. Numbers replace the random ids that the library gives to panels."""
     model = json.loads(view._to_model().model_dump_json(by_alias=True))
     count = 0
     for section in model["spec"]["section"]["panelBankConfig"]["sections"]:
@@ -115,7 +115,7 @@ def as_json(view: ws.Workspace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: what was written, and where the workspace is if it was uploaded."""
+    """Run the command line. It prints the written file, and the address of an uploaded workspace."""
     parser = argparse.ArgumentParser(prog="python -m scripts.wandb_dashboard", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--project", default="sqbench", help="tracker.project of the runs")
     parser.add_argument("--entity", default="", help="the user or team it belongs to; without one nothing is uploaded")

@@ -1,9 +1,9 @@
-"""Mirror finished points to Weights & Biases anew: what ran with tracker=none, or before `sqbench.plot` drew its pictures.
+"""Mirror all points to Weights & Biases again, as those that ran with tracker=none or before `sqbench.plot` drew pictures.
 
     python -m scripts.wandb_mirror                              # results, offline: `wandb sync results/wandb/offline-*` uploads
     python -m scripts.wandb_mirror --results-dir lab --mode online --project lab
 
-Runs have the ids of their points: an earlier one of the same point is replaced.
+Runs have the ids of their points. An earlier run of the same point is replaced.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from sqbench.tracking.wandb import mirror
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: how many points were mirrored; exit status 2 where there are none."""
+    """Run the command line. It prints the number of mirrored points. The exit status is 2 without a folder of points."""
     parser = argparse.ArgumentParser(prog="python -m scripts.wandb_mirror", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--mode", choices=("offline", "online"), default="offline")

@@ -1,4 +1,4 @@
-"""sqbench: what does quantizing this model cost me?
+"""sqbench measures what it costs to quantize a model.
 
 import sqbench
 
@@ -16,7 +16,7 @@ __all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize",
 
 
 def __getattr__(name: str) -> Any:
-    """The verbs, imported on first use: command lines that only read records need no torch."""
+    """Import the verbs on first use, because command lines that only read records need no torch."""
     if name in __all__:
         from sqbench import api
 

@@ -1,4 +1,4 @@
-"""The line that makes a point again: its own command, and the settings whose defaults have changed since it ran."""
+"""The command that makes a point again: its own command, and the settings whose defaults have changed since."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ _OF_THE_RUN = ("results_dir", "cache_dir", "tracker", "force", "plan", "isolate"
 
 
 def again(record: Mapping[str, Any]) -> str:
-    """The command of a record; empty if it has none. A command that no longer composes stays as it is."""
+    """The command that makes a record again. Empty if it has none. A command that no longer composes is returned unchanged."""
     command = str(record["provenance"].get("command", ""))
     program, overrides = (words := shlex.split(command))[:3], words[3:]
     if program != ["python", "-m", "sqbench.run"]:
@@ -30,7 +30,7 @@ def again(record: Mapping[str, Any]) -> str:
         f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}"
         for key, value in then.items()
         if key in today and today[key] != value and key.partition(".")[0] not in _OF_THE_RUN
-        if not key.startswith("data.") or key.removeprefix("data.") in data  # windows are nothing to a model of images
+        if not key.startswith("data.") or key.removeprefix("data.") in data  # an image model has no windows
     ]
     return shlex.join([*program, *overrides, *changed]) if changed else command
 

@@ -1,4 +1,4 @@
-"""How every command line begins and ends: an exit status, and on standard error one plain line for what the user can fix."""
+"""The start and end of every command line. An error that the user can fix is one plain line on standard error."""
 
 import os
 import re
@@ -22,10 +22,10 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable: 1 shows the traceback o
 
 
 def application(config_name: str, task: TaskFunction, first: Callable[[], None] = lambda: None) -> int:
-    """A Hydra application: it gives the configuration of the command line to the task, in whatever process; the exit status.
+    """Run a Hydra application, whose task gets the configuration of the command line in any process. Return the exit status.
 
     Args:
-        first: what is done before anything is composed.
+        first: is called before anything is composed.
     """
 
     def work() -> None:
@@ -39,14 +39,14 @@ def application(config_name: str, task: TaskFunction, first: Callable[[], None] 
 
 
 def reader(config_name: str, work: Callable[[DictConfig], int | None]) -> int:
-    """The same for work in this process. It is done after Hydra has ended, which adds lines of its own to errors of a task."""
+    """Like `application`, for work in this process. It runs after Hydra has ended, because Hydra adds lines to errors of a task."""
     found: list[DictConfig] = []
     status = application(config_name, found.append)
     return status or max((answered(partial(work, cfg)) for cfg in found), default=0)
 
 
 def answered(work: Callable[[], int | None]) -> int:
-    """Do the work; its own exit status, or 2 for what the user can fix, which is said, or 130 for Ctrl-C."""
+    """Do the work. Return its own exit status, 2 after printing an error that the user can fix, or 130 after Ctrl-C."""
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"sqbench {__version__}\n")
         return 0
@@ -58,7 +58,7 @@ def answered(work: Callable[[], int | None]) -> int:
         if asked == "1":
             raise
         return refuse(error)
-    except OSError as error:  # Hydra's own files too: a full disk, a folder that nobody may write to
+    except OSError as error:  # from Hydra's own files too: a full disk, a folder without write permission
         if asked == "1":
             raise
         return refuse(UserError(str(error)))
@@ -72,14 +72,14 @@ def answered(work: Callable[[], int | None]) -> int:
 
 
 def refuse(error: Exception) -> int:
-    """Say what is wrong with the input; the exit status 2."""
+    """Print what is wrong with the input, and return the exit status 2."""
     said = str(error) if isinstance(error, UserError) else _plain(error)
     console.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 2
 
 
 def _plain(error: Exception) -> str:
-    """In one line, what Hydra or OmegaConf says of a file or a value."""
+    """The message of Hydra or OmegaConf on a file or a value, in one line."""
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {str(error.msg).splitlines()[0]}"
     cause = f"; {_plain(error.__cause__)}" if isinstance(error.__cause__, OmegaConfBaseException) else ""

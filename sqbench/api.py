@@ -1,4 +1,4 @@
-"""Five verbs, for notebooks and for the runner alike: load, calibrate, quantize or train, evaluate."""
+"""The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -33,7 +33,7 @@ from sqbench.training.checkpoint import fingerprint
 
 
 def configure(*overrides: str) -> DictConfig:
-    """`compose_config`, checked.
+    """The configuration of a command line with these overrides, checked.
 
     Raises:
         UserError: a value cannot work.
@@ -44,13 +44,13 @@ def configure(*overrides: str) -> DictConfig:
 
 
 def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = None) -> tuple[Model, Examples]:
-    """A model and its examples, named as on the command line: `load("model=smollm2_135m", "data=pydoc")`.
+    """A model and its examples. They are named as on the command line: `load("model=smollm2_135m", "data=pydoc")`.
 
     Args:
         folder: a cache for a fitted head; None fits without one.
 
     Raises:
-        UserError: the model or the data cannot be had, or do not fit each other.
+        UserError: the model or the data is not available, or they do not fit each other.
     """
     cfg = cfg if cfg is not None else configure(*overrides)
     source = models.locate(cfg.model)
@@ -67,14 +67,14 @@ def calibrate(
     """Statistics of every quantizable tensor over model inputs, from one streaming pass.
 
     Args:
-        inputs: token windows [B, window], or `Batches`: `examples.calibration`. `Unseen` ones are not read: the statistics are
-            what the weights tell.
-        search: how many of them a search over block outputs may replay; None: as many as on a command line.
-        points: also tensors that no layer reads, which op sets beyond `linear` quantize.
+        inputs: token windows [B, window], or `Batches` such as `examples.calibration`. `Unseen` inputs are not read. The
+            statistics then come from the weights alone.
+        search: how many inputs a search over block outputs may replay. None is the default of the command line.
+        points: also collect the tensors that no layer reads. Op sets beyond `linear` quantize them.
         folder: a cache; None computes without one.
 
     Raises:
-        UserError: tensors that no layer reads are asked for, of which weights tell nothing.
+        UserError: `points` is set and the inputs are `Unseen`. Weights say nothing about tensors that no layer reads.
     """
     if search is None:
         search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
@@ -105,12 +105,12 @@ def allocate(
     run: Model | None = None,
     folder: Path | None = None,
 ) -> Allocation:
-    """Bits for each group of layers, `budget` on average: `quantize(..., bits=allocation.applied(scheme))` uses them.
+    """Bits for each group of layers, `budget` on average. Use them with `quantize(..., bits=allocation.applied(scheme))`.
 
     Args:
-        scheme: its own width is that at which damage is measured: a narrow one tells the most.
-        run: the model on other kernels, to measure on.
-        folder: a cache for what is measured; None measures without one.
+        scheme: the damage is measured at its own width. A narrow width is the most informative.
+        run: the same model on other kernels. The damage is measured on it.
+        folder: a cache for the measured damage; None measures without one.
     """
     task = Task(model, statistics, scheme)
 
@@ -141,13 +141,13 @@ def quantize(
     alpha: float | str | None = None,
     **parameters: Any,
 ) -> Model:
-    """A quantized model; the float model stays as it is.
+    """A quantized model. The float model does not change.
 
     Args:
         method: a name in `conf/method`, or the method itself.
-        bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's own.
+        bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's natural scheme.
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
-        parameters: the method's own, for example `pairs=True`.
+        parameters: the method's own parameters, for example `pairs=True`.
 
     Raises:
         UserError: a name or value is unknown, or the method finds nothing to work on.
@@ -173,15 +173,15 @@ def train(
     checkpoint: Path | None = None,
     **parameters: Any,
 ) -> Model:
-    """A model trained while it is quantized; the float model stays as it is.
+    """A model trained while it is quantized. The float model does not change.
 
     Args:
         images: `examples.training`.
         method: `qat`, `qat_lsq` or the method itself.
         bits: as for `quantize`.
-        parameters: the method's own, for example `epochs=3`.
-        seed: of the order of images and of those that validate.
-        checkpoint: a file that an interrupted call goes on from.
+        parameters: the method's own parameters, for example `epochs=3`.
+        seed: of the order of the images, and of the choice of validation images.
+        checkpoint: a file from which an interrupted call resumes.
 
     Raises:
         UserError: a name or value is unknown, the method does not train, or there is nothing to train on.
@@ -195,8 +195,8 @@ def train(
 def _chosen(
     method: str | Method, bits: str | Scheme, alpha: float | str | None, parameters: dict[str, Any]
 ) -> tuple[Method, Scheme]:
-    """A method and a scheme by their names, as on the command line, or as they are."""
-    if not isinstance(method, str) and not isinstance(bits, str):  # of every point of a sweep: composing takes longer than rounding
+    """The method and the scheme. Each is given as a name, as on the command line, or as the object itself."""
+    if not isinstance(method, str) and not isinstance(bits, str):  # as in a sweep: composing takes longer than rounding
         bits.check()
         return method, bits
     named = [f"method={method}"] * isinstance(method, str) + [f"bits={bits}"] * isinstance(bits, str)
@@ -211,13 +211,13 @@ def _chosen(
 
 
 def evaluate(model: Model, examples: Examples, reference: Result | None = None, *, name: str = "auto", **settings: Any) -> Result:
-    """Metrics and per-example outcomes; with the float model's result as `reference`, paired with it.
+    """Metrics and per-example outcomes. With the float model's result as `reference`, the outcomes are paired with it.
 
     Args:
-        settings: of the evaluation, for example `name="latency", repetitions=20`; others are as on the command line.
+        settings: of the evaluation, for example `name="latency", repetitions=20`. The others keep the defaults of the command line.
 
     Raises:
-        UserError: the evaluation is not for such a model, or has no such setting.
+        UserError: the evaluation does not support this kind of model, or has no such setting.
     """
     chosen = natural_evaluation(name, model.kind)
     if model.kind not in EVALUATIONS[chosen].settings:

@@ -1,4 +1,4 @@
-"""What a configuration names, put together: a model, its examples and its head, and whether they fit each other."""
+"""The parts that a configuration names, put together: a model, its examples and its head. Checks that they fit each other."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sqbench.models.topology import check_patterns, matches
 
 
 def read(source: models.Source, cfg: DictConfig) -> Model:
-    """The model of a source, its layers plain where they are proven to be; with `blockwise` one that stays on disk."""
+    """The model of a source, with plain layers where these provably compute the same. With `blockwise` it stays on disk."""
     load = source.stream if cfg.blockwise and source.stream is not None else source.load
     model = load(config.device_of(cfg.device))
     make_plain(model.module)
@@ -30,7 +30,7 @@ def examples_of(corpus: Corpus, model: Model, source: models.Source, cfg: DictCo
     """The examples of a model that fit into its context.
 
     Raises:
-        UserError: there are not so many, or they do not fit.
+        UserError: there are too few, or they do not fit.
     """
     examples = corpus.examples(model, cfg.data, cfg.calibration)
     if isinstance(examples, Windows) and source.context is not None and examples.evaluation.shape[1] > source.context:
@@ -55,23 +55,23 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
 
 
 def check_sizes(cfg: DictConfig, source: models.Source) -> None:
-    """Raise UserError if a pattern names no layer or a group size does not fit one, where the architecture alone tells them."""
+    """Raise UserError if a pattern names no layer or a group size fits no layer, as far as the architecture alone shows."""
     scheme = scheme_of(cfg)
     grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
     if source.widths is None or METHODS[cfg.method.name].is_float or not (grouped or scheme.layers):
         return
     all_widths = source.widths((cfg.head or cfg.model.head) == "own")
     widths = {name: found for name, found in all_widths.items() if matches(None, name, cfg.model.keep)}
-    if widths:  # none: the architecture cannot be built without weights
+    if widths:  # empty if the architecture cannot be built without weights
         check_patterns(scheme.layers or (), widths)
     check_groups(scheme, {name: found for name, found in widths.items() if matches(scheme.layers, name, ())})
 
 
 def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | None) -> Model:
-    """An image model with the head that the configuration asks for; any other model as it is.
+    """An image model with the head of the configuration. Any other model stays as it is.
 
     Raises:
-        UserError: its own head is for other classes.
+        UserError: the model's own head is for other classes.
     """
     if not isinstance(model, ImageModel):
         return model
@@ -81,7 +81,7 @@ def with_head(model: Model, examples: Examples, cfg: DictConfig, folder: Path | 
 
 
 def backbone(model: Model, cfg: DictConfig) -> Model:
-    """The part of a model that is quantized: without its own classifier where another head takes its place."""
+    """The quantized part of a model. It has no classifier if another head takes its place."""
     return without_classifier(model) if isinstance(model, ImageModel) and (cfg.head or cfg.model.head) != "own" else model
 
 
@@ -91,7 +91,7 @@ def search_size(cfg: DictConfig, model: Model) -> int:
 
 
 def training_images(examples: Examples, cfg: DictConfig) -> LabelledImages:
-    """What a training-based method may learn from.
+    """The images on which a method may train.
 
     Raises:
         UserError: the data has no labels.

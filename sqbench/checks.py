@@ -1,4 +1,4 @@
-"""Which configurations work: every value is checked, and its like named, before anything is loaded."""
+"""Checks of a configuration. They run before anything is loaded, and an error names similar values."""
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -121,7 +121,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def _refuse_unknown(node: DictConfig, place: str = "") -> None:
-    """Raise UserError for a key that nothing reads; Hydra takes any after a `+`."""
+    """Raise UserError for a key that nothing reads. Hydra accepts any key after a `+`."""
     kind = OmegaConf.get_type(node)
     names = [field.name for field in fields(kind)] if is_dataclass(kind) else None  # a method's are checked by the method
     for key in map(str, node):
@@ -132,7 +132,7 @@ def _refuse_unknown(node: DictConfig, place: str = "") -> None:
 
 
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
-    """Raise UserError for what a model that is never whole in memory cannot do."""
+    """Raise UserError for settings of `blockwise=true` that need the whole model in memory."""
     from sqbench.evaluation import natural_evaluation
     from sqbench.methods import scheme_of
 

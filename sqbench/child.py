@@ -1,4 +1,4 @@
-"""A process that computes one point after the other for its parent, and may be killed without harm to it."""
+"""A child process that computes points one after the other. It can be killed without harm to its parent."""
 
 import faulthandler
 import json
@@ -25,16 +25,16 @@ from sqbench.quiet import quiet
 
 LOOK = 0.1  # seconds between looks at a child's memory
 GRACE = 5.0  # seconds that a child gets to end after SIGTERM
-DYING = 60.0  # seconds that a dead one may take to be gone: its memory is given back, or written to a core file
+DYING = 60.0  # seconds that a dead child may take to be gone, while its memory is freed or written to a core file
 
 
 class Child:
-    """A running child process. Start it with the environment it is to have from its first instruction."""
+    """A running child process. It starts with its final environment."""
 
     def __init__(self, place: Mapping[str, str]) -> None:
-        if multiprocessing.get_start_method(allow_none=True) == "loky":  # of joblib's workers; a child does not know that name
+        if multiprocessing.get_start_method(allow_none=True) == "loky":  # set in joblib's workers; a child does not know that name
             multiprocessing.set_start_method("spawn", force=True)
-        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads, locked as they are
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of torch's threads
         self._pipe, other = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(other,))
         with env_override(dict(place)):
@@ -46,25 +46,25 @@ class Child:
         return self._process.is_alive()
 
     def compute(self, point: dict[str, Any], limits: LimitsConfig) -> dict[str, Any]:
-        """What a point comes to: its `outcome`, `refused` with what is wrong in its configuration, or `died` with how.
+        """The result of a point: `outcome`, `refused` with the error in its configuration, or `died` with the cause.
 
         Args:
-            point: the arguments of `_point`, as JSON can say them.
-            limits: what ends the child when it goes over one of them.
+            point: the arguments of `_point`, as JSON values.
+            limits: the child is ended when it exceeds one of them.
         """
-        with suppress(OSError):  # it died since it was last looked at, as is seen below
+        with suppress(OSError):  # the child has died in the meantime, which is handled below
             self._pipe.send_bytes(json.dumps(point).encode())
         over = self._watched(limits)
         try:
             if self._pipe.poll():
                 return dict(json.loads(self._pipe.recv_bytes()))
-        except (EOFError, OSError):  # a dead one's end of the pipe
+        except (EOFError, OSError):  # the pipe of a dead child
             pass
         self._process.join(DYING)
         return {"died": over or _death(self._process.exitcode)}
 
     def end(self) -> None:
-        """Stop it and all that it started: with SIGTERM, then with SIGKILL."""
+        """Stop the child and the processes that it started: with SIGTERM, then with SIGKILL."""
         try:
             started = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -79,7 +79,7 @@ class Child:
                 process.kill()
 
     def _watched(self, limits: LimitsConfig) -> str:
-        """Wait until it answers or ends, and end it when it goes over a limit: which one, empty if none."""
+        """Wait until the child answers or ends. End it if it exceeds a limit, and return which one; empty if none."""
         deadline = float("inf") if limits.seconds is None else time.monotonic() + limits.seconds
         most = float("inf") if limits.memory_gb is None else limits.memory_gb * 1e9
         while not wait([self._process.sentinel, self._pipe], timeout=LOOK):
@@ -93,9 +93,9 @@ class Child:
 
 
 def _serve(pipe: Connection) -> None:
-    """What the child does: points, until its parent wants no more."""
+    """The loop of the child: it computes points until its parent closes the pipe."""
     threading.Thread(target=_follow_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C too, and ends this process
     quiet()
     register()
     while True:
@@ -111,7 +111,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _point(config: str, overrides: list[str], sweep: str | None, folder: str, threads: int | None) -> dict[str, Any]:
-    """Compute a point, of a configuration as YAML. Where native code breaks, Python's stack goes to the log in `folder`."""
+    """Compute a point from a configuration as YAML. If native code crashes, Python's stack goes to the log in `folder`."""
     import torch
 
     from sqbench.config import RunConfig
@@ -130,13 +130,13 @@ def _point(config: str, overrides: list[str], sweep: str | None, folder: str, th
             return {"refused": str(error)}
         finally:
             faulthandler.disable()
-            if torch.cuda.is_initialized():  # the next point on this GPU may be another worker's, and needs the room
-                with suppress(RuntimeError):  # of a GPU that this point has broken: its outcome says so
+            if torch.cuda.is_initialized():  # the next point on this GPU may belong to another worker, and needs the memory
+                with suppress(RuntimeError):  # this point has broken the GPU, as its outcome says
                     forget()
 
 
 def _follow_parent() -> None:
-    """End with the parent, however it ends: nobody would wait for this point."""
+    """End this process when the parent ends in any way, as nobody would wait for the point."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -144,7 +144,7 @@ def _follow_parent() -> None:
 
 
 def _resident(pid: int | None) -> int:
-    """Bytes that a process and its children have in memory; 0 once they are gone."""
+    """The resident bytes of a process and its children; 0 once they are gone."""
     try:
         parent = psutil.Process(pid)
         return sum(process.memory_info().rss for process in (parent, *parent.children(recursive=True)))
@@ -153,7 +153,7 @@ def _resident(pid: int | None) -> int:
 
 
 def _death(exitcode: int | None) -> str:
-    """How a process ended that said nothing."""
+    """A message on how a process without an answer ended."""
     if exitcode is None or exitcode >= 0:
         return f"its process ended with status {exitcode} and no word"
     name = signal.Signals(-exitcode).name

@@ -32,23 +32,23 @@ from sqbench.reporting.tables import to_markdown, write_tables
 
 
 class Style(StrEnum):
-    """Of the LaTeX table."""
+    """The style of the LaTeX table."""
 
     plain = "plain"
     paper = "paper"
 
 
 def every() -> dict[str, Any]:
-    """Which results to show: for each field a name or a list of names, null for all. The float baseline of what is shown stays.
+    """The default of `where`, which shows all results. A field may be a name, a list of names, or null for all.
 
-    The fields stand under `where` because `model=`, `method=` and so on are config groups of `sqbench.run` to Hydra.
+    The float baseline of the shown results stays. The fields stand under `where`, because `model=` or `method=` is a config group.
     """
     return dict.fromkeys(FILTERS)
 
 
 @dataclass
 class CollectConfig:
-    """What `sqbench.collect` may be told."""
+    """The settings of `sqbench.collect`."""
 
     results_dir: str = "results"
     rows: list[str] = field(default_factory=lambda: ["method", "alpha"])  # columns of long.csv that make the rows
@@ -89,14 +89,14 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
         latex = partial(to_paper, experiment=experiment, heading=config.caption or "", label=config.label or "")
     elif config.caption or config.label:
         raise UserError("caption and label are of style=paper; style=plain says what the table shows by itself")
-    return to_markdown(grid), write_tables(frame, grid, folder, latex)  # long.csv has all results, whatever this table shows
+    return to_markdown(grid), write_tables(frame, grid, folder, latex)  # long.csv always has all results
 
 
 def records_of(results_dir: str, command: str) -> list[dict[str, Any]]:
     """All whole records of a results folder, without `quantized`.
 
     Args:
-        command: the one that asks, `collect` for example, as an error quotes it.
+        command: the asking command for the error message, for example `collect`.
 
     Raises:
         UserError: there are none.
@@ -112,7 +112,7 @@ def records_of(results_dir: str, command: str) -> list[dict[str, Any]]:
 
 
 def experiment_of(records: Iterable[Mapping[str, Any]]) -> str:
-    """The name of the experiment that all of these points were run for, by their commands; empty if there is no such."""
+    """The name of the experiment in the commands of all of these points. Empty if there is no common one."""
     named = set()
     for record in records:
         words = shlex.split(record["provenance"].get("command", ""))
@@ -138,7 +138,7 @@ def chosen(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _names(value: Any) -> list[str] | None:
-    """A filter's value as names; an alpha of 0.50 is the frame's `0.5`."""
+    """The value of a filter as names. An alpha of 0.50 becomes `0.5`, as in the frame."""
     if value is None:
         return None
     items = value if isinstance(value, list) else [value]
@@ -149,8 +149,8 @@ ConfigStore.instance().store(name="collect_schema", node=CollectConfig)
 
 
 def main() -> int:
-    """The command line: the table on stdout, what the user can fix on stderr with exit status 2."""
-    gc.disable()  # 10,000 records are a million objects without a cycle: looking for one is a tenth of the time
+    """Run the command line. The table goes to stdout, errors that the user can fix to stderr, with exit status 2."""
+    gc.disable()  # 10,000 records are a million objects without cycles; the search for cycles takes a tenth of the time
     return reader("collect", _answer)
 
 

@@ -1,7 +1,7 @@
-"""How a command line becomes configurations: fields of a choice are set where that choice is known.
+"""The way from a command line to configurations. Fields of a choice are set once that choice is known.
 
-Of `-m bits=w4a16,w3a16 bits.weights.group_size=32`, Hydra first composes one configuration for the sweep as a whole. It gives swept
-keys their defaults, here bits=auto, which has no weights: the field could not be set, though every point of the sweep has it.
+For `-m bits=w4a16,w3a16 bits.weights.group_size=32`, Hydra first composes one configuration for the whole sweep. It gives swept
+keys their defaults, here bits=auto, which has no weights. The field cannot be set there, although every point of the sweep has it.
 """
 
 import shlex
@@ -23,9 +23,9 @@ PLUGINS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "s
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, which leaves to each job of a sweep the fields that the sweep as a whole does not have.
+    """Hydra's loader, which leaves fields that the whole sweep does not have to its jobs.
 
-    It goes to the processes and hosts of a launcher with the points.
+    It goes with the points to the processes and hosts of a launcher.
     """
 
     def load_configuration(
@@ -36,10 +36,10 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """As Hydra's.
+        """Compose a configuration as Hydra does.
 
         Raises:
-            UserError: an override cannot work: its group, its file, its key, its type, or several values where one is due.
+            UserError: the group, file, key or type of an override is wrong, or it has several values where one is expected.
         """
 
         def compose(lines: list[str]) -> DictConfig:
@@ -63,15 +63,15 @@ class Loader(ConfigLoaderImpl):
             shared = compose([str(item.input_line) for item in parsed if item not in later])
             shared.hydra.overrides.task = [
                 item.input_line for item in parsed if not item.is_hydra_override()
-            ]  # jobs come from these
+            ]  # the jobs come from these
             return shared
 
     def _is_choice(self, override: Override) -> bool:
-        """Whether an override chooses a file of a group, and sets no key."""
+        """Whether an override chooses a file of a group instead of setting a key."""
         return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _refuse_choices(self, choices: Sequence[Override], defaults: DictConfig) -> None:
-        """Raise UserError for the first group that this command line does not have, or the first file that the group does not."""
+        """Raise UserError for the first unknown group of this command line, or the first unknown file of a group."""
         groups = [name.partition("@")[0] for name in defaults.hydra.runtime.choices]
         for override in choices:
             group, value = override.key_or_group, override.value()
@@ -85,7 +85,7 @@ class Loader(ConfigLoaderImpl):
                     raise UserError(f"{group}={option}: {known(option, options)}{_plugin(group, option)}")
 
     def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:
-        """Raise UserError for the first of these keys that is not there, or whose value is of another type."""
+        """Raise UserError for the first of these keys that does not exist, or whose value has the wrong type."""
         for override in values:
             key = override.key_or_group
             lost = missing(cfg, key)
@@ -95,7 +95,7 @@ class Loader(ConfigLoaderImpl):
 
     @staticmethod
     def _choice(cfg: DictConfig, key: str) -> tuple[str, str, str] | None:
-        """The group that a key belongs to, as a command line names it, the option chosen of it, and where that stands."""
+        """The group of a key as a command line names it, its chosen option, and the place of the group in a configuration."""
         found = []
         for name, option in cfg.hydra.runtime.choices.items():
             group, _, package = name.partition("@")
@@ -105,7 +105,7 @@ class Loader(ConfigLoaderImpl):
         return max(found, key=lambda one: len(one[2]), default=None)
 
     def _others(self, cfg: DictConfig, lost: str, name: str, option: str, place: str) -> str:
-        """What is missing where, and which options of the group have it, else which fields there are."""
+        """A message: the missing key, and the options of the group that have it, else the known fields."""
         group, inside = name.partition("@")[0], lost.removeprefix(f"{place}.")
         having = [other for other in self.get_group_options(group) if _has(self.repository.load_config(f"{group}/{other}"), inside)]
         said = f"{name}={option} has no {lost}"
@@ -116,7 +116,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _several(override: Override, config_name: str | None, parsed: Sequence[Override]) -> str:
-    """What is wrong with several values of a key where there is no sweep, and the line that is right."""
+    """The message for several values of a key without a sweep, with the right command."""
     said = override.input_line
     if config_name != SWEEPING:
         return f"{said}: must be one value; a list is {override.key_or_group}=[{str(said).partition('=')[2]}]"
@@ -125,7 +125,7 @@ def _several(override: Override, config_name: str | None, parsed: Sequence[Overr
 
 
 def _plugin(group: str, option: str) -> str:
-    """What installs a launcher that Hydra does not find."""
+    """The tail of a message: the line that installs a launcher. Empty for other options."""
     extra = PLUGINS.get(option) if group == "hydra/launcher" else None
     return brings(extra) if extra else ""
 
@@ -141,7 +141,7 @@ def _has(loaded: Any, key: str) -> bool:
 
 @contextmanager
 def by_choice() -> Iterator[None]:
-    """Inside the block, a Hydra application composes with `Loader`: Hydra has no setting for it."""
+    """Let a Hydra application compose with `Loader` inside the block. Hydra has no setting for this."""
     own = application.ConfigLoaderImpl
     application.ConfigLoaderImpl = Loader
     try:

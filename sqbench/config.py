@@ -1,6 +1,6 @@
-"""The typed configuration: what a command line may say. `sqbench.checks` says what of it works.
+"""The types of the configuration. `sqbench.checks` checks the values.
 
-`conf/` holds the values, this file the types. Every key that a YAML or an override may set stands here with what it means.
+`conf/` holds the values. This file defines and explains every key that a YAML file or an override may set.
 """
 
 import textwrap
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 EACH = "each"  # layers=each: a sweep of one point for each group of layers
 _HERE = Path(__file__).resolve().parent
-CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # inside a wheel, or beside it in a checkout
+CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel inside the package, else beside it
 
 
 @dataclass
 class ModelConfig:
-    """Which weights, and how they are loaded."""
+    """Which weights are loaded, and how."""
 
     name: str = MISSING  # a preset's label, a hub id, a local folder, or a timm architecture
-    label: str | None = None  # what tables and pictures call it; null: its name. No number depends on it
+    label: str | None = None  # its name in tables and pictures; null is `name`. No number depends on it
     loader: str = MISSING  # a key of sqbench.models.LOADERS
     revision: str | None = None  # of a hub id
     checkpoint: str | None = None  # timm: a local .safetensors or .pth file instead of the hub's weights
     image_size: int | None = None  # pixels; null is the model's own
     head: str = "own"  # own: the model's classifier; probe or knn: fitted on frozen float features of the training split
-    head_images: int = 2000  # of the training split, to fit it on
-    recipe: dict[str, Any] | None = None  # of a model that is trained on first use: conf/model/*_nano.yaml
+    head_images: int = 2000  # images of the training split that a probe or knn head is fitted on
+    recipe: dict[str, Any] | None = None  # of models that are trained on first use, as in conf/model/*_nano.yaml
     dtype: str = "float32"
     trust_remote_code: bool = False
     keep: list[str] = field(default_factory=list)  # layers (fnmatch patterns) left in float, besides the output embedding
@@ -44,32 +44,32 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which text, cut into windows of tokens; or which images."""
+    """Which text, cut into windows of tokens, or which images."""
 
     name: str = MISSING
     source: str = MISSING  # a key of sqbench.data.SOURCES
     path: str | None = None  # a local file or folder instead of a download
     window: int = 512  # tokens
-    windows: int = 32  # to evaluate on, from the start of the text
-    bos: Any = "auto"  # before every window: auto, what the tokenizer itself puts before a text; true, at least BOS; false, nothing
-    images: int | None = 1000  # to evaluate on, a fixed draw of the test split; null is all of it
-    train_path: str | None = None  # the training split, where `path` is the test split alone
+    windows: int = 32  # windows to evaluate on, from the start of the text
+    bos: Any = "auto"  # tokens before every window. auto: those that the tokenizer adds; true: at least BOS; false: none
+    images: int | None = 1000  # images to evaluate on, a fixed draw of the test split; null is all of it
+    train_path: str | None = None  # the training split, if `path` is only the test split
     image_column: str = "image"  # of parquet files
     label_column: str = "label"
 
 
 @dataclass
 class CalibrationConfig:
-    """What the statistics are collected on: windows or images that evaluation never sees."""
+    """The calibration inputs: windows or images that the evaluation never sees."""
 
-    samples: int | None = None  # windows or images, whichever the model reads; null leaves both numbers to what follows
+    samples: int | None = None  # number of windows or images, whichever the model reads; null uses the next two keys
     windows: int = 32
     images: int = 64  # of the training split
-    source: str = "data"  # random: random tokens, images of noise; weights: no inputs, only what norms' weights tell of ranges
+    source: str = "data"  # random: random tokens or noise images; weights: no inputs, ranges from the norms' weights alone
     seed: int = 0  # of the draw; follows the top-level seed
-    path: str | None = None  # another text than the evaluation's
-    search_windows: int = 4  # of them, how many a search over block outputs (alpha=auto) replays
-    search_images: int = 16  # the same
+    path: str | None = None  # a text other than the evaluation's
+    search_windows: int = 4  # how many windows a search over block outputs (alpha=auto) replays
+    search_images: int = 16  # the same for images
 
 
 @dataclass
@@ -93,7 +93,7 @@ class SchemeConfig:
     weights: FormatConfig | None = None
     activations: FormatConfig | None = None
     ops: str = "linear"
-    edge_bits: int | None = None  # of the first and the last layer that is quantized; null is the same as everywhere
+    edge_bits: int | None = None  # of the first and the last quantized layer; null is the same as in the others
 
 
 @dataclass
@@ -101,11 +101,11 @@ class EvalConfig:
     name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
     resamples: int = 10_000  # of the sign-flip test, and of the bootstrap of speeds
     level: float = 0.95  # of the intervals
-    repetitions: int = 5  # latency: measurements, each of both models, one after the other
-    warmup: int = 1  # latency: repetitions before them that do not count
+    repetitions: int = 5  # latency: measurements; each times both models, one after the other
+    warmup: int = 1  # latency: repetitions before the measurements, which do not count
     batch: int = 8  # latency: images at once; generation: prompts at once; lm_eval: requests at once
     prompt: int = 128  # latency, generation: tokens that are read at once
-    decode: int = 16  # latency, generation: tokens that are written after them, one by one
+    decode: int = 16  # latency, generation: tokens that are written after the prompt, one by one
     beams: int = 1  # generation: width of the beam search; 1 is greedy decoding
     tasks: list[str] = field(default_factory=list)  # lm_eval: names, YAML files, TEMPLATE:FILE; see conf/eval/lm_eval.yaml
     limit: int | None = None  # lm_eval: documents of each task, from its start; null is all
@@ -123,7 +123,7 @@ class TrackerConfig:
 
 @dataclass
 class LimitsConfig:
-    """Of one point, in a child process (`isolate`); null is none."""
+    """Limits of one point, which then runs in a child process (`isolate`); null is no limit."""
 
     seconds: float | None = None
     memory_gb: float | None = None  # resident, 1e9 bytes
@@ -141,24 +141,24 @@ class RunConfig:
     eval: EvalConfig = MISSING
     tracker: TrackerConfig = MISSING
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default
-    layers: Any = None  # fnmatch patterns of layers, or of modules around them, to quantize; null is all, each a sweep over groups
-    mixed: str | None = None  # auto: each group of layers gets a width of its own, by what it costs (sqbench/methods/mixed.py)
-    budget: float | None = None  # of mixed=auto: bits per weight on average over the quantized layers, codes alone
+    layers: Any = None  # fnmatch patterns of the layers to quantize, or of modules around them; null: all; each: sweep over groups
+    mixed: str | None = None  # auto: each group of layers gets its own width, by its measured damage (sqbench/methods/mixed.py)
+    budget: float | None = None  # of mixed=auto: average bits per weight over the quantized layers, codes alone
     widths: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])  # of mixed=auto: bits to choose from
     head: str | None = None  # own, probe or knn; null is the model's own default
     seed: int = 0
-    noise: int = 0  # how many times a point is evaluated again with inputs changed by a millionth (sqbench/evaluation/noise.py)
+    noise: int = 0  # how often a point is evaluated again, with inputs changed by a millionth (sqbench/evaluation/noise.py)
     backend: str = "sim"  # a key of sqbench.execution.BACKENDS
     device: str = "auto"
-    blockwise: bool = False  # language models: hold one block at a time in memory, and read it from disk when its turn comes
+    blockwise: bool = False  # language models: hold only one block at a time in memory, and read each from disk
     results_dir: str = "results"
     cache_dir: str | None = None  # of calibration statistics and float results; null is results_dir/cache
-    force: bool = False  # compute points again that are finished
+    force: bool = False  # compute finished points again
     plan: bool = False  # print the points and their state, compute nothing
-    isolate: bool | None = None  # points in a child process; null: with limits, or where a launcher runs several at once
+    isolate: bool | None = None  # run points in a child process; null: if there are limits, or a launcher runs several at once
     limits: LimitsConfig = field(default_factory=LimitsConfig)
-    threads: int | None = None  # of a point; null: of all cores, or of a worker's share of them
-    retry: int = 0  # times that a point that failed is tried again at once
+    threads: int | None = None  # of a point; null: all cores, or a worker's share of them
+    retry: int = 0  # how often a failed point is tried again at once
 
 
 def register() -> None:
@@ -169,9 +169,9 @@ def register() -> None:
 
 
 def compose_config(*overrides: str) -> DictConfig:
-    """The configuration that a command line with these overrides has."""
+    """The configuration of a command line with these overrides."""
     register()
-    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, whose search path serves
+    if GlobalHydra.instance().is_initialized():  # inside a Hydra application, with its search path
         return compose(config_name="config", overrides=list(overrides))
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose(config_name="config", overrides=list(overrides))
@@ -184,15 +184,15 @@ def _options(group: str, indent: int) -> str:
 
 
 def label_of(model: Mapping[str, Any]) -> str:
-    """What tables call the model of a configuration or of a record, which has no label if it is old."""
+    """The name in tables of the model of a configuration or a record. Old records have no label."""
     return str(model.get("label") or model["name"])
 
 
 def device_of(name: str) -> "torch.device":
-    """`auto` is cuda where there is one, else cpu.
+    """The torch device of this name. `auto` is cuda if there is one, else cpu.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device does not exist.
     """
     import torch
 

@@ -1,11 +1,11 @@
-"""What points will take, learnt from what finished points took: seconds by stage, and memory.
+"""The predicted cost of points, learnt from finished points: seconds of each stage, and memory.
 
-A stage's seconds are a rate times its work: `evaluate` works through the evaluation data, `calibrate` through the calibration data,
-each with the whole model; the others once with the model. Rates come from the finished points that are most like the point: of the
-same model, method, bits, evaluation and device if there are any, else of fewer of these, at last of other models, scaled by size.
-What they do not tell is worked out (`sqbench.effort`), at the speed at which they ran: the search of a method that has no finished
-point, or everything where no point has finished. Calibration and the float result are paid by the first point that needs them;
-others find them.
+The seconds of a stage are a rate times its work. `evaluate` runs the model over the evaluation data, and `calibrate` over the
+calibration data. Every other stage works through the model once. Rates come from the finished points that are most like the point.
+All have its evaluation and device. The nearest also have its model, method, bits and backend. The farthest are of other models and
+are scaled by size. `sqbench.effort` works out what finished points do not tell, at the speed at which they ran: the search of a
+method without finished points, or everything if no point has finished. The first point that needs the calibration or the float
+result pays for it.
 """
 
 import statistics
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-ENOUGH = 64  # finished points of one kind that are learnt from, the last in the order of their names
-SHARED = ("baseline", "calibrate")  # stages whose result is kept for every other point
-METHODS_OWN = ("quantize", "train")  # stages in which a method does what no other does
+ENOUGH = 64  # finished points of one kind that are used, the last in the order of their names
+SHARED = ("baseline", "calibrate")  # stages whose result other points reuse
+METHODS_OWN = ("quantize", "train")  # stages whose work depends on the method
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one point.
+    """The predicted cost of one point.
 
     Attributes:
         seconds: of its own stages.
         load: seconds that a process spends before its first point.
-        shared: what is computed once -> its seconds.
+        shared: key of a result that is computed once -> its seconds.
         memory: peak bytes; None where nothing is known.
-        basis: what tells.
+        basis: the source of the prediction.
     """
 
     seconds: float
@@ -50,10 +50,10 @@ class Cost:
 
 
 class History:
-    """Finished points, found by what they have in common with another one."""
+    """Finished points, indexed by what they may have in common with another point."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        """Of the records of a results folder, failed ones too: those say nothing."""
+        """Index the records of a results folder. Failed records are ignored."""
         self.sizes: dict[str, int | None] = {}
         self.there: set[str] = set()
         self.alike: dict[tuple[Any, ...], deque[Record]] = {}
@@ -67,7 +67,7 @@ class History:
                 self.alike.setdefault(key, deque(maxlen=ENOUGH)).append(record)
 
     def predict(self, point: "Point") -> Cost | None:
-        """What a point will take; None if nothing tells. What is shared and there already costs nothing."""
+        """The cost of a point; None if it cannot be predicted. Shared results that exist already cost nothing."""
         identity = point.identity
         foreseen = estimate(point)
         size = self.sizes.get(identity["model"]["weights"]) or weight_bytes(point)
@@ -84,7 +84,7 @@ class History:
             return found
 
         def paid(stage: str) -> float:
-            """Of a stage that most records found done: the most of the nearest of which any did not."""
+            """Seconds of a shared stage, which most records found done: the most in the nearest group where one ran it."""
             return next((most for near in kin if (most := max(at_their_rates(stage, near))) > 0), 0.0)
 
         nearest = kin[0]
@@ -93,7 +93,7 @@ class History:
         seconds = {stage: statistics.median(at_their_rates(stage, nearest)) for stage in own}
         basis = f"{len(nearest)} finished point{'s' * (len(nearest) > 1)} like it"
         strange = foreseen is not None and _searches(nearest[-1]["identity"]) != _searches(identity)
-        if strange and foreseen is not None:  # of another method: its search says nothing of this one
+        if strange and foreseen is not None:  # of another method: its search says nothing about this search
             speed = seconds["evaluate"] / foreseen[0]["evaluate"] if seconds.get("evaluate") and "evaluate" in foreseen[0] else 1.0
             seconds = {stage: spent for stage, spent in seconds.items() if stage not in METHODS_OWN}
             worked_out = {stage: speed * foreseen[0][stage] for stage in METHODS_OWN if stage in foreseen[0]}
@@ -109,7 +109,7 @@ class History:
         )
 
     def _to_pay(self, identity: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, float]:
-        """What is shared and not there: its key and seconds, the float model's rounding noise among it."""
+        """Key -> seconds of every shared result that is missing. The float model's rounding noise is one of them."""
         known = {**seconds, "float noise": _noise(identity, seconds.get("baseline", 0.0))}
         return {key: known[stage] for stage, key in _shared(identity).items() if stage in known and key not in self.there}
 
@@ -126,7 +126,7 @@ class History:
 
 
 def weight_bytes(point: "Point") -> int | None:
-    """Bytes of a model's weights in its dtype, before it is loaded; None where nothing tells."""
+    """Bytes of a model's weights in its dtype, before it is loaded; None if the size is unknown."""
     extent = point.source.extent()
     return None if extent is None else extent.weights * (4 if point.identity["model"]["dtype"] == "float32" else 2)
 
@@ -135,7 +135,7 @@ def _searches(identity: Mapping[str, Any]) -> tuple[str, bool]:
     return identity["method"]["name"], identity["method"].get("alpha") == "auto"
 
 
-# What a point has in common with others, the most telling first; without the model, its size is what is told by.
+# What a point may have in common with others, the most informative first. Points of other models are scaled by size.
 LIKENESS = (
     ("model", "method.name", "scheme", "backend"),
     ("model", "method.name", "backend"),
@@ -148,7 +148,7 @@ LIKENESS = (
 
 
 def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """What points that are alike have in common, the most telling first: first with what they search, then without."""
+    """The index keys of a point, the most informative first. Each comes with whether alpha is searched, then without."""
     method = identity["method"]
     parts = {
         "model": canonical_json(identity["model"]),
@@ -163,7 +163,7 @@ def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _work(stage: str, identity: Mapping[str, Any], size: int | None) -> float | None:
-    """How much a stage has to do, in units of its own; None where it cannot be told (all images of a data set)."""
+    """The amount of work of a stage, in units of its own. None if it is unknown, as for all images of a data set."""
     data = identity["data"] if stage in ("baseline", "evaluate") else identity["calibration"] if stage == "calibrate" else None
     if size is None or (data is not None and data.get("windows", data.get("images")) is None):
         return None
@@ -173,12 +173,12 @@ def _work(stage: str, identity: Mapping[str, Any], size: int | None) -> float | 
 
 
 def _noise(identity: Mapping[str, Any], evaluation: float) -> float:
-    """Seconds in which `noise=N` evaluates N times more."""
+    """Seconds of the N further evaluations of `noise=N`."""
     return float(identity.get("noise", 0)) * evaluation
 
 
 def _shared(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Stage -> what its result is known by: whatever it depends on."""
+    """Stage -> key of its result: a digest of everything that the result depends on."""
     floats = [identity["model"], identity["data"], identity["eval"], identity["device"], "baseline"]
     noisy = {"float noise": digest([*floats, identity["noise"]])} if identity.get("noise") else {}
     return {
@@ -191,12 +191,12 @@ def _shared(identity: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rest(seconds: Mapping[str, float]) -> float:
-    """What no stage accounts for."""
+    """Seconds that no stage accounts for."""
     return max(0.0, seconds["total"] - sum(spent for stage, spent in seconds.items() if stage != "total"))
 
 
 def _memory(near: Iterable[Record], size: int | None, sizes: Mapping[str, int | None]) -> int | None:
-    """The most that points like this one held: scaled, beyond what a process holds without a model, by the size of theirs."""
+    """Peak bytes of points like this one. The part above that of a process without a model is scaled by model size."""
     base = psutil.Process().memory_info().rss  # this process has loaded the same libraries and no model
     found = []
     for record in near:
@@ -209,9 +209,9 @@ def _memory(near: Iterable[Record], size: int | None, sizes: Mapping[str, int | 
 
 
 def wall_clock(costs: Sequence[Cost], workers: int) -> float:
-    """Seconds of a sweep on so many workers, each as fast as one that is alone; what is shared comes first, once.
+    """Seconds of a sweep on so many workers, each as fast as one alone. Shared results are computed first, and once.
 
-    The longest point goes first to whoever is free: a launcher that keeps the order of the sweep may take longer.
+    The longest remaining point goes to the next free worker. A launcher that keeps the order of the sweep may take longer.
     """
     if not costs:
         return 0.0

@@ -1,7 +1,7 @@
-"""What a point takes where no finished point tells: its model's size, its data and what its method does, at this machine's speed.
+"""The estimated cost of a point without similar finished points, from its model, data and method, and this machine's speed.
 
-A sum of four kinds of work, each timed once a process on a small piece of it: products, roundings, statistics, predictions. Good to
-a factor of two or three on a machine that does nothing else; finished points replace it (`sqbench.cost`).
+The estimate is a sum of four kinds of work: products, roundings, statistics and predictions. Every process times each kind once, on
+a small piece. On an idle machine the estimate is good to a factor of two or three. Finished points replace it (`sqbench.cost`).
 """
 
 import time
@@ -23,21 +23,21 @@ from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
 if TYPE_CHECKING:
     from sqbench.runner import Point
 
-BETWEEN = 1.5  # a forward pass takes so many times as long as its products alone: norms, attention, activation functions
-START = 6.0  # seconds in which a process imports what models and kernels need
-STAGE = 0.1  # seconds that any stage takes
-READ = 1e9  # bytes a second, of weights
-DECODED = 5e-4  # seconds an image, the first time that it is read
-DESCRIBED = 4  # the report measures the noise of every weight: as much as so many roundings of it
-COPIES = 3  # of the weights: as loaded, for the fast float kernel, quantized; the last two are float32
-TRAINED = 4  # more of them while training: gradients, two moments, the best epoch
+BETWEEN = 1.5  # time of a forward pass over that of its products alone: norms, attention, activation functions
+START = 6.0  # seconds in which a process imports the libraries of models and kernels
+STAGE = 0.1  # seconds that every stage takes at least
+READ = 1e9  # bytes of weights that are read per second
+DECODED = 5e-4  # seconds per image, the first time that it is read
+DESCRIBED = 4  # roundings of every weight that cost as much as its noise in the report
+COPIES = 3  # of the weights: loaded, for the fast float kernel, and quantized; the last two are float32
+TRAINED = 4  # further copies while training: gradients, two moments, the best epoch
 LOGITS = 6  # copies of a batch's predictions that an evaluation holds at once, of both models
-SINGLE_PASS = ("perplexity", "top1")  # evaluations that see every example once; how long others are is not known before
+SINGLE_PASS = ("perplexity", "top1")  # evaluations that see every example once; the length of the others is unknown
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Of each kind of work, how much is done in a second."""
+    """The amount of each kind of work that is done per second."""
 
     products: float  # floating-point operations
     rounded: float
@@ -47,7 +47,7 @@ class Machine:
 
 @cache
 def machine(device: str, threads: int) -> Machine:
-    """Timed in a fraction of a second; `threads` is how many are used, and part of the key."""
+    """The speed of a device, timed in a fraction of a second. `threads` is the number in use, for the cache key only."""
     x, weight = torch.randn(256, 512, device=device), torch.randn(1024, 512, device=device)
     seen, fmt = InputStatistics.empty(512, device), Format(4, symmetric=False, granularity="group", group_size=64)
     logits = torch.randn(16, 16384, device=device)
@@ -60,7 +60,7 @@ def machine(device: str, threads: int) -> Machine:
 
 
 def _seconds(run: Callable[[], Any], device: str) -> float:
-    """The least of several: what the machine does where nothing else runs."""
+    """The least seconds of several runs: the time on an idle machine."""
     took = []
     for _ in range(12):
         start = time.perf_counter()
@@ -73,13 +73,14 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """How much of everything a point has, in units: tokens or images.
+    """The amounts of work of a point, in units: tokens or images.
 
     Attributes:
         evaluated, calibrated, searched: units.
-        at_once: units of a batch of the evaluation.
+        at_once: units in one batch of the evaluation.
         fitted: images that a head is fitted on first.
-        learnt: images that training takes gradient steps on, all epochs together; steps: how many it takes.
+        learnt: images of all gradient steps, over all epochs.
+        steps: number of gradient steps.
     """
 
     evaluated: int
@@ -92,7 +93,7 @@ class Work:
 
 
 def work_of(point: "Point") -> Work | None:
-    """None where the evaluation's length is not known before."""
+    """The amounts of work of a point. None if the length of the evaluation is unknown, or with mixed precision."""
     identity, cfg = point.identity, point.cfg
     if identity["eval"]["name"] not in SINGLE_PASS or "mixed" in identity:
         return None
@@ -107,7 +108,7 @@ def work_of(point: "Point") -> Work | None:
 
 
 def gradient_steps(point: "Point") -> tuple[int, int]:
-    """Images of all gradient steps of a point, and how many steps it takes at most; 0 where it takes none."""
+    """The images of all gradient steps of a point, and the largest number of steps. Both are 0 without training."""
     method = configured(point.cfg)
     train = getattr(point.corpus, "train", ())
     if not method.trains:
@@ -116,7 +117,7 @@ def gradient_steps(point: "Point") -> tuple[int, int]:
 
 
 def estimate(point: "Point") -> tuple[dict[str, float], int] | None:
-    """Seconds of every stage of a point, and the bytes that it holds; None where the size or the length is not known."""
+    """Seconds of every stage of a point, and the bytes that it holds. None if the size or the length is unknown."""
     extent, work = point.source.extent(), work_of(point)
     if extent is None or work is None:
         return None
@@ -145,7 +146,7 @@ def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> d
         "lower": STAGE,
         "evaluate": STAGE + work.evaluated * (forward + inside + 3 * said),
     }
-    if work.steps:  # the student forward and twice as much backward, the float model beside it, every weight rounded at each step
+    if work.steps:  # student forward, twice as much backward, and float model per image; rounding of every weight per step
         stepped = 4 * forward + 3 * inside + decoded
         stages["train"] = work.learnt * stepped + work.steps * 6 * extent.weights / here.rounded
     return stages

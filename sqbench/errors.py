@@ -1,14 +1,14 @@
-"""The one exception whose text is meant for the person at the keyboard."""
+"""The exception whose text is meant for the user, and parts of its messages."""
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix: the message names the key, the value and what would work."""
+    """An error that the user can fix. The message names the key, the value and valid values."""
 
 
 def counted(names: Iterable[str], what: str) -> str:
-    """How many there are, of what, and the first three of them.
+    """The number of names, what they are, and the first three of them.
 
     >>> counted(["a", "b", "c", "d"], "tensors missing")
     '4 tensors missing (a, b, c, ...)'
@@ -18,7 +18,7 @@ def counted(names: Iterable[str], what: str) -> str:
 
 
 def closest(name: str, names: object) -> str:
-    """The tail of an "unknown name" message where there are too many names to list: the nearest, or the first.
+    """The tail of an "unknown name" message for names too many to list: the nearest, or the first.
 
     >>> closest("mlp.fc3", ["attn.qkv", "mlp.fc1"])
     'did you mean mlp.fc1?'

@@ -1,4 +1,4 @@
-"""Packages that not every sweep needs: the extras of pyproject.toml. A missing one is named with the line that installs it."""
+"""Optional packages: the extras of pyproject.toml. The error for a missing one has the line that installs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ from sqbench.errors import UserError
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Around an import.
+    """Report a missing package in an import inside the block.
 
     Args:
         name: of the extra.
-        what: needs it: a key and its value, or a command.
+        what: the key and value, or the command, that needs it.
 
     Raises:
         UserError: a package is missing.

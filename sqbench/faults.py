@@ -2,7 +2,7 @@
 
 Kinds: `kill`, `segv`, `term`, `int` and `stop` send the process that signal, `hang` never returns, `full` is a full disk, `eat`
 holds ever more memory.
-With SQBENCH_FAULT_ONCE=FILE a fault happens once, by whichever process comes first: FILE is what remembers it.
+With SQBENCH_FAULT_ONCE=FILE a fault happens once, in the first process that comes to it. FILE records that it has happened.
 """
 
 import errno
@@ -16,7 +16,7 @@ SIGNALS = {name: signal.Signals[f"SIG{name.upper()}"] for name in ("kill", "segv
 
 
 def fault(place: str) -> None:
-    """Break here, if this place is the chosen one: `before record.json`, `after record.json`, or the name of a stage."""
+    """Break here if `place` is the chosen one: `before record.json`, `after record.json`, or the name of a stage."""
     kind, _, chosen = os.environ.get(FAULT, "").partition("@")
     if not kind or chosen != place or not _first():
         return
@@ -24,7 +24,7 @@ def fault(place: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
     if kind in SIGNALS:
         os.kill(os.getpid(), SIGNALS[kind])
-        return  # from `stop`, once somebody continues the process
+        return  # after `stop`, once the process is continued
     held = []
     while True:
         if kind == "eat":
@@ -33,7 +33,7 @@ def fault(place: str) -> None:
 
 
 def _first() -> bool:
-    """Whether the fault has not happened yet, where it is to happen once."""
+    """Whether the fault may happen: it may happen often, or has not happened yet."""
     if (remembered := os.environ.get(ONCE)) is None:
         return True
     try:

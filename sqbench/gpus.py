@@ -1,4 +1,4 @@
-"""Which GPU a point gets when several run at once. The environment of its process says so, before CUDA starts there."""
+"""The GPU of each point when several run at once. The environment of its process sets it, before CUDA starts there."""
 
 import os
 
@@ -8,25 +8,25 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def visible() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers, UUIDs, MIG instances. CUDA does not start."""
+    """The GPUs of this process, named as in CUDA_VISIBLE_DEVICES: numbers, UUIDs or MIG instances. This does not start CUDA."""
     count = torch.cuda.device_count()
     named = os.environ.get(VISIBLE)
     if not named or count == 0:
         return [str(number) for number in range(count)]
     names = [name.strip() for name in named.split(",")]
     if names[0].startswith("MIG-"):
-        return names  # a process sees one MIG instance, however many are named
-    return names[:count]  # CUDA ends the list at the first that is not there
+        return names  # a process sees only one MIG instance, even if more are named
+    return names[:count]  # CUDA ends the list at the first missing one
 
 
 def only(number: int) -> dict[str, str]:
-    """The environment in which a process sees one GPU: the next one for each number, round and round. Nothing without GPUs."""
+    """The environment in which a process sees one GPU. Numbers go through the GPUs in turn. Empty without GPUs."""
     names = visible()
     return {VISIBLE: names[number % len(names)]} if names else {}
 
 
 def name(device: torch.device) -> str:
-    """A device as a record says it: which GPU of this machine it is too."""
+    """The name of a device in a record. For a GPU it has the model and the UUID."""
     if device.type != "cuda":
         return str(device)
     found = torch.cuda.get_device_properties(device)

@@ -1,4 +1,4 @@
-"""One layer or one smoothing group of a model as arrays, before and after its scale is folded: what `sqbench.plot` draws."""
+"""One layer or smoothing group of a model as arrays, before and after its scale is folded. `sqbench.plot` draws them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +26,10 @@ from sqbench.reporting.surfaces import Tensors
 
 @dataclass(frozen=True)
 class Inspected:
-    """A loaded and calibrated model, what a method would move in it, and a few inputs to look at.
+    """A loaded and calibrated model, the method to look at, and a few inputs.
 
     Attributes:
-        calibrated: how many calibration batches the statistics saw.
+        calibrated: number of calibration batches that the statistics saw.
     """
 
     task: Task
@@ -43,22 +43,22 @@ class Inspected:
         return self.task.model
 
     def move(self, group: Group) -> Move | None:
-        """What the method moves in a group; None if it moves nothing there."""
+        """The move of the method in a group; None if it moves nothing there."""
         return next((move for move in self.method.moves(self.task) if move.group == group), None)
 
 
 def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
-    """Load and calibrate as a run with this configuration does, sharing its statistics in `folder`.
+    """Load and calibrate as a run with this configuration does. The statistics are shared in `folder`.
 
     Args:
         examples: inputs to look at; None is one text window, or four images.
 
     Raises:
-        UserError: the model or the data cannot be had.
+        UserError: the model or the data is not available.
     """
     source = models.locate(cfg.model)
     assembly.check_window(cfg, source)
-    model = source.load(device_of(cfg.device))  # without the head that a run may fit: nothing below reads it
+    model = source.load(device_of(cfg.device))  # without the head that a run may fit, which nothing below reads
     found = assembly.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
     search = assembly.search_size(cfg, model)
     try:
@@ -71,16 +71,16 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
 
 
 def shown_format(fmt: Format | None) -> Format:
-    """The format whose clipping range a picture shows: one range for the tensor, whatever the scheme does at run time."""
+    """The format whose clipping range a picture shows. It has one static range for the tensor, unlike some schemes."""
     return replace(fmt or Format(), granularity="tensor", group_size=None, dynamic=False)
 
 
 @torch.no_grad()
 def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], str]:
-    """A layer's input and weight as they are and, if the method moves a scale there, after it; and a sentence on what was done.
+    """A layer's input and weight, before and, if the method moves a scale there, after smoothing. Also a sentence on what was done.
 
     Args:
-        ranges: the method whose clipping range of the input is told.
+        ranges: the method whose clipping range of the input is shown.
 
     Raises:
         UserError: an unknown layer or range method.
@@ -97,7 +97,7 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     told = METHODS[ranges]()
 
     def state(name: str, scale: Tensor) -> Tensors:
-        columns = weight * scale if name == "smoothed" else weight  # of a convolution they are no input channels
+        columns = weight * scale if name == "smoothed" else weight  # the columns of a convolution are no input channels
         scaled = stats.scaled(scale) if name == "smoothed" else stats
         params = qparams(*told.activation_limits(scaled, fmt), fmt)
         low, high = (float((code - params.zero_point) * params.scale) for code in (fmt.code_min, fmt.code_max))
@@ -116,7 +116,7 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
 
 @torch.no_grad()
 def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, float, float]:
-    """What folding one group's scale divides, the alpha, and the relative difference that the fold makes to the model's output.
+    """A group, the arrays that folding its scale changes, its alpha, and the relative change of the model's output.
 
     Args:
         name: a norm, or a layer that reads one; None is the model's first group.
@@ -155,7 +155,7 @@ def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, flo
 
 
 def _captured(seen: Inspected, layer: str) -> Tensor:
-    """What a layer reads while the inputs run through the model: [tokens, channels] float32."""
+    """The input of a layer while the inputs run through the model: [tokens, channels] float32."""
     module = seen.model.module.get_submodule(layer)
     kept: list[Tensor] = []
 

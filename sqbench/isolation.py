@@ -1,4 +1,4 @@
-"""Points in a process of their own: a crash, a kill, a hang or too much memory becomes one failed record, and the sweep goes on."""
+"""Points in their own process. A crash, a kill, a hang or too much memory becomes a failed record, and the sweep goes on."""
 
 import os
 import time
@@ -21,11 +21,11 @@ LOG_LINES = 20  # of a dead child's log, in its record
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several points that run at once gets of a machine.
+    """The share of a machine for one of several points that run at once.
 
     Attributes:
-        threads: of torch; None leaves its own choice.
-        number: of the point in its sweep, by which it gets one of the GPUs that are there. None leaves it all of them.
+        threads: of torch; None leaves the choice to torch.
+        number: of the point in its sweep. It chooses one of the GPUs; None leaves all of them visible.
     """
 
     threads: int | None = None
@@ -33,16 +33,16 @@ class Share:
 
 
 def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None, share: Share | None = None) -> Outcome:
-    """`sqbench.runner.run_point` in a child process, within `cfg.limits`.
+    """Run `sqbench.runner.run_point` in a child process, within `cfg.limits`.
 
-    The child is kept for the next point, which finds weights, calibration and float results in its memory, unless that is a GPU's.
-    It is not kept when its point failed (what broke that may have broken the process, as a CUDA error does), nor under
-    `limits.memory_gb`, which is of one point.
+    The child is kept for the next point, which finds weights, calibration and float results in its memory. GPU memory is freed. The
+    child is not kept if its point failed, because the failure may have broken the process, as a CUDA error does. It is not kept
+    under `limits.memory_gb` either, which is a limit of one point.
 
     Raises:
-        UserError: what the point was told cannot work.
+        UserError: the configuration of the point cannot work.
     """
-    from sqbench import gpus  # torch, and all of the harness: not at the top of a command line
+    from sqbench import gpus  # imports torch and the whole harness: not at the top of a command line
     from sqbench.runner import broken, identify, mirrored
 
     store, point, share = Store(cfg.results_dir), identify(cfg), share or Share()
@@ -71,7 +71,7 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
         device = "".join(f"{key}={value}" for key, value in place.items() if value) or str(cfg.device)
         record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
         with store.claim(point.id):
-            if store.written(point.id) != before and store.finished(point.id):  # it died after that, or another process was there
+            if store.written(point.id) != before and store.finished(point.id):  # it died after writing, or another wrote it
                 return Outcome(point.id, "done", overrides, time.perf_counter() - start, summary=f"{point}: then {message}")
             store.write(record)
         mirrored(record, None, cfg, sweep)
@@ -86,7 +86,7 @@ _kept: tuple[Mapping[str, str], Child] | None = None  # the child of this proces
 
 
 def _child(place: Mapping[str, str]) -> Child:
-    """A child that sees the GPUs of `place`: the one that is there, or a new one."""
+    """A child that sees the GPUs of `place`: the kept one, or a new one."""
     global _kept
     if _kept is None or _kept[0] != place or not _kept[1].alive:
         end_child()
@@ -104,7 +104,7 @@ def end_child() -> None:
 
 
 def _last_lines(path: Path, earlier: int | None) -> Sequence[str]:
-    """The end of a log, if it was written since it was as `written` said then."""
+    """The last lines of a log. Empty if it was not written since `earlier`, a time from `written`."""
     if written(path) in (None, earlier):
         return []
     return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]

@@ -1,6 +1,6 @@
-"""Holding what is being computed, a point or a cached file, so that no other process computes it too.
+"""Claims on a point or a cached file while a process computes it, so that no other process computes it too.
 
-A claim is a file: it works on shared folders, where kernel locks do not.
+A claim is a file. Files work on shared folders, where kernel locks do not.
 """
 
 import json
@@ -20,9 +20,9 @@ import psutil
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 60.0  # seconds between signs of life
-STALE = 600.0  # seconds without one after which a claim from another host is under suspicion
-WATCH = 2 * HEARTBEAT  # seconds of our own clock without one, while we watch it, after which it is taken over
-WRITING = 5.0  # seconds that an unreadable claim may be one that is being written
+STALE = 600.0  # seconds without a sign of life after which the claim of another host is watched
+WATCH = 2 * HEARTBEAT  # seconds of our own clock after which a watched claim without a sign of life is taken over
+WRITING = 5.0  # seconds for which an unreadable claim counts as one that is being written
 LOOK = 0.2  # seconds between looks at a claim that somebody else holds
 
 
@@ -34,18 +34,18 @@ class Busy(Exception):
 def claim(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold `path` for the block.
 
-    A claim of a dead process on this host is taken over at once. One of another host has to be ten minutes older or newer than now,
-    and has to stay as it is while we watch it for two heartbeats: two clocks may differ, and one may be set.
+    A claim of a dead process on this host is taken over at once. A claim of another host must be ten minutes older or newer than
+    now. It must then stay unchanged while we watch it for two heartbeats, because clocks may differ or be set.
 
     Args:
-        patience: seconds to wait for somebody who holds it.
+        patience: seconds to wait for a process that holds it.
 
     Raises:
         Busy: a live process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     token, done = uuid.uuid4().hex, threading.Event()
-    try:  # from before the file is there: a signal may come between its making and the next line
+    try:  # from before the file exists, as a signal may come right after it is made
         _take(path, token, patience)
         threading.Thread(target=_beat, args=(path, done), daemon=True).start()
         yield
@@ -56,7 +56,7 @@ def claim(path: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def turn(path: Path, what: str) -> Iterator[None]:
-    """Hold `path` for the block, after whoever holds it now: a dead one is not waited for. `what` they compute is for the log."""
+    """Hold `path` for the block, after the live process that may hold it now. The log says that it computes `what`."""
     waited = False
     while True:
         with ExitStack() as holding:
@@ -73,7 +73,7 @@ def turn(path: Path, what: str) -> Iterator[None]:
 
 
 def held(path: Path) -> bool:
-    """Whether a live process seems to hold `path`: one of another host is judged by its age, and not watched."""
+    """Whether a live process seems to hold `path`. A claim of another host is judged by its age and not watched."""
     try:
         return _alive(*_read(path))
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def held(path: Path) -> bool:
 
 
 def _take(path: Path, token: str, patience: float) -> None:
-    """Make the claim, once nobody stands behind one that is there."""
+    """Make the claim, once no live process holds an existing one."""
     end = time.monotonic() + patience
     while not _create(path, token):
         try:
@@ -99,12 +99,12 @@ def _give_back(path: Path, token: str) -> None:
             path.unlink()
     except FileNotFoundError:
         return
-    except OSError as error:  # what was computed is there all the same, and nobody waits for a dead process
+    except OSError as error:  # the result is there all the same, and nobody waits for a dead process
         log.warning("%s cannot be removed (%s)", path, error.strerror)
 
 
 def _create(path: Path, token: str) -> bool:
-    """Make the claim; False if there is one."""
+    """Make the claim. Return False if there is one already."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
@@ -113,17 +113,17 @@ def _create(path: Path, token: str) -> bool:
         with os.fdopen(handle, "w") as file:
             who = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(psutil.Process())}
             json.dump({**who, "since": time.time(), "token": token}, file)
-    except OSError:  # a full disk: an empty claim would keep others out, and nobody would know whose it is
+    except OSError:  # a full disk: an empty claim without an owner would keep others out
         path.unlink(missing_ok=True)
         raise
     return True
 
 
 def _clear(path: Path) -> None:
-    """Remove a claim that nobody stands behind any more.
+    """Remove a claim that no live process holds any more.
 
     Raises:
-        Busy: somebody does.
+        Busy: a live process holds it.
     """
     try:
         text, age = _read(path)
@@ -132,9 +132,9 @@ def _clear(path: Path) -> None:
         return
     if alive:
         raise Busy(f"another process computes it ({_holder(text)})")
-    taking = path.with_name(f".{path.name}.taking")  # one at a time: a slow second one would remove what the first has made
+    taking = path.with_name(f".{path.name}.taking")  # one at a time: a slow second process would remove the claim of the first
     if not _create(taking, ""):
-        if not held(taking):  # killed in the middle of this
+        if not held(taking):  # its process was killed in the middle of this
             taking.unlink(missing_ok=True)
         raise Busy("another process takes over at this moment")
     try:
@@ -147,15 +147,15 @@ def _clear(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[str, float]:
-    """What a claim says, and how many seconds ago, or by our clock ahead, it was touched."""
+    """The text of a claim, and the seconds between its last touch and now, in either direction of our clock."""
     return path.read_text(encoding="utf-8"), abs(time.time() - path.stat().st_mtime)
 
 
 def _touched(path: Path, text: str) -> bool:
-    """Whether somebody touches a claim of another host while we watch it.
+    """Whether a claim of another host is touched while we watch it.
 
     Raises:
-        FileNotFoundError: it was given back meanwhile.
+        FileNotFoundError: the claim was given back meanwhile.
     """
     try:
         host = json.loads(text)["host"]
@@ -173,7 +173,7 @@ def _touched(path: Path, text: str) -> bool:
 
 
 def _holder(text: str) -> str:
-    """`pid 123 on host since 12:30:00`, as far as a claim says."""
+    """The holder of a claim as text, for example `pid 123 on host since 12:30:00`."""
     try:
         held = json.loads(text)
         return f"pid {held['pid']} on {held['host']} since {time.strftime('%H:%M:%S', time.localtime(held['since']))}"
@@ -182,7 +182,7 @@ def _holder(text: str) -> str:
 
 
 def _alive(text: str, age: float) -> bool:
-    """Whether the process that wrote a claim, touched `age` seconds from now, seems to work on it still."""
+    """Whether the process that wrote a claim still seems to work on it. The claim was touched `age` seconds from now."""
     try:
         held: dict[str, Any] = json.loads(text)
         host, pid, since = held["host"], int(held["pid"]), float(held["since"])
@@ -192,8 +192,8 @@ def _alive(text: str, age: float) -> bool:
     if host != socket.gethostname():
         return age < STALE
     try:
-        process = psutil.Process(pid)  # or a later one that has the same number
-        if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody asks for its status: in a container it may stay for good
+        process = psutil.Process(pid)  # or a later process with the same number
+        if process.status() == psutil.STATUS_ZOMBIE:  # dead, but not reaped; in a container it may stay for good
             return False
         if boot is None:  # a claim of an earlier version
             return process.create_time() <= since + 1
@@ -206,7 +206,7 @@ def _alive(text: str, age: float) -> bool:
 
 
 def _born(process: psutil.Process) -> tuple[str, float]:
-    """Which boot of the machine a process belongs to, and how many seconds after it began: the same however the clock is set."""
+    """The boot of the machine that a process belongs to, and its start in seconds after it. Setting the clock changes neither."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -215,11 +215,11 @@ def _born(process: psutil.Process) -> tuple[str, float]:
 
 
 def _beat(path: Path, done: threading.Event) -> None:
-    """Touch a claim every minute until it is given back, for whoever looks from another host."""
+    """Touch a claim every minute until it is given back, as a sign of life for other hosts."""
     while not done.wait(HEARTBEAT):
         try:
             os.utime(path)
         except FileNotFoundError:
             return
-        except OSError:  # of a network, for now
+        except OSError:  # a network file system may fail for a while
             continue

@@ -1,4 +1,4 @@
-"""Overrides as text: a value as Hydra reads it back, and as a word that a shell leaves alone; and what is wrong with one."""
+"""Overrides as text: quoting of values for Hydra and for a shell, parsing, and messages for wrong ones."""
 
 import difflib
 import re
@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.errors import UserError, known
 
-TROUBLE = (HydraException, OmegaConfBaseException, AssertionError)  # the last is what OmegaConf raises for a key below null
+TROUBLE = (HydraException, OmegaConfBaseException, AssertionError)  # OmegaConf raises the last for a key below null
 
 
 def written(key: str, value: str | Path) -> str:
-    """`key=value` for Hydra, whatever is in the value: it comes back as this text.
+    """`key=value` for Hydra. Hydra reads any value back as this text.
 
     >>> written("results_dir", "/data/results"), written("results_dir", "/data/seed=1, a"), written("layers", "3")
     ('results_dir=/data/results', 'results_dir="/data/seed=1, a"', 'layers="3"')
@@ -30,10 +30,10 @@ def written(key: str, value: str | Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text that Hydra reads back as this text: never as a number, a list, several values or an interpolation."""
+    """A text quoted for Hydra. It is never read as a number, a list, several values or an interpolation."""
     if re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf's way to write ${ that is no interpolation
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf's way to write a literal ${
     return QuotedString(literal, Quote.double).with_quotes()
 
 
@@ -46,7 +46,7 @@ def read(words: Sequence[str]) -> list[Override]:
     """The overrides of a command line.
 
     Raises:
-        UserError: a word is none.
+        UserError: a word is no override.
     """
     parser = OverridesParser.create()
     found = []
@@ -85,7 +85,7 @@ def put(cfg: DictConfig, overrides: Iterable[Override]) -> None:
 
 
 def missing(cfg: DictConfig, key: str) -> str | None:
-    """The first part of a key that a configuration does not have or has as null, though more is below it; None if all is there."""
+    """The first part of a key that is missing in a configuration, or that is null above the last part. None if all is there."""
     parts = key.split(".")
     node: Any = cfg
     for depth, part in enumerate(parts, start=1):
@@ -98,7 +98,7 @@ def missing(cfg: DictConfig, key: str) -> str | None:
 
 
 def unknown(cfg: DictConfig, key: str) -> str:
-    """The tail of an "unknown key" message: the nearest keys, else those of the same name elsewhere, and all beside it."""
+    """The tail of an "unknown key" message: keys of the same name, else similar ones, and all keys beside it."""
     first = missing(cfg, key) or key
     parent, _, name = first.rpartition(".")
     beside = OmegaConf.select(cfg, parent) if parent else cfg
@@ -125,7 +125,7 @@ def _paths(nodes: Mapping[Any, Any], above: str = "") -> Iterator[str]:
 
 
 def must_be(cfg: DictConfig, key: str, value: Any) -> str:
-    """Which values a key takes, by its type in the schema, where it does not take this one."""
+    """The tail of a message on a wrong value: the values that a key takes, by its type in the schema."""
     parent, _, name = key.rpartition(".")
     node: Any = (OmegaConf.select(cfg, parent) if parent else cfg)._get_node(name)
     kind, optional = node._metadata.ref_type, node._metadata.optional

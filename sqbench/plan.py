@@ -1,4 +1,4 @@
-"""What a sweep will take before it starts, and how far off that was when it is over."""
+"""The predicted cost of a sweep before it starts, and the error of the prediction when it is over."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)  # workers of a launcher
 
 
 def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
-    """Print the points with their state, and what they will take: by what finished points took, else by the size of the model.
+    """Print the points with their state and predicted cost. Finished points predict it, else the size of the model.
 
-    A point whose model or data are not there yet has no id: what makes them stands in its state.
+    A point whose model or data is missing has no id yet. Its state names the step that makes them.
     """
     store = Store(results_dir)
     history = History(store.records(brief=True))
@@ -55,7 +55,7 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
 
 
 def summary(costs: Sequence[Cost], unknown: int) -> str:
-    """A line for each way to run points: seconds with one worker, and with more where there is something to share out."""
+    """The predicted seconds as text: with one worker, with more workers if there are several points, and their basis."""
     learn = f"{unknown} point{'s' * (unknown > 1)} of unknown cost (no finished point like it, and its length is not known before)"
     if not costs:
         return learn if unknown else "about 0 s"
@@ -80,10 +80,10 @@ def _state(point: "Point", store: Store) -> str:
 
 
 def forecast(points: Sequence["Point"], store: Store) -> dict[str, float]:
-    """Point -> seconds that it will take, in the order of the sweep: of those that are to do and of which anything is known."""
+    """Point id -> predicted seconds, in the order of the sweep. Finished and unpredictable points are left out."""
     history = History(store.records(brief=True))
     found: dict[str, float] = {}
-    ahead: set[str] = set()  # what an earlier point of the sweep pays
+    ahead: set[str] = set()  # shared work that an earlier point of the sweep pays for
     for number, point in enumerate(points):
         if _state(point, store) != "finished" and (cost := history.predict(point)) is not None:
             found[point.id] = cost.seconds + (cost.load if number == 0 else 0.0)
@@ -93,7 +93,7 @@ def forecast(points: Sequence["Point"], store: Store) -> dict[str, float]:
 
 
 def verdict(predicted: dict[str, float], outcomes: Sequence[Outcome]) -> str | None:
-    """How far the forecast was off, in a line; None if no point that was computed had one."""
+    """One line on the error of the forecast. None if no computed point had a forecast."""
     took = {outcome.point_id: outcome.seconds for outcome in outcomes if outcome.state == "done" and outcome.point_id in predicted}
     if not took:
         return None

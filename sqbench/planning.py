@@ -1,4 +1,4 @@
-"""A plan makes nothing: what it would have to train or download is told instead."""
+"""The plan mode, in which nothing is trained or downloaded. The plan names such steps instead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ _active: ContextVar[bool] = ContextVar("planning", default=False)
 
 
 class Absent(Exception):
-    """Something is not there, and a plan does not make it. The message says what happens first: `its model is trained first`."""
+    """Something is missing, and a plan does not make it. The message names the step: `its model is trained first`."""
 
 
 @contextmanager
 def planning(active: bool) -> Iterator[None]:
-    """A block in which nothing is trained or downloaded, if `active`."""
+    """Make a plan inside the block, if `active`."""
     token = _active.set(active)
     try:
         yield
@@ -27,7 +27,7 @@ def active() -> bool:
 
 
 def before(step: str) -> None:
-    """Stand before whatever trains or downloads.
+    """Announce a step that trains or downloads, right before it.
 
     Raises:
         Absent: a plan is being made.

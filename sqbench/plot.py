@@ -24,7 +24,7 @@ from sqbench.storage import canonical_json, write_text
 
 @dataclass
 class PlotConfig:
-    """What every picture may be told."""
+    """The settings of every picture."""
 
     results_dir: str = "results"  # pictures go to its plots/
     formats: list[str] = field(default_factory=lambda: ["png", "svg"])  # and pdf
@@ -32,18 +32,18 @@ class PlotConfig:
 
 @dataclass
 class LayerConfig(PlotConfig):
-    """Of one layer or group of a model. All other keys are those of `sqbench.run`: model, data, method, alpha, bits, ..."""
+    """Settings for a layer or group of a model. All other keys are those of `sqbench.run`: model, data, method, alpha, bits, ..."""
 
-    layer: str | None = None  # its name; for `divided` also a norm, and by default the first group
+    layer: str | None = None  # its name; for `divided` also a norm; null is the first group there
     examples: int | None = None  # inputs to look at; null is one window of text, or four images
-    tokens: int = 128  # the most that a surface shows; beyond, peaks of blocks
+    tokens: int = 128  # the most that a surface shows; larger ones show peaks of blocks
     channels: int = 192
     ranges: str = "minmax"  # the method whose clipping range is drawn
 
 
 @dataclass
 class RecordsConfig(PlotConfig):
-    """Of finished points."""
+    """Settings for finished points."""
 
     metric: str | None = None  # null: perplexity, or else the first that the records have
     where: dict[str, Any] = field(default_factory=every)  # model, data, method, bits, alpha: a name or a list of names
@@ -51,7 +51,7 @@ class RecordsConfig(PlotConfig):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of picture: what it may be told, whether it takes the overrides of a run too, and what makes it."""
+    """A kind of picture: the type of its settings, the function that makes it, a description and an example."""
 
     config: type[PlotConfig]
     make: Callable[[Any, list[str]], list[Path]]
@@ -60,7 +60,7 @@ class Kind:
 
 
 def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
-    """A layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels; and as numbers."""
+    """Draw a layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels. Print ratios."""
     from sqbench import api, inspection
     from sqbench.reporting import style, surfaces
 
@@ -90,14 +90,14 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         )
         paths = _save(config, figure, "distributions", called, config.layer)
     turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
-    of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in a point's identity
+    of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in the identity of a point
     named = {"model": called, **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
     write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
     return [*paths, paths[0].with_suffix(".json")]
 
 
 def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
-    """Where SmoothQuant divides the activations: a norm and the linears that read it, before and after."""
+    """Draw where SmoothQuant divides the activations: a norm and the linears that read it, before and after."""
     from sqbench import api, inspection
     from sqbench.reporting import divisions, style
 
@@ -120,7 +120,7 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
 
 
 def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:
-    """A metric against alpha, with intervals."""
+    """Draw a metric against alpha, with intervals."""
     from sqbench.reporting import plots, series, style
     from sqbench.reporting.grid import lay_out
 
@@ -131,7 +131,7 @@ def alpha(config: RecordsConfig, overrides: list[str]) -> list[Path]:
 
 
 def pareto(config: RecordsConfig, overrides: list[str]) -> list[Path]:
-    """A metric against the bytes of the weights, with intervals, and the points that no other beats."""
+    """Draw a metric against the bytes of the weights, with intervals and the Pareto front."""
     from sqbench.reporting import plots, style
 
     frame, metric = _records(config)
@@ -141,7 +141,7 @@ def pareto(config: RecordsConfig, overrides: list[str]) -> list[Path]:
 
 
 def layers(config: RecordsConfig, overrides: list[str]) -> list[Path]:
-    """Signal to quantization noise of every layer's input and weight, by point."""
+    """Draw the signal-to-quantization-noise ratio of every layer's input and weight, by point."""
     from sqbench.reporting import plots, series, style
 
     frame, _ = _records(config)
@@ -162,7 +162,7 @@ KINDS = {
 
 
 def parsed(kind: Kind, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]:
-    """A picture's own settings, and the overrides that are left for the run's configuration.
+    """The settings of a picture, and the remaining overrides for the run's configuration.
 
     Raises:
         UserError: a key or value that this kind does not take.
@@ -213,7 +213,7 @@ def _save(config: PlotConfig, figure: Any, *names: str) -> list[Path]:
 
 
 def _short(model: str) -> str:
-    """A model's name in a file name: of a folder its last part."""
+    """A model's name in a file name. For a folder it is the last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
@@ -222,7 +222,7 @@ def _say(text: str) -> None:
 
 
 def usage() -> str:
-    """What `--help` prints."""
+    """The text of `--help`."""
     lines = ["python -m sqbench.plot KIND [key=value ...]", "", "Pictures, in results_dir/plots.", ""]
     for name, kind in KINDS.items():
         lines += [f"  {name:<14} {kind.shows}", f"  {'':<14} python -m sqbench.plot {name} {kind.example}"]
@@ -234,7 +234,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: the files' paths on stdout, what the user can fix on stderr with exit status 2."""
+    """Run the command line. Paths of files go to stdout, errors that the user can fix to stderr, with exit status 2."""
     quiet()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):

@@ -1,4 +1,4 @@
-"""`python -m sqbench.points`: the points of a results folder, listed, compared, explained, renewed and cleared away."""
+"""`python -m sqbench.points`: list, show, compare, explain, renew and remove the points of a results folder."""
 
 import shlex
 import sys
@@ -38,7 +38,7 @@ An ID may be cut short as long as it names one point.
 
 @dataclass
 class PointsConfig:
-    """What `sqbench.points` may be told."""
+    """The settings of `sqbench.points`."""
 
     results_dir: str = "results"
     where: dict[str, Any] = field(default_factory=every)
@@ -46,7 +46,7 @@ class PointsConfig:
 
 
 def listed(config: PointsConfig, names: Sequence[str]) -> None:
-    """Every point that the filters leave."""
+    """Print every point that the filters leave."""
     _expect(names, 0, "list")
     from sqbench.records.identity import REVISION
 
@@ -56,7 +56,7 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
 
 
 def shown(config: PointsConfig, names: Sequence[str]) -> None:
-    """One point as YAML: everything but its layers and its examples; and the line that makes it again today."""
+    """Print one point as YAML, without its layers and examples, and the command that makes it again today."""
     _expect(names, 1, "show")
     from sqbench.again import again
 
@@ -68,13 +68,13 @@ def shown(config: PointsConfig, names: Sequence[str]) -> None:
 
 
 def diff(config: PointsConfig, names: Sequence[str]) -> None:
-    """Two points beside each other."""
+    """Print two points side by side."""
     _expect(names, 2, "diff")
     output.print(diff_table(*(found(config, name) for name in names)))
 
 
 def why(config: PointsConfig, names: Sequence[str]) -> None:
-    """Whether a point is what its configuration gives today: weights, data, defaults and code may have changed since."""
+    """Print whether a configuration still gives its point. Weights, data, defaults and code may have changed since."""
     _expect(names, 1, "why")
     from sqbench import config as settings
     from sqbench.runner import identify
@@ -94,7 +94,7 @@ def why(config: PointsConfig, names: Sequence[str]) -> None:
 
 
 def intervals(config: PointsConfig, names: Sequence[str]) -> None:
-    """Make the intervals of all finished points again."""
+    """Make the intervals of all finished points again, from their samples."""
     _expect(names, 0, "intervals")
     from sqbench.records.renewal import renewed
 
@@ -116,7 +116,7 @@ def intervals(config: PointsConfig, names: Sequence[str]) -> None:
 
 
 def clean(config: PointsConfig, names: Sequence[str]) -> None:
-    """Remove what is of no use, after a look and a yes."""
+    """Remove useless files, after showing them and asking."""
     if not names:
         raise UserError(f"clean: must be followed by at least one of {', '.join(KINDS)}")
     from sqbench.records.identity import REVISION
@@ -152,7 +152,7 @@ def found(config: PointsConfig, name: str) -> dict[str, Any]:
 
 
 def folder_of(config: PointsConfig) -> Path:
-    """The results folder, which has to be there."""
+    """The results folder, which must exist."""
     folder = Path(config.results_dir).expanduser()
     if not (folder / "runs").is_dir():
         raise UserError(f"results_dir={config.results_dir}: no runs/ in it (from {Path.cwd()})")
@@ -166,7 +166,7 @@ def _expect(names: Sequence[str], count: int, verb: str) -> None:
 
 
 def _agreed(question: str) -> bool:
-    """What a person answers; nobody there is an error, because nothing would have been done."""
+    """Whether the user agrees. Without a terminal it is an error, because nothing would be removed."""
     if not sys.stdin.isatty():
         raise UserError("clean: nobody to ask; yes=true removes without asking")
     return console.input(question).strip().lower() in ("y", "yes")
@@ -194,7 +194,7 @@ def parsed(arguments: Sequence[str]) -> tuple[str, list[str], PointsConfig]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: answers on stdout, what the user can fix on stderr with exit status 2."""
+    """Run the command line. Answers go to stdout, errors that the user can fix to stderr, with exit status 2."""
     quiet()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(given):

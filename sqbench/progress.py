@@ -1,4 +1,4 @@
-"""Progress of anything that takes more than two seconds: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -19,13 +19,13 @@ _sweep: tuple[int, int] | None = None
 
 
 def place_in_sweep(done: int, total: int) -> None:
-    """Tell the bars of this process how many points of its sweep are behind it."""
+    """Set how many points of its sweep are done, for the bars of this process."""
     global _sweep
     _sweep = (done, total)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Generator[T, None, None]:
-    """Yield the items, showing how far along they are; `total` where the items do not know their number."""
+    """Yield the items and show the progress. Give `total` if the items have no length."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     if not console.is_terminal:
         yield from _plain(items, what, total)

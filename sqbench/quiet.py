@@ -1,4 +1,4 @@
-"""Libraries that speak only when something is wrong, and our own log lines: one logger, to standard error and a point's file."""
+"""Logging. One logger writes to standard error and to a point's file. Other libraries are silent unless something is wrong."""
 
 import logging
 import os
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Loggers of libraries whose warnings say nothing to a user.
+# Loggers of libraries whose warnings do not help a user.
 CHATTY = (
-    "lm_eval",  # a model object is a model object
-    "torch.utils._pytree",  # torchao, which transformers imports where it is installed, registers its enums the old way
+    "lm_eval",  # it warns that the model is given as an object
+    "torch.utils._pytree",  # transformers imports an installed torchao, which registers its enums in a deprecated way
 )
 
 
@@ -19,7 +19,7 @@ _said: set[str] = set()
 
 
 def _once(record: logging.LogRecord) -> bool:
-    """Whether a line goes to the screen: a warning goes there once, whatever the number of points that give it."""
+    """Whether a line goes to the screen. A warning goes there once, even if several points give it."""
     if record.levelno < logging.WARNING:
         return True
     text = record.getMessage()
@@ -29,12 +29,12 @@ def _once(record: logging.LogRecord) -> bool:
 
 
 def begin() -> None:
-    """A new command, in which every warning is new."""
+    """Begin a new command, in which every warning is new."""
     _said.clear()
 
 
 def quiet(verbose: bool = False) -> None:
-    """Set up logging; unless `verbose`, silence other libraries' progress bars and chatter. Call it before they are imported."""
+    """Set up logging. Unless `verbose`, silence other libraries. Call it before they are imported."""
     logger = logging.getLogger("sqbench")
     logger.handlers.clear()
     handler = logging.StreamHandler(sys.stderr)
@@ -63,7 +63,7 @@ def quiet(verbose: bool = False) -> None:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Everything sqbench logs inside the block also goes to a file."""
+    """Write everything that sqbench logs inside the block to a file too."""
     handler = _LogFile(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("sqbench")
@@ -77,7 +77,7 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Lines that find no room are lost: whether the point succeeds is not up to its log."""
+    """A log file. Lines that cannot be written are lost, because a log must not fail its point."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing; by default it would be a stack trace a line."""
+        """Print nothing. The default is a stack trace for every line."""

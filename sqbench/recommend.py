@@ -27,25 +27,25 @@ from sqbench.reporting.timings import WORKLOADS
 from sqbench.reporting.units import SPEEDS
 
 DEVICES = ("cpu", "cuda")
-_NO_LOSS = {*SPEEDS, *EXACT}  # speeds and sizes: what is bought, and no loss
+_NO_LOSS = {*SPEEDS, *EXACT}  # speeds and sizes are gains and no loss of accuracy
 
 
 @dataclass
 class RecommendConfig:
-    """What `sqbench.recommend` may be told."""
+    """The settings of `sqbench.recommend`."""
 
     results_dir: str = "results"
     max_mb: float | None = None  # of the weights as stored
-    max_loss: float | None = None  # how much worse than float, at the far end of the interval, in the units of the tables
+    max_loss: float | None = None  # loss against float at the worse end of the interval, in the units of the tables
     min_speed: float | None = None  # how many times as fast as the float model
     speed: str | None = None  # of prompts, decoding or images; null: prompts, or images
-    metric: str | None = None  # that decides; null: the first in the natural order that the records have
+    metric: str | None = None  # the metric that decides; null: the first in the natural order that the records have
     device: str | None = None  # whose speeds count; null: any
     where: dict[str, Any] = field(default_factory=every)
 
 
 def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
-    """What is recommended, study by study: points of different models, data or evaluations are answers to different questions.
+    """The recommendations, study by study. Points of different models, data or evaluations belong to different studies.
 
     Raises:
         UserError: a value cannot work, or there is nothing to choose from.
@@ -81,7 +81,7 @@ def _wanted(config: RecommendConfig) -> Wanted:
 
 
 def _decides(study: Study, metric: str | None) -> bool:
-    """Whether a study has quantized points with a metric that is no speed and no size."""
+    """Whether a study has quantized points with a metric that is neither a speed nor a size."""
     quantized = study.frame[study.frame["method"] != "fp"]
     asked = metric or study.metric
     return asked not in _NO_LOSS and bool((quantized["metric"] == asked).any())
@@ -103,7 +103,7 @@ ConfigStore.instance().store(name="recommend_schema", node=RecommendConfig)
 
 
 def main() -> int:
-    """The command line: the answer on stdout, what the user can fix on stderr with exit status 2."""
+    """Run the command line. The answer goes to stdout, errors that the user can fix to stderr, with exit status 2."""
     return reader("recommend", _answer)
 
 

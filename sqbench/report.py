@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ReportConfig:
-    """What `sqbench.report` may be told."""
+    """The settings of `sqbench.report`."""
 
     results_dir: str = "results"
-    watch: bool = False  # build again while records arrive, and serve the page
-    host: str = "127.0.0.1"  # of the server; another address shows the report to the network
-    port: int = 8765  # or the next free one; 0 is any
+    watch: bool = False  # serve the page, and build it again when records arrive
+    host: str = "127.0.0.1"  # address of the server; another one shows the report to the network
+    port: int = 8765  # if it is in use, the next free one; 0 is any
     every: float = 2.0  # seconds between looks for new records
 
 
 def report(config: ReportConfig) -> Path:
-    """Write `results_dir/report/index.html`.
+    """Write `results_dir/report/index.html`, and return its path.
 
     Raises:
         UserError: there is no such folder, or it cannot be written.
@@ -66,7 +66,7 @@ def watch(config: ReportConfig) -> None:
 
 
 def folder_of(config: ReportConfig) -> Path:
-    """The results folder, which has to be there: a mistyped one must stay missing."""
+    """The results folder, which must exist. A mistyped one must not be created."""
     if config.every < 0.1:
         raise UserError(f"every={config.every}: must be a number of seconds from 0.1")
     if not 0 <= config.port < 65536:
@@ -83,7 +83,7 @@ ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def main() -> int:
-    """The command line: the page's path or address on stdout, what the user can fix on stderr with exit status 2."""
+    """Run the command line. The path or address goes to stdout, errors that the user can fix to stderr, with exit status 2."""
     quiet()
     return reader("report", _answer)
 

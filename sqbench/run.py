@@ -26,13 +26,13 @@ from sqbench.records.store import Store
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
-SCHEDULERS = ("SlurmLauncher", "RayLauncher")  # give each job its GPUs themselves
+SCHEDULERS = ("SlurmLauncher", "RayLauncher")  # launchers that assign GPUs to jobs themselves
 
 _asked_to_stop = False
 
 
 def task(cfg: DictConfig) -> Outcome:
-    """One point, in whatever process the launcher put it. Alone, it reports and exits by itself."""
+    """Run one point, in the process that the launcher chose. A single point also reports and exits here."""
     setting = HydraConfig.get()
     quiet(verbose=bool(setting.verbose))
     alone = setting.mode == RunMode.RUN
@@ -64,7 +64,7 @@ def task(cfg: DictConfig) -> Outcome:
                 break
             log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)
     except (UserError, OmegaConfBaseException) as error:
-        if not alone:  # it was well when the sweep began: it is a failed point, and the others go on
+        if not alone:  # it was valid when the sweep began: it becomes a failed point, and the others go on
             raise
         sys.exit(refuse(error))
     place = "" if alone else f"[{number + 1}/{total}] "
@@ -77,7 +77,7 @@ def task(cfg: DictConfig) -> Outcome:
 
 
 def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
-    """What a point gets of the machine if it has a process of its own; None if it shares this one."""
+    """The share of the machine for a point in its own process. None if the point runs in this process."""
     parallel = setting.mode == RunMode.MULTIRUN and "BasicLauncher" not in setting.launcher._target_
     limited = any(limit is not None for limit in cfg.limits.values())
     if not ((parallel or limited) if cfg.isolate is None else cfg.isolate):
@@ -85,16 +85,16 @@ def _share(cfg: DictConfig, setting: HydraConf, total: int) -> Share | None:
     if not parallel:
         return Share(cfg.threads)
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
-    workers = setting.launcher.get("n_jobs") or 1  # of joblib, -1 is one a core
-    total = min(total, setting.sweeper.get("jobs") or total)  # of a search, which launches only so many at once
+    workers = setting.launcher.get("n_jobs") or 1  # joblib's -1 is one worker per core
+    total = min(total, setting.sweeper.get("jobs") or total)  # a search launches only so many at once
     told = setting.launcher.get("cpus_per_task") or OmegaConf.select(setting.launcher, "ray.remote.num_cpus")  # submitit's, Ray's
     share = told or cores // max(1, min(total, cores if workers < 0 else workers))
-    given = setting.launcher._target_.endswith(SCHEDULERS) or cfg.device not in ("auto", "cuda")  # GPUs, by somebody else
+    given = setting.launcher._target_.endswith(SCHEDULERS) or cfg.device not in ("auto", "cuda")  # somebody else assigns the GPUs
     return Share(cfg.threads or max(1, int(share)), None if given else int(setting.job.num))
 
 
 def _refuse_pictures(words: list[str]) -> None:
-    """Raise UserError, with the command, for an experiment that is a picture: its file says which command runs it."""
+    """Raise UserError for an experiment that is a picture. The message has the right command, from the experiment's file."""
     for word in words:
         key, _, name = word.lstrip("+").partition("=")
         path = config.CONF_DIR / "experiment" / f"{name}.yaml"
@@ -105,7 +105,7 @@ def _refuse_pictures(words: list[str]) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM leaves a resumable sweep as Ctrl-C does. Remembered too: an exception inside a destructor would be swallowed."""
+    """Stop as on Ctrl-C, so that the sweep can be resumed. The flag is for an exception that a destructor swallows."""
     global _asked_to_stop
     _asked_to_stop = True
     raise KeyboardInterrupt
@@ -117,7 +117,7 @@ def _stop_if_asked() -> None:
 
 
 def main() -> None:
-    """The command line; always ends with the exit status that tells the truth."""
+    """Run the command line. It always ends with the exit status of its outcome."""
     global _asked_to_stop
     _asked_to_stop = False
     begin()

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Point:
-    """A configured point whose files are found and fingerprinted; nothing is loaded yet."""
+    """A configured point. Its files are found and fingerprinted, and nothing is loaded yet."""
 
     cfg: DictConfig
     source: Source
@@ -55,7 +55,7 @@ class Point:
 
     @property
     def first(self) -> str:
-        """What has to happen before the point has an id, in a plan; empty if nothing has to."""
+        """The step that must come before the point has an id, for a plan. Empty if there is none."""
         return self.source.first or self.corpus.first
 
     def __str__(self) -> str:
@@ -66,10 +66,10 @@ class Point:
 
 
 def identify(cfg: DictConfig) -> Point:
-    """Find a point's model and data, and work out what it is. With `plan=true` nothing is trained or downloaded for that.
+    """Find a point's model and data, and compute its identity. With `plan=true` nothing is trained or downloaded for it.
 
     Raises:
-        UserError: either cannot be had, or they do not fit each other.
+        UserError: the model or the data is not available, or they do not fit each other.
     """
     with planning(cfg.plan):
         source, corpus = models.locate(cfg.model), data.fetch(cfg.data, cfg.calibration)
@@ -79,21 +79,21 @@ def identify(cfg: DictConfig) -> Point:
 
 
 def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -> Outcome:
-    """Compute one point, unless its record is there, and write the record, whether it succeeds or fails."""
+    """Compute one point and write its record, whether it succeeds or fails. A finished point is skipped."""
     start = time.perf_counter()
     store, point = Store(cfg.results_dir), identify(cfg)
     if not cfg.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
     try:
         with store.claim(point.id):
-            if not cfg.force and store.finished(point.id):  # by another process, while we came here
+            if not cfg.force and store.finished(point.id):  # by another process in the meantime
                 return Outcome(point.id, "skipped", overrides, summary=str(point))
             with log_file(store.folder(point.id) / "stdout.log"):
                 record, samples = compute(point, store, overrides, sweep)
             store.write(record, samples)
     except Busy as reason:
         return Outcome(point.id, "busy", overrides, summary=f"{point}: {reason}")
-    except OSError as error:  # a full disk or a folder gone: no record can say so
+    except OSError as error:  # a full disk or a missing folder: no record can be written
         return Outcome(
             point.id, "failed", overrides, time.perf_counter() - start, f"cannot write: {error}", f"{point}: cannot write: {error}"
         )
@@ -108,13 +108,13 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
 
 
 def mirrored(record: dict[str, Any], samples: pd.DataFrame | None, cfg: DictConfig, sweep: str | None) -> None:
-    """A written record in Weights & Biases too, as `cfg.tracker` says."""
+    """Copy a written record to Weights & Biases, as `cfg.tracker` says."""
     how, root = cfg.tracker, Store(cfg.results_dir).root
     mirror(record, samples, mode=how.mode, project=how.project, entity=how.entity, results_dir=root, sweep=sweep or "single")
 
 
 def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
-    """The record and per-example outcomes of a point; an error inside becomes a failed record."""
+    """The record and per-example outcomes of a point. An error inside becomes a failed record."""
     watch = Stopwatch()
     reset_peaks()
     record = _blank(point)
@@ -167,7 +167,7 @@ def broken(
 
 
 def _blank(point: Point) -> dict[str, Any]:
-    """The record of a point before anything came of it."""
+    """The record of a point before it has any result."""
     return {
         "schema": SCHEMA,
         "point_id": point.id,
@@ -185,12 +185,12 @@ def _blank(point: Point) -> dict[str, Any]:
 
 
 def checkpoint_of(store: Store, point: Point) -> Path:
-    """Where training keeps what a killed point goes on from; it stays, because trained weights are the costly part."""
+    """The file from which a killed training resumes. It is kept afterwards, because trained weights are costly."""
     return store.folder(point.id) / "checkpoint.safetensors"
 
 
 def _refuse_nonfinite(record: dict[str, Any]) -> None:
-    """Raise ArithmeticError, naming the place, if a result is NaN or infinite: no record holds such a number."""
+    """Raise ArithmeticError, naming the place, if a result is NaN or infinite. No record holds such a number."""
 
     def walk(value: Any, place: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
@@ -203,7 +203,7 @@ def _refuse_nonfinite(record: dict[str, Any]) -> None:
 
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
-    """Load, calibrate, quantize (and train), evaluate: the result, the float model's, and the examples both saw."""
+    """Load, calibrate, quantize or train, and evaluate. Return the result, the float model's result, and the examples of both."""
     cfg = point.cfg
     cache = store.root / "cache" if cfg.cache_dir is None else Path(cfg.cache_dir).expanduser()
     torch.manual_seed(cfg.seed)
@@ -214,13 +214,13 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         examples: Examples = _shared("examples", same_examples, lambda: assembly.examples_of(point.corpus, bare, point.source, cfg))
         model: Model = _shared("model", same_model, lambda: assembly.with_head(bare, examples, cfg, cache / "heads"))
     method, scheme = configured(cfg), scheme_of(cfg)
-    model.topology.restricted(scheme.layers)  # a pattern that names no layer: say so before anything is computed
+    model.topology.restricted(scheme.layers)  # a pattern that names no layer must fail before anything is computed
     name = point.identity["eval"]["name"]
     evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
     judged = settings | ({"inputs": inputs} if (inputs := evaluation.inputs(cfg.eval)) else {})
     with watch.stage("baseline"):
         swift: Model = _shared("swift", same_model, lambda: lower(model, "sim"))  # the same on this machine's faster float kernel
-        beside = swift if evaluation.beside is None else model  # speed is told against plain torch
+        beside = swift if evaluation.beside is None else model  # speed is compared with plain torch
         float_result: Result = _shared(
             "baseline",
             (*same_model, name, digest(judged)),
@@ -228,7 +228,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         )
 
     def told(result: Result, quantized: Model | None) -> Result:
-        """With the noise of its numbers, where that is asked for."""
+        """The result, with the noise of its numbers if `noise` is set."""
         if not cfg.noise:
             return result
         with watch.stage("noise"):
@@ -275,7 +275,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
 
 
 def groups_of(point: Point) -> list[tuple[str, ...]]:
-    """Patterns that name one group of sibling layers each, of the model that a point quantizes: it is loaded for that."""
+    """Patterns that each name one group of sibling layers of the point's model. The model is loaded for this."""
     topology = assembly.backbone(_weights(point), point.cfg).topology
     return [(name,) if topology.chosen((name,)) == layers else layers for name, layers in topology.siblings.items()]
 
@@ -286,15 +286,15 @@ def _same_weights(point: Point) -> tuple[Hashable, ...]:
 
 
 def _weights(point: Point) -> Model:
-    """The loaded model, shared by the points of a process that have the same."""
+    """The loaded model, shared by the points of a process that use the same weights."""
     model: Model = _shared("weights", _same_weights(point), lambda: assembly.read(point.source, point.cfg))
     return model
 
 
 def forget() -> None:
-    """Free what the points of this process share, and the GPU memory that torch keeps for later."""
+    """Free the objects that the points of this process share, and the GPU memory that torch caches."""
     _slots.clear()
-    gc.collect()  # modules with hooks are cycles
+    gc.collect()  # modules with hooks form reference cycles
     torch.cuda.empty_cache()
 
 
@@ -302,9 +302,9 @@ _slots: dict[str, tuple[Hashable, Any]] = {}
 
 
 def _shared(slot: str, key: Hashable, make: Callable[[], Any]) -> Any:
-    """What points of one process share: the latest value of each slot, made anew when what it depends on changes."""
+    """The value of a slot, which the points of one process share. It is made again when its key changes."""
     if slot not in _slots or _slots[slot][0] != key:
-        if slot in _slots:  # free the old one before the new one is made, and what was made from it: they hold it too
+        if slot in _slots:  # first free the old value and those made from it, which hold it too
             for later in list(_slots)[list(_slots).index(slot) :]:
                 del _slots[later]
         _slots[slot] = (key, make())

@@ -1,7 +1,7 @@
-"""Files that are either whole or not there: atomic writes, canonical JSON, digests.
+"""Files that are either complete or absent: atomic writes, canonical JSON, digests.
 
-Everything sqbench keeps on disk (records, calibration statistics, baselines, converted models) goes through here. A file that
-does not pass its check is moved aside, never deleted and never trusted.
+Everything that sqbench stores on disk (records, calibration statistics, baselines, converted models) goes through here. A file that
+fails its check is moved aside. It is never deleted and never used.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class CorruptFile(Exception):
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` when the block succeeds, and is removed when it fails."""
+    """Yield a temporary path beside `path`. It replaces `path` if the block succeeds, and is removed if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -36,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield part
         fault(f"before {path.name}")
-        with part.open("rb+") as written:  # data before the name: a power cut must not leave an empty file under the real name
+        with part.open("rb+") as written:  # before the rename: a power cut must not leave an empty file under the real name
             os.fsync(written.fileno())
         part.chmod(0o644)
         part.replace(path)
@@ -52,7 +52,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, NaN and infinity refused."""
+    """The canonical JSON text of a value: sorted keys and no spaces. NaN and infinity are refused."""
     return _CANONICAL.encode(value)
 
 
@@ -68,18 +68,18 @@ def file_digest(path: Path) -> str:
 
 
 def known_digest(path: Path) -> str:
-    """`file_digest`, computed once per process for a file that stays as it is."""
+    """`file_digest`, computed once per process while the file does not change."""
     state = path.stat()
     return _digest_of(path, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=2**21)  # an ImageNet
+@lru_cache(maxsize=2**21)  # enough for the files of an ImageNet
 def _digest_of(path: Path, size: int, modified: int) -> str:
     return file_digest(path)
 
 
 def written(path: Path) -> int | None:
-    """When a file was written, in nanoseconds, None if it is not there: to tell whether it was since, however the clock is set."""
+    """When a file was written, in nanoseconds; None if it is absent. Compare two for equality only, as clocks may be set."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -87,12 +87,12 @@ def written(path: Path) -> int | None:
 
 
 def cache_dir() -> Path:
-    """Where converted and trained models are kept: $SQBENCH_CACHE, else ~/.cache/sqbench."""
+    """The folder of converted and trained models: $SQBENCH_CACHE, else ~/.cache/sqbench."""
     return Path(os.environ.get("SQBENCH_CACHE") or Path.home() / ".cache" / "sqbench")
 
 
 def set_aside(path: Path, reason: object) -> Path:
-    """Move a bad file out of the way (`name.corrupt`, `name.corrupt-1`, ...) and say so."""
+    """Move a damaged file aside (`name.corrupt`, `name.corrupt-1`, ...), log a warning, and return its new path."""
     target, count = path.with_name(f"{path.name}.corrupt"), 0
     while target.exists():
         count += 1

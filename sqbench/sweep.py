@@ -1,4 +1,4 @@
-"""What a sweep does around its points: check all of them first, run equal ones once, and report at the end."""
+"""The steps of a sweep around its points: it checks all of them first, runs equal ones once, and reports at the end."""
 
 import logging
 import sys
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # exit status
 GONE = "its record was there and is gone: somebody deletes results while they are made"
-TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable by which the points of a sweep, in whatever process, know how many there are
-KEYS = "SQBENCH_SWEEP_KEYS"  # the same for the keys that vary, with commas between
+TOTAL = "SQBENCH_SWEEP_POINTS"  # environment variable: the number of points of the sweep, for the points in any process
+KEYS = "SQBENCH_SWEEP_KEYS"  # the same for the keys that vary, separated by commas
 
 
 def task_config(cfg: DictConfig) -> DictConfig:
@@ -38,13 +38,13 @@ def own_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def told(overrides: Sequence[str], keys: Sequence[str]) -> str:
-    """What a progress line says of a point besides its name (method, bits, alpha, layers): the other keys that vary."""
+    """The varying keys of a point for a progress line, without those in its name (method, bits, alpha, layers)."""
     named = ("method", "bits", "alpha", "layers")
     return "".join(f"{item} " for item in overrides if (key := item.lstrip("+").partition("=")[0]) in keys and key not in named)
 
 
 def announce(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Say what is loaded, before the libraries that take seconds are."""
+    """Log what will be loaded, before the imports that take seconds."""
     if "sqbench.runner" in sys.modules:
         return
     given = dict(item.lstrip("+").split("=", 1) for item in overrides if "=" in item)
@@ -56,10 +56,10 @@ def announce(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 
 def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequence[str], "Point"]]:
-    """Check every job of a sweep: its points, with the overrides of each.
+    """Check every job of a sweep, and return its points with the overrides of each.
 
     Raises:
-        UserError: any job cannot work; none has started then.
+        UserError: a job cannot work. No job has started then.
     """
     from sqbench.checks import check
     from sqbench.runner import identify
@@ -80,7 +80,7 @@ def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequ
 
 
 def distinct(points: Sequence[tuple[Sequence[str], "Point"]]) -> list[tuple[Sequence[str], "Point"]]:
-    """The first of each point."""
+    """The points without repetitions: the first of equal ones."""
     first: dict[str, tuple[Sequence[str], Point]] = {}
     for overrides, point in points:
         first.setdefault(point.id, (overrides, point))
@@ -90,10 +90,10 @@ def distinct(points: Sequence[tuple[Sequence[str], "Point"]]) -> list[tuple[Sequ
 
 
 def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[str], DictConfig]]:
-    """A job of `layers=each` as one job for each group of sibling layers of its model, which is loaded; any other as it is.
+    """The jobs of a job: one for each group of sibling layers with `layers=each`, which loads the model; else the job itself.
 
     Raises:
-        UserError: the job cannot work, whichever layers it is for.
+        UserError: the job cannot work for any choice of layers.
     """
     from sqbench.checks import check
     from sqbench.config import EACH
@@ -123,10 +123,10 @@ def _with_layers(cfg: DictConfig, layers: list[str] | None) -> DictConfig:
 def finished(
     points: Sequence[tuple[Sequence[str], "Point"]], results_dir: str | Path, before: Mapping[str, int | None]
 ) -> list[Outcome]:
-    """Outcomes of the points that have a record, for a sweep that was cut short.
+    """Outcomes of the points that have a record, for an interrupted sweep.
 
     Args:
-        before: of every point that was launched, when its record had been written then.
+        before: for every launched point, when the record that it had before its launch was written; None if it had none.
     """
     store = Store(results_dir)
     outcomes = []
@@ -138,7 +138,7 @@ def finished(
 
 
 def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
-    """Print the comparison table and the failures of a sweep; the exit status: 0 if no point failed, else 1."""
+    """Print the comparison table and the failures of a sweep. Return the exit status: 0 if no point failed, else 1."""
     from sqbench.reporting.cautions import cautions
     from sqbench.reporting.shares import share_notes
     from sqbench.reporting.terminal import print_failures, sweep_table
@@ -165,6 +165,6 @@ def report(outcomes: Sequence[Outcome], results_dir: str | Path) -> int:
 
 
 def interrupted() -> int:
-    """Say that nothing is lost; the exit status 130."""
+    """Print that nothing is lost, and return the exit status 130."""
     console.print("interrupted: what is finished is kept, the same command goes on from here", style="yellow")
     return INTERRUPTED

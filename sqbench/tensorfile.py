@@ -1,4 +1,4 @@
-"""Tensors on disk that carry their own checksum, computed once and read back bit for bit."""
+"""Tensors on disk with their own checksum. They are computed once and read back bit for bit."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ Content = tuple[dict[str, Tensor], dict[str, Any]]  # named tensors, and a JSON-
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write tensors and a description as one safetensors file, its checksum in the header: nobody sees one without the other."""
+    """Write tensors and a description atomically, as one safetensors file with its checksum in the header."""
     flat = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = canonical_json(about)
     with atomic_path(path) as part:
@@ -47,11 +47,11 @@ def load(path: Path) -> Content:
 
 
 def cached(path: Path, compute: Callable[[], Content]) -> Content:
-    """The content of `path` if it is there and whole, else computed and stored: by one process, while others wait for the file."""
+    """The content of `path` if it is intact, else computed and stored. One process computes while others wait for the file."""
     if (found := _whole(path)) is not None:
         return found
     with turn(path.with_name(f"{path.name}.claim"), path.parent.name):
-        if (found := _whole(path)) is not None:  # by another process, while we waited
+        if (found := _whole(path)) is not None:  # from another process, while we waited
             return found
         content = compute()
         save(path, *content)
@@ -60,7 +60,7 @@ def cached(path: Path, compute: Callable[[], Content]) -> Content:
 
 
 def _whole(path: Path) -> Content | None:
-    """The content of a file; None if there is none, or it was damaged and is moved aside."""
+    """The content of a file. None if there is no file, or if it was damaged; then it is moved aside."""
     if not path.is_file():
         return None
     try:

@@ -202,7 +202,7 @@ def test_a_text_shorter_than_one_window_is_refused_with_both_lengths(command: Co
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ("data.windows=100000", "data.windows=100000: the text has 1879 windows of 64 tokens; at most 18"),
+        ("data.windows=100000", "data.windows=100000: the text has 1879 windows of 64 tokens; use at most 18"),
         (
             "calibration.windows=100000",
             "calibration.windows=100000: the text has 1879 windows of 64 tokens, 4 of them evaluate, 1875",

@@ -151,7 +151,7 @@ def test_what_is_loaded_is_said_before_it_is_imported(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("+windos=1", "windos: known: alpha, backend"),
+        ("+windos=1", "windos: did you mean widths?"),
         ("+data.windos=1", "data.windos: did you mean window"),
         ("+bits.weights.group=2", "bits.weights.group: did you mean group_size?"),
         ("+eval.wramup=1", "eval.wramup: did you mean warmup?"),

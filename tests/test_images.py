@@ -279,7 +279,7 @@ def test_nothing_to_train_on_is_said(photos: Command) -> None:
 def test_what_cannot_work_is_refused_before_anything_runs(command: Command, results: Path) -> None:
     nano = ("model=vit_nano", *RECIPES["vit_nano"])
     refusals = {
-        ("model=vit_nano", "data=pydoc"): "data=pydoc: vit_nano reads images, and this is text; data=cifar10,",
+        ("model=vit_nano", "data=pydoc"): "data=pydoc: vit_nano reads images, and this is text; use data=cifar10,",
         ("data=mnist5k",): "data=mnist5k: smollm2_135m reads text, and this is images; use data=pydoc, text, wikitext2",
         (*nano, "eval=perplexity"): "eval=perplexity: is for text, vit_nano reads images; use eval=auto",
         ("method=qat",): "method=qat: trains on labelled images; smollm2_135m reads text",

@@ -195,7 +195,7 @@ def test_shares_of_all_images_need_their_number(capsys: pytest.CaptureFixture[st
     line = ["model=vit_nano", "method=percentile", "method.percentile=interval(99,100)", f"results_dir={tmp_path}"]
     rungs = "hydra.sweeper.rungs=[0.25,1]"
     ended = call("-m", "hydra/sweeper=search", rungs, *line, "data.images=null", "plan=true", capsys=capsys)
-    assert (ended.code, "data.images=null: hydra.sweeper.rungs=[0.25, 1] are shares of it; data.images=1000" in ended.err) == (
+    assert (ended.code, "data.images=null: hydra.sweeper.rungs=[0.25, 1] are shares of it; use data.images=1000" in ended.err) == (
         2,
         True,
     ), ended.err

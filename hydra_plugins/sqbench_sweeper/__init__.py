@@ -1,1 +1,1 @@
-"""Discovered by Hydra: everything under the namespace package hydra_plugins is."""
+"""The sweepers of sqbench. Hydra discovers everything under the namespace package hydra_plugins."""

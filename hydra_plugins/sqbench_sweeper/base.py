@@ -1,4 +1,4 @@
-"""What every sweep of sqbench does around its points: all is checked before the first one starts, and the end is reported."""
+"""The base of every sweep of sqbench. It checks everything before the first point starts, and reports at the end."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-# Nothing of sqbench is imported at the top: Hydra imports every plugin, in every Hydra application.
+# Nothing of sqbench is imported at the top, because every Hydra application imports every plugin.
 if TYPE_CHECKING:
     from sqbench.records.outcome import Outcome
     from sqbench.records.store import Store
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class CheckedSweeper(BasicSweeper, ABC):
-    """A sweep without its choice of points. Works with any Hydra launcher: the points go to it as to any other.
+    """A sweep without its choice of points. It works with any Hydra launcher.
 
     Attributes:
-        points: those known so far, with the overrides of each.
-        store: of their records; there once everything is checked.
+        points: the points known so far, with the overrides of each.
+        store: of their records. It exists once everything is checked.
         folder: of this sweep, in the results folder.
-        listed: what is written down of this sweep there.
-        before: when the records of points had been written before they were launched, if they were there.
+        listed: the list of this sweep's points, as written there.
+        before: point id -> when the record that existed before its launch was written; None if there was none.
     """
 
     points: "list[tuple[Sequence[str], Point]]"
@@ -39,19 +39,19 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     @abstractmethod
     def prepare(self, overrides: list[Override]) -> int:
-        """Check everything that can be checked; at most how many points there will be.
+        """Check everything that can be checked. Return the largest possible number of points.
 
         Raises:
-            UserError: something cannot work; nothing has started.
+            UserError: something cannot work. Nothing has started.
         """
 
     @abstractmethod
     def show_plan(self) -> None:
-        """Print what `run` would do."""
+        """Print the plan of `run`."""
 
     @abstractmethod
     def run(self) -> int:
-        """Launch the points and report them; the exit status."""
+        """Launch the points and report them. Return the exit status."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
@@ -74,7 +74,7 @@ class CheckedSweeper(BasicSweeper, ABC):
             asked = parser.parse_overrides(given)
             total = self.prepare(asked)
             self.store = Store(self.config.results_dir)
-            self.store.prepare()  # before Hydra makes its folder there
+            self.store.prepare()  # before Hydra makes its own folder there
         except UserError as error:
             sys.exit(refuse(error))
         if self.config.plan:
@@ -87,13 +87,13 @@ class CheckedSweeper(BasicSweeper, ABC):
             self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
         except OSError as error:
             sys.exit(refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
-        from sqbench import gpus  # it imports torch: not before `announce`
+        from sqbench import gpus  # imports torch, so it comes after `announce`
 
         told: dict[str, object] = {sweep.TOTAL: total}
         told[sweep.KEYS] = ",".join(item.key_or_group for item in asked if item.is_sweep_override())
         if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
             told[gpus.VISIBLE] = ",".join(gpus.visible())
-        with open_dict(self.config):  # Hydra sets it in whatever process and on whatever host a point runs
+        with open_dict(self.config):  # Hydra sets these in every process of a point, on any host
             self.config.hydra.overrides.hydra += [f"++hydra.job.env_set.{name}='{value}'" for name, value in told.items()]
         try:
             sys.exit(self.run())
@@ -103,13 +103,13 @@ class CheckedSweeper(BasicSweeper, ABC):
         except UserError as error:
             self._report_what_is_there()
             sys.exit(refuse(error))
-        except Exception:  # the launcher lost a worker: it cannot say which points are done, their records can
+        except Exception:  # the launcher lost a worker: only the records show which points are done
             self._report_what_is_there()
             sweep.interrupted()
             raise
 
     def _report_what_is_there(self) -> None:
-        """Of a sweep that was cut short: no outcomes came back, but records tell."""
+        """Report an interrupted sweep from the records, as no outcomes came back."""
         from sqbench import sweep
 
         results_dir = self.config.results_dir
@@ -123,7 +123,7 @@ class CheckedSweeper(BasicSweeper, ABC):
         return task_config(self.hydra_context.config_loader.load_sweep_config(self.config, list(job)))
 
     def launch(self, points: "Sequence[tuple[Sequence[str], Point]]") -> "list[Outcome]":
-        """Give points to the launcher, all at once, and wait for them."""
+        """Give all points to the launcher at once, and return their outcomes."""
         from sqbench.errors import UserError
         from sqbench.records.outcome import Outcome
 
@@ -135,6 +135,6 @@ class CheckedSweeper(BasicSweeper, ABC):
         for (job, point), returned in zip(points, returns, strict=True):
             try:
                 outcomes.append(returned.return_value)
-            except UserError as error:  # its data or model is gone since it was checked
+            except UserError as error:  # its data or model has gone since the check
                 outcomes.append(Outcome(point.id, "failed", list(job), error=str(error), summary=f"{point}: {error}"))
         return outcomes

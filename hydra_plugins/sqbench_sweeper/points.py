@@ -1,4 +1,4 @@
-"""All combinations of values, as Hydra's basic sweeper has them, equal points once."""
+"""The sweep over all combinations of values, as in Hydra's basic sweeper. Equal points run once."""
 
 from hydra.core.override_parser.types import Override
 
@@ -6,7 +6,7 @@ from hydra_plugins.sqbench_sweeper.base import CheckedSweeper
 
 
 class PointSweeper(CheckedSweeper):
-    """Knows all of its points before the first one starts."""
+    """A sweep that knows all of its points before the first one starts."""
 
     def prepare(self, overrides: list[Override]) -> int:
         from sqbench import sweep

@@ -1,4 +1,4 @@
-"""Points chosen by the results of those before them, until a budget of trials is spent."""
+"""A search: results choose the next points, until a budget of trials is spent."""
 
 import itertools
 import logging
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from sqbench.runner import Point
 
 log = logging.getLogger("sqbench.search")
-FILE = "search.json"  # in the folder of the sweep: all trials
+FILE = "search.json"  # all trials, in the folder of the sweep
 
 
 class SearchSweeper(CheckedSweeper):
-    """An Optuna study behind the command line of a sweep. Its keys stand in conf/hydra/sweeper/search.yaml with what they mean."""
+    """An Optuna study behind the command line of a sweep. conf/hydra/sweeper/search.yaml explains its keys."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SearchSweeper(CheckedSweeper):
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.trials, self.metric, self.direction, self.seed, self.jobs, self.rungs = trials, metric, direction, seed, jobs, rungs
-        self.outcomes: dict[str, Outcome] = {}  # by point id as this machine has it: a node with another device has another
+        self.outcomes: dict[str, Outcome] = {}  # by the point id on this machine; a node with another device has another id
 
     def prepare(self, overrides: list[Override]) -> int:
         from sqbench import sweep
@@ -74,10 +74,10 @@ class SearchSweeper(CheckedSweeper):
             raise UserError(f"hydra.sweeper.rungs={self.rungs}: must be shares that grow up to 1, [0.25,1.0] for example")
 
     def _smaller(self, cfg: DictConfig) -> list[dict[str, int]]:
-        """For each rung what a configuration changes there: how many examples it has; on the last one nothing.
+        """The changes of a configuration on each rung: its number of examples. The last rung changes nothing.
 
         Raises:
-            UserError: there is no number of examples to take a part of, or it is too small.
+            UserError: the evaluation has no number of examples, or the number is too small for the rungs.
         """
         from sqbench.errors import UserError
         from sqbench.evaluation import EVALUATIONS, natural_evaluation
@@ -128,7 +128,7 @@ class SearchSweeper(CheckedSweeper):
         return status
 
     def _climb(self, trials: "Sequence[Trial]", rung: int) -> "list[Trial]":
-        """Compute the points of trials on a rung; the trials that go on from there."""
+        """Compute the points of trials on a rung. Return the trials that go on from there."""
         from sqbench import sweep
         from sqbench.errors import UserError
 
@@ -137,7 +137,7 @@ class SearchSweeper(CheckedSweeper):
             try:
                 ((job, point),) = sweep.checked([self._job(trial.params, rung)])
                 placed.append((trial, job, point))
-            except UserError as error:  # values that work one by one, and not together
+            except UserError as error:  # values that work one by one but not together
                 log.warning("trial %d cannot work: %s", trial.number, error)
                 self.study.fail(trial, str(error))
         self._compute([(job, point) for _, job, point in placed])
@@ -161,7 +161,7 @@ class SearchSweeper(CheckedSweeper):
         return job, cfg
 
     def _compute(self, points: "Sequence[tuple[Sequence[str], Point]]") -> None:
-        """Launch those that this search does not know yet: a sampler may well ask twice for the same."""
+        """Launch the points that this search does not know yet. A sampler may ask for the same point twice."""
         from sqbench.records import sweeps
 
         new = {point.id: (job, point) for job, point in points if point.id not in self.outcomes}

@@ -1,4 +1,4 @@
-"""Calibration: one streaming pass, its statistics, and their cache; or statistics without inputs."""
+"""Calibration: one streaming pass, its statistics and their cache. Also statistics without inputs."""
 
 from sqbench.calibration.blockwise import collect_blockwise
 from sqbench.calibration.collect import Statistics, collect, collect_cached

@@ -1,4 +1,4 @@
-"""The streaming pass over a model that is never whole in memory: all inputs through one block after the other."""
+"""The streaming pass over a model that is never whole in memory. All inputs go through one block after the other."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from sqbench.quant.statistics import InputStatistics
 
 @torch.no_grad()
 def collect_blockwise(model: StreamedModel, sites: Sequence[str], inputs: Tensor | Batches, search: int = 4) -> Statistics:
-    """What `collect` finds of the same model, bit by bit, in one reading of its blocks; hidden states of all inputs are held.
+    """The statistics of `collect`, bit for bit, from one reading of the blocks. Memory holds the hidden states of all inputs.
 
     Raises:
         CalibrationError: as `collect` does.
@@ -31,7 +31,7 @@ def collect_blockwise(model: StreamedModel, sites: Sequence[str], inputs: Tensor
 
 
 def _observe(block: Model, sites: Sequence[str], states: list[Tensor]) -> tuple[dict[str, InputStatistics], list[Tensor]]:
-    """Statistics of a block's sites, and the hidden states behind it."""
+    """The statistics of a block's sites, and the hidden states that it outputs."""
     after: list[Tensor] = []
 
     def run(hidden: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The streaming pass: every quantizable tensor of a model seen once, kept as statistics that serve any method, bits and alpha."""
+"""The streaming pass: it sees every quantizable tensor of a model once. Its statistics serve any method, bits and alpha."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from sqbench.storage import digest
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what is collected; part of the cache key
+VERSION = 2  # of the collected statistics, part of the cache key
 
 
 class CalibrationError(Exception):
-    """A layer saw a value that no range can hold."""
+    """Calibration saw NaN or infinity, or no input at all."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Statistics:
     Attributes:
         inputs: site -> statistics of the tensor that is read there.
         sample: [S, ...] model inputs that a search over block outputs may replay.
-        guessed: sites of whose tensor nothing was seen, and nothing is known.
+        guessed: sites whose tensor was not seen, and of which nothing is known.
     """
 
     inputs: dict[str, InputStatistics]
@@ -42,14 +42,14 @@ class Statistics:
 
 
 def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:
-    """A tensor of model inputs [B, ...] as batches of one, with a fingerprint if `sealed`."""
+    """Model inputs [B, ...] as batches of one input, with a fingerprint if `sealed`."""
     if isinstance(inputs, Batches):
         return inputs
     return Batches(len(inputs), lambda number: inputs[number : number + 1], digest(inputs.tolist()) if sealed else "")
 
 
 def replay_sample(batches: Batches, count: int) -> Tensor:
-    """The first `count` examples."""
+    """The first `count` examples of the batches."""
     kept: list[Tensor] = []
     for batch in batches:
         kept.append(batch)
@@ -67,17 +67,17 @@ def collect(
     search: int = 4,
     points: Sequence[Point] = (),
 ) -> Statistics:
-    """Run the inputs through the model batch by batch and accumulate every site's tensor.
+    """Run the inputs through the model batch by batch and collect the statistics of every site's tensor.
 
     Args:
-        run: one forward pass over a batch; the model's head may be left out.
-        sites: names of layers; the first positional input of each is observed.
-        inputs: model inputs; of a tensor [B, ...] each is a batch.
-        search: how many of them to keep as the replay sample.
+        run: one forward pass over a batch. It may leave out the model's head.
+        sites: names of layers. The first positional input of each is observed.
+        inputs: model inputs. Each input of a tensor [B, ...] is a batch.
+        search: how many inputs to keep as the replay sample.
         points: tensors inside modules to observe too.
 
     Raises:
-        CalibrationError: NaN or infinity, naming the layer; or there was nothing to calibrate on.
+        CalibrationError: a layer saw NaN or infinity (the error names it), or there was nothing to calibrate on.
     """
     found: dict[str, InputStatistics] = {}
     batches = as_batches(inputs)
@@ -123,11 +123,13 @@ def collect_cached(
     device: torch.device,
     folder: Path,
 ) -> Statistics:
-    """What a collector finds, read from `folder` if the same model saw the same inputs before. Layers and points apart, each once.
+    """The statistics of a collector, read from `folder` if the same model saw the same inputs before.
+
+    Layers and points have separate cache files, so the collector may run once for each.
 
     Args:
-        collector: `collect` for one model, given sites, inputs and points.
-        fingerprint, dtype, device: of the model: part of the key.
+        collector: `collect` for one model. It takes sites, inputs and points.
+        fingerprint, dtype, device: those of the model. They are part of the cache key.
     """
     batches = as_batches(inputs, sealed=True)
     found: dict[str, InputStatistics] = {}

@@ -1,4 +1,4 @@
-"""Statistics without inputs: what layers would read if all that is known of it were the norm that wrote it."""
+"""Statistics without inputs: the norm before a layer is all that is known of the layer's input."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,21 +11,21 @@ from sqbench.progress import track
 from sqbench.quant.layers import channels_of
 from sqbench.quant.statistics import ROWS, InputStatistics
 
-ROWS_EACH = 128  # rows of an input's channels that each example stands for
+ROWS_EACH = 128  # rows of channels that each example stands for
 
 
 @torch.no_grad()
 def imagine(
     module: nn.Module, sites: Sequence[str], norms: Mapping[str, Callable[[Tensor], Tensor]], inputs: Unseen, search: int
 ) -> Statistics:
-    """Statistics of N(0, 1), independent from channel to channel: through the norm that writes a site, or as it is.
+    """Statistics of N(0, 1) values, independent in every channel. They go through the norm that writes a site, if there is one.
 
-    A norm's output is normal with its weight for spread and its bias for mean, if what it reads is normal. What no norm writes has
-    whatever scale training gave it: its ranges here are a guess, and its site is among `guessed`.
+    A norm with a normal input has a normal output. Its weight is the spread of the output, its bias the mean. A tensor that no
+    norm writes has an unknown scale from training. Its ranges are then a guess, and its site is among `guessed`.
 
     Args:
         sites: names of layers.
-        norms: site -> what its norm makes of standard normal rows [examples, rows, channels].
+        norms: site -> the function of its norm, which takes standard normal rows [examples, rows, channels].
         search: how many of the inputs to keep as the replay sample.
     """
     generator = torch.Generator().manual_seed(inputs.seed)

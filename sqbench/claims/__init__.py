@@ -1,1 +1,1 @@
-"""Statements that people repeat, tested: what was measured, whether it is what the statement needs, and the verdict."""
+"""Tests of common statements: the measurements, whether they meet the statement, and the verdict."""

@@ -1,4 +1,4 @@
-"""`python -m sqbench.claims`: run what the claims need and is missing, judge, and write claims.md and .csv."""
+"""`python -m sqbench.claims`: run the missing points of the claims, judge, and write claims.md and claims.csv."""
 
 import json
 import logging
@@ -38,22 +38,22 @@ INDEX = "claims.json"  # overrides of a point -> its id
 
 @dataclass
 class ClaimsConfig:
-    """What `sqbench.claims` may be told."""
+    """The settings of `sqbench.claims`."""
 
     results_dir: str = "results"
-    cache_dir: str | None = None  # as of sqbench.run
-    only: list[str] | None = None  # keys of claims; null is all
+    cache_dir: str | None = None  # as in sqbench.run
+    only: list[str] | None = None  # keys of claims; null means all
     files: list[str] = field(default_factory=list)  # YAML files of your own instead of those of conf/claims
-    run: bool = True  # false: judge what is there, compute nothing
-    plan: bool = False  # print the points and their state, compute nothing
-    mirror: str = "none"  # a name in conf/tracker, which is a group of sqbench.run to Hydra: hence another name
+    run: bool = True  # false: judge the existing points, compute nothing
+    plan: bool = False  # true: print the points and their state, compute nothing
+    mirror: str = "none"  # a name in conf/tracker; `tracker` itself is a group of sqbench.run in Hydra
 
 
 def claims_of(config: ClaimsConfig) -> list[Claim]:
-    """The claims that are asked for, by key.
+    """The requested claims, sorted by key.
 
     Raises:
-        UserError: a file is no claim, or a key is unknown.
+        UserError: a file is not a claim, or a key is unknown.
     """
     paths = [Path(name).expanduser() for name in config.files] or sorted((CONF_DIR / "claims").glob("*.yaml"))
     found = sorted((load(path) for path in paths), key=lambda claim: claim.key)
@@ -67,7 +67,10 @@ Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
 
 
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
-    """Every point that the claims need, checked before anything runs; by model and data, so that what they share is made once."""
+    """Every point that the claims need, checked before anything runs.
+
+    Points are sorted by model and data, so that shared parts are computed once.
+    """
     from sqbench import api
 
     jobs = dict.fromkeys(words for claim in claims for points in claim.points.values() for words in points)
@@ -85,7 +88,7 @@ def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
 
 
 def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
-    """Run what is not finished."""
+    """Run the points that are not finished, and return the outcomes of all points."""
     from sqbench.runner import run_point
 
     store = Store(config.results_dir)
@@ -104,10 +107,12 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
 
 
 def judged(config: ClaimsConfig) -> tuple[Judged, list[Outcome]]:
-    """Run and judge; which record each point of a claim is, is kept beside the verdicts, for readers without model and data.
+    """Run the points and judge the claims.
+
+    claims.json keeps the id of each point beside the verdicts. Judging then needs neither model nor data.
 
     Raises:
-        UserError: a claim or a point cannot work; nothing has run then.
+        UserError: a claim or a point cannot work. Nothing has run then.
     """
     claims, index = claims_of(config), Path(config.results_dir).expanduser() / INDEX
     known_ids = {tuple(shlex.split(words)): name for words, name in _json(index).items()}
@@ -130,7 +135,7 @@ ConfigStore.instance().store(name="claims_schema", node=ClaimsConfig)
 
 
 def main() -> int:
-    """The command line: verdicts on stdout; exit status 1 if a point failed, 2 for what the user can fix."""
+    """The command line, with verdicts on stdout. The exit status is 1 if a point failed, 2 for an error of the user."""
     quiet()
     status = reader("claims", _answer)
     return sweep.interrupted() if status == sweep.INTERRUPTED else status

@@ -1,4 +1,4 @@
-"""From finished points to what each piece of a claim's evidence comes to."""
+"""Findings on each piece of a claim's evidence, from finished points."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ Ids = Mapping[tuple[str, ...], str]  # overrides -> point id
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one piece of evidence.
+    """The finding on one piece of evidence.
 
     Attributes:
-        effect: None if it could not be measured.
+        effect: the measured effect. None if it could not be measured.
         holds: supported, refuted or inconclusive.
-        points: ids of the records it comes from.
+        points: ids of the records behind it.
         reason: why there is no effect.
     """
 
@@ -30,7 +30,7 @@ class Finding:
 
     @property
     def shown(self) -> str:
-        """The effect as people read it."""
+        """The effect as text, or the reason why there is none."""
         return f"not measured: {self.reason}" if self.effect is None else self.evidence.region.show(self.effect)
 
 
@@ -38,7 +38,7 @@ Judged = Sequence[tuple[Claim, Sequence[Finding]]]
 
 
 def judge(claim: Claim, ids: Ids, store: Store) -> list[Finding]:
-    """What every piece of a claim's evidence comes to."""
+    """A finding for every piece of a claim's evidence."""
     return [_finding(claim, evidence, ids, store) for evidence in claim.evidence]
 
 

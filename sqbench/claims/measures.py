@@ -1,4 +1,4 @@
-"""What a claim may measure on finished points: effects with intervals, from records and the samples beside them."""
+"""The measures of claims: effects with intervals on finished points, from records and their samples."""
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +21,14 @@ _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 @dataclass(frozen=True)
 class Effect:
-    """What was measured, in fractions, dB, seconds or times.
+    """A measured effect: a fraction, dB, seconds or a factor.
 
     Attributes:
         value: the effect.
-        low, high: its interval; both are the value of something that is counted rather than estimated.
-        n: examples, layers or repetitions behind it.
+        low, high: its interval. Both equal the value if it is counted, not estimated.
+        n: the number of examples, layers or repetitions behind it.
         how: the test, in a few words.
-        spread: standard deviation over seeds; None for one point.
+        spread: standard deviation over seeds. None for one point.
     """
 
     value: float
@@ -41,7 +41,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Side:
-    """One or several finished points (its seeds) and their per-example outcomes."""
+    """A finished point, or one point per seed, with their per-example outcomes."""
 
     records: Sequence[dict[str, Any]]
     samples: Sequence[pd.DataFrame]
@@ -49,17 +49,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Measure:
-    """A way to measure: the options it takes, and (side, other side or None, **options) -> effect."""
+    """A way to measure: its options, and the function (side, other side or None, **options) -> effect."""
 
     options: frozenset[str]
     run: Callable[..., Effect]
 
 
 def change(of: Side, against: Side | None, *, metric: str) -> Effect:
-    """Relative change of a perplexity, difference of a share or of any other mean over examples, paired by example.
+    """The relative change of a perplexity, or the difference of a share or of another mean over examples, paired by example.
 
-    Against the float model's outcomes on the same examples, or against another side's. The values of several seeds are averaged by
-    example first: the interval is that of sampling examples, and `spread` is that of the seeds.
+    The reference is the float model on the same examples, or the other side. Several seeds are averaged by example first. The
+    interval thus covers the sampling of examples, and `spread` covers the seeds.
 
     Raises:
         UserError: the evaluation has no such metric, or the sides saw different examples.
@@ -73,7 +73,7 @@ def change(of: Side, against: Side | None, *, metric: str) -> Effect:
     other = over_seeds([one[outcome.column if against is not None else f"{outcome.column}_fp"].to_numpy() for one in others])
     weights = None if outcome.weights is None else rows[0][outcome.weights].to_numpy()
     each = np.array([np.average(own[outcome.column] - other.astype(float), weights=weights) for own in rows])
-    if outcome.kind == "perplexity":  # of logarithms: a ratio afterwards
+    if outcome.kind == "perplexity":  # the difference of logarithms becomes a ratio
         clusters = None if outcome.clusters is None else rows[0][outcome.clusters].to_numpy()
         found = mean_difference(values, other, weights=weights, clusters=clusters)
         (value, low, high), each = np.expm1([found.value, found.low, found.high]).tolist(), np.expm1(each)
@@ -92,7 +92,7 @@ def _outcome(side: Side, metric: str) -> Outcome:
 
 
 def number(of: Side, against: Side | None, *, path: str) -> Effect:
-    """A number of the record (`cost.seconds.quantize`, `quantized.gradient_steps`), or how many times the other side's it is."""
+    """A number of the record (`cost.seconds.quantize`, `quantized.gradient_steps`), or its ratio to the other side's."""
     own = [_at(record, path) for record in of.records]
     other = [1.0] if against is None else [_at(record, path) for record in against.records]
     value = float(np.mean(own) / np.mean(other))
@@ -111,9 +111,9 @@ def _at(record: Mapping[str, Any], path: str) -> float:
 
 
 def layers(of: Side, against: Side | None, *, field: str, statistic: str = "median", where: str = "*") -> Effect:
-    """A number per layer (`ratio`, `weight_sqnr_db`), or its difference from the other side's layer by layer, over all layers.
+    """Median or maximum over layers of a number (`ratio`, `weight_sqnr_db`), or of its difference from the other side's.
 
-    The interval of a median is a bootstrap over layers; a maximum is what it is.
+    Differences are taken layer by layer. A median has a bootstrap interval over layers. A maximum has no interval.
     """
     values = [_per_layer(record, field, where) for record in of.records]
     common = set.intersection(*map(set, values))
@@ -138,7 +138,7 @@ def _per_layer(record: dict[str, Any], field: str, where: str) -> dict[str, floa
 
 
 def speed(of: Side, against: Side | None, *, metric: str) -> Effect:
-    """How many times as fast as float32 in the same minutes (`eval=latency`); against another side, the quotient of the two."""
+    """The speed as a multiple of the float32 model timed in turns (`eval=latency`). Against another side, the ratio of both."""
     columns = {name: stage for figures in FIGURES.values() for name, (stage, _) in figures.items()}
     if metric not in columns:
         raise UserError(f"metric={metric}: {known(metric, columns)}")

@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def command(claim: Claim) -> str:
-    """What tests a claim again."""
+    """The command that tests a claim again."""
     return f"python -m sqbench.claims only={shlex.quote(f'[{quoted(claim.key)}]')}"
 
 
@@ -83,7 +83,7 @@ def _row(finding: Finding, seeded: bool) -> list[str]:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of texts; bold marks stay."""
+    """A table of texts. Bold marks stay."""
     return markdown_table(head, lines, sides=len(head)).replace(r"\*\*", "**")
 
 

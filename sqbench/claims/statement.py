@@ -1,4 +1,4 @@
-"""A claim as its YAML says it: the statement, the points it needs, and for each piece of evidence where its interval has to lie."""
+"""A claim from its YAML file: the statement, its points, and the region in which the interval of each evidence must lie."""
 
 import re
 import shlex
@@ -19,12 +19,12 @@ _IN_HUNDREDTHS = ("%", "points")
 
 @dataclass(frozen=True)
 class Region:
-    """Where an effect has to lie: `> 10 %`, `< 0.5`, `within 1 %` (of 0).
+    """The region in which an effect must lie: `> 10 %`, `< 0.5`, `within 1 %` (of 0).
 
     Attributes:
-        text: as written.
-        low, high: the open interval, in the effect's own unit.
-        unit: how the effect is shown: `%` of the other side and percentage `points` are hundredths.
+        text: the region as written.
+        low, high: the open interval, in the unit of the effect.
+        unit: the shown unit. `%` (of the other side) and `points` (percentage points) are hundredths.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Region:
 
     @classmethod
     def parse(cls, text: str) -> "Region":
-        """Raises ValueError for anything that is no region."""
+        """The region of a text. Raises ValueError if the text is not a region."""
         if not (found := _REGION.fullmatch(text.strip())):
             raise ValueError(f"is: {text}: must be like `> 10 %`, `< 0.5 points` or `within 1 %`; units: % points x dB s")
         unit, bound = found["unit"].strip(), float(found["bound"])
@@ -45,13 +45,13 @@ class Region:
         return cls(text, *ends, unit)
 
     def judge(self, effect: Effect) -> str:
-        """Supported if the whole interval of an effect lies inside, refuted if all of it lies outside."""
+        """Supported if the interval of an effect lies inside, refuted if it lies outside, else inconclusive."""
         if self.low < effect.low and effect.high < self.high:
             return SUPPORTED
         return REFUTED if effect.high <= self.low or effect.low >= self.high else INCONCLUSIVE
 
     def show(self, effect: Effect) -> str:
-        """`+3.1 % [2.0, 4.2]`."""
+        """An effect with its interval: `+3.1 % [2.0, 4.2]`."""
         unit = f" {self.unit}" if self.unit else ""
         text = f"{format(self._scaled(effect.value), '.3g' if self.unit in ('', 'x', 's') else '+.3g')}{unit}"
         counted = effect.low == effect.high
@@ -70,11 +70,11 @@ class Evidence:
     """One measurement that a claim rests on.
 
     Attributes:
-        says: what it would mean, in words.
+        says: its meaning in words.
         measure: a key of `MEASURES`.
-        of, against: labels of points; without `against`, the float model or the number itself, as the measure has it.
-        region: where its interval has to lie.
-        options: of the measure.
+        of, against: labels of points. Without `against`, the measure uses the float model or the number itself.
+        region: the region in which its interval must lie.
+        options: options of the measure.
     """
 
     says: str
@@ -87,17 +87,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement and what decides it.
+    """A statement and the evidence that decides it.
 
-    It is supported if all of its evidence is, mixed if some is supported and some refuted, refuted if some is refuted and none is
-    supported, and inconclusive otherwise.
+    A claim is supported if all of its evidence is supported. It is mixed if some is supported and some refuted. It is refuted if
+    some is refuted and none supported. Otherwise it is inconclusive.
 
     Attributes:
         key: a letter or short name.
-        source: who says so.
-        points: label -> the overrides of each of its points: more than one if its seeds are averaged.
-        evidence: its parts; the effect of the first is the key number of the claim.
-        not_tested: what the verdict does not cover.
+        source: the source of the statement.
+        points: label -> the overrides of each of its points. There are several if seeds are averaged.
+        evidence: its parts. The effect of the first is the key number of the claim.
+        not_tested: limits of the verdict.
     """
 
     key: str
@@ -109,7 +109,7 @@ class Claim:
 
     @staticmethod
     def verdict(verdicts: list[str]) -> str:
-        """Of a claim, from those of its evidence."""
+        """The verdict of a claim, from the verdicts of its evidence."""
         if REFUTED in verdicts:
             return MIXED if SUPPORTED in verdicts else REFUTED
         return SUPPORTED if set(verdicts) == {SUPPORTED} else INCONCLUSIVE
@@ -119,7 +119,7 @@ def load(path: Path) -> Claim:
     """Read a claim.
 
     Raises:
-        UserError: the file is no claim; names the file, the key and what would work.
+        UserError: the file is not a claim. The message names the file, the key and the allowed values.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ def _drawn(words: tuple[str, ...], seeds: list[int]) -> bool:
 
 
 def _taken(fields: dict[str, Any], key: str, kind: type) -> Any:
-    """A field that has to be there and not empty, taken out."""
+    """Remove and return a field, which must be present and not empty."""
     value = fields.pop(key, None)
     if not isinstance(value, kind) or not value:
         raise ValueError(f"{key}: needs a value of its own, a {kind.__name__}")

@@ -1,6 +1,7 @@
-"""Paired differences between two models that saw the same examples: value, interval, test, and what the test could have found.
+"""Paired differences between two models on the same examples: value, interval, test, and the smallest detectable difference.
 
-Swapping the models negates a difference, inverts a ratio of perplexities, and keeps the p-value. The order of examples has no say.
+Swapping the models negates a difference, inverts a ratio of perplexities, and keeps the p-value. The order of
+examples does not matter.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from sqbench.comparison.resampling import BOOTSTRAP_SEED, Array, by_unit, sign_f
 from sqbench.comparison.significance import mcnemar, minimum_detectable
 
 NAN = float("nan")
-_MOST_NATS = 600.0  # an upper bound of a broken model over two windows may be higher, and no float64 holds its exponential
+_MOST_NATS = 600.0  # a broken model over two windows may have a higher upper bound, and no float64 holds its exponential
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,18 @@ class Difference:
     """A paired difference, its confidence interval and its test.
 
     Attributes:
-        value: the difference, model minus float; of a speed-up, how many times as fast as float.
-        low, high: bounds of the interval; NaN with fewer than two independent examples.
-        level: its coverage, 0.95 for example.
-        n: examples.
+        value: the difference, model minus float. For a speed-up, how many times as fast as float the model is.
+        low, high: bounds of the interval. NaN with fewer than two independent examples.
+        level: the coverage of the interval, for example 0.95.
+        n: the number of examples.
         test: how interval and p-value were made.
-        p: two-sided p-value of no difference; NaN where there is no test.
-        detectable: the size of a difference that this many examples with this spread find with 80 % power, tested at 1 - level.
-        clusters: groups of examples that share something and count as one each; None where all stand for themselves.
-        differing: how many of them differ at all, where not all do.
-        held: of 100 simulated intervals over data like these, how many hold the true change, where that is less than they promise.
-        gained, lost: of right and wrong answers: how many examples only this model, and only the float model, has right.
-        flip_rate: their share of the examples.
+        p: two-sided p-value of no difference. NaN where there is no test.
+        detectable: the size of a difference that a test at 1 - level finds with 80 % power, for this many examples of this spread.
+        clusters: the number of groups of examples that share something. A group counts as one. None if all examples stand alone.
+        differing: how many units (groups, or examples without groups) differ at all, where not all do.
+        held: how many of 100 simulated intervals over data like these hold the true change, where that is less than promised.
+        gained, lost: how many examples only this model has right, and how many only the float model. For right and wrong answers.
+        flip_rate: the share of examples that are gained or lost.
     """
 
     value: float
@@ -54,11 +55,11 @@ class Difference:
 
     @property
     def units(self) -> int:
-        """How many independent things it rests on."""
+        """The number of independent units: groups, or examples without groups."""
         return self.n if self.clusters is None else self.clusters
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a record: numbers that do not exist are None, and what this kind of difference has not is left out."""
+        """Plain data for a record. NaN becomes None, and fields that this kind of difference lacks are left out."""
         known = {key: value for key, value in asdict(self).items() if value is not None}
         return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in known.items()}
 
@@ -73,12 +74,12 @@ def proportion_difference(
 ) -> Difference:
     """Share of correct examples, model minus float: exact McNemar test, adjusted Wald interval (Bonett & Price 2012).
 
-    The interval adds one flip to either side, which keeps its coverage with few flips, where a bootstrap knows only those it saw
-    (none at all: an interval of width 0), and hardly ever disagrees with the exact test.
+    The interval adds one flip to either side, which keeps its coverage with few flips. A bootstrap knows only the flips that it
+    saw; with no flip, its interval has width 0. The adjusted interval hardly ever disagrees with the exact test.
 
     Args:
         correct, correct_fp: [examples] whether each was right.
-        clusters: [examples] what each shares with others, a passage for example: then as `mean_difference`, by cluster.
+        clusters: [examples] what each example shares with others, such as a passage. `mean_difference` then compares clusters.
     """
     assert correct.shape == correct_fp.shape
     assert correct.ndim == 1
@@ -111,15 +112,15 @@ def mean_difference(
 
     Args:
         values, values_fp: [examples].
-        clusters: [examples] what each shares with others; whole clusters then count as one and are flipped together.
-        weights: [examples] of the mean; all the same by default.
+        clusters: [examples] what each example shares with others. A cluster then counts as one, and is flipped as a whole.
+        weights: [examples] weights of the mean. All the same by default.
     """
     x, y = np.asarray(values, dtype=np.float64), np.asarray(values_fp, dtype=np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
     assert x.shape == y.shape == w.shape
     assert x.ndim == 1
     value = float((w * (x - y)).sum() / w.sum())
-    # Centred, so that nothing cancels in the spread of models that hardly differ.
+    # Centred, because the spread of models that hardly differ would suffer from cancellation.
     units = by_unit([w * (x - y - value) / w.sum(), w * (x - y)], clusters)
     shared, differing = None if len(units) == len(x) else len(units), int(np.count_nonzero(units[:, 1]))
     test = "sign-flip test, skew-corrected t interval"
@@ -151,14 +152,14 @@ def perplexity_difference(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> Difference:
-    """exp(mean nll) - exp(mean nll_fp) over windows or documents: the difference of the mean losses, exponentiated.
+    """Return exp(mean nll) - exp(mean nll_fp) over windows or documents.
 
-    Test and interval are those of the mean loss. The interval is therefore one of the ratio of both perplexities. It is given as a
-    change of the float model's perplexity over these windows. No bound lies below a perplexity of 0.
+    Test and interval are those of the difference of the mean losses. The interval is therefore one of the ratio of both
+    perplexities. It is given as a change of the float model's perplexity over these windows. No bound lies below a perplexity of 0.
 
     Args:
         nll, nll_fp: [windows] mean negative log-likelihood per token.
-        weights: [windows] tokens; all the same by default.
+        weights: [windows] the number of tokens. All the same by default.
     """
     loss = mean_difference(nll, nll_fp, clusters=clusters, weights=weights, resamples=resamples, level=level)
     shares = None if weights is None else np.asarray(weights, dtype=np.float64)
@@ -187,10 +188,11 @@ def speedup(
 ) -> Difference:
     """How many times as fast as float: the median of seconds_fp / seconds, with a percentile bootstrap interval over repetitions.
 
-    The ratio is taken inside each repetition, where both ran one after the other: what slows the machine down for longer cancels.
+    The ratio is taken within each repetition, in which both ran one after the other. A slowdown of the machine that lasts longer
+    than a repetition therefore cancels.
 
     Args:
-        seconds, seconds_fp: [repetitions] positive.
+        seconds, seconds_fp: [repetitions] positive times.
     """
     assert seconds.shape == seconds_fp.shape
     assert seconds.ndim == 1

@@ -1,6 +1,6 @@
-"""What a metric is made of: the column of a point's samples that it is an average of, and the test by which two points compare.
+"""The origin of a metric: the column of a point's samples that it averages, and the test that compares two points.
 
-Evaluations know this and records say it, so that whoever reads records can compare two points by example.
+Evaluations know this and records store it. A reader of records can therefore compare two points by example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class Outcome:
     """The per-example values of a metric.
 
     Attributes:
-        kind: of metric: `proportion` of right answers, `mean` of numbers, `perplexity` of mean losses.
-        column: of the samples; the float model's values, where there are any, are in `{column}_fp`.
+        kind: the kind of metric: `proportion` of right answers, `mean` of numbers, `perplexity` of mean losses.
+        column: the column of the samples. The float model's values, where there are any, are in `{column}_fp`.
         by: columns that together name an example.
-        weights: a column with the weights of the average; None weighs all examples alike.
-        clusters: a column with what examples share; None where each stands for itself.
-        where: column -> value of the rows that belong to the metric; all rows by default.
+        weights: a column with the weights of the average. None weighs all examples alike.
+        clusters: a column that names what examples share. None if each example stands alone.
+        where: column -> value of the rows that belong to the metric. All rows by default.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Outcome:
     where: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a record; `Outcome.of` reads it."""
+        """Plain data for a record. `Outcome.of` reads it."""
         named = asdict(self) | {"by": list(self.by), "where": dict(self.where)}
         return {key: value for key, value in named.items() if value}
 
@@ -51,18 +51,18 @@ class Outcome:
         return cls(**{**fields, "by": tuple(fields["by"]), "where": tuple(fields.get("where", {}).items())})
 
     def columns(self) -> list[str]:
-        """The columns of the samples that it needs, the float model's apart."""
+        """The columns of the samples that it needs, without the float model's."""
         named = [*self.by, self.column, self.weights, self.clusters, *(name for name, _ in self.where)]
         return list(dict.fromkeys(name for name in named if name is not None))
 
     def rows(self, samples: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the metric, one per example, by what names it, in that order; equal names stay as they are."""
+        """The rows of the metric, one per example, indexed and sorted by `by`. Rows with equal names keep their order."""
         for name, value in self.where:
             samples = samples[samples[name] == value]
         return samples.set_index(list(self.by)).sort_index(kind="stable")
 
     def p_value(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int) -> float:
-        """That of `compare`, without the interval, which takes most of the time."""
+        """The p-value of `compare`, without the interval, which takes most of the time."""
         clusters = None if self.clusters is None else rows[self.clusters].to_numpy()
         if self._answers(values, other) and clusters is None:
             return mcnemar(int((values > other).sum()), int((values < other).sum()))
@@ -71,14 +71,14 @@ class Outcome:
         return sign_flips(by_unit([change], clusters)[:, 0], resamples)
 
     def _answers(self, values: Any, other: Any) -> bool:
-        """Whether all values are right or wrong; means over seeds are shares."""
+        """Whether all values are right or wrong answers. Means over seeds are shares instead."""
         return self.kind == "proportion" and bool(np.isin([values, other], (0, 1)).all())
 
     def compare(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int, level: float) -> Difference:
         """The difference of a metric between two models, from their values of the same examples.
 
         Args:
-            rows: of the examples, as `rows` gives them.
+            rows: the rows of the examples, as `rows` gives them.
             values, other: [examples], numpy arrays.
         """
         shared: dict[str, Any] = {"resamples": resamples, "level": level}
@@ -91,18 +91,18 @@ class Outcome:
 
 
 def stderr_name(metric: str) -> str:
-    """Where the standard error of a metric stands, as lm-eval has it: `acc_stderr,none` for `acc,none`."""
+    """The name of a metric's standard error in lm-eval: `acc_stderr,none` for `acc,none`."""
     stem, comma, filtered = metric.partition(",")
     return f"{stem}_stderr{comma}{filtered}"
 
 
 def over_seeds(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The mean of every example over seeds; right and wrong answers of a single point stay what they are."""
+    """The mean of every example over seeds. Right and wrong answers of a single point stay as they are."""
     return values[0] if len(values) == 1 else np.mean(values, axis=0)
 
 
 def differences(samples: pd.DataFrame, outcomes: Mapping[str, Outcome], resamples: int, level: float) -> dict[str, Difference]:
-    """Metric -> change against the float model, of the metrics whose values of both are in the samples."""
+    """Metric -> change against the float model, if the samples have the values of both models."""
     found = {}
     for metric, outcome in outcomes.items():
         if f"{outcome.column}_fp" in samples:

@@ -1,4 +1,4 @@
-"""Independent units, and the sign-flip test over them: seeded, in bounded memory."""
+"""Independent units, and the sign-flip test over them. The test is seeded and takes bounded memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 BOOTSTRAP_SEED = 20221118
-ENUMERATED = 18  # examples that differ, up to which all 2^18 signs are tried: milliseconds, and no chance in the result
-_PIECE = 2**21  # draws that exist at once
+ENUMERATED = 18  # up to so many differing units, all 2^18 signs are tried: in milliseconds, without chance
+_PIECE = 2**21  # signs that are in memory at once
 
 
 def by_unit(columns: Sequence[Array], clusters: NDArray[Any] | None) -> Array:
-    """Columns [examples] side by side, summed over each cluster where examples share one: [units, columns]."""
+    """Columns [examples] side by side, [units, columns]. Examples that share a cluster are summed."""
     if clusters is None:
         return np.stack(columns, axis=1)
     _, at = np.unique(clusters, return_inverse=True)
@@ -22,18 +22,19 @@ def by_unit(columns: Sequence[Array], clusters: NDArray[Any] | None) -> Array:
 
 
 def sign_flips(change: Array, resamples: int, seed: int = BOOTSTRAP_SEED) -> float:
-    """Two-sided p-value of the hypothesis that swapping both models within a unit changes nothing: exact up to `ENUMERATED` units.
+    """Two-sided p-value of the hypothesis that swapping both models within a unit changes nothing.
 
-    The statistic is |sum of changes| over flips of their signs, all of them or `resamples` random ones (whose own draw counts as
-    one, so that p is never 0: Phipson & Smyth 2010). For changes of -1, 0 and 1 this is the exact McNemar test. Below six units
-    that differ no p-value is under 5 %: there are too few ways to flip.
+    The statistic is |sum of changes| over flips of their signs. Up to `ENUMERATED` units that differ, all flips are tried and p is
+    exact. Beyond, `resamples` random flips are drawn. The observed signs count as one more, so that p is never 0 (Phipson & Smyth
+    2010). For changes of -1, 0 and 1 this is the exact McNemar test. With fewer than six units that differ, there are too few
+    flips for a p-value under 5 %.
 
     Args:
-        change: [units] totals of a unit, model minus the other one.
+        change: [units] the total of each unit, model minus the other one.
     """
-    change = np.sort(change[change != 0])  # in an order of its own: that of the examples must not matter
+    change = np.sort(change[change != 0])  # sorted, because the order of the examples must not matter
     count, observed = len(change), abs(change.sum())
-    least = observed - 1e-12 * np.abs(change).sum()  # equal but for the order of a sum
+    least = observed - 1e-12 * np.abs(change).sum()  # sums that differ by their order only are equal
     if count <= ENUMERATED:
         sums = np.zeros(1)
         for step in change:

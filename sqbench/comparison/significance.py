@@ -1,4 +1,4 @@
-"""p-values that need no resampling, their correction for number, and what a test could have found."""
+"""p-values that need no resampling, their correction for multiple tests, and the smallest detectable difference."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,14 +10,15 @@ POWER = 0.8
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact p-value of flips from wrong to right and from right to wrong: they are as likely as heads and tails."""
+    """Two-sided exact p-value of flips from wrong to right and from right to wrong, if both are equally likely."""
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """p-values of several tests of one table, adjusted so that any false positive at all has the chance alpha (Holm 1979).
+    """p-values of several tests of one table, adjusted so that the chance of any false positive is alpha (Holm 1979).
 
-    The smallest of m is multiplied by m, the next by m - 1 and so on; none falls below the one before. NaN, no test, stays NaN.
+    The smallest of m is multiplied by m, the next by m - 1, and so on. None falls below the one before.
+    NaN means no test and stays NaN.
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sorts last
@@ -31,7 +32,7 @@ def minimum_detectable(error: float, level: float, units: int | None = None, pow
 
     Args:
         error: standard error of the difference.
-        units: independent examples that it was estimated from; None if many.
+        units: the number of independent examples that it was estimated from. None if many.
     """
     quantiles = (1 + level) / 2, power
     return error * float(sum(ndtri(share) if units is None else stdtrit(units - 1, share) for share in quantiles))

@@ -1,4 +1,4 @@
-"""Data sets, text and images, local or downloaded."""
+"""Data sets of text and of images, local or downloaded."""
 
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data import images, text
@@ -11,5 +11,5 @@ __all__ = ["SOURCES", "Batches", "Corpus", "Examples", "Windows", "fetch"]
 
 
 def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> Corpus:
-    """Find a data set and fingerprint it; nothing is tokenised or decoded."""
+    """Find a data set and fingerprint it. Nothing is tokenised or decoded."""
     return SOURCES[cfg.source].fetch(cfg, calibration)

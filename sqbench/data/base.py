@@ -1,4 +1,4 @@
-"""What every data set is to the rest of sqbench: found and fingerprinted first, made into model inputs later."""
+"""The interfaces of every data set. A data set is found and fingerprinted first, and made into model inputs later."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from sqbench.config import CalibrationConfig, DataConfig
 
-CALIBRATES = ("data", "random", "weights")  # what calibration.source may be
+CALIBRATES = ("data", "random", "weights")  # the values of calibration.source
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Model inputs, made when they are asked for and not kept.
+    """Model inputs, made on demand and not kept.
 
     Attributes:
-        count: how many batches.
-        make: the batch of a number from 0 to count - 1, its first axis the examples; None if every example in it was corrupt.
-        fingerprint: sha256 of what decides their content.
+        count: the number of batches.
+        make: number from 0 to count - 1 -> batch, with the examples on its first axis. None if all its examples are corrupt.
+        fingerprint: sha256 of everything that decides the content.
     """
 
     count: int
@@ -36,10 +36,11 @@ class Batches:
 
 @dataclass(frozen=True)
 class Unseen(Batches):
-    """Model inputs that a search may replay and that nothing else sees: statistics come from the weights alone.
+    """Model inputs that only a search may replay. Statistics come from the weights alone.
 
     Attributes:
-        examples, seed: how many the statistics stand for, and of their draw.
+        examples: the number of examples that the statistics stand for.
+        seed: the seed of the random rows that the statistics are made of.
     """
 
     examples: int = 0
@@ -47,11 +48,11 @@ class Unseen(Batches):
 
 
 def calibrated_on(size: str, calibration: CalibrationConfig, content: dict[str, str]) -> dict[str, Any]:
-    """What of the calibration can change a number.
+    """The properties of the calibration that can change a number.
 
     Args:
         size: `windows` or `images`.
-        content: fingerprints of the data that is read, where it is read.
+        content: fingerprints of the calibration data. They count only if the source is `data`.
     """
     return {
         size: getattr(calibration, size),
@@ -62,39 +63,39 @@ def calibrated_on(size: str, calibration: CalibrationConfig, content: dict[str, 
 
 
 class Examples(Protocol):
-    """What one sweep computes on, made for one model.
+    """The inputs of one sweep, made for one model.
 
     Attributes:
-        calibration: model inputs that evaluation never sees; a tensor counts as batches of one example.
+        calibration: model inputs that evaluation never sees. A tensor stands for batches of one example.
     """
 
     @property
     def calibration(self) -> Tensor | Batches: ...
 
     def fingerprint(self) -> str:
-        """sha256 of the evaluation inputs, as the model sees them."""
+        """sha256 of the evaluation inputs, as the model reads them."""
         ...
 
     def about(self) -> dict[str, Any]:
-        """What a record should say of them."""
+        """The facts about these examples for the record."""
         ...
 
 
 class Corpus(Protocol):
-    """A data set found and fingerprinted; nothing is tokenised or decoded yet."""
+    """A data set, found and fingerprinted. Nothing is tokenised or decoded yet."""
 
     @property
     def first(self) -> str:
-        """What has to happen before it is there, in a plan; empty if it is there."""
+        """The step that a plan must name before the data set is available. Empty if it is available."""
         ...
 
     @property
     def kind(self) -> str:
-        """text or images."""
+        """`text` or `images`."""
         ...
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What of the evaluation data and of the calibration data can change a number."""
+        """The properties of the evaluation data, and those of the calibration data, that can change a number."""
         ...
 
     def fingerprints(self) -> dict[str, str]:
@@ -108,12 +109,12 @@ class Corpus(Protocol):
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where data comes from.
+    """A source of data.
 
     Attributes:
-        kind: text or images.
-        fetch: finds it.
-        takes: what `data.path` may be: `file`, `folder`.
+        kind: `text` or `images`.
+        fetch: finds the data set.
+        takes: the kinds of path that `data.path` may be: `file`, `folder`. Empty if it may not be set.
     """
 
     kind: str

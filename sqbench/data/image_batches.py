@@ -1,4 +1,4 @@
-"""Draws of labelled images as a model reads them, batch by batch."""
+"""Draws of labelled images, preprocessed for a model and read batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError
 from sqbench.storage import digest
 
-CALIBRATION_BATCH = 8  # images; a moving average and a mean of batches depend on it
+CALIBRATION_BATCH = 8  # images; moving averages and means over batches depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class LabelledImages:
         preprocessing: Preprocessing,
         decoder: Decoder | None = None,
     ) -> None:
-        """Nothing is read yet; draws that share a decoder share its pixels."""
+        """Read nothing yet. Draws that share a decoder share its pixels."""
         self.split, self.preprocessing = split, preprocessing
         self.indices = torch.as_tensor(indices, dtype=torch.long)
         self.labels = torch.from_numpy(split.labels)[self.indices]
@@ -60,24 +60,24 @@ class LabelledImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the images' content, their labels and the preprocessing; every image is read for it."""
+        """sha256 of the images' content, their labels and the preprocessing. It reads every image."""
         return digest([self.split.digest(self.indices.tolist()), self.preprocessing.fingerprint])
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Name -> reason, of this draw's images met so far that cannot be decoded."""
+        """Name -> reason, for each image of this draw that could not be decoded so far."""
         corrupt = self.decoder.corrupt
         mine = set(self.indices.tolist()) & corrupt.keys() if corrupt else set()
         return {self.split.name(index): corrupt[index] for index in sorted(mine)}
 
     def batches(self, size: int, order: Sequence[int] | Tensor | None = None) -> Iterator[Batch]:
-        """Batches of `size` images, fewer where some are corrupt.
+        """Batches of `size` images. A batch with corrupt images is smaller.
 
         Args:
-            order: positions in this draw, for shuffled training; as drawn if None.
+            order: positions in this draw, for shuffled training. None keeps the order of the draw.
 
         Raises:
-            UserError: there are no images, or none that can be decoded.
+            UserError: there are no images, or none can be decoded.
         """
         assert size >= 1, size
         self._refuse_none()
@@ -102,9 +102,9 @@ class LabelledImages:
         return Batch(self.preprocessing.normalize(pixels), torch.from_numpy(self.split.labels)[index], index)
 
     def take(self, count: int, seed: int = 0) -> "LabelledImages":
-        """`count` of these images, or all if there are fewer: the same for a seed, and part of what a larger count takes.
+        """`count` of these images, or all if there are fewer, in storage order.
 
-        They are in the order they are stored in.
+        The draw depends on the seed alone. A larger count contains the images of a smaller one.
 
         Raises:
             UserError: there are no images.
@@ -114,10 +114,10 @@ class LabelledImages:
         return LabelledImages(self.split, chosen, self.preprocessing, self.decoder)
 
     def inputs(self, count: int) -> Batches:
-        """The images alone, as calibration reads them, in the order they were drawn in.
+        """The images without labels, for calibration, in the order of their draw.
 
         Args:
-            count: how many images were asked for: where there are none, that is an error once a batch is read.
+            count: the number of images asked for. If there are no images at all, reading a batch raises UserError.
         """
 
         def make(number: int) -> Tensor | None:

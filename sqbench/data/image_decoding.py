@@ -1,4 +1,4 @@
-"""From stored bytes to a model's pixels; what cannot be decoded is remembered and skipped, what fits in memory is kept."""
+"""Decode stored images to a model's pixels. Corrupt images are remembered and skipped. Pixels that fit in memory are kept."""
 
 import logging
 import struct
@@ -23,20 +23,20 @@ BUDGET = 256 * 2**20  # bytes of decoded pixels kept for one split and model
 NAMED = 3  # corrupt images that a warning names
 
 CORRUPT = (OSError, ValueError, SyntaxError, EOFError)
-# What PIL's parsers raise for bytes that are not what they claim to be; bombs are errors from the first limit on.
+# The errors that PIL's parsers raise for damaged bytes. A decompression bomb is an error from PIL's first limit on.
 _BROKEN = (*CORRUPT, TypeError, LookupError, OverflowError, struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _KINDS = {"L": "grayscale", "P": "palette images", "RGB": "in colour"}
 
 
 def decode(handle: BinaryIO) -> Image.Image:
-    """A whole image with 8 bits a channel; 16 bits a channel lose the lower ones.
+    """A whole image with 8 bits a channel. An image of 16 bits a channel loses the lower 8.
 
     Raises:
-        OSError, ValueError: corrupt, truncated, no image, too large, or of 32 bits a channel.
+        OSError, ValueError: the file is corrupt, truncated, not an image, too large, or has 32 bits a channel.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata, which nothing here reads
+        warnings.simplefilter("ignore")  # they concern metadata, which nothing here reads
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(handle)
@@ -60,22 +60,22 @@ class Decoder:
     """The pixels of a split's images for one model.
 
     Attributes:
-        corrupt: position -> reason, of the images met so far that cannot be decoded; they are not tried again.
+        corrupt: position -> reason, for each image that could not be decoded so far. These are not tried again.
     """
 
     def __init__(self, split: Split, preprocessing: Preprocessing, budget: int = BUDGET) -> None:
-        """Keep up to `budget` bytes of pixels, the first that are asked for."""
+        """Keep up to `budget` bytes of pixels, those of the images asked for first."""
         self.split, self.preprocessing = split, preprocessing
         self.corrupt: dict[int, str] = {}
         room = min(len(split), budget // prod(preprocessing.input_size))
-        self._kept = torch.from_numpy(np.empty((room, *preprocessing.input_size), np.uint8))  # costs memory as it is written
+        self._kept = torch.from_numpy(np.empty((room, *preprocessing.input_size), np.uint8))  # takes memory when it is written
         self._slots: dict[int, int] = {}
         self._warned = 0
 
     def pixels(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """uint8 [K, channels, height, width], and the K of the indices that could be decoded, in their order."""
+        """Pixels, uint8 [K, channels, height, width], and their K indices. Indices that cannot be decoded are left out."""
         fresh: dict[int, Tensor] = {}
-        for index in sorted(set(indices) - self._slots.keys() - self.corrupt.keys()):  # the order they are stored in
+        for index in sorted(set(indices) - self._slots.keys() - self.corrupt.keys()):  # in storage order
             try:
                 pixels = self._decoded(index)
             except CORRUPT as error:
@@ -102,7 +102,7 @@ class Decoder:
         return self.preprocessing.pixels(image)
 
     def warn(self) -> None:
-        """Say which images were found corrupt since this was last called."""
+        """Log the images found corrupt since the last call."""
         new = list(self.corrupt.items())[self._warned :]
         self._warned = len(self.corrupt)
         if new:
@@ -113,11 +113,11 @@ class Decoder:
 
 @lru_cache(maxsize=1000)
 def _say_once(text: str) -> None:
-    """Log a line, once in a process: the two splits of a data set often have one title."""
+    """Log a line once per process. The two splits of a data set often have the same title."""
     log.info("%s", text)
 
 
 @lru_cache(maxsize=2)  # the two splits of one data set
 def shared_decoder(split: Split, preprocessing: Preprocessing) -> Decoder:
-    """One decoder for all draws of a split, so that none decodes what another has."""
+    """One decoder for all draws of a split, so that no image is decoded twice."""
     return Decoder(split, preprocessing)

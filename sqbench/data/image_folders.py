@@ -1,4 +1,4 @@
-"""Folders of class folders of image files: torchvision's ImageFolder layout, and ImageNet's with its own class numbers."""
+"""Image files in one folder per class: torchvision's ImageFolder layout, and ImageNet's with its own class numbers."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,12 @@ IMAGENET = "use val/n01440764/ILSVRC2012_val_00000293.JPEG and train/n01440764/n
 
 
 def image_folder(cfg: DataConfig) -> Splits:
-    """`data.path` with train/ and test/ (or val/), or with class folders alone; classes are numbered by name.
+    """The splits of a folder `data.path` with train/ and test/ (or val/), or with class folders alone.
+
+    Classes are numbered in the order of their names.
 
     Raises:
-        UserError: a class folder without images, no class folders, or other ones in test/ than in train/.
+        UserError: a class folder has no images, there are no class folders, or test/ and train/ have different classes.
     """
     test, train = _parts(cfg, ("test", "val"), LAYOUT)
     classes = _classes(cfg, test, LAYOUT)
@@ -35,10 +37,10 @@ def image_folder(cfg: DataConfig) -> Splits:
 
 
 def imagenet(cfg: DataConfig) -> Splits:
-    """ImageNet-1k, or some of its classes, in folders named by WordNet id; labels are ImageNet's own.
+    """ImageNet-1k, or some of its classes, in folders named by WordNet id. Labels are ImageNet's own.
 
     Raises:
-        UserError: as for `image_folder`, or a folder that is not one of the 1,000 ids.
+        UserError: a class folder has no images, there are no class folders, or a folder is not one of the 1,000 ids.
     """
     from timm.data import ImageNetInfo
 
@@ -55,7 +57,7 @@ def imagenet(cfg: DataConfig) -> Splits:
 
 
 def _parts(cfg: DataConfig, names: tuple[str, ...], layout: str) -> tuple[Path, Path | None]:
-    """The folders of the test and of the training split; None where there is one set of images for both."""
+    """The folders of the test split and of the training split. The second is None if one set of images serves both."""
     if cfg.path is None:
         raise UserError(f"data.path=null: data={cfg.name} needs a folder; {layout}")
     root = Path(cfg.path)
@@ -64,7 +66,7 @@ def _parts(cfg: DataConfig, names: tuple[str, ...], layout: str) -> tuple[Path, 
     if cfg.train_path is not None:
         train = Path(cfg.train_path)
         train = train / "train" if _folders(train / "train") else train
-    elif not _folders(root / "train"):  # or a class of that name
+    elif not _folders(root / "train"):  # missing, or a class of that name
         train = None
     if not there and cfg.train_path is None and train is not None:
         return train, None
@@ -73,7 +75,7 @@ def _parts(cfg: DataConfig, names: tuple[str, ...], layout: str) -> tuple[Path, 
 
 
 def _classes(cfg: DataConfig, folder: Path, layout: str) -> list[str]:
-    """The sorted class folders of a split, none of them without images."""
+    """The sorted names of a split's class folders. Each must have images."""
     if not (classes := _folders(folder)):
         raise UserError(f"data.path={cfg.path}: {folder} has no class folders; {layout}")
     if empty := {name for name in classes if not any(files for _, files in _walk(folder / name))}:
@@ -99,7 +101,7 @@ def _split(folder: Path, numbers: Mapping[str, int]) -> Split:
     def path(index: int) -> Path:
         group = int(np.searchsorted(ends, index, side="right"))
         _, where, files = groups[group]
-        return where / files[index - int(ends[group])]  # counted from the end
+        return where / files[index - int(ends[group])]  # a negative index, counted from the end
 
     def load(index: int) -> Image.Image:
         with path(index).open("rb") as handle:
@@ -108,14 +110,14 @@ def _split(folder: Path, numbers: Mapping[str, int]) -> Split:
     def content(index: int) -> str:
         try:
             return known_digest(path(index))
-        except OSError as error:  # skipped when it is read
+        except OSError as error:  # the reader will skip this image
             return f"unreadable: {type(error).__name__}"
 
     return Split(labels, load, lambda index: str(path(index)), sealed(labels, content), str(folder))
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """A folder and those below it, with the names of their images, sorted."""
+    """A folder and all folders below it, each with the sorted names of its images."""
     folders, files = _entries(folder, folder.stat().st_mtime_ns)
     yield folder, files
     for name in folders:
@@ -128,7 +130,7 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=100_000)
 def _entries(folder: Path, modified: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the folders and of the image files in a folder, listed once per process while it stays as it is."""
+    """The names of the folders and of the image files in a folder. A folder that does not change is listed once per process."""
     try:
         with os.scandir(folder) as found:
             entries = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]

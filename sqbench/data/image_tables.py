@@ -30,12 +30,14 @@ Stamps = tuple[tuple[Path, int, int], ...]
 
 
 def parquet(cfg: DataConfig) -> Splits:
-    """`data.path` a file, or a folder with test*.parquet (or val*.parquet) and train*.parquet; `data.train_path` another.
+    """The test and the training split of parquet files.
 
-    Labels are numbers, or words that are numbered in sorted order; Hugging Face's class names are used where the file has them.
+    `data.path` is a file, or a folder with test*.parquet (or val*.parquet) and train*.parquet. `data.train_path` is a second file
+    or folder, with training images. Labels are numbers or words. Words are numbered in sorted order. Hugging Face's class names are
+    used if the file has them.
 
     Raises:
-        UserError: no such files, no such columns, or columns of another type.
+        UserError: a file or a column is missing, or a column has another type.
     """
     test, train = _files(cfg)
     splits = _splits(*(tuple(stamp(path) for path in paths) for paths in (test, train)), cfg.image_column, cfg.label_column)
@@ -48,7 +50,7 @@ def parquet(cfg: DataConfig) -> Splits:
 
 
 def _files(cfg: DataConfig) -> tuple[list[Path], list[Path]]:
-    """Files of the test and of the training split; the latter none where one set of images is for both."""
+    """The files of the test split and of the training split. The second list is empty if one set of images serves both."""
     if cfg.path is None:
         raise UserError("data.path=null: data=parquet needs a file, or a folder with test*.parquet and train*.parquet")
     root, train = Path(cfg.path), []
@@ -64,18 +66,18 @@ def _files(cfg: DataConfig) -> tuple[list[Path], list[Path]]:
         test = _labelled(cfg, root) or ([] if cfg.train_path is None and train else _matching(root, "*"))
     if not test and not train:
         raise UserError(f"data.path={root}: holds no parquet files; use a folder with test*.parquet and train*.parquet")
-    same = len(test) == len(train) and all(map(_same, test, train))  # a copy of the test file is no training split
+    same = len(test) == len(train) and all(map(_same, test, train))  # a copy of the test files is not a training split
     return test or train, train if test and not same else []
 
 
 def _matching(root: Path, *patterns: str) -> list[Path]:
-    """Sorted files of the first pattern that any file has, in a folder or its data/, where Hugging Face puts them."""
+    """The sorted parquet files of the first pattern that matches, in a folder or its data/ (Hugging Face's layout)."""
     found = (sorted(folder.glob(f"{pattern}.parquet")) for pattern in patterns for folder in (root, root / "data"))
     return next((files for files in found if files), [])
 
 
 def _labelled(cfg: DataConfig, root: Path) -> list[Path]:
-    """The test files, or those for validation where the test files have no labels (-1), as ImageNet's on the hub."""
+    """The test files, or the validation files if all test labels are -1, as in ImageNet on the hub."""
     test, val = _matching(root, "test*"), _matching(root, "val*")
     if not (test and val):
         return test or val
@@ -92,7 +94,7 @@ def _same(a: Path, b: Path) -> bool:
 
 @lru_cache(maxsize=2)
 def _splits(test: Stamps, train: Stamps, images: str, labels: str) -> Splits:
-    """Both splits, with one numbering of the classes; opened once per process while the files stay as they are."""
+    """Both splits, with one numbering of the classes. Files that do not change are opened once per process."""
     found = [[_column(path, labels, "data.label_column") for path, _, _ in part] for part in (test, train)]
     values = [[value for column, _ in part for value in column.to_pylist()] for part in found]
     classes, numbers = _numbered(values, found[0][0][1], labels)
@@ -101,10 +103,10 @@ def _splits(test: Stamps, train: Stamps, images: str, labels: str) -> Splits:
 
 
 def _column(path: Path, name: str, key: str) -> tuple[pa.ChunkedArray, list[str]]:
-    """A column of labels, and the class names that the file knows.
+    """A column of labels, and the class names that the file's metadata lists.
 
     Raises:
-        UserError: the file cannot be read, or has no such column of numbers or words.
+        UserError: the file cannot be read, has no such column, lacks a label, or has labels that are neither integers nor strings.
     """
     schema = _schema(path, name, key)
     kind = schema.field(name).type
@@ -130,7 +132,7 @@ def _schema(path: Path, name: str, key: str) -> pa.Schema:
 
 
 def _numbered(values: list[list[Any]], names: list[str], key: str) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Class names, and the labels of each split as numbers."""
+    """The class names, and the labels of each split as numbers."""
     there = set().union(*values)
     if any(isinstance(value, str) for value in there):
         if not all(isinstance(value, str) for value in there):
@@ -148,31 +150,31 @@ def _split(files: Sequence[Path], labels: NDArray[np.int64], column: str) -> Spl
     cells = Cells(files, column)
     title = str(files[0] if len(files) == 1 else files[0].parent) if files else "no file"
 
-    @cache  # 100 bytes an image, where reading it again would take a row group
+    @cache  # 100 bytes an image; reading the image again would read a row group
     def content(index: int) -> str:
         try:
             return hashlib.sha256(cells[index]).hexdigest()
-        except (OSError, ValueError) as error:  # skipped when it is read
+        except (OSError, ValueError) as error:  # the reader will skip this image
             return f"unreadable: {type(error).__name__}"
 
     return Split(labels, lambda index: decode(io.BytesIO(cells[index])), cells.name, sealed(labels, content), title)
 
 
 class Cells:
-    """The images of a column, over files: in memory are at most a block of one row group's, the latest that was read.
+    """The encoded images of a column, over several files. Memory holds one part of one row group, of about `BLOCK` bytes.
 
-    Reading forwards reads each row group once. A row group larger than a block is read in parts, and from its start again when
-    a row before the latest part is asked for.
+    Reading forwards reads each row group once. A row group larger than a block is read in parts. To go back before the latest
+    part, it is read from its start again.
     """
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
         """Read the files' footers.
 
         Raises:
-            UserError: a file has no such column of bytes.
+            UserError: a file has no column of that name, or the column does not hold bytes.
         """
         self.groups: list[tuple[Path, int, int, int]] = []  # file, row group, its rows, rows of a part
-        self.starts: list[int] = []  # of the groups, in rows of all files
+        self.starts: list[int] = []  # first row of each group, counted over all files
         self._first_of: dict[Path, int] = {}
         self._leaf = column
         rows = 0
@@ -201,7 +203,7 @@ class Cells:
         """The encoded image of a row.
 
         Raises:
-            OSError, ValueError: there is none, or the file is damaged there.
+            OSError, ValueError: the row has no image, or the file is damaged there.
         """
         group = bisect_right(self.starts, row) - 1
         if group != self._group or row < self._begin:
@@ -224,13 +226,13 @@ class Cells:
     def _advance(self) -> None:
         parts, group = self._parts, self._group
         begin = self._end
-        self._group = -1  # what an error leaves behind
+        self._group = -1  # stays if reading fails, so that the next call opens the group again
         part = next(parts, None)
         if part is None:
             raise ValueError("the file ends before this row")
         self._group, self._begin, self._end, self._cells = group, begin, begin + part.num_rows, part.column(0)
 
     def name(self, row: int) -> str:
-        """Of a row: its number in its file, and the file."""
+        """A row's number in its file, and the file."""
         path = self.groups[bisect_right(self.starts, row) - 1][0]
         return f"row {row - self._first_of[path]} of {path}"

@@ -1,4 +1,4 @@
-"""Image data sets: a fixed draw of the test split evaluates, images of the training split calibrate and train."""
+"""Image data sets. Evaluation uses a fixed draw of the test split. Calibration and training use the training split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class ImageExamples:
 
     Attributes:
         evaluation: the fixed draw of the test split.
-        calibration: normalised images [B, channels, height, width], in the order they were drawn in; or noise.
-        training: the whole training split, of which calibration is a part; it may be empty.
-        calibration_images: positions in the training split; none where noise calibrates.
+        calibration: normalised images [B, channels, height, width] in the order of their draw, or noise.
+        training: the whole training split, including the calibration images. It may be empty.
+        calibration_images: positions of the calibration images in the training split. Empty if noise calibrates.
     """
 
     evaluation: LabelledImages
@@ -40,11 +40,11 @@ class ImageExamples:
     calibration_images: tuple[int, ...]
 
     def fingerprint(self) -> str:
-        """sha256 of the evaluation images, their labels and preprocessing."""
+        """sha256 of the evaluation images, their labels and their preprocessing."""
         return self.evaluation.fingerprint
 
     def about(self) -> dict[str, Any]:
-        """How many were drawn to evaluate on, which to calibrate, and which of those that this process read were skipped."""
+        """The number of evaluation images, the images that this process skipped, and the positions of the calibration images."""
         return {
             "images": len(self.evaluation),
             "skipped": {**self.training.skipped, **self.evaluation.skipped},
@@ -57,7 +57,7 @@ class ImageCorpus:
     """Two splits that share no image.
 
     Attributes:
-        carved: the training split is what evaluation leaves of one set of images.
+        carved: whether both splits come from one set of images. The training split is then the part that evaluation does not use.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ImageCorpus:
     first: str = ""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The content and labels of the images that evaluate and of those that calibrate."""
+        """The content and labels of the evaluation images, and those of the calibration images."""
         test, train = self._evaluating(data), self._calibrating(calibration)
         return (
             {"images": len(test), "test": self.test.digest(test.tolist())},
@@ -77,19 +77,19 @@ class ImageCorpus:
         )
 
     def fingerprints(self) -> dict[str, str]:
-        """sha256 of both splits: see `Split.fingerprint`."""
+        """sha256 of both splits, see `Split.fingerprint`."""
         return {"test": self.test.fingerprint, "train": self.train.fingerprint}
 
     def trained_on(self, images: int | None = None, seed: int = 0) -> str:
-        """sha256 of the content and labels of what `examples(...).training.take(images, seed)` takes, or of all that is there."""
+        """sha256 of the content and labels of `examples(...).training.take(images, seed)`, or of all images if `images` is None."""
         total = len(self.train)
         return self.train.digest(np.sort(draw(total, total if images is None else images, seed)).tolist())
 
     def examples(self, model: Any, data: DataConfig, calibration: CalibrationConfig) -> ImageExamples:
-        """Images for a model's input; none is decoded yet.
+        """Images for a model's input. None is decoded yet.
 
         Raises:
-            UserError: more images are asked for than there are.
+            UserError: a split has fewer images than are asked for.
         """
         test, train = self._evaluating(data), self._calibrating(calibration)
         preprocessing = model.preprocessing
@@ -113,7 +113,7 @@ class ImageCorpus:
         if calibration.source != "data":
             return np.empty(0, dtype=np.int64)
         total, asked = len(self.train), calibration.images
-        if total and asked > total:  # none at all is an error for those who read them: the float model does not
+        if total and asked > total:  # an empty split is an error only when it is read; the float model does not read it
             left = f"{len(self.test)} of {total + len(self.test)} images evaluate, {total} are left; "
             works = "use fewer calibration.images or data.images, or data.train_path=..."
             there = f"the training split of {self.name} has {total} images; use at most {total}"
@@ -123,7 +123,7 @@ class ImageCorpus:
 
 @dataclass(frozen=True, eq=False)
 class AbsentImages(ImageCorpus):
-    """A data set that would be downloaded, in a plan: known by its name and by how many images are asked for."""
+    """A data set that a plan does not download. Its name and the number of images asked for identify it."""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"images": data.images, "test": self.name}, calibrated_on("images", calibration, {"train": self.name})
@@ -132,7 +132,7 @@ class AbsentImages(ImageCorpus):
         return f"{self.name} {images} {seed}"
 
 
-FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # and what data.path may be
+FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # name -> finder, kinds of data.path
     "mnist5k": (mnist5k, ()),
     "cifar10": (cifar, ("folder",)),
     "cifar100": (cifar, ("folder",)),
@@ -146,10 +146,10 @@ FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # 
 def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> ImageCorpus:
     """Find a data set's images and read their labels.
 
-    In a plan, one that would be downloaded is known by its name.
+    In a plan, `AbsentImages` stands for a data set that would be downloaded.
 
     Raises:
-        UserError: it is not there, or not laid out as it should be.
+        UserError: the data set is missing, or its files have another layout.
     """
     find, _ = FINDERS[cfg.source]
     try:

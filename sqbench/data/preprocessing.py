@@ -1,4 +1,4 @@
-"""From an encoded image to a model's input, as the model's own data config says; nothing is guessed."""
+"""Turn an image into a model's input. The model's own data config decides how, and nothing is guessed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ class Preprocessing:
 
     Attributes:
         input_size: channels, height, width.
-        mean, std: per channel, of values from 0 to 1.
+        mean, std: per channel, for pixel values from 0 to 1.
     """
 
     input_size: tuple[int, int, int]
@@ -30,7 +30,7 @@ class Preprocessing:
 
     @classmethod
     def from_data_config(cls, config: dict[str, Any]) -> "Preprocessing":
-        """From what timm resolves for a model."""
+        """The preprocessing of a data config that timm resolves for a model."""
         return cls(
             input_size=tuple(config["input_size"]),
             mean=tuple(config["mean"]),
@@ -42,7 +42,7 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """What PIL calls the model's colours."""
+        """PIL's name of the model's colour mode."""
         return "L" if self.input_size[0] == 1 else "RGB"
 
     @cached_property
@@ -53,15 +53,15 @@ class Preprocessing:
         return create_transform(**values)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Resized and cropped: uint8 [channels, height, width]."""
+        """The resized and cropped image, uint8 [channels, height, width]."""
         return self._transform(image.convert(self.mode))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """float32 [B, channels, height, width] of uint8 pixels."""
+        """Normalised float32 [B, channels, height, width] from uint8 pixels."""
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all of it."""
+        """sha256 of all attributes."""
         return digest(asdict(self))

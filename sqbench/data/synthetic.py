@@ -1,4 +1,4 @@
-"""Inputs to calibrate on that are nobody's data: tokens drawn at random, and images of noise."""
+"""Calibration inputs that use no data: random tokens and images of noise."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from sqbench.storage import digest
 
 
 def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig, prefix: tuple[int, ...] = ()) -> Batches:
-    """Windows of tokens after the prefix of every window, each token as likely as any other of the vocabulary."""
+    """Windows of random tokens, each after the prefix. All tokens of the vocabulary are equally likely."""
     generator = torch.Generator().manual_seed(calibration.seed)
     drawn = torch.randint(vocabulary, (calibration.windows, window), generator=generator)
     tokens = torch.cat([torch.tensor(prefix, dtype=drawn.dtype).expand(len(drawn), -1), drawn], dim=1)
@@ -20,7 +20,7 @@ def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig, 
 
 
 def noise(preprocessing: Preprocessing, calibration: CalibrationConfig) -> Batches:
-    """Images of independent pixels, with the mean and spread that the model's preprocessing takes away, as far as pixels go."""
+    """Images of independent normal pixels, clamped to 0 to 1, with the mean and spread that the model's preprocessing removes."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     count, seed = calibration.images, calibration.seed
 
@@ -35,7 +35,7 @@ def noise(preprocessing: Preprocessing, calibration: CalibrationConfig) -> Batch
 
 
 def _given(batches: Batches, examples: int, calibration: CalibrationConfig) -> Batches:
-    """The inputs, for all to see or for searches alone."""
+    """The inputs, which are only for searches if `calibration.source` is `weights`."""
     if calibration.source == "random":
         return batches
     return Unseen(batches.count, batches.make, batches.fingerprint, examples, calibration.seed)

@@ -1,4 +1,4 @@
-"""Text, tokenised once and cut into windows; the windows that calibrate never overlap the windows that evaluate."""
+"""Text, tokenised once and cut into windows. Calibration windows never overlap evaluation windows."""
 
 import hashlib
 from collections.abc import Callable
@@ -31,10 +31,10 @@ class Windows:
 
     Attributes:
         evaluation: [E, prefix + window] int64, the first E windows of the text, each after the prefix.
-        calibration: [C, prefix + window] int64, drawn without replacement from the windows after them (or from another text); or
-            no text.
-        evaluation_bytes: UTF-8 bytes of the text that the evaluation predicts: of every window all but its first token.
-        at: [C] window numbers that the calibration was drawn from, in its own text; empty if from none.
+        calibration: [C, prefix + window] int64, drawn without replacement from the windows after these (or from another text), or
+            `Batches` of random tokens.
+        evaluation_bytes: UTF-8 bytes of the predicted text. The first token of each window is not predicted.
+        at: [C] numbers of the calibration windows in their text. Empty if no text calibrates.
         prefix: the tokens that begin every window; see `prefix_of`.
     """
 
@@ -45,16 +45,16 @@ class Windows:
     prefix: tuple[int, ...] = ()
 
     def fingerprint(self) -> str:
-        """sha256 of the evaluation windows, and of where their text begins."""
+        """sha256 of the evaluation windows and of the length of their prefix."""
         return digest([len(self.prefix), self.evaluation.tolist()])
 
     def about(self) -> dict[str, Any]:
-        """Which windows calibrated."""
+        """The numbers of the calibration windows, for the record."""
         return {"calibration_windows": list(self.at)}
 
 
 def read(path: str, key: str) -> str:
-    """The text of a file, without the byte order mark that some editors put before it.
+    """The text of a file, without a byte order mark.
 
     Raises:
         UserError: the file is missing, empty or not UTF-8.
@@ -73,16 +73,16 @@ def read(path: str, key: str) -> str:
 
 
 def from_file(cfg: DataConfig) -> str:
-    """Any UTF-8 text file, `data.path`."""
+    """The text of the UTF-8 file `data.path`."""
     if cfg.path is None:
         raise UserError("data.path=null: data=text needs a file, for example data=text data.path=my.txt")
     return read(cfg.path, "data.path")
 
 
 def from_pydoc(cfg: DataConfig) -> str:
-    """The Python language reference inside every interpreter: about 465,000 characters of English and code.
+    """The Python language reference that every interpreter contains, about 465,000 characters of English and code.
 
-    It differs between Python versions; its sha256 is in every record.
+    The text differs between Python versions. Every record has its sha256. `data.path` replaces it by a file.
     """
     if cfg.path is not None:
         return read(cfg.path, "data.path")
@@ -92,7 +92,7 @@ def from_pydoc(cfg: DataConfig) -> str:
 
 
 def from_wikitext2(cfg: DataConfig) -> str:
-    """WikiText-2 raw, test split: `data.path` if given, else Hugging Face `datasets` (cache or network)."""
+    """The test split of WikiText-2 raw, from `data.path` if given, else from Hugging Face `datasets` (cache or network)."""
     if cfg.path is not None:
         return read(cfg.path, "data.path")
     import datasets
@@ -115,7 +115,7 @@ def from_wikitext2(cfg: DataConfig) -> str:
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """The text to evaluate on, and the text to calibrate on if it is another one."""
+    """The text to evaluate on, and the text to calibrate on if it is different."""
 
     text: Text
     other: Text | None
@@ -123,10 +123,10 @@ class TextCorpus:
     first: str = ""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What of the evaluation data and of the calibration data can change a number."""
+        """The properties of the evaluation data, and those of the calibration data, that can change a number."""
         used = self.other or self.text
         return (
-            # `bos` as it is set: what that comes to is up to the tokenizer, whose files the model's fingerprint covers.
+            # `bos` is the setting. The tokenizer decides on the tokens, and the model's fingerprint covers its files.
             {"text": self.text.fingerprint, "window": data.window, "windows": data.windows, "bos": data.bos},
             calibrated_on("windows", calibration, {"text": used.fingerprint}),
         )
@@ -139,7 +139,7 @@ class TextCorpus:
         """Windows of the model's tokens.
 
         Raises:
-            UserError: the text is too short for them, or there is no such prefix.
+            UserError: the text is too short for the windows, or the tokenizer cannot give the prefix.
         """
         if calibration.source == "data":
             return cut(model.tokenizer, self.text, self.other, data, calibration)
@@ -152,7 +152,7 @@ TEXTS: dict[str, Callable[[DataConfig], str]] = {"pydoc": from_pydoc, "text": fr
 
 
 def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
-    """Read the texts. In a plan, one that would be downloaded is known by its name."""
+    """Read the texts. In a plan, the name of a text stands for a text that would be downloaded."""
 
     def sealed(text: str) -> Text:
         return Text(text, hashlib.sha256(text.encode()).hexdigest())
@@ -162,7 +162,7 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
     except planning.Absent as absent:
         text, first = sealed(cfg.source), str(absent)
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
-    if other == text:  # the same text in two files: its windows must not overlap either
+    if other == text:  # the same text in two files; its windows must not overlap either
         other = None
     return TextCorpus(text, other, first=first)
 
@@ -171,19 +171,21 @@ SOURCES = {name: DataSource("text", fetch) for name in TEXTS}
 
 
 def tokenise(tokenizer: Any, text: str) -> Tensor:
-    """Token ids [N] of a whole text: joined, tokenised once, no special tokens."""
+    """Token ids [N] of a whole text, tokenised in one call without special tokens."""
     return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
 
 
 def prefix_of(tokenizer: Any, bos: str | bool) -> tuple[int, ...]:
     """The tokens that begin every window, as they begin every text that the model was trained on.
 
+    Tokens that a tokenizer puts after a text are part of no window.
+
     Args:
-        bos: `auto`, those that the tokenizer itself puts before a text, which may be none; True, those, or else its BOS token;
-            False, none. What a tokenizer puts after a text is part of no window.
+        bos: `auto` takes the tokens that the tokenizer puts before a text, if any. True takes the same tokens, or the BOS token
+            if there are none. False takes none.
 
     Raises:
-        UserError: the tokenizer has no BOS token, or it does not leave the text as it is between what it adds.
+        UserError: the tokenizer has no BOS token, or it adds special tokens inside a text.
     """
     if bos is False:
         return ()
@@ -199,17 +201,17 @@ def prefix_of(tokenizer: Any, bos: str | bool) -> tuple[int, ...]:
 
 
 def begun(prefix: tuple[int, ...], windows: Tensor) -> Tensor:
-    """Windows [N, window] as [N, prefix + window], each after the prefix."""
+    """Windows [N, prefix + window]: each of the windows [N, window] after the prefix."""
     return torch.cat([torch.tensor(prefix, dtype=windows.dtype).expand(len(windows), -1), windows], dim=1)
 
 
 def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, calibration: CalibrationConfig) -> Windows:
-    """Evaluation windows from the start of the text, calibration windows from what is left of it (or from `other`).
+    """Evaluation windows from the start of the text, and calibration windows from the rest of it (or from `other`).
 
-    `data.window` counts the tokens of the text: what is predicted is the same text, whatever the prefix.
+    `data.window` does not count the prefix. The predicted text is therefore the same for every prefix.
 
     Raises:
-        UserError: the text is too short for both, or there is no such prefix.
+        UserError: a text is too short, `other` holds text of the evaluation, or the tokenizer cannot give the prefix.
     """
     ids = tokenise(tokenizer, evaluation.text)
     total = len(ids) // cfg.window

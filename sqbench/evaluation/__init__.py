@@ -1,4 +1,4 @@
-"""Evaluation: metrics and per-example outcomes, paired with the float model's."""
+"""Evaluations: metrics and per-example outcomes, paired with the float model's."""
 
 from functools import cache
 from typing import Any
@@ -25,18 +25,18 @@ __all__ = ["EVALUATIONS", "Evaluation", "EvaluationError", "Result", "defaults_o
 
 
 def natural_evaluation(name: str, kind: str) -> str:
-    """The evaluation that `eval=auto` stands for: the first that takes this kind of data."""
+    """The evaluation `name`. For `auto` it is the first that takes this kind of data."""
     return next(known for known, evaluation in EVALUATIONS.items() if kind in evaluation.settings) if name == "auto" else name
 
 
 def settings_of(name: str, kind: str, chosen: Any) -> dict[str, Any]:
-    """Of the chosen values of `eval`, those that the numbers of an evaluation depend on, as plain data."""
+    """The chosen values of `eval` that the numbers of an evaluation depend on, as plain data."""
     values = {key: chosen[key] for key in EVALUATIONS[name].settings[kind]}
     return {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in values.items()}
 
 
 @cache
 def defaults_of(name: str, kind: str) -> dict[str, Any]:
-    """The same on a command line that names the evaluation and no more: `conf/eval` says so, and nothing else does."""
+    """The default values of `eval` that the numbers of an evaluation depend on. `conf/eval` is their only source."""
     chosen = OmegaConf.merge(OmegaConf.structured(EvalConfig), OmegaConf.load(CONF_DIR / "eval" / f"{name}.yaml"))
     return settings_of(name, kind, chosen)

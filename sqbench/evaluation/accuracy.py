@@ -1,4 +1,4 @@
-"""Accuracy on labelled images, and how far a quantized model's predictions moved from the float model's."""
+"""Accuracy on labelled images, and the divergence of a quantized model's predictions from the float model's."""
 
 import pandas as pd
 import torch
@@ -18,13 +18,14 @@ RETRY = "the images have changed, or reading fails now and then: with the folder
 
 @torch.no_grad()
 def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | None = None) -> Result:
-    """Share of images whose label is the most likely class (`top1`) or among the five most likely (`top5`, from six classes on).
+    """The share of images whose label is the most likely class (`top1`) or among the five most likely (`top5`).
 
-    Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) in nats, and `agreement`, the share
-    of images with the same most likely class. Corrupt images are left out on both sides.
+    `top5` needs six classes or more. A reference (the float model's result) adds two metrics. `kl_to_fp` is the mean
+    KL(float || model) in nats. `agreement` is the share of images with the same most likely class. Corrupt images are left out on
+    both sides.
 
     Raises:
-        EvaluationError: a logit is NaN or infinite.
+        EvaluationError: a logit is NaN or infinite, or the readable images are not those of the reference.
         UserError: no image could be read.
     """
     rows, kept = [], []
@@ -51,7 +52,7 @@ def accuracy(model: ImageModel, examples: ImageExamples, reference: Result | Non
 
 
 def _compare(logits: Tensor, labels: Tensor, index: Tensor, base: Tensor | None) -> pd.DataFrame:
-    """One row per image: label, prediction, whether it was right, its loss; and the same of the float model."""
+    """One row per image: label, prediction, whether it was correct, and loss. With `base` the float model's columns are added."""
     logp = log_softmax(logits, dim=-1)
     columns = {"image": index, "label": labels, **_outcome(logp, labels, "")}
     if base is not None:
@@ -85,7 +86,7 @@ def _metrics(samples: pd.DataFrame, model: ImageModel) -> dict[str, float]:
 
 
 def _as_reference(result: Result) -> Result:
-    """A float result with what every comparison has: no divergence from itself."""
+    """A float result in the form of a comparison. Its divergence from itself is 0."""
     own = [name for name in result.samples if name not in ("image", "label")]
     samples = result.samples.assign(**{f"{name}_fp": result.samples[name] for name in own}, kl=0.0)
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)

@@ -1,4 +1,4 @@
-"""What every evaluation is: metrics and per-example outcomes of a model, and their paired difference from the float model's."""
+"""The interface of every evaluation: metrics and per-example outcomes, and their paired differences from the float model's."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,21 +16,20 @@ from sqbench.models.tracing import first_tensor
 
 
 class EvaluationError(Exception):
-    """The model's output is no prediction."""
+    """The model's output is not a valid prediction."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What evaluating a model gave.
+    """The result of evaluating a model.
 
     Attributes:
         metrics: name -> number.
-        samples: one row per example, with numbers of the model and, against a reference, of the float model beside them.
-        model: what was evaluated.
-        kept: name -> what a later comparison needs of each example, [examples, ...]; None where that is too large to keep, and
-            the model runs again.
-        baseline: the float model's result, where that was made beside this one.
-        noise: how far the metrics move with the last digits of what the model reads, where that was asked for.
+        samples: one row per example, with the model's numbers. Against a reference the float model's numbers are beside them.
+        model: the evaluated model.
+        kept: name -> tensor [examples, ...] that a later comparison needs. None if nothing is kept; the model may then run again.
+        baseline: the float model's result, if it was made beside this one.
+        noise: the spread of the metrics under tiny changes of the model's inputs, if it was asked for.
     """
 
     metrics: dict[str, float]
@@ -46,16 +45,16 @@ class Evaluation:
     """One way to judge a model.
 
     Attributes:
-        settings: the kinds of data it takes, and for each the keys of `eval` that its numbers depend on.
-        metric: the headline, where the result has it.
+        settings: kind of data -> the keys of `eval` that its numbers depend on. Other kinds are not supported.
+        metric: the headline metric, if the result has it.
         run: (model, examples, reference or None, **settings) -> result.
-        as_reference: gives a float result the columns and metrics that a comparison has, and can be compared with.
-        size: kind of data -> the key of the number of examples; without one where fewer make it neither cheaper nor rougher.
-        beside: dtype in which the float model runs anew beside every point; None: its result, in its own dtype, is kept.
-        check: raises UserError for values of `eval` that cannot work; nothing is loaded.
-        outcomes: samples -> metric -> the column that it is an average of, by which points are compared with each other, too.
-        comparison: (samples, resamples, level) -> metric -> difference from the float model, where that is no mean of outcomes.
-        inputs: what else than values of `eval` its numbers depend on, for the identity: fingerprints of files that it reads.
+        as_reference: float result -> result with the columns and metrics of a comparison, which others are compared with.
+        size: kind of data -> the key of the number of examples. Empty if fewer examples make it neither cheaper nor rougher.
+        beside: dtype in which the float model runs again beside every point. None keeps its result, in its own dtype.
+        check: raises UserError for invalid values of `eval`. It loads nothing.
+        outcomes: samples -> metric -> the column that the metric averages. Points are also compared with each other by it.
+        comparison: (samples, resamples, level) -> metric -> difference from the float model. None uses the means of `outcomes`.
+        inputs: values of `eval` -> other inputs that its numbers depend on, for the identity, such as fingerprints of files.
     """
 
     settings: Mapping[str, tuple[str, ...]]
@@ -70,18 +69,18 @@ class Evaluation:
     comparison: Callable[[pd.DataFrame, int, float], dict[str, Difference]] | None = None
 
     def differences(self, samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-        """Metric -> paired difference from the float model, whose values are in the samples as well."""
+        """Metric -> paired difference from the float model. The samples also hold the float model's values."""
         if self.comparison is not None:
             return self.comparison(samples, resamples, level)
         return differences(samples, self.outcomes(samples), resamples, level)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
-        """The metric that a line about a result shows: its own headline, else the first."""
+        """The metric to show in a line about a result: the headline metric if present, else the first."""
         return self.metric if self.metric in metrics else next(iter(metrics))
 
 
 def first_nonfinite(model: Model, inputs: Tensor) -> str:
-    """A sentence naming the first layer of a forward pass over a batch whose output holds NaN or infinity."""
+    """A sentence that names the first layer with NaN or infinity in its output, in a forward pass over a batch."""
     found: list[str] = []
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -89,7 +88,7 @@ def first_nonfinite(model: Model, inputs: Tensor) -> str:
             try:
                 values = first_tensor(output)
             except (TypeError, IndexError, KeyError):
-                return  # returns no tensor
+                return  # the layer returns no tensor
             if not found and not bool(torch.isfinite(values).all()):
                 found.append(name)
 
@@ -110,6 +109,6 @@ def first_nonfinite(model: Model, inputs: Tensor) -> str:
 
 
 def require_finite(value: float, what: str, model: Model, inputs: Tensor) -> None:
-    """Raise EvaluationError, naming the first broken layer, if a loss is NaN or infinite."""
+    """Raise EvaluationError if a loss is NaN or infinite. The message names the first broken layer."""
     if not math.isfinite(value):
         raise EvaluationError(f"the loss of {what} is {value}; {first_nonfinite(model, inputs)}")

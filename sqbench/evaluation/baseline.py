@@ -15,14 +15,14 @@ from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.models.base import Model
 from sqbench.storage import digest
 
-VERSION = 4  # of what is kept; part of the cache key
+VERSION = 4  # of the cached content; part of the cache key
 
 
 def reference(model: Model, examples: Examples, name: str, folder: Path, **settings: Any) -> Result:
-    """The float model's result of the evaluation `name`, as others are compared with it, from `folder` if it is there.
+    """The float model's result of the evaluation `name`, for comparisons with it. `folder` is a cache of such results.
 
-    `settings` are those of the evaluation, with what else it depends on under `inputs`. Where the float model is to run beside
-    every point: only that model, in the dtype that the evaluation compares with.
+    `settings` are those of the evaluation, and `inputs` among them holds its other inputs. If the float model runs beside every
+    point, the result holds only that model, in the dtype that the evaluation compares with.
     """
     evaluation = EVALUATIONS[name]
     if evaluation.beside is not None:
@@ -47,7 +47,7 @@ def reference(model: Model, examples: Examples, name: str, folder: Path, **setti
 
 
 def key_of(model: Model, examples: Examples, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a float model's result depends on."""
+    """Everything that a float model's result depends on."""
     return {
         "evaluation": name,
         "model": model.prediction_fingerprint,
@@ -59,7 +59,7 @@ def key_of(model: Model, examples: Examples, name: str, settings: Mapping[str, A
 
 
 def in_dtype(model: Model, dtype: torch.dtype) -> Model:
-    """The same weights in another float format; the model itself where they are in it already."""
+    """A copy of the model with its weights in `dtype`, or the model itself if they already are."""
     if next(model.module.parameters()).dtype == dtype:
         return model
     return model.with_module(copy.deepcopy(model.module).to(dtype), model.report)

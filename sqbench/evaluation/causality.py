@@ -1,4 +1,4 @@
-"""Whether a language model predicts a token from those before it alone: else it has no perplexity, and no text of its own."""
+"""A test of whether a language model predicts each token from earlier tokens alone. Perplexity and decoding need such a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from sqbench.evaluation.base import EvaluationError
 from sqbench.models.language import LanguageModel
 
-TOKENS = 16  # of a window that is looked at: the fewer, the more each of them counts for the others
-LEAST = 1e-4  # relative change of the outputs, or one rounding: kernels may add up in another order when other tokens follow
+TOKENS = 16  # of the tested window; the fewer there are, the more each of them changes the others
+LEAST = 1e-4  # relative change of the outputs (eps if larger); kernels may add in another order when other tokens follow
 
 
 def causal(
     model: LanguageModel, run: Callable[[Iterable[Tensor]], Iterator[Tensor]], windows: Tensor, batches: Sequence[Tensor]
 ) -> Iterator[Tensor]:
-    """`run` of the batches; before them, in the same call of it, it runs the beginning of a window with two different ends.
+    """The outputs of `run` for the batches, after a test of a float model with two windows that differ in their ends.
 
-    A call of `run` is one reading of a model on disk. Of a quantized model nothing is asked: it is as causal as its float model,
-    but for ranges of whole tensors at run time, which every token has a say in.
+    The test and the batches share one call of `run`, because each call may read a model from disk. A quantized model is not
+    tested. It is as causal as its float model, except for dynamic ranges of whole tensors, which depend on every token.
 
     Args:
-        windows: [N, tokens], of which the first is looked at.
+        windows: [N, tokens]. The test uses the beginning of the first.
 
     Raises:
-        EvaluationError: outputs of a float model before the place where the two differ are not the same.
+        EvaluationError: outputs of a float model differ before the place where the two windows differ.
     """
     if model.report is not None:
         yield from run(batches)
@@ -35,7 +35,7 @@ def causal(
     outputs = run((one, other, *batches))
     ours, theirs = (next(outputs)[:, :same] for _ in range(2))
     moved = float((ours.double() - theirs.double()).norm() / ours.double().norm())
-    if moved > max(LEAST, torch.finfo(ours.dtype).eps):  # of NaN it is neither: the loss will name it
+    if moved > max(LEAST, torch.finfo(ours.dtype).eps):  # NaN passes here, and the loss will report it
         raise EvaluationError(
             f"model.name={model.name}: its predictions depend on later tokens. Other tokens after the first {same} change what it"
             f" predicts there by {moved:.2g} of its size. Every evaluation of text needs a causal language model,"
@@ -45,5 +45,5 @@ def causal(
 
 
 def require_causal(model: LanguageModel, windows: Tensor) -> None:
-    """Raise EvaluationError, naming the model, if predictions of a float model depend on later tokens."""
+    """Raise EvaluationError if predictions of a float model depend on later tokens. The message names the model."""
     next(causal(model, model.forwards, windows, ()), None)

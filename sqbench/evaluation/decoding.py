@@ -1,6 +1,6 @@
-"""Greedy decoding and beam search, the same for every side of a comparison: read a prompt once, then write token by token.
+"""Greedy decoding and beam search, the same for both sides of a comparison. The prompt is read once, then tokens follow one by one.
 
-`generate` of transformers would do what the model's own generation config asks for as well: repetition penalties, stop tokens.
+`generate` of transformers is not used. It would also apply the model's own generation config: repetition penalties, stop tokens.
 """
 
 import inspect
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class Decoder:
-    """One generation, of one text or several of equal length: `prefill` first, then `step` for every further token.
+    """One generation of one text or of several texts of equal length. Call `prefill` first, then `step` for each further token.
 
     Attributes:
-        token: [texts, 1] int64, the one written last.
+        token: [texts, 1] int64, the last token written.
     """
 
     def __init__(self, module: Any) -> None:
@@ -28,13 +28,13 @@ class Decoder:
         self.cache = DynamicCache(config=module.config)
         takes = inspect.signature(module.forward).parameters
         self.options: dict[str, Any] = {"cache" if "cache" in takes else "past_key_values": self.cache}  # its name before 5.24
-        if "logits_to_keep" in takes:  # logits of a whole prompt are as much work as many layers, and nobody reads them
+        if "logits_to_keep" in takes:  # logits of a whole prompt cost as much as many layers, and nothing reads them
             self.options["logits_to_keep"] = 1
         self.token = torch.empty(1, 0, dtype=torch.long)
         self._recorded: torch.cuda.CUDAGraph | None = None
 
     def read(self, ids: Tensor) -> Tensor:
-        """Logits [texts, vocabulary] of what comes after these further tokens [texts, tokens]."""
+        """Read further tokens [texts, tokens]. The result is the logits [texts, vocabulary] of the next token."""
         assert ids.ndim == 2
         return self.module(input_ids=ids, use_cache=True, **self.options).logits[:, -1]
 
@@ -52,17 +52,17 @@ class Decoder:
 
     @torch.no_grad()
     def record(self, room: int) -> bool:
-        """After the prompt, take one step and make it a CUDA graph, which up to `room` later steps replay.
+        """Take one step after the prompt and record it as a CUDA graph. Up to `room` later steps replay the graph.
 
-        What a step takes is then the work of the GPU, not that of Python, which starts hundreds of kernels of microseconds each.
+        A replayed step takes only the GPU's time. Otherwise Python starts hundreds of kernels of microseconds each.
 
         Returns:
-            Whether it did. On a CPU, for layers that keep only part of the past, and where a step waits for the GPU to decide what
-            comes next, steps are taken as before.
+            Whether the step was recorded. It is not recorded on a CPU, for layers that keep only part of the past, or if a step
+            waits for the GPU to decide what comes next. Later steps then run as before.
         """
         if self.token.device.type != "cuda" or not self.keep_in_place(room + 1):
             return False
-        self.step()  # what is compiled or chosen at a first call cannot be recorded
+        self.step()  # the first call may compile or choose kernels, which cannot be recorded
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -74,7 +74,7 @@ class Decoder:
         return True
 
     def keep_in_place(self, room: int) -> bool:
-        """Move the past to where every step finds and extends it, by `room` tokens at most; whether the model can do so."""
+        """Move the KV cache to fixed memory with room for `room` more tokens. Return whether the model supports it."""
         from transformers.cache_utils import DynamicLayer, StaticCache, StaticLayer
 
         past = self.cache.layers
@@ -91,7 +91,7 @@ class Decoder:
 
 @torch.no_grad()
 def greedy(module: Any, ids: Tensor, count: int) -> Tensor:
-    """The `count` tokens [count] that are most likely after a prompt [1, tokens], one after the other; no stop token stops it."""
+    """The `count` tokens [count] after a prompt [1, tokens], each the most likely next token. No stop token ends the text."""
     assert len(ids) == 1
     decoder = Decoder(module)
     written = [decoder.prefill(ids), *(decoder.step() for _ in range(count - 1))]
@@ -102,8 +102,8 @@ def greedy(module: Any, ids: Tensor, count: int) -> Tensor:
 def beam_search(module: Any, ids: Tensor, count: int, beams: int) -> tuple[Tensor, Tensor]:
     """Likely texts [prompts, count] after prompts [prompts, tokens], and the log-likelihood [prompts] of each.
 
-    Of the beginnings of every text the `beams` most likely are kept, token by token; one beam is greedy decoding. No stop token
-    stops it: all texts are equally long, and no length has to be made up for.
+    After each token the `beams` most likely beginnings of a text are kept. One beam is greedy decoding. No stop token ends a text.
+    All texts are therefore equally long, and no length penalty is needed.
     """
     decoder = Decoder(module)
     scores, tokens = decoder.read(ids).float().log_softmax(-1).topk(beams)

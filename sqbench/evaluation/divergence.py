@@ -1,11 +1,11 @@
-"""How far a language model's predictions moved from the float model's: per token, a few passes over the logits.
+"""The divergence of a language model's predictions from the float model's, per token, in a few passes over the logits.
 
 With float logits z = W h + b, probabilities p and another model's z' = W h' + b,
 
     KL(p || p') = logsumexp(z') - E_p[z'] - (logsumexp(z) - E_p[z]),        E_p[W h' + b] = E_p[W] h' + E_p[b].
 
-What must be known of the float model is therefore E_p[W], as wide as a hidden state, and one number: its head need not be applied
-again beside every point, and no probability is kept.
+Only E_p[W] (as wide as a hidden state) and one number are therefore needed from the float model. Its head need not be applied again
+beside every point, and no probability is kept.
 """
 
 import torch
@@ -14,22 +14,22 @@ from torch.nn.functional import log_softmax
 
 from sqbench.models.language import LanguageModel
 
-CHUNK = 128  # tokens whose logits exist at once: 25 MB for 49,152 words. Above 32 MB malloc maps new pages every time
+CHUNK = 128  # tokens whose logits exist at once: 25 MB for 49,152 words. Above 32 MB, malloc maps new pages every time
 
 Columns = dict[str, Tensor]  # name -> [tokens, ...]
 
 
 def predict(model: LanguageModel, outputs: Tensor, target: Tensor) -> tuple[Columns, Columns]:
-    """A model's own losses, and what `compare` asks of a float model.
+    """A model's own losses, and the columns of a float model that a comparison needs.
 
     Args:
-        outputs: what the head reads [tokens, width]; the logits [tokens, vocabulary] where the head is not separate.
+        outputs: the head's inputs [tokens, width], or the logits [tokens, vocabulary] if the head is not separate.
         target: [tokens] the words that follow.
 
     Returns:
-        `nll` [tokens]; and `row` [tokens, width], E_p[W], `rest` [tokens] float64, logsumexp(z) - E_p[W] h, and `top` [tokens], the
-        most likely word. Only `outputs` where the head is no float32 linear layer (half precision rounds its logits), and nothing
-        where it is not separate.
+        First, `nll` [tokens]. Second, the columns for `compare`: `row` [tokens, width], E_p[W]; `rest` [tokens] float64,
+        logsumexp(z) - E_p[W] h; `top` [tokens], the most likely word. If the head is not a float32 linear layer, the second has
+        only `outputs`, because half precision rounds the logits. If the head is not separate, the second is empty.
     """
     weight = _head_weight(model)
     losses, parts = [], []
@@ -41,14 +41,14 @@ def predict(model: LanguageModel, outputs: Tensor, target: Tensor) -> tuple[Colu
         if weight is not None:
             lse = (logits.gather(1, word.unsqueeze(1)) - wanted).squeeze(1)
             p = logp.exp_()
-            row = p @ weight / p.sum(1, keepdim=True)  # p adds up to 1 but for rounding, by which a large E_p[W] h would be off
+            row = p @ weight / p.sum(1, keepdim=True)  # rounding: the sum of p is not exactly 1, and E_p[W] h may be large
             parts.append({"row": row, "rest": lse - _products(row, h), "top": logits.argmax(1)})
     summary = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {"outputs": outputs}
     return {"nll": torch.cat(losses)}, summary if model.head is not None else {}
 
 
 def compare(model: LanguageModel, outputs: Tensor, target: Tensor, known: Columns) -> Columns:
-    """`nll`, `kl` and `agreement` [tokens] of a model with the same head as the float model that `known` was made of."""
+    """`nll`, `kl` and `agreement` [tokens] of a model with the float model's head. `known` comes from `predict`."""
     found = []
     for h, word, row, rest, top in zip(
         *(part.split(CHUNK) for part in (outputs, target, known["row"], known["rest"], known["top"])), strict=True
@@ -62,7 +62,7 @@ def compare(model: LanguageModel, outputs: Tensor, target: Tensor, known: Column
 
 
 def compare_logits(model: LanguageModel, outputs: Tensor, target: Tensor, floats: LanguageModel, base: Tensor) -> Columns:
-    """The same by definition, for any two models, from what the heads of both read."""
+    """`nll`, `kl` and `agreement` [tokens] of any two models by definition, from the inputs of both heads."""
     found = []
     for h, h_fp, word in zip(outputs.split(CHUNK), base.split(CHUNK), target.split(CHUNK), strict=True):
         logp, logp_fp = (log_softmax(_logits(*pair), dim=-1) for pair in ((model, h), (floats, h_fp)))
@@ -73,7 +73,7 @@ def compare_logits(model: LanguageModel, outputs: Tensor, target: Tensor, floats
 
 
 def same_head(model: LanguageModel, floats: LanguageModel) -> bool:
-    """Whether two heads are one linear map: a random vector shows any difference between two."""
+    """Whether two heads are the same linear map, and the float head is float32. A random vector shows any difference."""
     weight = _head_weight(floats)
     if weight is None or model.head is None or floats.head is None:
         return False
@@ -83,7 +83,7 @@ def same_head(model: LanguageModel, floats: LanguageModel) -> bool:
 
 
 def _head_weight(model: LanguageModel) -> Tensor | None:
-    """W [vocabulary, width] of a head that is a float32 linear layer."""
+    """The weight W [vocabulary, width] of a head that is a float32 linear layer, else None."""
     head = model.head
     return head.weight if isinstance(head, nn.Linear) and head.weight.dtype == torch.float32 else None
 
@@ -93,5 +93,5 @@ def _logits(model: LanguageModel, outputs: Tensor) -> Tensor:
 
 
 def _products(rows: Tensor, h: Tensor) -> Tensor:
-    """Inner products [tokens] in float64: the divergence is a small difference of large numbers."""
+    """Inner products [tokens] in float64, because the divergence is a small difference of large numbers."""
     return (rows.double() * h.double()).sum(1)

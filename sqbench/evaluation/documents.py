@@ -1,4 +1,4 @@
-"""What lm-eval's tasks say of every document: one tidy frame, each beside the float model's, and the metrics that it makes."""
+"""The outcomes of lm-eval's tasks by document, in one tidy frame beside the float model's, and the metrics made of them."""
 
 import json
 import math
@@ -11,25 +11,25 @@ from sqbench.comparison import Outcome
 from sqbench.evaluation.base import EvaluationError
 from sqbench.storage import digest
 
-# lm-eval's aggregation -> what an outcome adds to it: a number, and its weight in their mean.
+# lm-eval's aggregation -> outcome of a document -> its value, and the value's weight in the mean.
 PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
     "mean": lambda value: (float(value), 1.0),
     "perplexity": lambda loglikelihood: (-loglikelihood, 1.0),
     "weighted_perplexity": lambda outcome: (-outcome[0] / outcome[1], outcome[1]),
     "bits_per_byte": lambda outcome: (-outcome[0] / outcome[1] / math.log(2), outcome[1]),
 }
-EXPONENTIAL = ("perplexity", "weighted_perplexity")  # of that mean; else the mean itself
-BY = ("task", "doc_hash", "copy")  # a document; equal ones are numbered
-PASSAGES = ("passage", "article", "story")  # what tasks call a text that several of their questions are about
+EXPONENTIAL = ("perplexity", "weighted_perplexity")  # these metrics are exp of the mean, the others the mean itself
+BY = ("task", "doc_hash", "copy")  # identify a document; `copy` numbers equal ones
+PASSAGES = ("passage", "article", "story")  # fields with a text that several questions of a task are about
 
 
 def metric_name(task: str, key: str) -> str:
-    """A metric's name here: lm-eval's `acc,none` of a task is `task/acc`."""
+    """The name of a task's metric here. lm-eval's `acc,none` becomes `task/acc`."""
     return f"{task}/{key.removesuffix(',none')}"
 
 
 def samples_of(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> pd.DataFrame:
-    """A row per document and metric; `passage` is the same in documents about the same text, and else each has its own."""
+    """A frame with a row per document and metric. Documents about the same text share a `passage`, and others have their own."""
     rows: list[dict[str, Any]] = []
     for name, documents in logged.items():
         aggregations = tasks[name].aggregation()
@@ -48,12 +48,12 @@ def samples_of(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -
     alone = samples["doc_hash"] + "-" + samples["copy"].astype(str)
     samples["passage"] = samples["passage"].mask(samples["passage"] == "", alone)
     samples["share"] = 1 / samples.groupby("metric")["value"].transform("size")
-    samples.loc[samples["metric"].isin(samples.loc[samples["value"].isna(), "metric"]), "main"] = ""  # no mean of what is no number
+    samples.loc[samples["metric"].isin(samples.loc[samples["value"].isna(), "metric"]), "main"] = ""  # it has no mean
     return samples
 
 
 def _passage(document: dict[str, Any]) -> str:
-    """A short name of the text that a document is about."""
+    """A short name of the text that a document is about. Empty if there is none."""
     text = next((document[name] for name in PASSAGES if isinstance(document.get(name), str) and document[name]), "")
     return digest(text)[:12] if text else ""
 
@@ -64,7 +64,7 @@ def _key(metric: str, document: dict[str, Any]) -> str:
 
 
 def parts(outcome: Any, aggregation: str) -> dict[str, Any]:
-    """What a document's outcome adds to the metric, or its text where no mean can tell."""
+    """The value and weight of a document's outcome. An outcome without a mean is JSON in `outcome`, and its value is NaN."""
     try:
         value, weight = PARTS[aggregation](outcome)
     except (KeyError, TypeError, ValueError):
@@ -73,7 +73,11 @@ def parts(outcome: Any, aggregation: str) -> dict[str, Any]:
 
 
 def paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The samples with the float model's value beside each, found by its document."""
+    """The samples with `value_fp`, the float model's value of the same metric and document.
+
+    Raises:
+        EvaluationError: the two have different documents.
+    """
     keys, others = (pd.MultiIndex.from_frame(side[["metric", *BY]]) for side in (samples, other))
     if len(unpaired := keys.symmetric_difference(others)):
         raise EvaluationError(
@@ -84,10 +88,10 @@ def paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    """Every metric that is made of a mean, and the means over tasks.
+    """Metric -> outcome, for every metric that is made of a mean and for the means over tasks.
 
-    Documents about one passage are drawn together. A mean over tasks weighs a document by one over those of its task; its interval
-    counts the spread between tasks, too.
+    Documents about one passage are drawn together. A mean over tasks weighs a document by 1 over the number of its task's
+    documents. Its interval includes the spread between tasks.
     """
     plain = {name: ("main", "share", rows) for name, rows in samples.groupby("main", sort=False) if name}
     tasks = {name: ("metric", "weight", rows) for name, rows in samples.groupby("metric", sort=False)}

@@ -1,4 +1,4 @@
-"""What quantization does to the text that a model writes, beside the text of the float model after the same prompts."""
+"""The effect of quantization on generated text, compared with the float model's text after the same prompts."""
 
 import pandas as pd
 import torch
@@ -15,8 +15,8 @@ from sqbench.evaluation.decoding import beam_search
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 
-NGRAM = 4  # tokens; repetition counts groups of so many
-PAIRED = ("loglik", "repetition")  # columns that the float model's own text has too
+NGRAM = 4  # tokens in the groups that repetition counts
+PAIRED = ("loglik", "repetition")  # columns that are also computed for the float model's text
 
 
 @torch.no_grad()
@@ -32,20 +32,21 @@ def generation(
 ) -> Result:
     """Text of `decode` tokens after the first `prompt` tokens of every evaluation window, by greedy decoding or beam search.
 
-    The tokens that begin every window (`data.bos`) are among those of the prompt.
+    The prompt includes the tokens that begin every window (`data.bos`).
 
-    Samples have a row per window: `loglik`, the float model's mean log-likelihood of the text in nats per token; `repetition`
-    (see there); `text`. Against a reference (the float model's result) also `exact`, whether both wrote the same; `prefix`, the
-    tokens from the start that are the same; `agreement`, the share of places with the same token; and `loglik_fp repetition_fp
-    text_fp` of the float model's text. Metrics are their means, that of `exact` under the name `exact_match`.
+    Samples have a row per window. `loglik` is the float model's mean log-likelihood of the text in nats per token. `repetition` is
+    described at the function of that name. `text` is the text. Against a reference (the float model's result) there are more
+    columns. `exact` says whether both texts are the same. `prefix` is the number of equal tokens from the start. `agreement` is the
+    share of places with the same token. `loglik_fp`, `repetition_fp` and `text_fp` belong to the float model's text. Metrics are
+    the means of the columns. The mean of `exact` is called `exact_match`.
 
     Args:
-        beams: width of the beam search; 1 is greedy decoding.
+        beams: width of the beam search. 1 is greedy decoding.
         batch: prompts at once.
 
     Raises:
         EvaluationError: a logit is NaN or infinite, or predictions of the float model depend on later tokens.
-        UserError: more beams than tokens in the vocabulary.
+        UserError: there are more beams than tokens in the vocabulary.
     """
     if beams > model.vocabulary:
         raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; use at most as many")
@@ -71,19 +72,19 @@ def generation(
 
 
 def log_likelihood(model: LanguageModel, prompt: Tensor, text: Tensor) -> float:
-    """Mean log-likelihood, in nats per token, of a text [tokens] after a prompt [tokens]."""
+    """The mean log-likelihood, in nats per token, of a text [tokens] after a prompt [tokens]."""
     logits = model.forward(torch.cat([prompt, text]).unsqueeze(0))[0, len(prompt) - 1 : -1].float()
     return log_softmax(logits, dim=-1).gather(1, text.to(logits.device).unsqueeze(1)).double().mean().item()
 
 
 def repetition(text: Tensor) -> float:
-    """Share of a text's 4-grams that stood in it before: seq-rep-4 of Welleck et al., 2020 (section 6), of tokens [at least 4]."""
+    """The share of 4-grams in a text [4 or more tokens] that occurred before: seq-rep-4 of Welleck et al., 2020 (section 6)."""
     grams = [tuple(gram) for gram in text.unfold(0, NGRAM, 1).tolist()]
     return 1 - len(set(grams)) / len(grams)
 
 
 def _shared(text: Tensor, other: Tensor) -> dict[str, list[object]]:
-    """What the texts [windows, tokens] of two models have in common, by window."""
+    """The columns `exact`, `prefix` and `agreement` of the texts [windows, tokens] of two models."""
     same = text == other
     columns = {"exact": same.all(1), "prefix": same.cumprod(1).sum(1), "agreement": same.double().mean(1)}
     return {name: column.tolist() for name, column in columns.items()}
@@ -95,7 +96,7 @@ def _metrics(samples: pd.DataFrame, model: LanguageModel) -> dict[str, float]:
 
 
 def _as_reference(result: Result) -> Result:
-    """A float result with what every comparison has: it writes what it writes."""
+    """A float result in the form of a comparison. Its text is compared with itself."""
     assert result.kept is not None
     own = {f"{name}_fp": result.samples[name] for name in (*PAIRED, "text")}
     samples = result.samples.assign(**_shared(result.kept["text"], result.kept["text"]), **own)

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval (EleutherAI's evaluation harness), answered by any point's own model and paired with the float model's."""
+"""Tasks of lm-eval (EleutherAI's evaluation harness). A point's own model answers them, paired with the float model's answers."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from sqbench.evaluation.documents import metric_name, outcomes, paired, samples_
 from sqbench.evaluation.tasks import asked, manager, require_examples
 from sqbench.models.language import LanguageModel
 
-BOOTSTRAPS = 1000  # of lm-eval's own standard error of perplexities, in plain Python; the paired interval has eval.resamples
+BOOTSTRAPS = 1000  # for lm-eval's own standard error of perplexities, in plain Python; paired intervals use eval.resamples
 
 
 def harness(
@@ -36,30 +36,30 @@ def harness(
     fewshot: int | None,
     batch: int,
 ) -> Result:
-    """lm-eval's results of `tasks` (see `EvalConfig`), to the last digit what it gives for a float model with the same batches.
+    """lm-eval's results of `tasks` (see `EvalConfig`). For a float model they equal lm-eval's own with the same batches exactly.
 
-    Every request begins with the tokens that begin every window (`data.bos`). With `auto` that is what lm-eval does, but for two
-    things: a request that is cut to the model's context still begins so, and rolling perplexity does not predict these tokens.
+    Every request begins with the tokens that begin every window (`data.bos`). With `auto`, two things differ from lm-eval. A
+    request that is cut to the model's context keeps these tokens, and rolling perplexity does not predict them.
 
-    Metrics are `task/metric` and `task/metric_stderr` under lm-eval's names (with `,filter` where a task has filters). Under the
-    plain name stands the unweighted mean over tasks of their main metric: `acc` where a task has it, else its first, if a mean.
+    Metrics are `task/metric` and `task/metric_stderr` under lm-eval's names (with `,filter` if a task has filters). A plain name is
+    the unweighted mean over tasks of their main metric. The main metric of a task is `acc`, or its first metric if that is a mean.
 
-    Samples have a row per document and metric: `task, doc_hash, copy` (which of several equal documents), `passage` (the same where
-    documents are about one text), `metric` as above, `aggregation` (lm-eval's, which makes the metric from the rows), `value` (nats
-    or bits where it is a perplexity) and `weight`; what is no number is JSON in `outcome`, with NaN as value. Of a task's main
-    metric `main` is the plain name, and `share` one over the task's documents. Against a reference also `value_fp`, paired by
-    document.
+    Samples have a row per document and metric. Their columns are `task`, `doc_hash`, `copy` (number among equal documents),
+    `passage` (equal for documents about one text), `metric` as above, `aggregation` (lm-eval's name for how rows make the metric),
+    `value` (nats or bits for perplexities), `weight`, `outcome`, `main` and `share`. An outcome that is not a number is JSON in
+    `outcome`, and its value is NaN. `main` is the plain name in rows of a task's main metric. `share` is 1 over the number of the
+    task's documents. Against a reference there is also `value_fp`, paired by document.
 
-    Where activations are quantized per tensor and dynamically, the padding of a batch has a say in its ranges: keep `batch` equal.
+    Keep `batch` equal if activations are quantized per tensor and dynamically. The padding of a batch then changes its ranges.
 
     Args:
-        examples: of which the beginning of every window is read, and the first window, for whether the model is causal.
-        batch: requests at once, or fewer where their logits would be larger than `served.LOGITS_BYTES`.
+        examples: the source of the prefix. The first window is also used to test whether the model is causal.
+        batch: most requests at once. There are fewer if their logits would be larger than `served.LOGITS_BYTES`.
 
     Raises:
-        UserError: a task is unknown, its data is not to be had, or has fewer examples than are asked for.
-        EvaluationError: a log-likelihood is NaN or infinite, a request fits no context, the reference answered other documents, or
-            predictions of the float model depend on later tokens.
+        UserError: a task is unknown, its data cannot be loaded, or it has fewer examples than are asked for.
+        EvaluationError: a log-likelihood is NaN or infinite, a continuation is empty or too long for the model's context, the
+            reference answered other documents, or predictions of the float model depend on later tokens.
     """
     if reference is None:
         require_causal(model, examples.evaluation)
@@ -72,7 +72,7 @@ def harness(
         metric_name(task, key): float(value)
         for task, results in found["results"].items()
         for key, value in results.items()
-        if "," in key and not isinstance(value, str)  # "N/A", and what is no metric
+        if "," in key and not isinstance(value, str)  # leaves out "N/A" and entries that are not metrics
     }
     means: dict[str, float] = {}
     mains = samples.loc[samples["main"] != "", ["main", "metric"]].drop_duplicates()
@@ -86,13 +86,13 @@ def harness(
 def _evaluate(
     model: LanguageModel, prefix: tuple[int, ...], entries: Sequence[str], limit: int | None, fewshot: int | None, batch: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `lm_eval.simple_evaluate` returns, and the tasks; without its survey of the machine, which takes seconds a point."""
+    """The results of `lm_eval.simple_evaluate`, and the tasks. Its survey of the machine (seconds a point) is skipped."""
     from lm_eval import evaluate
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
     from sqbench.evaluation.served import Served
 
-    os.environ["DISABLE_MULTIPROC"] = "1"  # else its bootstrap forks this process, threads and all
+    os.environ["DISABLE_MULTIPROC"] = "1"  # otherwise its bootstrap forks this process with all its threads
     random.seed(DEFAULT_RANDOM_SEED)  # tasks may draw while they read their documents
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
@@ -100,14 +100,14 @@ def _evaluate(
     specified = [task.specify(fewshot) for task in chosen]
     try:
         loaded = manager(any(task.listed for task in chosen)).load(specified)
-    except OSError as error:  # what `datasets` raises when it finds no files and no network
+    except OSError as error:  # `datasets` raises it when it finds no files and no network
         raise UserError(
             f"eval.tasks=[{','.join(entries)}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one"
             f" run with a network fills the cache, and a file works without: minimal_pairs:FILE ({type(error).__name__}: {error})"
         ) from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
-        if own is None or (fewshot is not None and own != 0):  # lm-eval keeps a task's 0, which says that it takes none
+        if own is None or (fewshot is not None and own != 0):  # lm-eval keeps a task's 0: such a task takes no examples
             task.set_config("num_fewshot", fewshot or 0)
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
         if (shown := task.get_config("num_fewshot")) and hasattr(task, "sampler"):
@@ -119,7 +119,7 @@ def _evaluate(
 
 @contextlib.contextmanager
 def _put_back(device: torch.device) -> Iterator[None]:
-    """Random state as it was before, and nothing printed: lm-eval seeds all generators and prints what it bootstraps."""
+    """Restore the random state, and print nothing. lm-eval seeds all generators and prints its progress."""
     state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -130,7 +130,7 @@ def _put_back(device: torch.device) -> Iterator[None]:
 
 
 def _as_reference(result: Result) -> Result:
-    """A float result with what every comparison has: its own values beside themselves."""
+    """A float result in the form of a comparison. `value_fp` is its own `value`."""
     return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
 
 
@@ -144,7 +144,7 @@ def _check(chosen: EvalConfig) -> None:
 
 
 def _inputs(chosen: EvalConfig) -> dict[str, Any]:
-    """The tasks by what they are instead of where they lie, and whose code counts."""
+    """The content of the tasks instead of their paths, and the version of lm-eval."""
     return {"tasks": {task.name: task.inputs for task in asked(chosen.tasks)}, "lm_eval": version("lm_eval")}
 
 

@@ -1,4 +1,4 @@
-"""How fast a model runs and what it holds in memory, beside the float model: A B A B in one process, never against another day."""
+"""Speed and memory of a model beside the float model. Both run alternately in one process, so that times are comparable."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from sqbench.models.base import Model
 from sqbench.progress import track
 
 QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
-# Metric -> the column of seconds that it is made of, and the key of `eval` that says how much was done in them; None: milliseconds.
+# Metric -> its column of seconds, and the key of `eval` for the amount of work in them. None makes a metric in milliseconds.
 FIGURES: dict[str, dict[str, tuple[str, str | None]]] = {
     "text": {
         "latency_ms": ("first_s", None),
@@ -45,19 +45,21 @@ def latency(
 ) -> Result:
     """Medians over repetitions, and their 10 % and 90 % quantiles (`_p10`, `_p90`).
 
-    Text, one sequence at a time: `latency_ms` from a prompt to the first token, `tokens_per_s` of the prompt in that time (with the
-    logits of its last token alone), `decode_tokens_per_s` of greedy decoding after it, with a KV cache. Images: `latency_ms` of one
-    image, `images_per_s` in batches. `weight_bytes` are those of the format, `resident_bytes` those that are allocated.
+    Text runs one sequence at a time. `latency_ms` is the time from a prompt to the first token. `tokens_per_s` is the speed of the
+    prompt in that time (with the logits of its last token alone). `decode_tokens_per_s` is the speed of the greedy decoding after
+    it, with a KV cache. For images, `latency_ms` is the time of one image, and `images_per_s` the speed in batches. `weight_bytes`
+    are the bytes of the format, and `resident_bytes` the allocated bytes.
 
-    Samples have a row per repetition with seconds: `repetition, first_s`, `decode_s` or `batch_s`, and against a reference (whose
-    model runs in turn with this one) the same with `_fp`. The reference's figures of these very repetitions are in `baseline`.
+    Samples have a row per repetition, in seconds: `repetition`, `first_s`, and `decode_s` (text) or `batch_s` (images). Against a
+    reference, whose model runs in turn with this one, the same columns with `_fp` are added. `baseline` then holds the reference's
+    metrics of these repetitions.
 
     Args:
-        sizes: of text `prompt` and `decode` in tokens, those that begin every window (`data.bos`) among the prompt's; of images
-            `batch`.
+        sizes: `prompt` and `decode` in tokens for text, `batch` for images. The prompt includes the tokens that begin every window
+            (`data.bos`).
 
     Raises:
-        EvaluationError: predictions of a language model depend on later tokens, so that it cannot be decoded with a cache.
+        EvaluationError: predictions of a language model depend on later tokens. It then cannot be decoded with a cache.
     """
     if isinstance(examples, Windows):
         require_causal(model if reference is None else reference.model, examples.evaluation)  # type: ignore[arg-type]
@@ -79,7 +81,7 @@ def latency(
 
 
 def _runner(model: Model, examples: Any, sizes: dict[str, int]) -> Callable[[], dict[str, float]]:
-    """What runs a model once and returns the seconds of each stage."""
+    """A function that runs a model once and returns the seconds of each stage."""
     if isinstance(examples, Windows):
         ids = _repeated(examples.evaluation.flatten(), sizes["prompt"]).unsqueeze(0).to(model.device)
         return lambda: _generate(model, ids, sizes["decode"])
@@ -89,7 +91,7 @@ def _runner(model: Model, examples: Any, sizes: dict[str, int]) -> Callable[[], 
 
 
 def _repeated(inputs: Tensor, count: int) -> Tensor:
-    """`count` rows: time does not depend on what they hold, so few examples serve as well as many."""
+    """`count` rows, made by repeating the inputs. Time does not depend on their content."""
     return inputs[torch.arange(count) % len(inputs)]
 
 
@@ -116,7 +118,7 @@ def _classify(model: Model, images: Tensor) -> dict[str, float]:
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
-    """Note the seconds of a block, all work on the device included."""
+    """Write the seconds of a block to `seconds`, including all work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -137,13 +139,13 @@ def _metrics(model: Model, samples: pd.DataFrame, sizes: dict[str, int], side: s
 
 
 def _as_reference(result: Result) -> Result:
-    """A float result with what every comparison has: it is as fast as itself."""
+    """A float result in the form of a comparison. Its `_fp` columns are its own seconds."""
     own = {f"{name}_fp": result.samples[name] for name in result.samples if name != "repetition"}
     return Result(result.metrics, result.samples.assign(**own), result.model, None, result.baseline)
 
 
 def _speedups(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    """How many times as fast as float, by metric; the ratio of seconds whatever the metric's unit."""
+    """Metric -> speed as a multiple of the float model's. It is a ratio of seconds for every unit of the metric."""
     figures = FIGURES["text" if "decode_s" in samples else "images"]
     return {
         name: speedup(samples[stage].to_numpy(), samples[f"{stage}_fp"].to_numpy(), resamples=resamples, level=level)

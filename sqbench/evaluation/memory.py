@@ -1,4 +1,4 @@
-"""How many bytes a network really holds, whatever its format says it should need."""
+"""The bytes that a network really holds in memory, whatever its format needs in theory."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 def resident_bytes(module: nn.Module) -> int:
-    """Bytes of storage behind every tensor that is reachable from a module; what several share counts once.
+    """The bytes of storage of every tensor that is reachable from a module. Shared storage counts once.
 
-    Parameters, buffers, and tensors in plain attributes and containers, at any depth. Packed tensors of kernels (oneDNN) hide their
-    storage: they count with the bytes of their elements. Wrapper tensors count as what they wrap.
+    Parameters, buffers, and tensors in plain attributes and containers count, at any depth. Packed tensors of kernels (oneDNN) hide
+    their storage, so the bytes of their elements count. A wrapper tensor counts as the tensors that it wraps.
     """
     storages: dict[int, int] = {}
     for tensor in _tensors(module):

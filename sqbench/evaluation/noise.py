@@ -1,8 +1,8 @@
-"""The rounding noise of a point: how far its numbers move when what a model reads changes by a millionth.
+"""The rounding noise of a point: the spread of its metrics when the model's inputs change by a millionth.
 
-Such a change stands for all that differs in the last digits between processors, kernels and thread counts. It moves a float
-model's metrics by as little. A quantizer makes whole steps of some of it, where values lie on the edge between two codes, and the
-layers after it do the same with those. A difference between two points that is smaller than this is none.
+Such a change stands for the differences in the last digits between processors, kernels and thread counts. A float model's metrics
+move by as little. A quantizer turns part of the change into whole steps, because some values lie on the edge between two codes.
+Later layers amplify these steps in the same way. A difference between two points that is smaller than this noise means nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +22,12 @@ from sqbench.evaluation.baseline import key_of
 from sqbench.models.base import Model
 from sqbench.storage import digest
 
-RELATIVE = 1e-6  # of each value: eight steps of float32, which is what a sum in another order is off by
-VERSION = 1  # of what is kept of the float model
+RELATIVE = 1e-6  # of each value: eight steps of float32, the error of a sum in another order
+VERSION = 1  # of the float model's cached content
 
 Change = Callable[[Tensor], Tensor]
 
-# Kind of data -> what puts a change on the first float tensor of a model: the embeddings of tokens, the pixels of images.
+# Kind of data -> function that changes the first float tensor of a model: the embeddings of tokens, or the pixels of images.
 ENTRANCES: dict[str, Callable[[Model, Change], RemovableHandle]] = {
     "text": lambda model, change: model.module.get_input_embeddings().register_forward_hook(lambda layer, args, out: change(out)),
     "images": lambda model, change: model.module.register_forward_pre_hook(lambda layer, args: (change(args[0]), *args[1:])),
@@ -44,16 +44,16 @@ def measure(
     runs: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """The spread of every metric over `runs` evaluations, each with another change: the same one for both models.
+    """The spread of every metric over `runs` evaluations. Each run has its own change, the same for both models.
 
     Args:
-        settings: of the evaluation, with what else it depends on under `inputs`, as for `baseline.reference`.
-        quantized: None for a point of the float model.
-        folder: a cache for what the float model gives.
+        settings: those of the evaluation. `inputs` holds its other inputs, as for `baseline.reference`.
+        quantized: the point's model, or None for a point of the float model.
+        folder: a cache for the float model's metrics.
 
     Returns:
-        `runs`, `relative`, and by metric `std` (of the runs, n - 1), `min` and `max`: under `baseline` of the float model, under
-        `metrics` of the point, and under `delta` of their difference, run by run.
+        `runs`, `relative`, and three parts: `baseline` (the float model), `metrics` (the point) and `delta` (their difference, run
+        by run). Each part has `std` (over the runs, n - 1), `min` and `max` by metric.
     """
 
     chosen = {key: value for key, value in settings.items() if key != "inputs"}
@@ -81,10 +81,10 @@ def measure(
 
 @contextmanager
 def disturbed(model: Model, run: int) -> Iterator[None]:
-    """Change every value that enters a model by a normal share of `RELATIVE`, drawn from the number of the run alone.
+    """Change every value that enters a model by `RELATIVE` times a normal number. The run's number alone seeds the draw.
 
-    In a narrower dtype, whose steps are wider, by a share of one step. Every batch of one shape is changed alike, so that it does
-    not matter how often, and in which order, inputs go through the model.
+    In a narrower dtype, which has wider steps, the change is one relative step (eps) times the normal number. Batches of the same
+    shape change alike, so the number and order of the model's calls do not matter.
     """
 
     def change(values: Tensor) -> Tensor:
@@ -100,5 +100,5 @@ def disturbed(model: Model, run: int) -> Iterator[None]:
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    moved = min(values) < max(values)  # else the mean's own rounding is all that is left
+    moved = min(values) < max(values)  # otherwise std would only be the rounding of the mean
     return {"std": float(np.std(values, ddof=1)) if moved else 0.0, "min": min(values), "max": max(values)}

@@ -1,4 +1,4 @@
-"""Perplexity over fixed windows, and how far a quantized model's predictions moved from the float model's."""
+"""Perplexity over fixed windows, and the divergence of a quantized model's predictions from the float model's."""
 
 import math
 from collections.abc import Iterator
@@ -15,24 +15,25 @@ from sqbench.evaluation.causality import causal
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 
-MOST_NATS = 100.0  # per token and window: a perplexity of 1e43 says no more than "broken", and exp overflows soon after
-KEEP_BYTES = 2**30  # of what a comparison asks of the float model; beyond that the float model runs again beside every point
+MOST_NATS = 100.0  # mean per token of a window; a perplexity of 1e43 means "broken", and exp overflows soon after
+KEEP_BYTES = 2**30  # most bytes of float outputs to keep; beyond that the float model runs again beside every point
 
 
 @torch.no_grad()
 def perplexity(model: LanguageModel, windows: Windows, reference: Result | None = None) -> Result:
     """exp of the mean negative log-likelihood over all predicted tokens of the evaluation windows, one window at a time.
 
-    Predicted are all tokens of a window but its first: the same text with and without tokens that begin every window (`data.bos`).
+    The first token of a window's text is not predicted, nor are the tokens before it (`data.bos`). The predicted text is therefore
+    the same with and without these tokens.
 
     Samples have a row per window: `window, tokens, nll` (mean nats per token), and against a reference `nll_fp, kl, agreement`.
 
-    Against a reference (the float model's result) also `kl_to_fp`, the mean KL(float || model) over predicted tokens in nats, and
-    `agreement`, the share of tokens whose most likely prediction is the same.
+    A reference (the float model's result) adds two metrics. `kl_to_fp` is the mean KL(float || model) over predicted tokens in
+    nats. `agreement` is the share of tokens whose most likely prediction is the same.
 
     Raises:
-        EvaluationError: a loss is NaN or infinite, of which the first layer that wrote such a value is named; or a prediction of
-            the float model depends on later tokens.
+        EvaluationError: a loss is NaN, infinite or above `MOST_NATS`, or predictions of the float model depend on later tokens. For
+            NaN and infinity the message names the first layer that wrote such a value.
         UserError: a token has no embedding.
     """
     model.check_tokens(windows.evaluation)
@@ -62,7 +63,7 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
         row = {"window": number, "tokens": len(target), "nll": means["nll"]}
         if reference is not None:
             row["nll_fp"] = float(reference.samples["nll"][number])
-            row |= {"kl": max(means["kl"], 0.0), "agreement": means["agreement"]}  # of equal models a hair below 0
+            row |= {"kl": max(means["kl"], 0.0), "agreement": means["agreement"]}  # rounding can make it negative
         rows.append(row)
     samples = pd.DataFrame(rows)
     stacked = {name: torch.stack([one[name] for one in kept]) for name in kept[0]} if kept else None
@@ -70,14 +71,14 @@ def perplexity(model: LanguageModel, windows: Windows, reference: Result | None 
 
 
 def _outputs(model: LanguageModel, windows: Windows) -> Iterator[Tensor]:
-    """What the head reads of each window's tokens that predict [tokens, width]; logits [tokens, vocabulary] if not separate."""
+    """The head's inputs [tokens, width] for each window's predicting tokens. Logits [tokens, vocabulary] if no head is separate."""
     run = model.forwards if model.head is None else model.bodies
     outputs_of = causal(model, run, windows.evaluation, windows.evaluation.split(1))
     return (outputs[0, len(windows.prefix) : -1] for outputs in outputs_of)
 
 
 def _float_outputs(reference: Result, windows: Windows) -> Iterator[Tensor]:
-    """The float model's, as they were kept; else it runs again, once the first of them is asked for."""
+    """The float model's kept outputs. Without them the model runs again, when the first output is read."""
     kept = reference.kept or {}
     return iter(kept["outputs"]) if "outputs" in kept else _outputs(reference.model, windows)
 
@@ -96,7 +97,7 @@ def _metrics(samples: pd.DataFrame, windows: Windows, model: LanguageModel) -> d
 
 
 def as_reference(result: Result) -> Result:
-    """A float result with what every comparison has: no divergence from itself."""
+    """A float result in the form of a comparison. Its divergence from itself is 0."""
     samples = result.samples.assign(nll_fp=result.samples["nll"], kl=0.0, agreement=1.0)
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 

@@ -1,4 +1,4 @@
-"""A model of ours as lm-eval asks it. Imports lm-eval, which takes seconds: nothing imports this before it is needed."""
+"""A wrapper that lets lm-eval ask our models. Importing lm-eval takes seconds, so this module is imported only when needed."""
 
 import copy
 import itertools
@@ -20,20 +20,20 @@ from sqbench.progress import track
 
 log = logging.getLogger(__name__)
 
-LOGITS_BYTES = 2**30  # of a batch of requests: float32 logits and their logarithms, which lm-eval holds both
+LOGITS_BYTES = 2**30  # of one batch of requests: lm-eval holds float32 logits and log-probabilities together
 
 
 class Served(HFLM):
-    """Answers requests with the module itself, float or quantized; results do not depend on other points or earlier requests.
+    """Answers requests with the module itself, float or quantized. Results do not depend on other points or earlier requests.
 
-    Every text begins with the prefix, which takes the place of whatever special tokens the tokenizer adds.
+    Every text begins with the prefix, which replaces the special tokens that the tokenizer adds.
     """
 
     def __init__(self, model: LanguageModel, batch: int, prefix: tuple[int, ...] = ()) -> None:
-        """`batch` requests run at once at most, those of similar length together."""
+        """Run at most `batch` requests at once. Requests of similar length run together."""
         self.network, self.prefix, self.most = model, list(prefix), batch
         module = model.module
-        # Not the module: HFLM would tie its weights, which puts float weights into layers that were replaced.
+        # HFLM does not get the module: it would tie its weights, and so put float weights into layers that were replaced.
         face = SimpleNamespace(config=module.config, device=model.device, generate=module.generate)
         super().__init__(pretrained=face, backend="causal", tokenizer=_tokenizer(model), batch_size=batch)
 
@@ -43,7 +43,7 @@ class Served(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **options: Any
     ) -> list[int]:
-        """Tokens of a text after the prefix, or alone if lm-eval asks for no special tokens; a long text loses its beginning."""
+        """The prefix and the tokens of a text. lm-eval may ask for no prefix. A long text loses its beginning."""
         ids = list(self.tokenizer.encode(string, add_special_tokens=False, **options))
         prefix = self.prefix if add_special_tokens is not False and ids[: len(self.prefix)] != self.prefix else []
         most = (left_truncate_len or len(prefix) + len(ids)) - len(prefix)
@@ -52,20 +52,21 @@ class Served(HFLM):
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of several texts [texts, tokens], padded, and where they are no padding."""
+        """Padded tokens of several texts [texts, tokens], and their attention mask, 1 for tokens and 0 for padding."""
         rows = [torch.tensor(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings]
         ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id, padding_side=padding_side)
         return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=padding_side)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats of each continuation, and whether greedy decoding would write it."""
+        """The log-likelihood in nats of each continuation, and whether greedy decoding would write it."""
         with self._progress(requests):
             return super().loglikelihood(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood in nats of each text, in windows as long as the context; the first begins with BOS or the prefix.
+        """The log-likelihood in nats of each text, in windows as long as the context. The first begins with BOS or the prefix.
 
-        lm-eval's own would add the prefix to the text, and predict it. Text by text: a batch of windows is gigabytes of logits.
+        lm-eval's own method would add the prefix to the text and predict it. Texts run one by one, because the logits of a batch of
+        windows take gigabytes.
         """
         with self._progress(requests):
             return [self._of_text(*request.args) for request in requests]
@@ -78,7 +79,7 @@ class Served(HFLM):
         return sum(value for value, _ in found)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each prompt."""
+        """The text that the model writes after each prompt."""
         with self._progress(requests):
             return super().generate_until(requests, disable_tqdm=True)
 
@@ -107,25 +108,25 @@ class Served(HFLM):
         self.batch_size_per_gpu = self.most
         for (text, context, continuation), (value, _) in zip(requests, answers, strict=True):
             ids = torch.tensor([(context + continuation)[-self.max_length :]])
-            # A task would score NaN as the first choice, which in minimal pairs is the right one.
+            # A task would take NaN for the first choice, which is the right one in minimal pairs.
             require_finite(value, "a window" if text is None else repr("".join(text)[-40:]), self.network, ids)
         return answers
 
     def _begun(self, context: list[int], further: int) -> list[int]:
-        """A context after the prefix, cut behind it to what a request of so many further tokens has room for."""
+        """The prefix and the end of a context, cut so that `further` more tokens fit into the model's context."""
         if not self.prefix:
             return context
         if context[: len(self.prefix)] == self.prefix:
             rest = context[len(self.prefix) :]
-        else:  # of an empty context and of rolling windows lm-eval makes one token
+        else:  # lm-eval puts one token in place of an empty context and before rolling windows
             rest = context[1:] if context[0] == self.prefix_token_id else context
         room = self.max_length + 1 - len(self.prefix) - further
         return self.prefix + rest[max(0, len(rest) - room) :]
 
     def _batches(self, requests: Sequence[Any]) -> list[tuple[int, list[int]]]:
-        """Requests by place, with how many of them run at once: half as many as often as their logits are too large.
+        """The places of the requests, grouped by how many run at once. That number is halved until the logits are small enough.
 
-        Requests of one context, which lm-eval answers together, are equally long and stay together.
+        lm-eval answers requests of one context together. They are equally long and stay together.
         """
         of_token = 2 * 4 * self.network.vocabulary
 
@@ -141,7 +142,7 @@ class Served(HFLM):
 
     @contextmanager
     def _progress(self, requests: Sequence[Any]) -> Iterator[None]:
-        """A bar that goes on with every answer: lm-eval offers each to a cache, and here a counter stands in its place."""
+        """Show a progress bar. lm-eval offers each answer to a cache, and a counter takes the place of that cache."""
         steps = track(range(len(requests)), "evaluate")
         self.cache_hook: Any = SimpleNamespace(add_partial=lambda *_: next(steps, None))
         with closing(steps):
@@ -149,7 +150,7 @@ class Served(HFLM):
 
 
 def _tokenizer(model: LanguageModel) -> Any:
-    """A copy that lm-eval may complete. Where no token ends a text a line break does: every model knows one."""
+    """A copy of the tokenizer that lm-eval may change. Without a token that ends a text, a line break ends it."""
     tokenizer = copy.deepcopy(model.tokenizer)
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(tokenizer.encode("\n", add_special_tokens=False)[-1])

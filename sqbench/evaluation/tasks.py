@@ -1,4 +1,4 @@
-"""What stands in `eval.tasks`: a task that lm-eval lists, a YAML file of one's own, or one of our templates over a file."""
+"""The entries of `eval.tasks`. Each is a task that lm-eval lists, the user's YAML file, or one of our templates over a file."""
 
 import codecs
 import glob
@@ -26,10 +26,10 @@ class Asked:
     """One entry of `eval.tasks`.
 
     Attributes:
-        name: what its metrics begin with.
-        inputs: what makes it this task, for the identity: fingerprints instead of paths.
+        name: the first part of its metrics' names.
+        inputs: the task's part of the identity of a point. It has fingerprints instead of paths.
         listed: whether lm-eval's own list of tasks is needed.
-        specify: `eval.fewshot` -> what lm-eval's TaskManager loads. Raises UserError if that cannot work.
+        specify: `eval.fewshot` -> specification that lm-eval's TaskManager loads. Raises UserError if the task cannot run.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Asked:
 
 
 def asked(entries: Sequence[str]) -> list[Asked]:
-    """The entries of `eval.tasks`, understood; no document is read yet.
+    """The parsed entries of `eval.tasks`. No document is read yet.
 
     Raises:
-        UserError: there is none, two have one name, a template is unknown, or a file is missing or no task.
+        UserError: there is no entry, two have one name, a template is unknown, a file is missing, or a file is not a task.
     """
     if not entries:
         raise UserError("eval.tasks=[]: must have at least one task, smoke for example")
@@ -70,7 +70,8 @@ def require_examples(name: str, wanted: int, pool: Sequence[Any], asked_too: boo
     """Raise UserError if a task has fewer examples to show before a question than are wanted.
 
     Args:
-        asked_too: the pool are the questions themselves; lm-eval then leaves out the one that is asked, and all equal to it.
+        pool: the examples.
+        asked_too: whether the pool is the questions themselves. lm-eval then leaves out the question that is asked and its equals.
     """
     alike = max(Counter(map(repr, pool)).values(), default=0) if asked_too and wanted else 0
     if wanted > (there := len(pool) - alike):
@@ -142,11 +143,11 @@ def _of_yaml(entry: str) -> Asked:
 
 
 class _Function(str):
-    """`!function module.name`, not imported."""
+    """The name in `!function module.name`. The function is not imported."""
 
 
 class _SafeLoader(yaml.SafeLoader):
-    """YAML as lm-eval writes it, read without running what it names."""
+    """A loader of lm-eval's YAML that does not run the functions that it names."""
 
 
 _SafeLoader.add_constructor("!function", lambda loader, node: _Function(node.value))
@@ -163,13 +164,13 @@ def _parsed(path: Path, entry: str) -> dict[str, Any]:
 
 
 def _files(path: Path, entry: str) -> Iterator[Path]:
-    """Every local file that a task in YAML is made of: its own, those it includes, its Python and its data."""
+    """Every local file of a task in YAML: the file itself, the files that it includes, its Python and its data."""
     yield _present(path, entry)
     config = _parsed(path, entry)
     for value in _leaves(config):
         if isinstance(value, _Function):
             module = path.parent / f"{value.rpartition('.')[0].replace('.', '/')}.py"
-            if module.is_file():  # else a module of an installed package
+            if module.is_file():  # otherwise it is a module of an installed package
                 yield module
     for value in _leaves((config.get("dataset_kwargs") or {}).get("data_files")):
         if "://" not in value:

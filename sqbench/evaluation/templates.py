@@ -1,4 +1,4 @@
-"""Tasks of lm-eval over a file of one's own: how a file is read, and what is asked about each of its documents."""
+"""Templates of lm-eval tasks over the user's own file. A template says how the file is read and what each document asks."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 from sqbench.data.text import read
 from sqbench.errors import UserError
 
-WORDS = 64  # of a passage whose last word is asked for, or a few more
-CHARACTERS = 2000  # of a document of rolling perplexity, and on to the end of its last word: about 500 tokens
-SMOKE = Path(__file__).with_name("smoke.jsonl")  # minimal pairs of our own
+WORDS = 64  # least words of a passage whose last word is asked for
+CHARACTERS = 2000  # least characters of a document of rolling perplexity, about 500 tokens; its last word is whole
+SMOKE = Path(__file__).with_name("smoke.jsonl")  # our own minimal pairs
 
 _ACCURACY = {"aggregation": "mean", "higher_is_better": True}
 _PERPLEXITY = {"aggregation": "weighted_perplexity", "higher_is_better": False}
@@ -23,8 +23,8 @@ class Template:
     """A kind of task over a file.
 
     Attributes:
-        documents: the documents of a file, all with the same fields. Raises UserError.
-        config: the rest of the task in lm-eval's words (its `TaskConfig`).
+        documents: path -> documents of the file, all with the same fields. Raises UserError.
+        config: the other fields of lm-eval's `TaskConfig`.
     """
 
     documents: Callable[[Path], list[dict[str, Any]]]
@@ -32,13 +32,13 @@ class Template:
 
 
 def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A document from every line of a JSONL file that is not blank.
+    """The documents of a JSONL file, one from each line that is not blank.
 
     Args:
-        convert: a line's object to a document; ValueError says what is wrong with it.
+        convert: object of a line -> document. Raises ValueError if the object is not valid.
 
     Raises:
-        UserError: a line is no JSON object or no such document; names file and line.
+        UserError: a line is not a JSON object, or `convert` rejects it. The message names file and line.
     """
     documents = []
     for number, line in lines_of(path):
@@ -56,14 +56,14 @@ def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, numbered from 1. Only a line feed ends one: JSON may hold Unicode's others."""
+    """The non-blank lines of a text file, numbered from 1. Only a line feed ends a line, as JSON may hold Unicode's other ones."""
     for number, line in enumerate(read(str(path), "eval.tasks").split("\n"), start=1):
         if line.strip():
             yield number, line
 
 
 def _texts(item: dict[str, Any], *names: str) -> dict[str, str]:
-    """The fields of a document that are texts."""
+    """The named fields of a document, each of which must be a text."""
     for name in names:
         if not isinstance(item.get(name), str) or not item[name].strip():
             found = f"is {item[name]!r}" if name in item else f"is missing (there are {', '.join(item) or 'none'})"
@@ -91,14 +91,14 @@ def minimal_pairs(path: Path) -> list[dict[str, Any]]:
 
 
 def multiple_choice(path: Path) -> list[dict[str, Any]]:
-    """Questions with `choices` and the place of the right one, `answer`; with a `passage` before it where several share one."""
+    """Questions with `choices` and `answer`, the place of the right choice. A `passage` before the question is optional."""
     return json_lines(path, _question)
 
 
 def last_word(path: Path) -> list[dict[str, Any]]:
-    """Passages one after the other, each of `WORDS` words and on to the next that begins with a letter or digit.
+    """Consecutive passages of at least `WORDS` words. Each ends with a word that begins with a letter or digit, the target.
 
-    What follows that word's letters is left out, as in LAMBADA, and so is what remains at the end of the text.
+    Punctuation after the target is left out, as in LAMBADA. The rest at the end of the text is left out, too.
     """
     text = read(str(path), "eval.tasks")
     words = list(re.finditer(r"\S+", text))
@@ -115,7 +115,7 @@ def last_word(path: Path) -> list[dict[str, Any]]:
 
 
 def rolling(path: Path) -> list[dict[str, Any]]:
-    """A text in documents of about `CHARACTERS`: none is lost, and a bootstrap has something to draw."""
+    """A text cut into documents of about `CHARACTERS`. No text is lost, and a bootstrap has several documents to draw from."""
     pieces = re.findall(rf".{{{CHARACTERS}}}\S*\s*|.+", read(str(path), "eval.tasks"), re.DOTALL)
     return [{"text": piece} for piece in pieces if piece.strip()]
 
@@ -139,7 +139,7 @@ TEMPLATES = {
             "doc_to_text": "{{passage ~ '\n' if passage else ''}}{{question}}",
             "doc_to_choice": "choices",
             "doc_to_target": "answer",
-            "fewshot_split": "test",  # which leaves out the document that is asked about
+            "fewshot_split": "test",  # lm-eval leaves out the document that is asked about
             "metric_list": [{"metric": "acc", **_ACCURACY}, {"metric": "acc_norm", **_ACCURACY}],
         },
     ),

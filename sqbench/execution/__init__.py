@@ -1,4 +1,4 @@
-"""Execution: quantized layers computed with integer codes where a kernel takes them, in simulation, and named, where none does."""
+"""Execution of quantized layers with integer codes. A layer that no kernel takes is simulated, and the record names it."""
 
 from sqbench.execution.lowering import BACKENDS, lower
 

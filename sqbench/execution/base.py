@@ -1,4 +1,4 @@
-"""What every integer layer is: made from the simulated layer that it must agree with."""
+"""The base of integer layers. Each is made from the simulated layers that it must agree with."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -10,14 +10,14 @@ from sqbench.quant.layers import QuantLayer, Shared, Stored, is_linear
 
 
 class IntegerLayer(Stored):
-    """Takes the place of `QuantLayer`s and computes the same function from integer codes; holds no float weight.
+    """Takes the place of `QuantLayer`s and computes the same function from integer codes. It holds no float weight.
 
     Attributes:
-        kernel: what executes it, as records name it.
-        merges: layers that read the same tensor may be computed by one product, their outputs side by side.
-        convolves: takes convolutions rather than linear layers.
-        device: where it runs.
-        weight: a parameter without elements: models ask a layer's weight for its dtype and device.
+        kernel: the kernel's name in records.
+        merges: whether one product may compute several layers that read the same tensor, with their outputs side by side.
+        convolves: whether it takes convolutions rather than linear layers.
+        device: the type of device that it runs on.
+        weight: a parameter without elements. Models read a layer's dtype and device from it.
         bias: [out] in the dtype that is returned, or None.
     """
 
@@ -27,7 +27,7 @@ class IntegerLayer(Stored):
     device: ClassVar[str] = "cpu"
 
     def __init__(self, layers: list[QuantLayer]) -> None:
-        """`layers` become one; several only where the class merges."""
+        """Make one layer of `layers`. There are several only if the class merges."""
         super().__init__()
         assert len(layers) == 1 or self.merges
         floats = layers[0].weight
@@ -39,17 +39,17 @@ class IntegerLayer(Stored):
 
     @classmethod
     def takes(cls, layer: QuantLayer) -> bool:
-        """Whether this is a kernel for a layer of that kind, on that device."""
+        """Whether this kernel is for the kind of a layer and for its device."""
         return is_linear(layer.layer) != cls.convolves and layer.weight.device.type == cls.device
 
     @classmethod
     @abstractmethod
     def refusal(cls, layer: QuantLayer) -> str | None:
-        """Why it cannot execute a layer that it takes, as a sentence for the record; None if it can."""
+        """The reason why it cannot execute a layer that it takes, as a sentence for the record. None if it can."""
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
-        """What the simulated layers return, side by side, to float accumulation error."""
+        """The outputs of the simulated layers, side by side, up to float accumulation error."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shared(self.run, x)
@@ -72,12 +72,12 @@ class Part(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """That of the whole: no elements, but a dtype and a device."""
+        """The weight of the whole. It has a dtype and a device, but no elements."""
         return self.whole.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """[stop - start], or None."""
+        """The bias [stop - start], or None."""
         return None if self.whole.bias is None else self.whole.bias[self.start : self.stop]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Part(nn.Module):
 
 
 def _side_by_side(biases: list[Tensor | None], sizes: list[int]) -> nn.Parameter | None:
-    """Biases of layers that become one: zeros where one has none."""
+    """The biases of layers that become one. A layer without a bias gets zeros."""
     known = next((bias for bias in biases if bias is not None), None)
     if known is None:
         return None

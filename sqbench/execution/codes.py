@@ -16,9 +16,10 @@ OFFSET = 128  # stored = code + 128 on CPUs: their 8-bit products take one unsig
 
 
 class Codes(NamedTuple):
-    """Codes of an activation, shaped as it is (uint8 with `OFFSET` added, or int8 without), their scale and zero-point.
+    """Codes of an activation in its shape, with their scale and zero-point.
 
-    Parameters are 0-dim for a whole tensor and [rows, 1] per token; the zero-point is that of signed codes.
+    Codes are uint8 with `OFFSET` added, or int8 without. Parameters are 0-dim for a whole tensor and [rows, 1] per token. The
+    zero-point is that of signed codes.
     """
 
     values: Tensor
@@ -26,7 +27,7 @@ class Codes(NamedTuple):
 
 
 class CodeQuantizer(nn.Module):
-    """From a float activation to the codes that an `ActivationQuantizer` rounds it to. Readers of one tensor share one."""
+    """Turns a float activation into the codes that an `ActivationQuantizer` rounds it to. Readers of one tensor share one."""
 
     def __init__(self, simulated: ActivationQuantizer, *, unsigned: bool = True) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class CodeQuantizer(nn.Module):
         self.axis = simulated.axis
         self.unsigned = unsigned
         self.static = None if simulated.static is None else QParams(*(part.view(()) for part in simulated.static))
-        # Python numbers: kernels want them, and asking a tensor for its value at every call costs more than a small product.
+        # Kernels want Python numbers. Reading a tensor's value at every call would cost more than a small product.
         self.scale, self.zero_point = (1.0, 0) if self.static is None else (float(self.static.scale), int(self.static.zero_point))
         self.shared = Shared(simulated.readers)
 
@@ -56,10 +57,10 @@ class CodeQuantizer(nn.Module):
         return Codes(values, QParams(*(part.view(()) for part in params)) if whole else params)
 
     def _kernels(self, x: Tensor) -> Any:
-        """The module that rounds such a tensor in one pass over it; None if there is none."""
+        """The module that rounds such a tensor in one pass over it. None if there is none."""
         if self.unsigned:
             return native if native.takes(x) else None
-        from sqbench.execution import triton_kernels  # not on every machine
+        from sqbench.execution import triton_kernels  # Triton is not on every machine
 
         return triton_kernels
 
@@ -74,13 +75,13 @@ class CodeQuantizer(nn.Module):
 
 
 class CodedLayer(IntegerLayer):
-    """A layer of 8-bit products: weight codes with a scale per output channel, times codes of its input.
+    """A layer of 8-bit products. It multiplies weight codes, with a scale per output channel, by codes of its input.
 
     Attributes:
-        activation: quantizes the input, unless the layer before wrote our codes.
-        scale: [out] float32, of the weight.
-        post: an activation function applied to the output, by its name in `flow.FUNCTIONS`; "none" is none.
-        output: the next layer's quantizer, if this one is to write that layer's codes instead of floats.
+        activation: quantizes the input, unless the layer before has written the codes.
+        scale: the scales of the weight, [out] float32.
+        post: the name in `flow.FUNCTIONS` of the activation function applied to the output. "none" is no function.
+        output: the next layer's quantizer, if this layer writes that layer's codes instead of floats.
     """
 
     unsigned: ClassVar[bool] = True
@@ -106,20 +107,23 @@ class CodedLayer(IntegerLayer):
         return self.activation.static is not None
 
     def fuses(self, post: str) -> bool:
-        """Whether the product can apply this function, or none, and then round to the codes of a layer with static ranges."""
+        """Whether the product can apply this function and then round to the codes of a layer with static ranges.
+
+        The function may be "none".
+        """
         return False
 
     def fuse(self, post: str, output: CodeQuantizer | None) -> None:
         """Apply a function to the output, and write the codes of another layer instead of floats."""
         self.post = post
-        self.__dict__["output"] = output  # not a submodule of this layer: it is the other's
+        self.__dict__["output"] = output  # it is a submodule of the other layer, not of this one
 
     @abstractmethod
     def product(self, codes: Codes) -> Tensor:
         """The layer's output: floats, or the codes of `output`."""
 
     def run(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.uint8:  # the layer before wrote our codes
+        if x.dtype == torch.uint8:  # the layer before has written the codes
             assert self.activation.static is not None
             codes = Codes(x, self.activation.static)
         else:
@@ -129,7 +133,7 @@ class CodedLayer(IntegerLayer):
 
 
 def refuse_formats(weights: Format | None, activation: nn.Module | None) -> str | None:
-    """Why a pair of formats has no 8-bit product anywhere; None if it may have."""
+    """The reason why a pair of formats has no 8-bit product on any device. None if it may have one."""
     if weights is None or not isinstance(activation, ActivationQuantizer):
         return "needs quantized weights and activations"
     if not weights.symmetric:
@@ -142,10 +146,10 @@ def refuse_formats(weights: Format | None, activation: nn.Module | None) -> str 
 
 
 def rescale(product: Tensor, params: QParams, column_sums: Tensor, bias: Tensor | None, symmetric: bool) -> Tensor:
-    """scale (product - zero_point column_sums) + bias: what is left to do when ranges are known at run time only.
+    """Return scale (product - zero_point column_sums) + bias, the step that is left when ranges are known at run time only.
 
     Args:
-        product: sum over the inputs of codes times the dequantized weight, [..., out] float32; it is overwritten.
+        product: sum over the inputs of codes times the dequantized weight, [..., out] float32. It is overwritten.
         column_sums: sum over the inputs of the dequantized weight, [out].
     """
     rows = product.view(-1, product.shape[-1])

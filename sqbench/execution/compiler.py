@@ -1,7 +1,7 @@
-"""The C kernels in `kernels/`, compiled on first use for the very CPU that runs them, and loaded.
+"""The C kernels in `kernels/`, compiled on first use for the CPU that runs them, and loaded.
 
-Wheels for every instruction set would be the alternative; a compiler is there wherever torch.compile works. Without one, callers
-execute otherwise (`native.unavailable`).
+The alternative would be a wheel for every instruction set. Every machine on which torch.compile works has a compiler. Without a
+compiler, callers use other kernels (`native.unavailable`).
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from sqbench.storage import atomic_path
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "kernels"
-# No contraction: a product and a sum that the source keeps apart stay apart, or results would differ from torch's.
+# No contraction of a product and a sum into one instruction: results would differ from torch's.
 FLAGS = ("-std=c11", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 
@@ -38,12 +38,15 @@ _ARGUMENTS = {
 
 
 class Unavailable(Exception):
-    """Why there are no kernels here, as a clause for a record."""
+    """The reason why there are no kernels here, as a clause for a record."""
 
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | Unavailable:
-    """The library, compiled if this machine has not compiled it before; or the reason why there is none. Decided once a process."""
+    """The library, or the reason why there is none. This is decided once per process.
+
+    The library is compiled if this machine has not compiled it before.
+    """
     try:
         if os.environ.get("SQBENCH_NATIVE", "1") == "0":
             raise Unavailable("switched off by SQBENCH_NATIVE=0")
@@ -60,20 +63,23 @@ def load() -> ctypes.CDLL | Unavailable:
 
 
 def unavailable() -> str | None:
-    """Why there are no kernels here, as a clause for a record; None if there are. The first call may compile, for some seconds."""
+    """The reason why there are no kernels here, as a clause for a record. None if there are.
+
+    The first call may compile for some seconds.
+    """
     loaded = load()
     return str(loaded) if isinstance(loaded, Unavailable) else None
 
 
 def library() -> ctypes.CDLL:
-    """The kernels, for those who have seen that they are available."""
+    """The kernels, for callers that have checked `unavailable`."""
     loaded = load()
     assert isinstance(loaded, ctypes.CDLL), f"no native kernels: {loaded}"
     return loaded
 
 
 def _compiler() -> list[str]:
-    """The command that compiles C: $CC if it is set, else the first one on the PATH."""
+    """The command that compiles C: $CC if it is set, else the first compiler on the PATH."""
     chosen = shlex.split(os.environ.get("CC", ""))
     if chosen:
         if shutil.which(chosen[0]) is None:
@@ -99,7 +105,10 @@ def _compiled(compiler: list[str]) -> Path:
 
 
 def _key(compiler: list[str]) -> str:
-    """What decides the binary: sources, compiler and CPU (the cache may be a home folder that several machines share)."""
+    """A digest of everything that decides the binary: sources, compiler and CPU.
+
+    Machines with different CPUs may share the cache, if it is in a home folder.
+    """
     sources = [path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]"))]
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else [platform.processor()]
@@ -109,7 +118,7 @@ def _key(compiler: list[str]) -> str:
 
 
 def _compile(compiler: list[str], path: Path) -> Path:
-    """Compile to `path`: whole or not at all, whoever else does the same at the same time."""
+    """Compile to `path`, whole or not at all, even if other processes do the same at the same time."""
     with atomic_path(path) as part:
         _run([*compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.c"))), "-o", str(part), "-lm"])
     return path
@@ -133,7 +142,7 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _share_threads(library: ctypes.CDLL) -> None:
-    """Give the kernels the OpenMP runtime that torch is linked to, whatever that is: a second one would fight it for the cores."""
+    """Give the kernels the OpenMP runtime that torch is linked to. A second runtime would compete with it for the cores."""
     torch_library = ctypes.CDLL(torch._C.__file__)
     try:
         entries = [getattr(torch_library, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]

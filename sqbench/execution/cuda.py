@@ -11,12 +11,12 @@ from sqbench.execution.torch_packed import TorchInt4Weight
 from sqbench.quant.layers import QuantLayer
 
 INT8_CAPABILITY, INT4_CAPABILITY = (7, 5), (8, 0)
-TILES = 8  # of the int4 layout: inner steps of 16 input channels
-FEW_ROWS = 16  # up to here torch's int4 kernel, which reads the weight anew for every row, is quicker than a float product
+TILES = 8  # inner steps of 16 input channels in the int4 layout
+FEW_ROWS = 16  # up to so many rows, torch's int4 kernel beats a float product; it reads the weight again for every row
 
 
 def refuse_gpu(needed: tuple[int, int], device: torch.device) -> str | None:
-    """Why a GPU cannot run a kernel: too old, or no Triton; None if it can."""
+    """The reason why a GPU cannot run a kernel: it is too old, or Triton is missing. None if it can."""
     found = torch.cuda.get_device_capability(device)
     if found < needed:
         return f"needs compute capability {needed[0]}.{needed[1]}, {torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
@@ -24,7 +24,7 @@ def refuse_gpu(needed: tuple[int, int], device: torch.device) -> str | None:
 
 
 class CudaInt8(CodedLayer):
-    """Linear layers over one input as a single product of signed codes; scales are applied to the 32-bit sums."""
+    """Linear layers over one input as a single product of signed codes. Scales are applied to the 32-bit sums."""
 
     kernel = "cuda int8"
     device = "cuda"
@@ -60,7 +60,7 @@ class CudaInt8(CodedLayer):
 
 
 class CudaInt4Weight(TorchInt4Weight):
-    """4-bit weights in groups, bfloat16 activations."""
+    """4-bit weights in groups, with bfloat16 activations."""
 
     kernel = "cuda int4 weight-only"
     device = "cuda"

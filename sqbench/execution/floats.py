@@ -1,4 +1,4 @@
-"""Float linear layers by oneDNN with prepacked weights, on machines where that beats torch's own."""
+"""Float linear layers by oneDNN with prepacked weights, on machines where that is faster than torch's own kernel."""
 
 import json
 import logging
@@ -18,14 +18,14 @@ from sqbench.storage import write_text
 log = logging.getLogger(__name__)
 
 PROBE = (512, 576, 1536)  # rows, in, out: a window through a small model's MLP
-GAIN = 1.25  # a smaller one is not worth another rounding of every number
+GAIN = 1.25  # a smaller gain is not worth a different rounding of every number
 
 
 class FloatLinear(nn.Linear):
-    """y = x W^T + b with a weight that oneDNN laid out once. Float32 on the CPU; differs from torch's by rounding only.
+    """y = x W^T + b in float32 on the CPU, with a weight that oneDNN laid out once. It differs from torch's by rounding only.
 
     Attributes:
-        weight: the layer's own, which the float model holds anyway; without elements once it is dropped.
+        weight: the layer's own weight, which the float model holds anyway. It has no elements once it is dropped.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -38,7 +38,7 @@ class FloatLinear(nn.Linear):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def drop_weight(self) -> "FloatLinear":
-        """Keep oneDNN's copy alone; what is left of the weight says its dtype and device."""
+        """Keep only oneDNN's copy. The weight then has a dtype and a device, but no elements."""
         self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
         return self
 
@@ -53,7 +53,7 @@ def prefers_onednn(weight: Tensor) -> bool:
 
 @lru_cache(maxsize=1)
 def _onednn_is_faster() -> bool:
-    """Measured once per machine and remembered in a file, so that one machine always computes the same bits."""
+    """Whether oneDNN is faster. A file keeps the answer of each machine, so that one machine always computes the same bits."""
     machine = f"{platform.node()} {torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqbench" / "float_kernel.json"
     try:
@@ -73,7 +73,7 @@ def _onednn_is_faster() -> bool:
 
 @torch.no_grad()
 def _speedup() -> float:
-    """torch's processor time over oneDNN's, of one thread and taken in turns: what else runs on the machine must not decide."""
+    """torch's processor time divided by oneDNN's. One thread runs both in turns, so that other processes do not decide it."""
     rows, width, out = PROBE
     layer, x, threads = nn.Linear(width, out), torch.randn(rows, width), torch.get_num_threads()
     times: tuple[list[float], list[float]] = ([], [])

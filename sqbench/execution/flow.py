@@ -1,6 +1,6 @@
-"""What one forward pass shows of quantized layers: who reads the same tensor, and whose output goes where.
+"""The flow of tensors between quantized layers in one forward pass: which layers read the same tensor, and where outputs go.
 
-Identity of tensor objects says so, as in `sqbench.models.topology`; a fusion that follows from it is proven before it stays.
+Object identity tells tensors apart, as in `sqbench.models.topology`. A fusion that follows from it is checked before it stays.
 """
 
 from collections import Counter
@@ -24,11 +24,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Chain:
-    """A layer whose output one module reads: an activation function, another layer, or that layer behind that function.
+    """A layer whose output one module reads: an activation function, another layer, or a function that a layer reads in turn.
 
     Attributes:
-        writer, reader: names of quantized layers; the reader may be None.
-        function: name of the module between them, None if there is none.
+        writer, reader: names of quantized layers. The reader may be None.
+        function: name of the activation function after the writer. None if there is none.
     """
 
     writer: str
@@ -38,7 +38,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Flow:
-    """Quantized layers in order of execution, together with those that read the same tensor; and chains of them."""
+    """Quantized layers in order of execution, grouped by the tensor that they read, and chains of them."""
 
     readers: tuple[tuple[str, ...], ...]
     chains: tuple[Chain, ...]
@@ -46,25 +46,25 @@ class Flow:
 
 @dataclass
 class _Call:
-    """One call of a layer or of another module without parts."""
+    """One call of a layer, or of another module without submodules."""
 
     name: str
     module: nn.Module
     source: int | None  # the call that wrote its input
-    input: Tensor  # kept alive as the output is, so that their identities mean something
+    input: Tensor  # kept alive, as is the output, so that no other tensor gets the same id
     version: int  # of the input
     output: Tensor
     readers: list[int]
 
 
 def function_of(module: nn.Module) -> str | None:
-    """The name in `FUNCTIONS` of what a module computes, whatever its class is called; None if it is none of them."""
+    """The name in `FUNCTIONS` of the function that a module computes, whatever its class. None if it computes none of them."""
     if next(module.children(), None) is not None or next(module.parameters(), None) is not None:
         return None
     x = torch.linspace(-8, 8, 1025).view(1, 1, -1)
     try:
         y = module(x.clone())
-    except (RuntimeError, TypeError, ValueError, IndexError):  # it wants another shape: not an activation function
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it needs another shape, so it is no activation function
         return None
     if not isinstance(y, Tensor) or y.shape != x.shape:
         return None
@@ -73,7 +73,7 @@ def function_of(module: nn.Module) -> str | None:
 
 @torch.no_grad()
 def watch(module: nn.Module, forward: Callable[[], Any]) -> Flow:
-    """Watch one forward pass over a small batch."""
+    """The flow of one forward pass over a small batch."""
     calls: list[_Call] = []
     source: dict[int, int] = {}
     entered: dict[str, tuple[Tensor, int]] = {}
@@ -91,7 +91,7 @@ def watch(module: nn.Module, forward: Callable[[], Any]) -> Flow:
                 return
             x, version = entered.pop(name)
             if output is x and not isinstance(layer, QuantLayer) and function_of(layer) is None:
-                return  # an identity, or dropout at rest: the tensor is whose it was
+                return  # an identity, or dropout in evaluation: the tensor keeps its writer
             writer = source.get(id(x))
             if writer is not None:
                 calls[writer].readers.append(len(calls))
@@ -112,7 +112,7 @@ def watch(module: nn.Module, forward: Callable[[], Any]) -> Flow:
 
 
 def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Quantized layers, and other modules without parts."""
+    """The quantized layers, and the other modules without submodules."""
     for name, child in module.named_children():
         if isinstance(child, QuantLayer) or not list(child.children()):
             yield prefix + name, child

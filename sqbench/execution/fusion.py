@@ -1,4 +1,4 @@
-"""Activation functions and rounding done by the layer before them, while its sums are still in registers."""
+"""Fusion: a layer does the activation function and the rounding that follow it, while its sums are still in registers."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,14 +11,15 @@ from sqbench.execution.flow import Chain, function_of
 
 log = logging.getLogger(__name__)
 
-# Relative change (of the norm) of the output that may be rounding: a code on the edge between two falls to either side, and a deep
-# model makes up to its whole quantization error of that. What reads codes where it expects floats is off by many times its size.
+# The largest relative change of the output (in norm) that may be rounding. A value on the edge between two codes falls to either
+# side, and in a deep model this can grow to the whole quantization error. A module that reads codes where it expects floats changes
+# the output by many times its norm.
 TOLERANCE = 0.25
 
 
 @dataclass
 class Fusion:
-    """One chain of a module tree, with what its writer takes over."""
+    """One chain of a module tree, with the work that its writer takes over."""
 
     module: nn.Module
     chain: Chain
@@ -34,14 +35,17 @@ class Fusion:
             self.module.set_submodule(self.chain.function, nn.Identity())
 
     def undo(self) -> None:
-        """As it was."""
+        """Restore the chain as it was."""
         self.writer.fuse("none", None)
         if self.chain.function is not None and self.function is not None:
             self.module.set_submodule(self.chain.function, self.function)
 
 
 def fuse(module: nn.Module, chains: Sequence[Chain], run: Callable[[], Tensor]) -> int:
-    """Fuse every chain whose layers can, in place, and keep what leaves the output of `run` as it is; how many were kept."""
+    """Fuse every chain whose layers can, in place. Return how many fusions were kept.
+
+    A fusion is kept if it leaves the output of `run` as it is, up to `TOLERANCE`.
+    """
     fusions = [fusion for chain in chains if (fusion := _possible(module, chain)) is not None]
     if not fusions:
         return 0

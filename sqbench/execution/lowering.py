@@ -1,4 +1,4 @@
-"""From a quantized model to the one that is executed: every simulated layer gets the first kernel that takes its formats."""
+"""Lowering of a quantized model to the one that is executed. Every simulated layer gets the first kernel that takes its formats."""
 
 import logging
 from typing import Any
@@ -23,7 +23,7 @@ from sqbench.quant.layers import QuantLayer, StandIn, is_linear, weight_of
 
 log = logging.getLogger(__name__)
 
-KERNELS: tuple[type[IntegerLayer], ...] = (  # the faster of two that take the same comes first
+KERNELS: tuple[type[IntegerLayer], ...] = (  # of two kernels for the same layers, the faster comes first
     OneDnnLinear,
     NativeInt8,
     OneDnnConv,
@@ -39,17 +39,17 @@ BACKENDS: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS
 
 @torch.no_grad()
 def lower(model: Model, backend: str) -> Model:
-    """The same function, executed as the backend does it. The given model stays as it is.
+    """The model that computes the same function as the backend executes it. The given model stays as it is.
 
     `sim` computes in float with simulated rounding, in as few passes over memory as this machine's kernels allow. `int` multiplies
-    codes; a layer whose formats have no kernel is simulated. The report's `execution` lists which layers ran how, and why.
+    codes. A layer whose formats have no kernel is simulated. The report's `execution` lists kernels with layers and reasons.
     """
     if isinstance(model, StreamedModel):
         return model.then(lambda block: lower(block, backend))
     if not any(isinstance(part, QuantLayer) for part in model.module.modules()):
         if not prefers_onednn(next(model.module.parameters())):
             return model
-        _ = model.topology  # traced now: afterwards the layers are of other classes
+        _ = model.topology  # traced now, because the layers get other classes below
     module = share(model.module)
     report = dict(model.report or {})
 
@@ -68,7 +68,7 @@ def lower(model: Model, backend: str) -> Model:
 
 
 def _warn_of_simulation(name: str, backend: str, execution: list[dict[str, Any]]) -> None:
-    """Say which layers an integer backend had to simulate: a table would not show it."""
+    """Warn if an integer backend had to simulate layers. A table would not show it."""
     simulated = [entry for entry in execution if entry["kernel"] == "simulated"]
     if backend == "int" and simulated:
         count, whole = (sum(len(entry["layers"]) for entry in entries) for entries in (simulated, execution))
@@ -76,7 +76,10 @@ def _warn_of_simulation(name: str, backend: str, execution: list[dict[str, Any]]
 
 
 def choose(layer: QuantLayer, kernels: tuple[type[IntegerLayer], ...]) -> tuple[type[IntegerLayer] | None, str]:
-    """The first kernel that can execute a layer, None for simulation; and why none before it in the list can."""
+    """The first kernel that can execute a layer, and why none before it in the list can.
+
+    The kernel is None for simulation.
+    """
     reasons: list[str] = []
     for kernel in kernels:
         if kernel.takes(layer):
@@ -89,7 +92,10 @@ def choose(layer: QuantLayer, kernels: tuple[type[IntegerLayer], ...]) -> tuple[
 
 
 def _place(module: nn.Module, flow: Flow, kernels: tuple[type[IntegerLayer], ...]) -> list[dict[str, Any]]:
-    """Replace every quantized layer, those that read one tensor by one; what the record says: kernel, reason, layers."""
+    """Replace every quantized layer. Layers that read one tensor become one where their kernel merges.
+
+    Return entries of kernel, reason and layers for the record.
+    """
     executed: dict[tuple[str, str], list[str]] = {}
     for group in flow.readers:
         alike: dict[Any, list[str]] = {}
@@ -106,7 +112,7 @@ def _place(module: nn.Module, flow: Flow, kernels: tuple[type[IntegerLayer], ...
 
 
 def _replace(module: nn.Module, names: list[str], kernel: type[IntegerLayer] | None) -> None:
-    """Put a kernel in the place of layers that it computes as one; None simulates a single one."""
+    """Put a kernel in the place of layers, which it computes as one. None simulates a single layer."""
     layers: list[Any] = [module.get_submodule(name) for name in names]
     if kernel is None:
         module.set_submodule(names[0], SimulatedLayer(layers[0]))
@@ -122,7 +128,7 @@ def _replace(module: nn.Module, names: list[str], kernel: type[IntegerLayer] | N
 
 
 def _prepack_floats(module: nn.Module) -> None:
-    """Put linear layers that stay in float on this machine's faster kernel, in place."""
+    """Give linear layers that stay in float this machine's faster kernel, in place."""
     for name, layer in list(module.named_modules()):
         parent = module.get_submodule(name.rpartition(".")[0])
         if is_linear(layer) and not isinstance(parent, StandIn) and prefers_onednn(weight_of(layer)):

@@ -1,8 +1,9 @@
-"""Kernels of our own, for what torch's CPU kernels do wrongly or slowly: exact 8-bit products without VNNI, weight-only products in
-float32, quantization in one pass.
+"""Our own CPU kernels, for work that torch's kernels do wrongly or slowly.
 
-Tensors are contiguous and on the CPU; activations have `OFFSET` added to their codes, which makes them unsigned. The arithmetic is
-in `kernels/*.c`; nothing here falls back, so callers ask `unavailable` first.
+They compute exact 8-bit products without VNNI, weight-only products in float32, and quantization in one pass.
+
+Tensors are contiguous and on the CPU. Codes of activations have `OFFSET` added, which makes them unsigned. The arithmetic is in
+`kernels/*.c`. Nothing here falls back to torch, so callers ask `unavailable` first.
 """
 
 from typing import NamedTuple
@@ -18,12 +19,12 @@ OFFSET = 128
 PANEL = 16  # as in kernels/common.h
 POSTS = ("none", "relu", "gelu", "gelu_tanh", "silu")  # in the order of kernels/functions.h
 
-_GRAIN = 1 << 15  # values: below this, a second thread starts later than the first one ends
+_GRAIN = 1 << 15  # values per thread; with fewer, the first thread ends before a second one starts
 _PRODUCTS = 1 << 17
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the quantizers here can read a tensor: float32, contiguous, on the CPU, and kernels are available."""
+    """Whether the quantizers here can read a tensor: it is float32, contiguous and on the CPU, and kernels are available."""
     return x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() and unavailable() is None
 
 
@@ -31,7 +32,10 @@ def takes(x: Tensor) -> bool:
 
 
 class Requantization(NamedTuple):
-    """Of the codes that a product writes: clamp(round(y / scale) + zero_point, low, high), all with `OFFSET` added."""
+    """How a product y becomes codes: clamp(round(y / scale) + zero_point, low, high).
+
+    Zero-point and bounds have `OFFSET` added.
+    """
 
     scale: float
     zero_point: int
@@ -40,7 +44,7 @@ class Requantization(NamedTuple):
 
 
 def pack_int8(codes: Tensor) -> Tensor:
-    """Weight codes [N, K] (int8) in the order that `int8_linear` reads them; N is rounded up to 16, K to 2."""
+    """Weight codes [N, K] (int8) in the order in which `int8_linear` reads them. N is rounded up to 16, K to 2."""
     assert codes.dtype == torch.int8
     count, depth = codes.shape
     whole = pad(codes, (0, depth % 2, 0, -count % PANEL))
@@ -59,17 +63,17 @@ def int8_linear(
     post: str = "none",
     out: Requantization | None = None,
 ) -> Tensor:
-    """post(x_scale scale (x - x_zero) W^T + bias), the product exact in 32 bits.
+    """Return post(x_scale scale (x - x_zero) W^T + bias). The product is exact in 32 bits.
 
     Args:
         x: stored codes [M, K] uint8.
-        packed: by `pack_int8`, of W [N, K].
-        scale: of W's rows, [N] float32.
-        x_scale, x_zero: [M], or [1] for all rows, float32; the zero-point is that of stored codes (`OFFSET` added).
-        column_sums: sum of the codes of each row of W, [N] int32.
+        packed: W [N, K] as `pack_int8` packs it.
+        scale: the scales of W's rows, [N] float32.
+        x_scale, x_zero: [M], or [1] for all rows, float32. The zero-point is that of stored codes (`OFFSET` added).
+        column_sums: the sum of the codes of each row of W, [N] int32.
         bias: [N] float32.
         post: one of `POSTS`.
-        out: write codes instead of floats.
+        out: how to write codes instead of floats.
 
     Returns:
         [M, N] float32, or uint8 with `out`.
@@ -99,13 +103,16 @@ def int8_linear(
 
 
 def refuses(in_features: int, groups: int) -> str | None:
-    """Why a weight with so many groups along its input axis has no weight-only kernel; None if it has."""
+    """The reason why a weight with this many groups along its input axis has no weight-only kernel. None if it has one."""
     size = in_features / groups
     return f"weight-only kernels take groups of a multiple of 8 inputs, not {size:g}" if size % 8 else None
 
 
 def pack_weight(codes: Tensor, bits: int) -> Tensor:
-    """Weight codes [N, K] (int8, of at most `bits` bits: 4 or 8) as `weight_only_linear` reads them; N is rounded up to 16."""
+    """Weight codes [N, K] as `weight_only_linear` reads them. N is rounded up to 16.
+
+    The codes are int8. They have at most `bits` bits, which is 4 or 8.
+    """
     assert codes.dtype == torch.int8
     assert bits in (4, 8)
     count, depth = codes.shape
@@ -121,15 +128,16 @@ def pack_weight(codes: Tensor, bits: int) -> Tensor:
 
 
 def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + bias with W = (codes - zero) scale, in float32, for few rows: at the speed at which memory delivers the codes.
+    """Return x W^T + bias in float32, with W = (codes - zero) scale.
 
-    For more than some 16 rows, `dequantize` and a float product are faster.
+    For few rows, it is as fast as memory delivers the codes. For more than about 16 rows, `dequantize` and a float product are
+    faster.
 
     Args:
         x: [M, K] float32.
-        packed: by `pack_weight`, of the codes of W [N, K] with `bits` bits.
-        scale, zero: [N, G] for groups of K / G inputs, float32 and int16 (a rounded scale can push a zero-point of 8 bits
-            beyond 8); read fastest if stored by columns (`scale.t().contiguous().t()`).
+        packed: the codes of W [N, K] with `bits` bits, as `pack_weight` packs them.
+        scale, zero: [N, G] for groups of K / G inputs, float32 and int16. A rounded scale can push an 8-bit zero-point beyond
+            8 bits. Both are read fastest if stored by columns (`scale.t().contiguous().t()`).
         bias: [N] float32.
 
     Returns:
@@ -151,7 +159,7 @@ def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero
 
 
 def dequantize(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, out_features: int, in_features: int) -> Tensor:
-    """(codes - zero) scale, [out, in] float32, of a weight packed by `pack_weight`; scale and zero are [out, G]."""
+    """Return (codes - zero) scale, [out, in] float32, of a weight packed by `pack_weight`. Scale and zero are [out, G]."""
     _check_weight(packed, bits, scale, zero, in_features)
     columns, groups = scale.shape
     assert columns == out_features
@@ -179,7 +187,7 @@ def _check_weight(packed: Tensor, bits: int, scale: Tensor, zero: Tensor, depth:
 
 
 def _by_columns(values: Tensor) -> Tensor:
-    """[N, G] with neighbouring rows side by side in memory."""
+    """Values [N, G] with neighbouring rows side by side in memory."""
     return values if values.stride() == (1, len(values)) else values.t().contiguous().t()
 
 
@@ -187,21 +195,22 @@ def _by_columns(values: Tensor) -> Tensor:
 
 
 def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
-    """Per token, with ranges of its own: what `affine` computes, bit by bit, reading x once.
+    """Quantize every row in its own range. The bits are those of `affine`, and x is read once.
 
     Args:
         x: [M, K] float32.
-        fmt: scales in float32.
+        fmt: a format with scales in float32.
 
     Returns:
-        Stored codes [M, K] uint8 (`OFFSET` added; of a nan: undefined), scale [M] and zero-point [M] of codes without `OFFSET`.
+        Stored codes [M, K] uint8 (`OFFSET` added), scale [M], and zero-point [M] of codes without `OFFSET`. The code of a nan is
+        undefined.
     """
     scale, zero = torch.empty(len(x)), torch.empty(len(x))
     return _quantize_rows(x, fmt, torch.empty_like(x, dtype=torch.uint8), scale, zero), scale, zero
 
 
 def fake_quantize_rows(x: Tensor, fmt: Format) -> Tensor:
-    """`quantize_rows` and back, as `affine.fake_quantize` has it; a row with nan or infinity becomes what it becomes there."""
+    """Quantize and dequantize every row, as `affine.fake_quantize` does. That includes rows with nan or infinity."""
     return _quantize_rows(x, fmt, torch.empty_like(x), None, None)
 
 
@@ -218,12 +227,12 @@ def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, ze
 
 
 def quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor:
-    """Stored codes (uint8, `OFFSET` added) of x (float32, any shape) for a scale and a zero-point of codes without `OFFSET`."""
+    """Stored codes (uint8, `OFFSET` added) of x (float32, any shape). The zero-point is that of codes without `OFFSET`."""
     return _quantize_static(x, scale, zero, fmt, torch.empty_like(x, dtype=torch.uint8))
 
 
 def fake_quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor:
-    """`quantize_static` and back, as `affine.fake_quantize` has it."""
+    """Quantize and dequantize in a static range, as `affine.fake_quantize` does."""
     return _quantize_static(x, scale, zero, fmt, torch.empty_like(x))
 
 

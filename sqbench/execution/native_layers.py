@@ -12,11 +12,11 @@ from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes, re
 from sqbench.execution.simulated import OnePassQuantizer
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
 
-FEW_ROWS = 8  # up to here a product reads packed weights; beyond, unpacking them once is cheaper
+FEW_ROWS = 8  # up to so many rows, a product reads packed weights; for more, unpacking them once is cheaper
 
 
 class NativeInt8(CodedLayer):
-    """Linear layers over one input as a single product: static or dynamic, per tensor or per token."""
+    """Linear layers over one input as a single product. Ranges are static or dynamic, per tensor or per token."""
 
     kernel = "native int8"
     merges = True
@@ -55,9 +55,9 @@ class NativeInt8(CodedLayer):
 
 
 class NativeWeightOnly(IntegerLayer):
-    """A linear layer whose weight stays in 4 or 8 bits in memory, with scales per channel or group; float32 inputs.
+    """A linear layer on float32 inputs, whose weight stays in 4 or 8 bits in memory. Scales are per channel or group.
 
-    Narrower codes are stored in the next of these widths. An input that is quantized as well is so in simulation.
+    Codes of another width are stored in the next larger of these widths. A quantized input is quantized in simulation.
     """
 
     merges = True
@@ -114,7 +114,7 @@ class NativeInt8Weight(NativeWeightOnly):
 
 
 def _requantization(output: CodeQuantizer) -> native.Requantization:
-    """The codes that another layer's quantizer would make of a product."""
+    """How a product becomes the codes that another layer's quantizer would make of it."""
     low, high = output.fmt.code_min + OFFSET, output.fmt.code_max + OFFSET
     return native.Requantization(output.scale, output.zero_point + OFFSET, low, high)
 
@@ -122,10 +122,10 @@ def _requantization(output: CodeQuantizer) -> native.Requantization:
 def _by_group(layer: QuantLayer, part: int) -> Tensor:
     """Scales (part 0) or zero-points (1) of a weight, [out, groups] float32."""
     assert layer.params is not None
-    values = layer.params[part].float().squeeze(-1)  # blocks: [1] of a tensor, [out] of channels, [out, groups]
+    values = layer.params[part].float().squeeze(-1)  # [1] per tensor, [out] per channel, [out, groups] per group
     return values.view(len(values), -1).expand(layer.out_features, -1).contiguous()
 
 
 def _by_columns(parts: list[Tensor]) -> Tensor:
-    """One below the other; stored by columns, as the kernels read them."""
+    """The parts, one below the other. They are stored by columns, as the kernels read them."""
     return torch.cat(parts).t().contiguous().t()

@@ -1,7 +1,7 @@
 """Integer products on the CPU, by oneDNN: unsigned 8-bit activations times signed 8-bit weights, summed in 32 bits.
 
-A code of fewer bits is a code of 8, so every width from 2 to 8 is executed. Ranges that calibration fixed are applied inside the
-kernel, together with bias and activation function; those of run time afterwards (`codes.rescale`).
+A code of fewer bits is also a code of 8 bits, so every width from 2 to 8 is executed. The kernel itself applies the ranges that
+calibration fixed, the bias and the activation function. Ranges of run time are applied afterwards (`codes.rescale`).
 """
 
 from functools import lru_cache
@@ -26,9 +26,9 @@ CONV_POSTS = {"none": ("none", ""), "relu": ("relu", ""), "silu": ("swish", "")}
 
 @lru_cache(maxsize=1)
 def sums_exactly() -> bool:
-    """Whether this CPU sums products of 8-bit codes without saturation: without VNNI, neighbours are summed in 16 bits.
+    """Whether this CPU sums products of 8-bit codes without saturation.
 
-    Found out by a product that would saturate.
+    Without VNNI, neighbouring products are summed in 16 bits. The test is a product that would saturate there.
     """
     codes = torch.full((1, 64), 255, dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
@@ -44,7 +44,7 @@ def _zeros(count: int) -> Tensor:
 
 
 class OneDnnLayer(CodedLayer):
-    """What linears and convolutions have in common: the arguments of their kernels."""
+    """The common part of linear layers and convolutions: the arguments of their kernels."""
 
     posts: ClassVar[dict[str, tuple[str, str]]] = LINEAR_POSTS
     packed: Tensor
@@ -59,7 +59,7 @@ class OneDnnLayer(CodedLayer):
         if (reason := refuse_formats(layer.format, layer.activation)) is not None:
             return reason
         assert layer.format is not None
-        # 7-bit codes fit whatever the activation: 255 (64 + 64) < 2^15
+        # 7-bit codes fit with every activation: 255 (64 + 64) < 2^15
         if layer.format.bits > 7 and not sums_exactly():
             return "oneDNN's 8-bit products saturate on this CPU, which has no VNNI"
         return None
@@ -68,24 +68,24 @@ class OneDnnLayer(CodedLayer):
         return self.is_static and post in self.posts
 
     def returned(self) -> torch.dtype:
-        """Dtype that the kernel itself writes."""
+        """The dtype that the kernel itself writes."""
         if self.output is not None:
             return torch.uint8
         return torch.bfloat16 if self.is_static and self.weight.dtype == torch.bfloat16 else torch.float32
 
     def before(self) -> tuple[Any, ...]:
-        """Arguments between the packed weight and a convolution's geometry."""
+        """The arguments between the packed weight and a convolution's geometry."""
         bias = None if self.bias is None or not self.is_static else self.bias.float()
         return self.scale, _zeros(self.out_features), bias
 
     def after(self) -> tuple[Any, ...]:
-        """Arguments behind a convolution's geometry."""
+        """The arguments after a convolution's geometry."""
         scale, zero = (1.0, 0) if self.output is None else (self.output.scale, self.output.zero_point + OFFSET)
         name, algorithm = self.posts[self.post]
         return scale, zero, self.returned(), name, [], algorithm
 
     def within_codes(self, result: Tensor) -> Tensor:
-        """What the kernel returned; codes of a format with fewer than 256 are clipped to those it has."""
+        """The kernel's result. Codes are clipped to the range of their format if it has fewer than 256."""
         if self.output is None or self.output.fmt.code_max - self.output.fmt.code_min == 255:
             return result
         return result.clamp_(self.output.fmt.code_min + OFFSET, self.output.fmt.code_max + OFFSET)
@@ -160,7 +160,7 @@ class OneDnnConv(OneDnnLayer):
         return result if self.bias is None else result.add_(self.bias.view(-1, 1, 1))
 
     def _padded(self, codes: Tensor) -> Tensor:
-        """With the zero-point around it, so that the output has ceil(size / stride) pixels."""
+        """Codes padded with the zero-point, so that the output has ceil(size / stride) pixels along each axis."""
         amounts: list[int] = []
         for axis in (1, 0):
             size, stride = codes.shape[2 + axis], self.stride[axis]

@@ -1,4 +1,4 @@
-"""The simulated layer as it is executed: the same numbers as a `QuantLayer`, in fewer passes over memory."""
+"""Execution of simulated layers. The numbers are those of a `QuantLayer`, with fewer passes over memory."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from sqbench.quant.layers import ActivationQuantizer, QuantLayer, StandIn, Store
 
 
 class OnePassQuantizer(nn.Module):
-    """Fake-quantizes as the `ActivationQuantizer` that it is made from does, bit for bit, reading its input once."""
+    """Fake-quantizes like the `ActivationQuantizer` that it is made from, bit for bit. A native kernel reads the input once."""
 
     def __init__(self, simulated: ActivationQuantizer) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class OnePassQuantizer(nn.Module):
 
 
 class SimulatedLayer(StandIn, Stored):
-    """Takes the place of a `QuantLayer`: activation quantizer in one pass, product by this machine's faster float kernel."""
+    """Takes the place of a `QuantLayer`. It quantizes in one pass, and multiplies by this machine's faster float kernel."""
 
     kernel = "simulated"
 
@@ -55,7 +55,10 @@ class SimulatedLayer(StandIn, Stored):
 
 
 def quicken(module: nn.Module) -> None:
-    """Put every activation quantizer that belongs to no layer (operands of products, sums) into one pass, in place."""
+    """Replace, in place, activation quantizers that belong to no layer by ones of one pass.
+
+    They quantize operands of products and of sums.
+    """
     for name, part in list(module.named_modules()):
         parent = module.get_submodule(name.rpartition(".")[0])
         if isinstance(part, ActivationQuantizer) and not isinstance(parent, OnePassQuantizer):

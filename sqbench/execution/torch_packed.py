@@ -1,6 +1,6 @@
-"""Weight-only products of torch's packed kernels, for models in half precision: they store scales in the model's dtype.
+"""Weight-only products by torch's packed kernels, for models in half precision. Scales are stored in the model's dtype.
 
-In float32 these kernels run scalar loops on most CPUs; `native_layers` has others.
+In float32 these kernels run scalar loops on most CPUs. `native_layers` has others for float32.
 """
 
 from typing import ClassVar
@@ -46,7 +46,7 @@ class TorchInt8Weight(IntegerLayer):
 
 
 class TorchInt4Weight(IntegerLayer):
-    """4-bit weights in groups; scale and zero-point are stored as two numbers of the model's dtype."""
+    """4-bit weights in groups. Scale and zero-point are stored as two numbers of the model's dtype."""
 
     kernel = "torch int4 weight-only"
     merges = True
@@ -81,11 +81,11 @@ class TorchInt4Weight(IntegerLayer):
         return None
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Signed codes [out, in] in the kernel's layout."""
+        """Signed weight codes [out, in] in the kernel's layout."""
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int() + 8, 1)
 
     def multiply(self, rows: Tensor) -> Tensor:
-        """[rows, in] times the weight."""
+        """The product of `rows` [rows, in] and the weight."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self.group_size, self.pairs)
 
     def run(self, x: Tensor) -> Tensor:
@@ -95,5 +95,5 @@ class TorchInt4Weight(IntegerLayer):
 
 
 def _is_weight_only(layer: QuantLayer) -> bool:
-    """Quantized weights, and activations in half precision."""
+    """Whether only the weight is quantized, and activations are in half precision."""
     return layer.activation is None and layer.weight.dtype in (torch.bfloat16, torch.float16)

@@ -1,6 +1,7 @@
-"""Our GPU kernels, in Triton: rounding to 8-bit codes, their product, and torch's packed 4-bit weights as floats again.
+"""Our GPU kernels, in Triton: rounding to 8-bit codes, products of codes, and dequantization of torch's packed 4-bit weights.
 
-How a product is cut follows from the number of rows alone, and nothing is tuned at run time: a first call is as fast as the next.
+The number of rows alone decides how a product is cut into blocks. Nothing is tuned at run time, so a first call is as fast as the
+next.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sqbench.quant.formats import Format
 
-ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: a float32 beside it has no room for a fraction, and rounds half to even
+ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: a float32 near it has no bits for a fraction, so a sum with it rounds half to even
 FAR = tl.constexpr(1e6)  # steps beyond every code, and below 2^22
 TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 BAND = tl.constexpr(8)  # blocks of rows that are computed side by side, so that they find a weight in the cache
@@ -20,7 +21,7 @@ TILE = tl.constexpr(128)  # input channels that `torch._convert_weight_to_int4pa
 
 
 class Cut(NamedTuple):
-    """How a product is cut: rows, outputs and inputs of a block, warps that compute it, blocks of inputs under way at once."""
+    """How a product is cut: rows, outputs and inputs of a block, its warps, and the blocks of inputs in flight at once."""
 
     rows: int
     outputs: int
@@ -29,7 +30,7 @@ class Cut(NamedTuple):
     stages: int
 
 
-CUTS = {  # by the most rows they are for: the fastest of those tried on an H200, for 4096 x 4096 and 4096 x 14336 weights
+CUTS = {  # by their largest number of rows; the fastest of those tried on an H200, for 4096 x 4096 and 4096 x 14336 weights
     16: Cut(16, 64, 256, 4, 4),
     64: Cut(64, 64, 128, 4, 4),
     256: Cut(64, 128, 128, 4, 4),
@@ -42,7 +43,7 @@ CUTS = {  # by the most rows they are for: the fastest of those tried on an H200
 
 @triton.jit
 def _codes(x, scale, zero, LOW: tl.constexpr, HIGH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """clamp(round(x / scale) + zero), as `sqbench.quant.affine.quantize` computes it."""
+    """Return clamp(round(x / scale) + zero), as `sqbench.quant.affine.quantize` computes it."""
     steps = tl.minimum(tl.maximum(tl.div_rn(x, scale), -FAR), FAR)
     return tl.minimum(tl.maximum((steps + ROUNDER) - ROUNDER + zero, LOW), HIGH).to(tl.int8)
 
@@ -74,14 +75,14 @@ def _quantize_static(  # type: ignore[no-untyped-def]
 
 
 def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of every row in the row's own range, its scale and its zero-point: the bits that `affine` makes of it, in one pass.
+    """Codes of every row in its own range, with scales and zero-points. The bits are those of `affine`, in one pass.
 
     Args:
         x: [M, K], float.
-        fmt: dynamic, per token, with float32 scales.
+        fmt: a dynamic format per token, with float32 scales.
 
     Returns:
-        [M, K] int8, [M] float32, [M] float32.
+        Codes [M, K] int8, scales [M] float32, zero-points [M] float32.
     """
     rows, width = x.shape
     x = x.contiguous()
@@ -96,7 +97,7 @@ def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def quantize_static(x: Tensor, scale: float, zero_point: int, fmt: Format) -> Tensor:
-    """Codes, int8 and shaped as `x`, in one range for all."""
+    """Codes of `x` in one range for all values, int8 in the shape of `x`."""
     x = x.contiguous()
     codes = torch.empty_like(x, dtype=torch.int8)
     size, block = x.numel(), 1024
@@ -119,7 +120,7 @@ def _int8_linear(  # type: ignore[no-untyped-def]
     row = (band + inside % height) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     output = inside // height * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
     step = tl.arange(0, BLOCK_INPUTS)
-    x_at = x + (row % rows).to(tl.int64)[:, None] * inputs + step[None, :]  # beyond the last: the first again, not stored
+    x_at = x + (row % rows).to(tl.int64)[:, None] * inputs + step[None, :]  # beyond the last row: the first again, not stored
     weight_at = weight + (output % outputs).to(tl.int64)[None, :] * inputs + step[:, None]
     total = tl.zeros((BLOCK_ROWS, BLOCK_OUTPUTS), dtype=tl.int32)
     for start in range(0, inputs, BLOCK_INPUTS):
@@ -153,16 +154,16 @@ def int8_linear(
     *,
     symmetric: bool,
 ) -> Tensor:
-    """x_scale scale (x - x_zero) W^T + bias, the product exact in 32 bits.
+    """Return x_scale scale (x - x_zero) W^T + bias. The product is exact in 32 bits.
 
     Args:
         x: codes [M, K] int8.
         weight: codes [N, K] int8.
-        scale: of the weight's rows, [N] float32.
+        scale: the scales of the weight's rows, [N] float32.
         x_scale, x_zero: [M], or one number for all rows, float32.
-        column_sums: sum of the codes of each row of the weight, [N] int32.
+        column_sums: the sum of the codes of each row of the weight, [N] int32.
         bias: [N].
-        symmetric: all of `x_zero` is 0.
+        symmetric: whether all of `x_zero` is 0.
 
     Returns:
         [M, N] of `dtype`.
@@ -187,8 +188,9 @@ def _dequantize_int4(  # type: ignore[no-untyped-def]
 ):
     output = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[:, None]
     inside, column = tl.arange(0, TILE)[None, :], tl.program_id(0) * TILE + tl.arange(0, TILE)[None, :]
-    # A tile is 8 outputs by 128 inputs: 32 lanes with four words each, one for every 32 inputs. Four lanes share an output; of 32
-    # inputs a lane has 0 1 8 9 16 17 24 25, counted from twice its place among the four, as nibbles 0 4 1 5 2 6 3 7 of the word.
+    # A tile is 8 outputs by 128 inputs. It has 32 lanes with four words each, one word for every 32 inputs. Four lanes share an
+    # output. Of 32 inputs, a lane has 0 1 8 9 16 17 24 25, counted from twice its place among the four. In this order, they are the
+    # nibbles 0 4 1 5 2 6 3 7 of the word.
     lane, nibble = output % 8 * 4 + inside % 8 // 2, inside % 32 // 8 + inside % 2 * 4
     tile = output // 8 * (inputs // TILE) + tl.program_id(0)
     word = tl.load(packed + (tile * 32 + lane) * 4 + inside // 32, mask=output < outputs, other=0)
@@ -201,11 +203,11 @@ def _dequantize_int4(  # type: ignore[no-untyped-def]
 
 
 def dequantize_int4(packed: Tensor, group_size: int, pairs: Tensor) -> Tensor:
-    """The weight [N, K], of the dtype of `pairs`, that `torch._weight_int4pack_mm` multiplies with.
+    """The weight [N, K] that `torch._weight_int4pack_mm` multiplies with, in the dtype of `pairs`.
 
     Args:
-        packed: by `torch._convert_weight_to_int4pack` with eight inner steps, [N / 8, K / 128, 32, 4] int32.
-        pairs: [K / group_size, N, 2]: scales, and what is added after them.
+        packed: from `torch._convert_weight_to_int4pack` with eight inner steps, [N / 8, K / 128, 32, 4] int32.
+        pairs: [K / group_size, N, 2], the scales, and the offsets that are added after scaling.
     """
     outputs, inputs = 8 * packed.shape[0], 128 * packed.shape[1]
     result = torch.empty(outputs, inputs, dtype=pairs.dtype, device=packed.device)

@@ -1,4 +1,4 @@
-"""Methods: one short file each, all of one shape. Importing this package makes them known."""
+"""Methods: one short file for each, all of the same form. Importing this package registers them."""
 
 import dataclasses
 import importlib
@@ -21,10 +21,10 @@ __all__ = ["METHODS", "Method", "Move", "Task", "configured", "register", "schem
 
 
 def configured(cfg: DictConfig) -> Method:
-    """The method of a configuration, with its parameters and, if it has one, alpha.
+    """The method of a configuration, with its parameters and its alpha, if it has one.
 
     Raises:
-        UserError: an unknown method, parameter or value.
+        UserError: a method, parameter or value is unknown.
     """
     fields: dict[str, Any] = OmegaConf.to_container(cfg.method, resolve=True)  # type: ignore[assignment]
     name = fields.pop("name")
@@ -38,7 +38,7 @@ def configured(cfg: DictConfig) -> Method:
         if key in fields:
             fields[key] = parse_alpha(fields[key], "alpha" if key == "alpha" else f"method.{key}")
     if not cls.needs_alpha and cfg.alpha is not None:
-        parse_alpha(cfg.alpha)  # ignored by this method, but a typo is a typo
+        parse_alpha(cfg.alpha)  # this method ignores alpha, but a typo in it is still an error
     schema = OmegaConf.structured(cls)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses make read-only configs
     try:
@@ -50,7 +50,7 @@ def configured(cfg: DictConfig) -> Method:
 
 
 def scheme_of(cfg: DictConfig) -> Scheme:
-    """The formats of a configuration: `bits`, or the method's natural scheme for `bits=auto`; float for a float method."""
+    """The formats of a configuration: `bits`, or the method's natural scheme for `bits=auto`. A float method has a float scheme."""
     if cfg.method.name in METHODS and METHODS[cfg.method.name].is_float:
         return Scheme("fp")
     chosen = cfg.method.natural if cfg.bits.name == "auto" else cfg.bits
@@ -60,13 +60,13 @@ def scheme_of(cfg: DictConfig) -> Scheme:
         raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     scheme = Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]
     if scheme.is_float:
-        return Scheme(scheme.name)  # without formats the rest says nothing
+        return Scheme(scheme.name)  # without formats the other fields have no effect
     name = scheme.name if cfg.mixed is None or cfg.budget is None else f"{scheme.name}_mixed{cfg.budget:g}"
     return replace(scheme, name=name, layers=layers_of(cfg.layers))
 
 
 def layers_of(value: Any) -> tuple[str, ...] | None:
-    """`layers` of a configuration as patterns, in one order however they were written; None is all layers."""
+    """The patterns in `layers` of a configuration, sorted, each once. None is all layers."""
     if value is None:
         return None
     return tuple(sorted({str(item) for item in ([value] if isinstance(value, str | int) else value)}))

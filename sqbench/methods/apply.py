@@ -1,4 +1,4 @@
-"""From a float model to a quantized one: fold, then round. The only place that replaces layers."""
+"""From a float model to a quantized one: fold, then round. Only this module replaces layers."""
 
 import logging
 import os
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def quantize(task: Task, method: Method) -> Model:
-    """The model of a task, quantized by a method. The float model is left as it is and shares what is not replaced.
+    """The model of a task, quantized by a method. The float model does not change and shares all parts that are not replaced.
 
-    The result's `report` says what was done: the layers with their signal-to-noise ratios and outliers, the groups with their
-    exponents, the refused groups with reasons, and the steps of training it took (none).
+    The result's `report` has the layers with their signal-to-noise ratios and outliers, the groups with their exponents, the
+    refused groups with reasons, and the number of training steps (0).
 
     Raises:
         UserError: a group size does not divide a layer, or the method finds nothing to work on.
@@ -55,7 +55,7 @@ def quantize(task: Task, method: Method) -> Model:
         fold(module, move.group, move.scale)
         for site in task.sites(move.group):
             stats[site] = stats[site].scaled(move.group.spread(move.scale))
-    fold_batchnorms(module, batchnorms)  # after the moves: a norm that is folded away can be the source of one
+    fold_batchnorms(module, batchnorms)  # after the moves, because a norm that is folded away can be the source of a move
     report = empty_report()
     report.update(
         groups=[_move(move) for move in moves],
@@ -87,7 +87,7 @@ def quantize(task: Task, method: Method) -> Model:
 
 
 def empty_report() -> dict[str, Any]:
-    """What is said of a model that nothing was done to."""
+    """The report of a model that was not changed."""
     return {
         "layers": 0,
         "weights": 0,
@@ -104,7 +104,7 @@ def empty_report() -> dict[str, Any]:
 
 
 def sizes(task: Task) -> dict[str, Any]:
-    """How much is quantized, and which matrices are not though nobody asked for it."""
+    """How much is quantized, and which matrices stay in float without being asked to."""
     return {
         "layers": len(task.topology.layers),
         "weights": count_weights(task),
@@ -117,7 +117,7 @@ def sizes(task: Task) -> dict[str, Any]:
 
 
 def share_of(report: dict[str, Any]) -> dict[str, Any]:
-    """Of a report, what tables say: layers, how many of them are narrower than a group, and the share of weights left unasked."""
+    """The part of a report that tables show: layers, layers narrower than a group, the share of weights left in float unasked."""
     parameters = report.get("parameters")
     if not parameters:
         return {}
@@ -126,7 +126,7 @@ def share_of(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def count_parameters(task: Task) -> dict[str, int]:
-    """How many parameters are quantized, and how many have each other role; the sum is all of the model, tied ones once."""
+    """How many parameters are quantized, and how many have each other role. The sum is the whole model, tied ones once."""
     roles = task.model.topology.roles
     chosen = {f"{name}.weight" for name in task.topology.layers}
     counts = dict.fromkeys(("quantized", *(role for role in ROLES if role != "layer")), 0)
@@ -137,14 +137,14 @@ def count_parameters(task: Task) -> dict[str, int]:
 
 
 def _held(task: Task, name: str) -> int:
-    """Weights of an entry of `floating`: a layer, or a bare parameter."""
+    """The number of weights of an entry of `floating`, which is a layer or a bare parameter."""
     parameters = dict(task.model.module.named_parameters())
     found = parameters.get(name, parameters.get(f"{name}.weight"))
     return 0 if found is None else found.numel()
 
 
 def warn_of_floats(task: Task) -> None:
-    """Say which matrices stay in float though nobody asked for it: a table would not show it."""
+    """Log a warning if matrices stay in float without being asked to, because a table would not show which."""
     if floating := task.topology.floating:
         name, reason = max(floating, key=lambda entry: _held(task, entry[0]))
         counts = count_parameters(task)
@@ -156,19 +156,19 @@ def warn_of_floats(task: Task) -> None:
 
 
 def guessed_ranges(task: Task) -> list[str]:
-    """Layers whose static input range stands on nothing: no input was seen, and no norm writes it."""
+    """Layers whose static input range is a guess: no input was seen, and no norm writes the tensor."""
     static = [name for name, (_, activations) in formats_of(task).items() if activations is not None and not activations.dynamic]
     return [name for name in static if task.topology.site[name] in task.statistics.guessed]
 
 
 def fold_batchnorms(module: nn.Module, batchnorms: Iterable[tuple[str, str]]) -> None:
-    """Fold (layer, BatchNorm) neighbours of a shared tree."""
+    """Fold (layer, BatchNorm) pairs in a module that shares its tensors."""
     for layer, norm in batchnorms:
         fold_batchnorm(module, layer, norm)
 
 
 def quantized_points(task: Task) -> list[Point]:
-    """The tensors besides inputs of layers that the scheme's op set quantizes."""
+    """The tensors that the scheme's op set quantizes, besides inputs of layers."""
     if task.scheme.activations is None:
         return []
     points = [point for point in task.topology.points if point.kind in operations.KINDS[task.scheme.ops]]
@@ -178,13 +178,13 @@ def quantized_points(task: Task) -> list[Point]:
 
 
 def _crosses(group: Group, points: list[Point]) -> bool:
-    """Whether what moves between two layers may pass a quantized tensor on its way: v -> o does, norm -> linears does not."""
+    """Whether channels moved between two layers may cross a quantized tensor: v -> o does, norm -> linears does not."""
     parent = os.path.commonpath([name.replace(".", "/") for name in (group.source, *group.readers)]).replace("/", ".")
     return group.kind == "pair" and any(f"{point.owner}.".startswith(f"{parent}." if parent else "") for point in points)
 
 
 def place_points(module: nn.Module, points: list[Point], make: Callable[[Point], nn.Module]) -> None:
-    """Put quantizers, made by `make(point)`, into the owners of points."""
+    """Put the quantizers that `make(point)` returns into the owners of points."""
     for owner in dict.fromkeys(point.owner for point in points):
         own = [point for point in points if point.owner == owner]
         operations.QuantizedOwner(module.get_submodule(owner), own, [make(point) for point in own])
@@ -207,12 +207,12 @@ def _point(method: Method, task: Task, point: Point) -> ActivationQuantizer:
 
 
 def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputStatistics) -> dict[str, Any]:
-    """What quantization did to one layer: outliers of its input, noise of its weight and (on the sample rows) of its input."""
+    """The effect on one layer: outliers of its input, noise of its weight and (on the sample rows) of its input."""
     entry: dict[str, Any] = {
         "layer": name,
         "format": str(layer.format or "float"),
         "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3),
-        **{name: float(f"{value:.6g}") for name, value in describe(stats).items()},  # of hundreds of layers: no digit for nothing
+        **{name: float(f"{value:.6g}") for name, value in describe(stats).items()},  # short: there can be hundreds of layers
     }
     if isinstance(layer.activation, ActivationQuantizer):
         entry["input_sqnr_db"] = round(sqnr_db(stats.rows, layer.activation(stats.rows)), 3)
@@ -225,7 +225,7 @@ def count_weights(task: Task) -> int:
 
 
 def coverage(task: Task) -> float:
-    """Share of all weights in layers and embeddings that is quantized, tied ones once."""
+    """The quantized share of all weights in layers and embeddings. Tied weights count once."""
     return count_weights(task) / sum(parameter.numel() for parameter in task.model.module.parameters() if parameter.dim() >= 2)
 
 

@@ -1,4 +1,4 @@
-"""AWQ: protect the weights that large activations meet, by scale search and clipping (Lin et al., 2023)."""
+"""AWQ: protect the weights of channels with large activations, by scale search and clipping (Lin et al., 2023)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sqbench.quant.statistics import InputStatistics
 
 SMALLEST = 1e-4
 CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
-CLIP_ROWS = 384  # of a weight at once: what ten ratios pass over ten times should stay in a core's cache
+CLIP_ROWS = 384  # rows of a weight at once, so few that they stay in a core's cache through all ten ratios
 
 
 @register("awq")
@@ -30,12 +30,12 @@ class Awq(Method):
     """Scale input channels by mean|X|^alpha, round, and clip.
 
     Attributes:
-        alpha: the exponent r; `auto` is the paper's search, per group, of `grid` values in [0, 1) on the block's output.
-        grid: how many.
-        pairs: scale proven linear -> linear pairs (v -> o, up -> down) as well as norm groups, as the paper does.
-        duo: x^r / w^(1-r), the paper's first version and the default of two toolkits.
+        alpha: the exponent r. `auto` is the paper's search: per group, over `grid` values in [0, 1), on the block's output.
+        grid: the number of values that `auto` tries.
+        pairs: also scale proven linear -> linear pairs (v -> o, up -> down), as the paper does, not only norm groups.
+        duo: scale by x^r / w^(1-r), the paper's first version and the default of two toolkits.
         clip: search a clipping ratio per (output channel, group) afterwards.
-        no_clip: fnmatch patterns of layers that are not clipped: products of two clipped tensors (q k^T) suffer.
+        no_clip: fnmatch patterns of layers that are not clipped. Clipping harms products of two clipped tensors (q k^T).
     """
 
     needs_alpha: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class Awq(Method):
             raise UserError(f"method.grid={self.grid}: must be 1 or more, 20 is the paper's")
 
     def scale(self, task: Task, group: Group, exponent: float) -> Tensor:
-        """s = mean|X|^r, normalised by sqrt(max * min): [channels of the source] float32."""
+        """The scale s = mean|X|^r, normalised by sqrt(max * min): [channels of the source] float32."""
         scale = group.gather(task.stats(group).abs_mean).pow(exponent)
         if self.duo:
             readers = [task.model.module.get_submodule(name) for name in group.readers]
@@ -73,7 +73,7 @@ class Awq(Method):
             raise UserError(f"method=awq: {task.model.name} has no group whose scales can move ({refused}); use method=rtn")
         groups = [*task.topology.groups, *(task.topology.pairs if self.pairs else ())]
         if task.scheme.weights is None:
-            return []  # nothing is rounded, nothing needs protection
+            return []  # no weight is rounded, so none needs protection
         if self.alpha != "auto":
             return [Move(group, self.scale(task, group, self.alpha), self.alpha, {}) for group in groups]
         exponents = [step / self.grid for step in range(self.grid)]
@@ -88,30 +88,31 @@ class Awq(Method):
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         if not scheme.get("weights"):
             return Effort()
-        clipped = 2.0 * len(CLIP_RATIOS) * self.clip  # rounded, and its error met by the Gram blocks
+        clipped = 2.0 * len(CLIP_RATIOS) * self.clip  # each ratio rounds the weight, and multiplies its error with the Gram blocks
         if self.alpha != "auto":
             return Effort(1 + clipped)
         tried = self.grid + min(self.grid, FINALISTS + 1)
-        return Effort(1 + clipped + tried, raced(self.grid) * (1.4 if self.pairs else 1.0))  # a pair's block is its reader alone
+        return Effort(1 + clipped + tried, raced(self.grid) * (1.4 if self.pairs else 1.0))  # a pair's block is only its reader
 
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
             return None
         if stats.gram.shape[0] * stats.gram.shape[1] != weight.shape[1]:
-            return None  # a convolution's columns are pixels of a patch, of which the Gram blocks know nothing
+            return None  # a convolution's columns are pixels of a patch, which the Gram blocks do not cover
         return clip_limits(weight, stats.gram, fmt)
 
 
 def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
-    """Per block of a weight, the symmetric clipping of |w| (ratios 1.0 to 0.55 of its maximum) with the least output error.
+    """For each block of a weight, the symmetric clipping of |w| (ratios 1.0 to 0.55 of its maximum) with the least output error.
 
-    The error of a block is d^T (X^T X) d for the weight error d. With the Gram blocks of the calibration this is exact over
-    every calibration token where groups lie inside them; cross terms between Gram blocks are left out where groups are wider.
+    The error of a block is d^T (X^T X) d for the weight error d. If groups lie inside Gram blocks, this is exact over every
+    calibration token. If groups are wider, cross terms between Gram blocks are left out.
 
     Args:
-        weight: [out, in]; gram: [in / b, b, b].
+        weight: [out, in].
+        gram: [in / b, b, b].
     """
-    if fmt.granularity != "tensor" and len(weight) > CLIP_ROWS:  # rows know nothing of each other
+    if fmt.granularity != "tensor" and len(weight) > CLIP_ROWS:  # rows are independent of each other
         pieces = [clip_limits(piece, gram, fmt) for piece in weight.split(CLIP_ROWS)]
         return torch.cat([lo for lo, _ in pieces]), torch.cat([hi for _, hi in pieces])
     blocks = to_blocks(weight, fmt)
@@ -134,7 +135,7 @@ def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
 
 
 def _sub_blocks(gram: Tensor, width: int) -> Tensor:
-    """[n, b, b] -> [n b / width, width, width]: the smaller blocks on the diagonal of each."""
+    """The smaller blocks on the diagonal of each block: [n, b, b] -> [n b / width, width, width]."""
     parts = gram.shape[1] // width
     if parts == 1:
         return gram

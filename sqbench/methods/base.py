@@ -1,10 +1,10 @@
-"""What every method is: a frozen dataclass of its parameters with three questions that it may answer differently.
+"""The base of every method: a frozen dataclass of its parameters. A method may answer three questions in its own way.
 
     moves            which scales to move between layers before anything is rounded   (SmoothQuant, AWQ)
     activation_limits  the clipping range of an input, from its statistics             (the range estimators)
     weight_limits    the clipping ranges of a weight's blocks                          (mse, AWQ)
 
-`apply.quantize` asks them and does the rest. A method sees the float model, statistics and the scheme; never data or files.
+`apply.quantize` asks them and does the rest. A method sees the float model, the statistics and the scheme, but never data or files.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from sqbench.quant.statistics import InputStatistics
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given: the float model (never changed), what reads what, the statistics, and the formats to reach."""
+    """The input of a method: the float model (never changed), its topology, the statistics and the wanted formats."""
 
     model: Model
     statistics: Statistics
@@ -34,22 +34,22 @@ class Task:
 
     @cached_property
     def topology(self) -> Topology:
-        """That of the model, as far as the scheme's layers go."""
+        """The topology of the model, restricted to the scheme's layers."""
         return self.model.topology.restricted(self.scheme.layers)
 
     def sites(self, group: Group) -> tuple[str, ...]:
-        """Sites of a group's readers: more than one where some read another shape, order or part of what the source writes."""
+        """Sites of a group's readers. More than one if some read the source's output in another shape or order, or a part of it."""
         return tuple(dict.fromkeys(self.topology.site[reader] for reader in group.readers))
 
     def stats(self, group: Group) -> InputStatistics:
-        """Statistics of what a group's readers read, all of them together."""
+        """Joint statistics of the tensors that a group's readers read."""
         first, *others = (self.statistics.inputs[site] for site in self.sites(group))
         return reduce(InputStatistics.joined, others, first)
 
 
 @dataclass(frozen=True)
 class Move:
-    """Scales [channels of the source] to fold into a group, the exponent they came from, and what the record should say."""
+    """Scales [channels of the source] to fold into a group, the exponent they came from, and notes for the record."""
 
     group: Group
     scale: Tensor
@@ -59,12 +59,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a method works, for a plan made before anything is loaded.
+    """The amount of work of a method, for a plan that is made before anything is loaded.
 
     Attributes:
-        roundings: of every weight.
-        replays: of the sample that a search replays, each about one pass through all layers.
-        learnt: images of a training split -> images of all gradient steps, and how many steps.
+        roundings: how often every weight is rounded.
+        replays: how often a search replays its sample. Each replay is about one pass through all layers.
+        learnt: number of images of a training split -> number of images of all gradient steps, and of steps.
     """
 
     roundings: float = 1.0
@@ -77,23 +77,23 @@ class Method:
     """Round to nearest with min-max ranges, unless a subclass says otherwise."""
 
     needs_alpha: ClassVar[bool] = False
-    is_float: ClassVar[bool] = False  # leaves the model as it is, whatever the scheme
-    trains: ClassVar[bool] = False  # takes gradient steps on labelled examples: sqbench.training does that
+    is_float: ClassVar[bool] = False  # leaves the model as it is under any scheme
+    trains: ClassVar[bool] = False  # takes gradient steps on labelled examples, in sqbench.training
 
     def moves(self, task: Task) -> list[Move]:
         """Scales to fold, in any order."""
         return []
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
-        """How much it works under a scheme (as an identity has it). What is not said here is not foreseen."""
+        """The work of the method under a scheme, in the form of a point's identity. A plan foresees only this work."""
         return Effort()
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        """Clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
+        """The clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
         return ranges.minmax(stats, fmt)
 
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
-        """Clipping ranges over the blocks of a weight [out, in]; None takes each block's own minimum and maximum."""
+        """Clipping ranges over the blocks of a weight [out, in]. None takes each block's own minimum and maximum."""
         return None
 
 
@@ -103,7 +103,7 @@ M = TypeVar("M", bound=type[Method])
 
 
 def register(name: str) -> Callable[[M], M]:
-    """Make a method known under a name; `conf/method/<name>.yaml` holds its parameters."""
+    """Register a method under a name. `conf/method/<name>.yaml` holds its parameters."""
 
     def add(cls: M) -> M:
         assert name not in METHODS, name
@@ -114,10 +114,10 @@ def register(name: str) -> Callable[[M], M]:
 
 
 def parse_alpha(value: Any, key: str = "alpha") -> float | str:
-    """A number in [0, 1], or `auto`.
+    """Return a number in [0, 1], or `auto`.
 
     Raises:
-        UserError: anything else.
+        UserError: the value is anything else.
     """
     if value == "auto":
         return "auto"

@@ -1,4 +1,4 @@
-"""Quantization of a model that is never whole in memory: each block when its turn comes, with the same numbers as all at once."""
+"""Quantization block by block of a model that is never whole in memory. The numbers are the same as for the whole model."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ from sqbench.models.streaming import StreamedModel
 
 
 def quantize_blockwise(task: Task, method: Method) -> StreamedModel:
-    """What `quantize` makes of the same model. A block is quantized whenever inputs go through it, and not kept.
+    """The model that `quantize` returns. A block is quantized each time that inputs go through it, and is not kept.
 
-    The report is complete once inputs went through all blocks.
+    The report is complete after inputs went through all blocks.
 
     Raises:
-        UserError: a group size does not divide a layer; whatever else `quantize` finds, it finds at the first block.
+        UserError: a group size does not divide a layer. Other errors of `quantize` are raised at the first block.
     """
     assert isinstance(task.model, StreamedModel)
     check_widths(task)
@@ -30,9 +30,9 @@ def quantize_blockwise(task: Task, method: Method) -> StreamedModel:
 
 
 class BlockQuantizer:
-    """From a float block to a quantized one: its task is that of the model, as far as its own layers go.
+    """Quantizes a float block. The task is that of the model, restricted to the block's layers.
 
-    Hidden states of the replay sample go along through the float blocks, as a search over the whole model would have them.
+    Hidden states of the replay sample go through the float blocks, so a search sees the same states as in the whole model.
     """
 
     hidden: Tensor

@@ -11,7 +11,7 @@ from sqbench.quant.statistics import InputStatistics
 @register("entropy")
 @dataclass(frozen=True)
 class Entropy(Method):
-    """Activation ranges after TensorRT's KL-divergence recipe (Migacz, 2017), for any bit-width; zeros are no part of it."""
+    """Activation ranges after TensorRT's KL-divergence recipe (Migacz, 2017), for any bit-width. Zeros do not count."""
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.entropy(stats, fmt)

@@ -1,4 +1,4 @@
-"""The float model itself, as a point like any other."""
+"""The float model itself, as a method."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Which formats each layer really gets: the scheme's, its own width, the first and last layer's, and what its size allows."""
+"""The formats of each layer. The scheme, the layer's own width, its place (first or last) and its size decide them."""
 
 from collections.abc import Mapping
 
@@ -7,18 +7,19 @@ from sqbench.methods.base import Task
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import widths_of
 
-Widths = tuple[int, int]  # of a layer: input channels that one output reads, and all input channels
+Widths = tuple[int, int]  # of a layer: the input channels that one output reads, and all input channels
 
 
 def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
     """Layer -> formats of its weight and its input.
 
-    One rule for linear layers and convolutions: groups run along the input channels. A layer with fewer of them than one group
-    (of images of three colours, of a depthwise convolution) has one scale per output channel, and its input one per token or pixel.
+    The rule is the same for linear layers and convolutions: groups run along the input channels. A layer may have fewer input
+    channels than one group, as for images of three colours or in a depthwise convolution. It then has one scale per output channel,
+    and its input has one scale per token or pixel.
     """
     formats = {}
     layers, chosen = task.model.topology.layers, set(task.topology.layers)
-    for index, name in enumerate(layers):  # of all the model has: its first and last layer stay those, whichever are chosen
+    for index, name in enumerate(layers):  # over all layers of the model: the first and the last do not depend on the choice
         if name in chosen:
             weights, inputs = task.scheme.of_layer(name, index, len(layers))
             reads, channels = widths_of(task.model.module.get_submodule(name))
@@ -37,12 +38,12 @@ def narrow_layers(task: Task) -> list[str]:
 
 
 def check_widths(task: Task) -> None:
-    """Raise UserError if groups of weights or activations do not fit the layers; see `check_groups`."""
+    """Raise UserError if groups of weights or activations do not fit the layers (see `check_groups`)."""
     check_groups(task.scheme, {name: widths_of(task.model.module.get_submodule(name)) for name in task.topology.layers})
 
 
 def check_groups(scheme: Scheme, layers: Mapping[str, Widths]) -> None:
-    """Raise UserError, naming sizes that work, if a group size does not divide a layer's input channels, or is larger than all."""
+    """Raise UserError if a group size does not divide a layer's input channels or exceeds all of them. It says what works."""
     for place, (key, fmt, instead) in enumerate(
         (("bits.weights", scheme.weights, "channel"), ("bits.activations", scheme.activations, "token"))
     ):

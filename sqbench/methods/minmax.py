@@ -1,4 +1,4 @@
-"""Min-max calibration, and its two averaged variants that other tools call by the same name."""
+"""Min-max calibration and its two averaged variants, which other tools also call min-max."""
 
 from dataclasses import dataclass
 

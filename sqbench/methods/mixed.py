@@ -1,4 +1,4 @@
-"""Mixed precision: each group of sibling layers gets the width that its rounding deserves, under an average number of bits."""
+"""Mixed precision: each group of sibling layers gets its own width, under an average number of bits."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ class Portion:
     """A group of sibling layers and the width that it gets.
 
     Attributes:
-        damage: width -> what rounding the group to it is expected to cost, in nats a prediction.
+        damage: width -> the expected cost of rounding the group to it, in nats per prediction.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Allocation:
 
     Attributes:
         measured: the width at which damage was measured.
-        budget: bits per weight on average over the quantized layers: codes alone, without scales and zero-points.
+        budget: bits per weight on average over the quantized layers. Codes count, scales and zero-points do not.
     """
 
     portions: tuple[Portion, ...]
@@ -55,7 +55,7 @@ class Allocation:
         return replace(scheme, widths=tuple((layer, portion.bits) for portion in self.portions for layer in portion.layers))
 
     def about(self) -> dict[str, Any]:
-        """What the record says; `damage` of a group is the measured one, the total that of the widths it got."""
+        """The entry for the record. A group's `damage` is at the measured width. The total is at the chosen widths."""
         return {
             "budget": self.budget,
             "average_bits": self.average_bits,
@@ -70,13 +70,13 @@ class Allocation:
 
 @torch.no_grad()
 def measure(task: Task, run: Model) -> dict[str, float]:
-    """What rounding costs group by group: mean KL(float || model) over the replay sample, in nats a prediction.
+    """The cost of rounding each group: mean KL(float || model) over the replay sample, in nats per prediction.
 
-    The weights of one group of sibling layers at a time are rounded to nearest in the task's scheme, and one forward pass runs for
-    each: what a method does about it later is not asked, so that all methods and budgets share the measurement.
+    For each group, the weights of its sibling layers are rounded to nearest in the task's scheme, and one forward pass runs. The
+    result does not depend on the method, so all methods and budgets share it.
 
     Args:
-        run: the task's float model, on kernels of its own maybe.
+        run: the task's float model. It may use other kernels.
     """
     formats, sample = formats_of(task), task.statistics.sample
     groups = task.topology.siblings
@@ -95,13 +95,14 @@ def measure(task: Task, run: Model) -> dict[str, float]:
 
 
 def mix(task: Task, measured: dict[str, float], widths: list[int], budget: float) -> Allocation:
-    """Widths of least expected damage.
+    """The widths of least expected damage.
 
-    Damage at other widths than the measured one follows from it: the divergence is quadratic in a small error of the logits, and
-    that is linear in the errors of the layers' outputs, whose energy is known at every width (it falls by about 4 with each bit).
+    Damage at other widths is derived from the measured one. The divergence is quadratic in a small error of the logits. That error
+    is linear in the errors of the layers' outputs. The energy of the output errors is known at every width (it falls by a factor of
+    about 4 with each bit).
 
     Args:
-        measured: what `measure` returned for this task.
+        measured: the result of `measure` for this task.
     """
     formats, portions = formats_of(task), []
     assert task.scheme.weights is not None
@@ -120,11 +121,11 @@ def mix(task: Task, measured: dict[str, float], widths: list[int], budget: float
 
 
 def _noise(weight: Tensor, gram: Tensor, fmt: Format | None, bits: int) -> float:
-    """Squared error of a layer's outputs when its weight [out, in] is rounded to a width, without terms between Gram blocks."""
+    """Squared error of a layer's outputs after its weight [out, in] is rounded to a width, without terms between Gram blocks."""
     assert fmt is not None
     error = (round_trip(weight, replace(fmt, bits=bits)) - weight).float()
     if gram.shape[0] * gram.shape[1] != error.shape[1]:
-        return float(error.square().sum())  # a convolution's columns are pixels of a patch, of which the Gram blocks know nothing
+        return float(error.square().sum())  # a convolution's columns are pixels of a patch, which the Gram blocks do not cover
     blocks = error.unflatten(1, (len(gram), -1)).transpose(0, 1)  # [in / b, out, b]
     return float((torch.bmm(blocks, gram) * blocks).sum())
 
@@ -135,8 +136,8 @@ def _rounded(layer: nn.Module, fmt: Format | None) -> nn.Module:
 
 
 def _with_layers(model: Model, layers: dict[str, nn.Module], inputs: Tensor) -> Tensor:
-    """Predictions with other layers in the place of some; the model is left as it was."""
-    handles = [  # `forward` itself: a copied layer shares the hooks of the one it is a copy of
+    """Predictions with some layers replaced. The model does not change."""
+    handles = [  # `forward` itself, because a copied layer shares the hooks of its original
         model.module.get_submodule(name).register_forward_hook(lambda module, args, output, layer=layer: layer.forward(*args))
         for name, layer in layers.items()
     ]

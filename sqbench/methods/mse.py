@@ -1,4 +1,4 @@
-"""Ranges that minimise the quantization error itself."""
+"""Ranges that minimise the quantization error."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from sqbench.quant.statistics import InputStatistics
 @register("mse")
 @dataclass(frozen=True)
 class Mse(Method):
-    """Shrink the min-max range over a grid and keep the lowest sum |error|^norm, for activations and for weight blocks.
+    """Shrink the min-max range and keep the ratio with the lowest sum |error|^norm, for activations and for weight blocks.
 
     The grid has the ratios 1/steps, 2/steps, ..., 1.
 
-    norm = 2 is the squared error (OMSE, Choukroun et al., 2019); two public toolkits use 2.4.
+    norm = 2 is the squared error (OMSE, Choukroun et al., 2019). Two public toolkits use 2.4.
     """
 
     norm: float = 2.0

@@ -14,7 +14,7 @@ from sqbench.quant.statistics import InputStatistics
 class Percentile(Method):
     """Activation ranges end at a percentile of the calibration values.
 
-    99.999 by default: 99.9 takes a ViT-B/32 at W8A8 from 75.9 % to 7.2 % (Brevitas' published table).
+    The default is 99.999, because 99.9 takes a ViT-B/32 at W8A8 from 75.9 % to 7.2 % (Brevitas' published table).
     """
 
     percentile: float = 99.999

@@ -1,4 +1,4 @@
-"""Quantization-aware training: what is trained, for how long, and how the ranges move. `sqbench.training` does the training."""
+"""Quantization-aware training: its parameters and how the ranges move. `sqbench.training` does the training."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,28 +17,29 @@ from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
 
 
 def own_limits(weight: Tensor, fmt: Format) -> ranges.Limits:
-    """Minimum and maximum of each block of a weight."""
+    """The minimum and maximum of each block of a weight."""
     return block_range(to_blocks(weight, fmt))
 
 
 @register("qat")
 @dataclass(frozen=True)
 class Qat(Method):
-    """Straight-through gradients with min-max ranges: weights have their own, static activations a moving average of the batches'.
+    """Straight-through gradients with min-max ranges. Static activations have a moving average of the batches' ranges.
 
-    With a float scheme the float model takes the same steps: the control for what is due to training rather than quantization.
+    With a float scheme the float model takes the same steps. It is the control that separates the effect of training from that of
+    quantization.
 
     Attributes:
-        epochs: how often each training image is seen at most.
-        images: of the training split, to train and validate on; None is all of it.
+        epochs: how often each training image is seen, at most.
+        images: images of the training split to train and validate on. None is all of them.
         batch: images of one gradient step.
-        lr: the peak learning rate of AdamW, which falls to 0 along a cosine.
-        weight_decay: of weights with two axes and more; biases, norms and ranges have none.
-        distill: the share of the float model's logits in the loss: 0 learns from labels alone, 1 from the float model alone.
-        temperature: that both models' logits are divided by for it.
-        freeze: the share of all steps, at the end, in which BatchNorm statistics and moving ranges stay as they are.
-        patience: epochs without a lower validation loss after which training stops early; None never does.
-        validation: the share of the images that is held out to choose the best epoch; with 0 that is the last.
+        lr: the peak learning rate of AdamW. It falls to 0 along a cosine.
+        weight_decay: weight decay of weights with two or more axes. Biases, norms and ranges have none.
+        distill: the share of the float model's logits in the loss. 0 learns only from labels, 1 only from the float model.
+        temperature: the divisor of both models' logits in that part of the loss.
+        freeze: the last share of all steps, in which BatchNorm statistics and moving ranges do not change.
+        patience: training stops early after this many epochs without a lower validation loss. None never stops early.
+        validation: the share of the images that is held out to choose the best epoch. With 0 the last epoch is used.
     """
 
     trains: ClassVar[bool] = True
@@ -70,7 +71,7 @@ class Qat(Method):
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         def learnt(images: int) -> tuple[int, int]:
-            """As `sqbench.training.fit` splits them."""
+            """The images and steps of training, split as in `sqbench.training.fit`."""
             taken = images if self.images is None else min(images, self.images)
             left = taken - math.ceil(self.validation * taken)
             batch = max(1, min(self.batch, left))
@@ -81,7 +82,7 @@ class Qat(Method):
 
     @property
     def range_lr(self) -> float:
-        """The peak learning rate of what ranges learn; min-max ranges learn nothing."""
+        """The peak learning rate of learned ranges. Min-max ranges learn nothing."""
         return self.lr
 
     def _require(self, field: str, holds: bool, works: str) -> None:
@@ -89,11 +90,11 @@ class Qat(Method):
             raise UserError(f"method.{field}={getattr(self, field)}: {works}")
 
     def weight_range(self, weight: Tensor, fmt: Format) -> Range:
-        """How the clipping ranges of a weight [out, in], BatchNorm folded, move while it trains."""
+        """The range that clips a weight [out, in], with BatchNorm folded, during training."""
         return OwnRange(fmt)
 
     def activation_range(self, stats: InputStatistics, fmt: Format) -> Range:
-        """How the clipping range of an activation moves; its statistics give the start."""
+        """The range that clips an activation during training. Its statistics give the start."""
         return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, self.activation_limits(stats, fmt))
 
 
@@ -107,13 +108,13 @@ STARTS: dict[str, tuple[Callable[..., ranges.Limits], Callable[..., ranges.Limit
 @register("qat_lsq")
 @dataclass(frozen=True)
 class QatLsq(Qat):
-    """Learned step sizes (LSQ, Esser et al., 2020), of each weight block and each static activation.
+    """Learned step sizes (LSQ, Esser et al., 2020) of each weight block and each static activation.
 
-    Steps learn in the log domain. Zero-points stay those of the min-max range. A dynamic format has no step to learn: its gradient
-    passes straight through.
+    Steps are learned in the log domain. Zero-points stay those of the min-max range. A dynamic format has no step to learn, so its
+    gradient passes straight through.
 
     Attributes:
-        start: of the steps: `mean` is the paper's 2 mean|x| / sqrt(Qp); `minmax` and `mse` the clipping ranges of those methods.
+        start: where steps start. `mean` is the paper's 2 mean|x| / sqrt(Qp). `minmax` and `mse` are the ranges of those methods.
         step_lr: learning rate of the steps' logarithms, as a multiple of `lr`.
     """
 

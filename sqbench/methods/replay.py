@@ -1,8 +1,8 @@
-"""Folds, with the scales that a method chose, held against the float model on inputs that calibration saw.
+"""A check of folds with the scales of a method, against the float model on inputs that calibration saw.
 
-A fold that was proven on a small example may meet a clamp, a threshold or another reader when real inputs pass it, and a factor may
-leave the range of half precision. One pass of the float model over the replay sample tells: each innermost module around a fold is
-run a second time, folded, on what it was given.
+A fold was proven on a small example. Real inputs may meet a clamp, a threshold or another reader. A factor may leave the range of
+half precision. One pass of the float model over the replay sample finds this. The innermost module around each fold runs a second
+time with the same input, folded.
 """
 
 import copy
@@ -22,22 +22,22 @@ from sqbench.models.folding import share
 from sqbench.models.proofs import TOLERANCE
 from sqbench.models.tracing import first_tensor, is_half, widened
 
-ROUNDINGS = 100  # steps of half precision: rounding moves an output by a few of them, leaving the range of numbers by far more
-FLOOR = 0.01  # of the typical row's size: what is nearly zero has no relative error
+ROUNDINGS = 100  # steps of half precision. Rounding changes an output by a few steps, an overflow by far more.
+FLOOR = 0.01  # of the typical row's size, because a row near 0 has no useful relative error
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-Seen = tuple[Tensor, dict[str, Tensor]]  # what a module writes, and what layers in it read
+Seen = tuple[Tensor, dict[str, Tensor]]  # the output of a module, and the inputs of layers in it
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Something that is done to a model's float layers and must leave its function.
+    """A change of a model's float layers that must not change the model's function.
 
     Attributes:
-        name: as the record has it.
+        name: the name in the record.
         parts: the modules that it changes.
-        apply: does it, to a module that is a part of the model and has the name `root` there.
-        scales: layer -> what its input is divided by, [in_features].
+        apply: apply(module, root) makes the change in a part of the model, whose name in the model is `root`.
+        scales: layer -> the divisor of its input, [in_features].
     """
 
     name: str
@@ -56,7 +56,7 @@ class Fold:
         return cls(f"{layer} -> {norm}", (layer, norm), partial(_fold_batchnorm, layer, norm))
 
     def inside(self, place: str) -> bool:
-        """Whether a module holds all that is changed."""
+        """Whether a module holds all parts that the fold changes."""
         return all(not place or part == place or part.startswith(f"{place}.") for part in self.parts)
 
 
@@ -71,7 +71,7 @@ def _fold_batchnorm(layer: str, norm: str, module: nn.Module, root: str) -> None
 def sound(
     task: Task, moves: Sequence[Move], batchnorms: Sequence[tuple[str, str]]
 ) -> tuple[list[Move], list[tuple[str, str]], list[tuple[str, str]]]:
-    """Moves and (layer, BatchNorm) neighbours that leave the float function on the replay sample, and the others with reasons."""
+    """Moves and (layer, BatchNorm) pairs that keep the float function on the replay sample, and the others with reasons."""
     refused: dict[str, str] = {}
     while True:
         kept = [move for move in moves if str(move.group) not in refused]
@@ -85,10 +85,10 @@ def sound(
 
 @torch.no_grad()
 def broken(task: Task, folds: Sequence[Fold]) -> dict[str, str]:
-    """Folds that move the float function on the replay sample, with reasons; one pass, and a second one to tell them apart.
+    """Folds that change the float function on the replay sample, with reasons.
 
-    A module's folds are compared together. Where something moves each is tried alone, and if none moves anything alone, all that
-    are suspected are to blame.
+    The first pass tries all folds of a module together. If the function changes, a second pass tries each suspect alone. If none
+    changes it alone, all suspects are returned.
     """
     suspects = _failing(task, folds, together=True)
     guilty = _failing(task, [fold for fold in folds if fold.name in suspects], together=False) if suspects else {}
@@ -96,8 +96,8 @@ def broken(task: Task, folds: Sequence[Fold]) -> dict[str, str]:
 
 
 def _failing(task: Task, folds: Sequence[Fold], together: bool) -> dict[str, str]:
-    """Folds that something is wrong with in the innermost module around them that ran: folded all at once there, or one by one."""
-    watched = share(task.model.module)  # hooks do not get into the float model
+    """Folds that fail in the innermost module around them that ran. They are folded all at once there, or one by one."""
+    watched = share(task.model.module)  # so that the float model itself gets no hooks
     home: dict[str, str] = {}
     found: dict[str, str] = {}
     read: dict[str, Tensor] = {}
@@ -129,9 +129,9 @@ def _failing(task: Task, folds: Sequence[Fold], together: bool) -> dict[str, str
 
 
 def _wrong(original: nn.Module, place: str, call: Call, before: Seen, folds: Sequence[Fold], judged: Sequence[Fold]) -> str | None:
-    """What `folds` change in a module that is given `call`: what it writes, or what readers of `judged` read. None if nothing.
+    """The change that `folds` make to a module's output for `call`, or to the inputs of readers of `judged`. None if no change.
 
-    The function is compared in float32 at least. In half precision the folded module must not leave the range of numbers besides.
+    The comparison is made in float32 at least. In half precision the folded module must also stay in the range of numbers.
     """
     where = f"{place or 'the model'} on calibration inputs, with the scales that the method chose"
     after = _run(_folded(original, place, folds), place, call, judged)
@@ -147,7 +147,7 @@ def _wrong(original: nn.Module, place: str, call: Call, before: Seen, folds: Seq
         return f"folding changes the output of {where}, by {error:.2g} (relative)"
     for name, scale in (pair for one in judged for pair in one.scales.items()):
         if name not in before[1] and name not in after[1]:
-            continue  # a branch that these inputs do not take
+            continue  # these inputs do not take the branch
         both = name in before[1] and name in after[1]
         error = _distance(before[1][name], after[1][name] * scale) if both else float("nan")
         if not error <= TOLERANCE:
@@ -156,7 +156,7 @@ def _wrong(original: nn.Module, place: str, call: Call, before: Seen, folds: Seq
 
 
 def _folded(module: nn.Module, place: str, folds: Sequence[Fold]) -> nn.Module:
-    """A part of the model, folded, over the tensors of the one that it is made from."""
+    """A folded copy of a part of the model. Tensors that do not change are shared with the original."""
     result = share(module)
     for one in folds:
         one.apply(result, place)
@@ -164,7 +164,7 @@ def _folded(module: nn.Module, place: str, folds: Sequence[Fold]) -> nn.Module:
 
 
 def _run(module: nn.Module, place: str, call: Call, folds: Sequence[Fold]) -> Seen:
-    """What a part of the model writes, and what the folds' readers in it are given."""
+    """The output of a part of the model, and the inputs of the folds' readers in it."""
     read: dict[str, Tensor] = {}
     names = [name for fold in folds for name in fold.scales]
     handles = [_noting(module, name, name.removeprefix(place).removeprefix("."), read) for name in names]
@@ -180,7 +180,7 @@ def _noting(module: nn.Module, name: str, inner: str, read: dict[str, Tensor]) -
 
 
 def _distance(before: Tensor, after: Tensor) -> float:
-    """The largest relative error of a row (a token; an image where there are more axes), so that large rows hide no other."""
+    """The largest relative error of a row: a token, or an image where there are more axes. Large rows hide no small ones."""
     rows = [(x.flatten(1) if x.dim() > 3 else x).to(torch.promote_types(x.dtype, torch.float32)) for x in (before, after)]
     size = rows[0].norm(dim=-1)
     floor = FLOOR * size.square().mean().sqrt()

@@ -1,4 +1,4 @@
-"""Round to nearest: each value goes to the closest code, ranges are the tensor's own."""
+"""Round to nearest: each value goes to the closest code. Ranges are the tensor's own."""
 
 from dataclasses import dataclass
 
@@ -8,4 +8,4 @@ from sqbench.methods.base import Method, register
 @register("rtn")
 @dataclass(frozen=True)
 class Rtn(Method):
-    """Weights round to nearest in their natural scheme (W4A16, groups of 64); the baseline of every weight-only method."""
+    """Weights round to nearest. The natural scheme is W4A16, groups of 64. This is the baseline of every weight-only method."""

@@ -1,4 +1,4 @@
-"""Choosing among candidate scales by what they do to a block's output."""
+"""Choice among candidate scales by the error that they cause in a block's output."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,12 +19,12 @@ from sqbench.quant.ranges import Limits
 
 Activation = Callable[[Group, Tensor], Limits]
 
-FIRST_SHARE = 4  # all candidates meet one in so many examples of the sample
-FINALISTS = 3  # and this many of them the others; of 32 groups of SmolLM2-135M 31 then keep the choice that all of the sample makes
+FIRST_SHARE = 4  # all candidates run on this fraction, 1 / FIRST_SHARE, of the sample
+FINALISTS = 3  # and this many of them on the rest. In SmolLM2-135M, 31 of 32 groups then choose as on the whole sample.
 
 
 def raced(candidates: int) -> float:
-    """Of how many candidates `block_losses` makes whole passes over the sample."""
+    """The number of whole passes over the sample that `block_losses` makes for this many candidates."""
     return candidates / FIRST_SHARE + min(candidates, FINALISTS + 1) * (1 - 1 / FIRST_SHARE)
 
 
@@ -32,17 +32,17 @@ def raced(candidates: int) -> float:
 def block_losses(
     task: Task, groups: Sequence[Group], candidates: Callable[[Group], Sequence[Tensor]], activation: Activation | None = None
 ) -> dict[Group, Tensor]:
-    """Mean squared error of each group's block output for each of its candidate scales: group -> [candidates] float64.
+    """The mean squared error of each group's block output for each candidate scale: group -> [candidates] float64.
 
-    The block is the innermost module that the group's readers feed together (self-attention for q, k, v; the MLP for gate, up), and
-    a single reader is its own block. Its readers get Q(W * s) / s in place of W, which folding would give them; the rest stays
-    float (Lin et al., 2023, section 3.2, holds the same objective).
+    The block is the innermost module that holds all of the group's readers: self-attention for q, k, v, the MLP for gate, up. A
+    single reader is its own block. The readers get Q(W * s) / s in place of W, the weight that folding would give them. The rest
+    stays float. Lin et al., 2023, section 3.2, has the same objective.
 
-    A race: all candidates meet the first quarter of the replay sample. The best few and the first candidate, with which others are
-    compared, meet the rest too, and their losses are those of the whole sample; the others' are infinite.
+    The search is a race. All candidates run on the first quarter of the replay sample. The best few, and the first candidate as the
+    reference, also run on the rest. Their losses are those of the whole sample. The losses of the others are infinite.
 
     Args:
-        activation: ranges of a group's smoothed input, if inputs are quantized too.
+        activation: the ranges of a group's smoothed input, if inputs are quantized too.
     """
     sample = task.statistics.sample
     scales = {group: candidates(group) for group in groups}
@@ -64,7 +64,7 @@ def block_losses(
 def _losses(
     task: Task, sample: Tensor, scales: Mapping[Group, Sequence[Tensor]], activation: Activation | None
 ) -> dict[Group, Tensor]:
-    """Losses of candidate scales over a sample, in one batch: group -> [candidates] float64.
+    """The losses of candidate scales on a sample, in one batch: group -> [candidates] float64.
 
     Blocks are searched while the float model runs, so only one block's input is alive at a time.
     """
@@ -81,7 +81,7 @@ def _losses(
     def searched(name: str) -> Callable[..., None]:
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             nonlocal busy
-            if busy:  # a block inside another one that is being tried
+            if busy:  # this block runs inside a block that is being tried
                 return
             busy = True
             for group in by_block[name]:
@@ -112,7 +112,11 @@ def _try(
     formats: Mapping[str, tuple[Format | None, Format | None]],
     activation: Activation | None,
 ) -> Tensor:
-    """Losses of one block: put each candidate in place, run, restore. `formats` are those of the layers that are quantized."""
+    """The losses of one block. Each candidate is put in place and run, and the weights are restored at the end.
+
+    Args:
+        formats: the formats of the layers that are quantized.
+    """
     quantized = [name for name in group.readers if name in formats]
     readers = [module.get_submodule(name) for name in quantized]
     originals = [reader.weight for reader in readers]
@@ -139,6 +143,6 @@ def _try(
 
 
 def _through(quantizer: ActivationQuantizer, scale: Tensor, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a reader is given where its input, divided by a scale [channels], is quantized."""
+    """The input of a reader that is divided by a scale [channels], quantized, and multiplied by the scale again."""
     x = args[0]
     return ((quantizer((wide(x) / scale).to(x.dtype)) * scale).to(x.dtype), *args[1:])

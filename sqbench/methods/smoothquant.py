@@ -15,29 +15,29 @@ from sqbench.quant import ranges
 from sqbench.quant.layers import weight_of
 
 AUTO_GRID = tuple(round(0.05 * step, 2) for step in range(21))
-SMALLEST = 1e-5  # of weight maxima and of scales, as in the public implementation
+SMALLEST = 1e-5  # lower bound of weight maxima and of scales, as in the public implementation
 
 
 def smoothing_scale(act_absmax: Tensor, weight_absmax: Tensor, alpha: float) -> Tensor:
-    """s_j = max|X_j|^alpha / max|W_:,j|^(1 - alpha) (eq. 4), [channels] each; 1 where the calibration saw only zeros."""
+    """The scales s_j = max|X_j|^alpha / max|W_:,j|^(1 - alpha) (eq. 4): [channels]. 1 where the calibration saw only zeros."""
     scale = act_absmax.pow(alpha) / weight_absmax.clamp(min=SMALLEST).pow(1 - alpha)
     return torch.where(act_absmax > 0, scale.clamp(min=SMALLEST), torch.ones_like(scale))
 
 
 def column_absmax(linears: Sequence[nn.Module]) -> Tensor:
-    """Largest |W_:,j| over all linears that read a tensor: [in_features] float32."""
+    """The largest |W_:,j| over all linears that read a tensor: [in_features] float32."""
     return torch.stack([weight_of(linear).float().abs().amax(0) for linear in linears]).amax(0)
 
 
 @torch.no_grad()
 def smooth_ln_fcs(norm: nn.Module, linears: nn.Module | Sequence[nn.Module], act_scales: Tensor, alpha: float = 0.5) -> Tensor:
-    """Smooth one norm and the linears that read its output, in place; the float function stays the same.
+    """Smooth one norm and the linears that read its output, in place. The float function does not change.
 
     Args:
-        norm: LayerNorm or RMSNorm; its weight, and its bias if it has one, are divided by s.
-        linears: every linear that reads it; their columns are multiplied by s.
+        norm: LayerNorm or RMSNorm. Its weight, and its bias if it has one, are divided by s.
+        linears: every linear that reads the norm's output. Their columns are multiplied by s.
         act_scales: [channels] absmax of the norm's output over the calibration set.
-        alpha: migration strength; 0 leaves the difficulty with the activations, 1 moves all of it into the weights.
+        alpha: migration strength. 0 leaves the difficulty with the activations, 1 moves all of it into the weights.
 
     Returns:
         s, [channels] float32.
@@ -54,12 +54,12 @@ def smooth_ln_fcs(norm: nn.Module, linears: nn.Module | Sequence[nn.Module], act
 @register("smoothquant")
 @dataclass(frozen=True)
 class SmoothQuant(Method):
-    """Norm -> linears groups are smoothed; with `pairs`, linear -> linear pairs too (up -> down, v -> o), beyond the paper.
+    """Smooth norm -> linears groups. With `pairs`, also smooth linear -> linear pairs (up -> down, v -> o), beyond the paper.
 
     Attributes:
-        alpha: migration strength; `auto` takes per group the one with the least quantized block-output error.
+        alpha: migration strength. `auto` takes for each group the value with the least quantized block-output error.
         pairs: smooth proven pairs too.
-        pair_alpha: their migration strength, or `auto`.
+        pair_alpha: the migration strength of pairs, or `auto`.
     """
 
     needs_alpha: ClassVar[bool] = True

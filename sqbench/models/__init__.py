@@ -1,4 +1,4 @@
-"""Models: found, fingerprinted, loaded; and their topology, discovered and proven."""
+"""Models are found, fingerprinted and loaded. Their topology is discovered and proven."""
 
 import torch
 from omegaconf import OmegaConf
@@ -15,9 +15,9 @@ __all__ = ["LOADERS", "Loader", "Model", "Source", "locate"]
 
 
 def locate(cfg: ModelConfig) -> Source:
-    """Find a model's files and fingerprint them; nothing is loaded.
+    """Find a model's files and fingerprint them. Nothing is loaded.
 
-    In a plan, a model that is not there is known by its configuration.
+    In a plan, the configuration gives the fingerprint of a model that is not there.
     """
     try:
         return LOADERS[cfg.loader].locate(cfg)

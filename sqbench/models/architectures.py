@@ -1,4 +1,4 @@
-"""Which architectures are causal language models, by their names alone: told before anything is loaded."""
+"""The check that an architecture is a causal language model. It uses names alone, before anything is loaded."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ INSTEAD = "use a causal language model (Llama, Qwen, GPT-2, ...)"
 
 
 def refuse_architecture(config: dict[str, Any], trust_remote_code: bool, place: str) -> None:
-    """Raise UserError, naming what it is, for a model that does not predict each token from those before it alone.
+    """Raise UserError for a model that does not predict each token from earlier tokens alone. The error names its kind.
 
     Args:
         config: the content of config.json.
-        place: what an error calls the model: a key and its value.
+        place: the model's name in errors: a key and its value.
     """
     named = config.get("architectures") or []
     own = config.get("auto_map")

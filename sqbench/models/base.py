@@ -1,4 +1,4 @@
-"""What every model is to the rest of sqbench, and where one comes from."""
+"""The interface of all models, and the sources that models come from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +22,12 @@ class Model(ABC):
 
     Attributes:
         module: the network itself.
-        name, fingerprint: what it is called, and the sha256 of its weights.
+        name, fingerprint: the model's name, and the sha256 of its weights.
         keep: fnmatch patterns of layers that stay in float.
-        report: what quantization did to it; empty for a float model.
+        report: the report on its quantization; empty for a float model.
     """
 
-    kind: ClassVar[str]  # of the data it reads: text or images
+    kind: ClassVar[str]  # kind of the data that it reads: text or images
 
     module: Any
     name: str
@@ -41,12 +41,12 @@ class Model(ABC):
 
     @property
     def prediction_fingerprint(self) -> str:
-        """sha256 of everything that predictions come from."""
+        """sha256 of everything that predictions depend on."""
         return self.fingerprint
 
     @abstractmethod
     def example(self) -> Tensor:
-        """A small fixed batch of inputs: enough to trace and to prove folds on."""
+        """A small fixed batch of inputs. It is enough to trace and to prove folds on."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ class Model(ABC):
 
     @abstractmethod
     def body(self, inputs: Tensor) -> Tensor:
-        """A forward pass that runs all quantizable layers, and no more than it must."""
+        """A forward pass that runs all quantizable layers, and as little else as possible."""
 
     def bodies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`body` of each batch, in order. A model that holds a part of itself at a time takes them all through that part."""
+        """`body` of each batch, in order. A model that holds one part at a time takes all batches through each part."""
         return (self.body(batch) for batch in batches)
 
     def forwards(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -75,7 +75,7 @@ class Model(ABC):
 
     @cached_property
     def topology(self) -> Topology:
-        """What reads what, and where scales may move; traced once."""
+        """Which layers read which tensors, and where scales may move. It is traced once."""
         example = self.example()
         return discover(
             self.module,
@@ -86,7 +86,7 @@ class Model(ABC):
         )
 
     def with_module(self, module: nn.Module, report: Any) -> Self:
-        """The same model with other insides; what reads what stays as it was traced."""
+        """The same model with another module. The topology stays as it was traced."""
         other = replace(self, module=module, report=report)
         if "topology" in self.__dict__:
             other.__dict__["topology"] = self.topology
@@ -95,17 +95,17 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Source:
-    """Weights found and fingerprinted on disk; nothing is loaded yet.
+    """Weights that are found and fingerprinted on disk. Nothing is loaded yet.
 
     Attributes:
         fingerprint: sha256 of everything on disk that can change the model's numbers.
         load: builds the model on a device.
-        stream: builds one whose blocks stay on disk, where there is such a thing.
-        context: the longest window of tokens that the model takes, if it says.
-        widths: input channels of its layers, from the architecture alone; None where that is not cheap. It is told whether the
-            model classifies images by its own head, which is then one of its layers.
-        extent: how large it is, read from headers and configurations alone; None where those do not tell.
-        first: what has to happen before it is there, in a plan; empty if it is there.
+        stream: builds a model whose blocks stay on disk; None if there is no such model.
+        context: the longest window of tokens that the model takes; None if it is unknown.
+        widths: input channels of its layers, from the architecture alone; None where that is not cheap. Its argument says whether
+            the model classifies images by its own head. That head is then one of its layers.
+        extent: the model's size, from headers and configurations alone; it returns None where they do not tell.
+        first: in a plan, the step that must come before the weights are there; empty if they are there.
     """
 
     fingerprint: str
@@ -119,7 +119,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Loader:
-    """A way to find models: what kind of data they read, and the function that finds one."""
+    """A way to find models: the kind of data that they read, and the function that finds one."""
 
     kind: str
     locate: Callable[[ModelConfig], Source]

@@ -1,4 +1,4 @@
-"""Folding BatchNorm into the convolution before it: at inference it is an affine map per output channel."""
+"""Folding BatchNorm into the convolution before it. At inference BatchNorm is an affine map per output channel."""
 
 from collections import OrderedDict
 
@@ -27,14 +27,14 @@ def batchnorm_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def after_fold(norm: nn.Module) -> nn.Module:
-    """What is left of a BatchNorm module once its affine map is gone: timm's carry an activation and a drop layer."""
+    """The rest of a BatchNorm module without its affine map. timm's BatchNorms hold an activation and a drop layer."""
     rest = {name: part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)}
-    return nn.Sequential(OrderedDict(rest)) if rest else nn.Identity()  # under their own names: others know them by these
+    return nn.Sequential(OrderedDict(rest)) if rest else nn.Identity()  # other code looks for these names
 
 
 @torch.no_grad()
 def fold_batchnorm(module: nn.Module, layer: str, norm: str) -> None:
-    """Fold the BatchNorm named `norm` into the layer named `layer`; parameters are replaced, never written to."""
+    """Fold the BatchNorm named `norm` into the layer named `layer`. Parameters are replaced, never written to."""
     before, after = module.get_submodule(layer), module.get_submodule(norm)
     scale, shift = batchnorm_scale(after)
     weight = weight_of(before)

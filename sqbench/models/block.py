@@ -12,7 +12,7 @@ from sqbench.models.base import Model
 from sqbench.models.topology import Topology, discover
 from sqbench.models.tracing import first_tensor
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is given besides the hidden states
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of a block besides the hidden states
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class BlockModel(Model):
 
     Attributes:
         place: the block's name.
-        number: its place among the blocks.
-        call: tokens -> what the block is given besides the hidden states.
-        shown: what it reads of the language model's example.
-        whole: the topology of all blocks, but for what is refused and floating; None before it is known.
+        number: its index among the blocks.
+        call: number of tokens -> the block's arguments besides the hidden states.
+        shown: the hidden states that it reads in the language model's example.
+        whole: the topology of all blocks, without its refused and floating entries; None before it is known.
     """
 
     kind = "text"
@@ -46,12 +46,12 @@ class BlockModel(Model):
         return first_tensor(self.module.get_submodule(self.place)(hidden, *args, **kwargs))
 
     def body(self, hidden: Tensor) -> Tensor:
-        """The same: a block has no head."""
+        """The same as `forward`, because a block has no head."""
         return self.forward(hidden)
 
     @cached_property
     def topology(self) -> Topology:
-        """That of all blocks, once it is known: a layer's place among all layers matters."""
+        """The topology of all blocks once it is known, because a layer's place among all layers matters. Before, its own."""
         return self.whole or discover(self.module, lambda: self.forward(self.example()), patterns=self.keep, part=True)
 
 
@@ -69,7 +69,7 @@ def block_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def nested(name: str, module: nn.Module) -> nn.Module:
-    """A tree that holds one module, under its full name."""
+    """A tree of modules that holds one module under its full name."""
     for part in reversed(name.split(".")):
         tree = nn.Module()
         tree.add_module(part, module)

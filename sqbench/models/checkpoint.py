@@ -1,7 +1,7 @@
-"""The weights of a model folder, held against the model that its configuration describes before any of them is read.
+"""The weights of a model folder. They are compared with the model in its configuration before any weight is read.
 
-Names and shapes come from the headers of the files. transformers itself loads tensors of these shapes that hold no data, so what
-it converts on the way (experts in one tensor, names of older releases, the base model's prefix) is known, and so are tied weights.
+Names and shapes come from the headers of the files. transformers itself loads empty tensors of these shapes. This shows what it
+converts while it loads (experts in one tensor, names of older releases, the base model's prefix), and which weights are tied.
 """
 
 import re
@@ -24,14 +24,14 @@ Sources = dict[str, dict[str | None, list[str]]]  # tensor of the model -> conve
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor of a model is stored: a file, its name there, and the dtype that the model has it in."""
+    """The place where a tensor of a model is stored: a file, its name there, and the tensor's dtype in the model."""
 
     file: Path
     name: str
     dtype: torch.dtype
 
     def read(self) -> Tensor:
-        """The tensor as it is stored, mapped rather than copied."""
+        """The tensor as stored. It is mapped into memory, not copied."""
         with safe_open(self.file, "pt") as opened:
             tensor: Tensor = opened.get_tensor(self.name)
             return tensor
@@ -39,11 +39,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a folder in Hugging Face layout that are those of a model, read when they are asked for.
+    """A model's tensors in a folder in Hugging Face layout. They are read on request.
 
     Attributes:
-        origins: parameter or buffer of the model -> where it is stored, if it is stored as it is.
-        computed: buffer that the model computes itself -> the dtype that the model has it in.
+        origins: parameter or buffer of the model -> where it is stored. Only tensors that are stored as they are have an origin.
+        computed: buffer that the model computes itself -> its dtype in the model.
     """
 
     origins: dict[str, Origin]
@@ -51,14 +51,14 @@ class Checkpoint:
 
     @classmethod
     def of(cls, folder: Path, module: Any, dtype: torch.dtype, place: str) -> "Checkpoint":
-        """Hold the *.safetensors of a folder against a transformers model, whose own weights may be on the meta device.
+        """Compare the *.safetensors of a folder with a transformers model. The model's own weights may be on the meta device.
 
         Args:
-            dtype: that the model is to have.
-            place: what an error calls the folder: a key and its value.
+            dtype: the dtype that the model is to have.
+            place: the folder's name in errors: a key and its value.
 
         Raises:
-            UserError: a tensor is missing, is not the model's, has another shape, comes twice or is no floating-point number, or
+            UserError: a tensor is missing, is unexpected, has another shape, comes twice or holds no floating-point numbers, or
                 the configuration ties tensors that differ.
         """
         tensors = stored(weight_files(folder, read_config(folder, place), place), place)
@@ -88,7 +88,7 @@ class Checkpoint:
         return cls(origins, {name: buffer.dtype for name, buffer in filled.named_buffers() if name not in origins})
 
     def load(self, names: Iterable[str], into: nn.Module, device: torch.device) -> None:
-        """Put tensors in the place of parameters and buffers; on a CPU and in the model's dtype they are mapped, not copied."""
+        """Replace parameters and buffers by stored tensors. On a CPU and in the model's dtype these are mapped, not copied."""
         for name in names:
             tensor = self.origins[name].read().to(device, self.origins[name].dtype)
             owner, _, leaf = name.rpartition(".")
@@ -97,7 +97,7 @@ class Checkpoint:
 
 
 def _sources(module: Any, names: Iterable[str]) -> Sources:
-    """What transformers makes every tensor of the model from."""
+    """The stored tensors that transformers makes each tensor of the model from."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
@@ -114,9 +114,9 @@ def _sources(module: Any, names: Iterable[str]) -> Sources:
 
 
 def _overlapping(parts: Mapping[str | None, list[str]]) -> list[str]:
-    """Names of which transformers would silently use some, or use all in another order.
+    """Names of stored tensors that transformers would silently drop or use in another order.
 
-    Those of one conversion that differ in a number are a list, which counts from 0 without a gap.
+    Names of one conversion that differ only in a number are a list. It must count from 0 without a gap.
     """
     if None in parts:
         names = list(chain(*parts.values()))
@@ -132,17 +132,17 @@ def _overlapping(parts: Mapping[str | None, list[str]]) -> list[str]:
 
 
 def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources: Sources, place: str) -> Any:
-    """The model as it is once it is loaded, of tensors without data; loads nothing.
+    """The model as transformers would load it, with tensors that hold no data. No weight is read.
 
     Raises:
-        UserError: a tensor is missing, is not the model's or has another shape.
+        UserError: a tensor is missing, is unexpected or has another shape.
     """
     from transformers.utils import logging
 
     empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
     how = {"config": module.config, "dtype": dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report is ours, below
+    logging.set_verbosity_error()  # the errors below replace its report
     try:
         with torch.random.fork_rng(devices=[]):
             loaded, info = type(module).from_pretrained(None, state_dict=empty, output_loading_info=True, **how)
@@ -164,7 +164,7 @@ def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources
 
 
 def _remedy(module: Any, missing: list[str], unexpected: list[str]) -> str:
-    """What would work instead."""
+    """The end of an error message: what would work instead."""
     for name in missing:
         for other in unexpected:
             prefix = other.removesuffix(name)

@@ -1,4 +1,4 @@
-"""How large a model is, before a weight is read: what a plan predicts seconds and memory from."""
+"""The size of a model, before a weight is read. A plan predicts seconds and memory from it."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,14 +13,14 @@ from sqbench.models.folder import configs
 
 @dataclass(frozen=True)
 class Extent:
-    """How large a model is. A unit is a token, or an image.
+    """The size of a model. A unit is a token, or an image.
 
     Attributes:
-        weights: how many parameters.
-        flops: of a forward pass, for each unit: two for a product of a weight and an input.
-        inputs: numbers that its layers read, for each unit.
-        channels: of all layers' inputs together.
-        outputs: predictions for each unit.
+        weights: number of parameters.
+        flops: floating-point operations of a forward pass per unit: two for each product of a weight and an input.
+        inputs: numbers that its layers read per unit.
+        channels: input channels of all layers together.
+        outputs: predictions per unit.
     """
 
     weights: int
@@ -31,10 +31,10 @@ class Extent:
 
 
 def of_language(shapes: Iterable[tuple[int, ...]], config: dict[str, Any]) -> Extent | None:
-    """Of a language model, by the shapes of its tensors and its config.json; None if that does not tell its width and vocabulary.
+    """The extent of a language model, from its tensors' shapes and its config.json. None if that lacks width or vocabulary.
 
-    Matrices count, which is what takes time; of input embeddings that are not the head's only a row is read for a token. All
-    experts count, though a token meets some of them.
+    Only matrices count for `flops`, because they take the time. Input embeddings that are not the head's do not count: a token
+    reads only one row. All experts count, although a token meets only some of them.
     """
     about = {key: value for part in configs(config) for key, value in part.items()}
     width, vocabulary = about.get("hidden_size", about.get("n_embd")), about.get("vocab_size")
@@ -44,15 +44,15 @@ def of_language(shapes: Iterable[tuple[int, ...]], config: dict[str, Any]) -> Ex
     weights = sum(math.prod(shape) for shape in shapes)
     embeddings = sum(1 for shape in shapes if shape[:1] == (vocabulary,))
     used = sum(math.prod(shape) for shape in shapes if len(shape) > 1) - (embeddings > 1) * vocabulary * width
-    # A matrix [out, in] reads `in` numbers; q, k and v read the same, and so do gate and up: about every second one is new.
+    # A matrix [out, in] reads `in` numbers. q, k and v share one input, gate and up another: 4 of 7 inputs are distinct.
     channels = sum(shape[-1] for shape in shapes if len(shape) == 2 and shape[0] != vocabulary) * 4 // 7
     return Extent(weights, 2.0 * used, channels, channels, int(vocabulary))
 
 
 def of_images(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Extent | None:
-    """Of an image model, from a forward pass on the meta device, where nothing is computed; None if it fails there.
+    """The extent of an image model, from a forward pass on the meta device, which computes nothing. None if the pass fails.
 
-    Products of weights and inputs count: those of two activations (attention) are few beside them at the sizes of images.
+    Only products of weights and inputs count. At the sizes of images, products of two activations (attention) are few.
     """
     flops, inputs, channels = [], [], []
 

@@ -1,4 +1,4 @@
-"""A model folder in Hugging Face layout, as its JSON files and the headers of its weights describe it: no weight is read."""
+"""A model folder in Hugging Face layout, described by its JSON files and the headers of its weights. No weight is read."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from sqbench.errors import UserError, counted
 
-# The longest window of tokens, as families call it in config.json.
+# Names of the longest window of tokens in config.json. Model families use different ones.
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_sequence_length", "seq_length", "context_length")
-# Parts of a configuration that describe the language model of several networks in one.
+# Keys of the language model's part in a configuration that describes several networks.
 INNER = ("text_config", "llm_config", "language_config")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -35,10 +35,10 @@ def read_config(folder: Path, place: str) -> dict[str, Any]:
     """The content of config.json.
 
     Args:
-        place: what an error calls the folder: a key and its value.
+        place: the folder's name in errors: a key and its value.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: the file is missing, or holds no JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -47,7 +47,7 @@ def read_config(folder: Path, place: str) -> dict[str, Any]:
 
 
 def configs(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A configuration, and the one of its language model where it describes several networks."""
+    """Yield a configuration, and the part for its language model if it describes several networks."""
     yield config
     yield from (config[key] for key in INNER if isinstance(config.get(key), dict))
 
@@ -62,7 +62,7 @@ def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]
     """The files that transformers reads weights from.
 
     Raises:
-        UserError: there are none, some are not there, or two sets of them are.
+        UserError: there are no such files, some are missing, or there are two sets of them.
     """
     named = config.get("transformers_weights")
     names = [name for name in ((named,) if named else (SINGLE, INDEX)) if (folder / name).is_file()]
@@ -84,7 +84,7 @@ def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]
 
 
 def stored(files: Iterable[Path], place: str) -> dict[str, Stored]:
-    """Every tensor of some files.
+    """Name -> tensor, for all tensors in these files.
 
     Raises:
         UserError: a file is no complete safetensors file, or two of them hold a tensor of the same name.

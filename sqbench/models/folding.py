@@ -1,6 +1,6 @@
-"""Folding: moving scales between layers so that a model computes the same function with other numbers.
+"""Folding moves scales between layers, so that a model computes the same function with other numbers.
 
-Parameters are replaced, never written to: models that share tensors (`share`) keep their own.
+Parameters are replaced, never written to. Other models that share the tensors (`share`) do not change.
 """
 
 import copy
@@ -14,14 +14,14 @@ from sqbench.quant.layers import set_weight, weight_of
 
 @dataclass(frozen=True)
 class Group:
-    """A place where scales can move: out of `source`'s output channels, into the input channels of `readers`.
+    """A place where scales can move from the output channels of `source` into the input channels of `readers`.
 
     Attributes:
         source: a norm (kind `norm`) or a linear (kind `pair`).
         readers: linears that read it.
-        origin: [in_features of the readers] which output channel of the source each input channel comes from; None is one to one.
+        origin: [in_features of the readers] the source's output channel of each input channel; None means one to one.
             Grouped-query attention repeats channels of v on the way to o.
-        offset: what the norm adds to its weight before it multiplies (Gemma's RMSNorm: 1).
+        offset: the number that the norm adds to its weight before it multiplies (Gemma's RMSNorm: 1).
     """
 
     kind: str
@@ -34,11 +34,11 @@ class Group:
         return f"{self.source} -> {', '.join(reader.rpartition('.')[2] for reader in self.readers)}"
 
     def spread(self, scale: Tensor) -> Tensor:
-        """From one factor per source channel to one per reader input channel."""
+        """Turn one factor per source channel into one per reader input channel."""
         return scale if self.origin is None else scale[self.origin.to(scale.device)]
 
     def gather(self, per_input: Tensor) -> Tensor:
-        """From one non-negative value per reader input channel to one per source channel: the largest of those it feeds."""
+        """Turn one non-negative value per reader input into one per source channel: the largest of the inputs that it feeds."""
         if self.origin is None:
             return per_input
         origin = self.origin.to(per_input.device)
@@ -46,12 +46,12 @@ class Group:
 
 
 def wide(value: Tensor) -> Tensor:
-    """In float32 at least: a factor may be outside the range of half precision where its product with a parameter is not."""
+    """The values in float32 at least. Half precision may hold the product of a factor and a parameter, but not the factor."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def divide_norm(norm: nn.Module, scale: Tensor, offset: float = 0.0) -> None:
-    """Divide what a norm writes by `scale` [channels]: its weight, and its bias if it has one."""
+    """Divide a norm's output by `scale` [channels]: its weight, and its bias if it has one."""
     for name, parameter in list(norm.named_parameters(recurse=False)):
         shift = offset if name == "weight" else 0.0
         divided = (wide(parameter) + shift) / scale - shift
@@ -59,7 +59,7 @@ def divide_norm(norm: nn.Module, scale: Tensor, offset: float = 0.0) -> None:
 
 
 def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
-    """Divide what a linear writes by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
+    """Divide a linear's output by `scale` [out_features]: the rows of its weight, and its bias if it has one."""
     weight = weight_of(linear)
     set_weight(linear, (wide(weight) / scale.unsqueeze(1)).to(weight.dtype))
     if isinstance(linear.bias, Tensor):
@@ -67,13 +67,13 @@ def divide_outputs(linear: nn.Module, scale: Tensor) -> None:
 
 
 def multiply_inputs(linear: nn.Module, scale: Tensor) -> None:
-    """Multiply what a linear reads by `scale` [in_features]: the columns of its weight."""
+    """Multiply a linear's input by `scale` [in_features]: the columns of its weight."""
     weight = weight_of(linear)
     set_weight(linear, (wide(weight) * scale).to(weight.dtype))
 
 
 def divide_source(source: nn.Module, group: Group, scale: Tensor) -> None:
-    """Divide what a group's source writes by `scale` [channels of the source]."""
+    """Divide the output of a group's source by `scale` [channels of the source]."""
     if group.kind == "norm":
         divide_norm(source, scale, group.offset)
     else:
@@ -83,7 +83,7 @@ def divide_source(source: nn.Module, group: Group, scale: Tensor) -> None:
 def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None:
     """Divide the source's output channels by `scale` [channels of the source] and multiply the readers' inputs by it.
 
-    Parameters are replaced, never written to: a model that shares them keeps its own. `root` is the name of `module` itself.
+    Parameters are replaced, never written to, so a model that shares them does not change. `root` is the name of `module` itself.
     """
 
     def find(name: str) -> nn.Module:
@@ -95,13 +95,13 @@ def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None
 
 
 def share(module: nn.Module) -> nn.Module:
-    """A new module tree over the same tensors: layers can be replaced in it while the original stays as it is, at no memory."""
+    """A new module tree over the same tensors. Replacing its layers does not change the original. It needs no memory."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def random_scale(channels: int, seed: int, device: torch.device, exponents: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """Powers of 2 with exponents evenly spaced between two bounds, in random order, all different: [channels] float32."""
+    """Distinct powers of 2 in random order, with exponents evenly spaced between two bounds: [channels] float32."""
     generator = torch.Generator().manual_seed(seed)
     low, high = exponents
     steps = torch.randperm(channels, generator=generator).double() / max(channels - 1, 1)

@@ -1,4 +1,4 @@
-"""Smoothing groups: a norm and all the linears that read what it writes, as it is or through a change of order or shape."""
+"""Smoothing groups: a norm and all the linears that read its output, directly or through a change of order or shape."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -15,21 +15,21 @@ from sqbench.quant.layers import is_linear
 
 Refusal = tuple[str, str]  # (group, reason)
 
-OFFSETS = (0.0, 1.0)  # what a norm may add to its weight: nothing, or Gemma's 1
+OFFSETS = (0.0, 1.0)  # numbers that a norm may add to its weight: 0, or Gemma's 1
 
 
 def norm_groups(
     module: nn.Module, forward: Callable[[], Any], trace: Trace, layers: Sequence[str], kept: Sequence[str], affine: Collection[str]
 ) -> tuple[list[Group], list[Refusal]]:
-    """Proven groups, in order of execution, and the others with reasons: every norm that a linear reads is in one of the two.
+    """Proven groups in order of execution, and refused groups with reasons. Every norm that a linear reads is in one of the two.
 
-    Linears that read the very tensor that a norm wrote are known from the trace. Whoever reads it through a roll, a window
-    partition, a selection of tokens or any other function is known from what autograd sees. Channels are then matched by scaling
-    them, and the group is proven as any other.
+    The trace shows the linears that read a norm's output directly. Autograd shows the linears that read it through a roll, a window
+    partition, a selection of tokens or any other function. Their channels are then matched by scaling them, and the group is proven
+    like any other.
 
     Args:
-        layers, kept: names of the layers that are quantized and that stay in float.
-        affine: norms that fold into the layer before them: nothing is left of them to divide.
+        layers, kept: names of the layers that are quantized, and of those that stay in float.
+        affine: norms that fold into the layer before them. Nothing is left of them to divide.
     """
     direct: dict[str, list[str]] = {}
     for name in (*layers, *kept):
@@ -40,7 +40,7 @@ def norm_groups(
     refused: dict[str, Refusal] = {}
 
     def settle(norm: str, readers: Sequence[str], try_: Callable[[Group], tuple[Group, str | None]]) -> None:
-        """Put a group of a norm where it belongs."""
+        """Put a norm's group into `found` or into `refused`."""
         group = Group("norm", norm, tuple(name for name in readers if name in linears))
         if set(readers) & set(kept):
             refused[norm] = (str(group), "a layer that stays in float reads it too")
@@ -72,7 +72,7 @@ def norm_groups(
 
 
 def _matched(module: nn.Module, group: Group, trace: Trace) -> tuple[Group, str | None]:
-    """A group whose readers' channels are known by what scaling does, and why it is none."""
+    """A group with its readers' channels matched by scaling, and the reason if it is refused."""
     if reason := repeated(group, trace):
         return group, reason
     first, *others = origins(module, group, trace)

@@ -1,4 +1,4 @@
-"""What classifies images: a model's own classifier, or a head fitted once on frozen float features and shared by every point."""
+"""Heads that classify images: a model's own classifier, or a head fitted once on float features and shared by all points."""
 
 import warnings
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from sqbench.storage import digest
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-REVISION = 1  # of how heads are fitted
+REVISION = 1  # of the code that fits heads
 BATCH = 50  # images
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn's logistic regression; every fifth image of a class decides between them
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn's logistic regression; the score on every fifth image chooses one
 
 
 class Probe(nn.Linear):
-    """Logits [B, classes] of features [B, width] of any dtype; standardisation is part of its weights."""
+    """Logits [B, classes] of features [B, width] of any dtype. Its weights include the standardisation."""
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.to(self.weight.dtype))
@@ -55,7 +55,7 @@ class Neighbours(nn.Module):
         self.classes, self.k, self.temperature = classes, min(k, len(bank)), temperature
 
     def forward(self, features: Tensor) -> Tensor:
-        """Log shares of the vote [B, classes] of features [B, width]; a class without a vote has one in a million."""
+        """Log shares of the vote [B, classes] for features [B, width]. A class without a vote has a share of 1e-6."""
         near = (functional.normalize(features.float(), dim=1) @ self.bank.T).topk(self.k, dim=1)
         votes = (near.values / self.temperature).softmax(dim=1)
         shares = votes.new_zeros(len(features), self.classes).scatter_add(1, self.labels[near.indices], votes)
@@ -65,16 +65,16 @@ class Neighbours(nn.Module):
 def attach(
     model: ImageModel, head: str, training: LabelledImages, classes: tuple[str, ...], folder: Path | None, count: int
 ) -> ImageModel:
-    """The model with the head that a run asks for; the float features are read once, and the fitted head is kept in `folder`.
+    """The model with the head that a run asks for. A head is fitted on float features once, and is kept in `folder`.
 
     Args:
         head: own, probe (logistic regression) or knn.
         training: the images to fit it on, as the model reads them.
         folder: where fitted heads are kept; None keeps none.
-        count: how many of the images.
+        count: how many of these images to use.
 
     Raises:
-        UserError: the model's own classifier has other classes, or a class is not among the images.
+        UserError: the model's own classifier has another number of classes, or a class is not among the images.
     """
     if head == "own":
         _check_own(model, classes, training)
@@ -95,7 +95,7 @@ def attach(
 
 
 def without_classifier(model: ImageModel) -> ImageModel:
-    """The same model with features for outputs, over the same tensors; the model itself stays as it is."""
+    """A model over the same tensors that returns features. The given model does not change."""
     module = share(model.module)
     module.reset_classifier(0)  # type: ignore[operator]
     return replace(model, module=module, classes=0, head=None)
@@ -131,7 +131,7 @@ def fit_probe(features: Tensor, labels: Tensor) -> dict[str, Tensor]:
     best = max(STRENGTHS, key=score) if held.any() and len(set(targets[~held])) > 1 else STRENGTHS[1]
     fitted = _regression(inputs, targets, best)
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+    if len(weight) == 1:  # for two classes scikit-learn keeps only the difference
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     weight = weight / std.double()
     return {"weight": weight.float(), "bias": (bias - weight @ mean.double()).float()}
@@ -141,13 +141,13 @@ def _regression(inputs: NDArray[np.float64], targets: NDArray[np.int64], strengt
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():  # where 500 steps end is a good head, and the same one each time
+    with warnings.catch_warnings():  # after 500 steps the head is good, and the same each time
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=strength, max_iter=500).fit(inputs, targets)
 
 
 def fit_neighbours(features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The bank itself."""
+    """The bank: the features and labels as they are."""
     return {"bank": features, "labels": labels}
 
 
@@ -160,7 +160,7 @@ def build_probe(tensors: dict[str, Tensor], classes: int) -> nn.Module:
 
 
 def build_neighbours(tensors: dict[str, Tensor], classes: int) -> nn.Module:
-    """The neighbours of the bank."""
+    """The nearest-neighbour head of a bank."""
     return Neighbours(tensors["bank"], tensors["labels"], classes)
 
 
@@ -169,10 +169,10 @@ BUILDS: dict[str, Callable[[dict[str, Tensor], int], nn.Module]] = {"probe": bui
 
 
 def _unused(images: LabelledImages) -> str:
-    """What is said of labels that begin above 0, as those that count from 1 do; else nothing."""
+    """A message about labels that begin above 0, such as labels that count from 1. Empty for other labels."""
     labels = images.split.labels
     first = int(labels.min()) if len(labels) else 0
-    if first <= 0:  # a label below 0 has an error of its own
+    if first <= 0:  # labels below 0 have an error of their own
         return ""
     empty = "class 0 has" if first == 1 else f"classes 0 to {first - 1} have"
     return f"the labels of {images.split.title} go from {first} to {labels.max()}, so {empty} no image"

@@ -1,4 +1,4 @@
-"""An image classifier as the rest of sqbench sees it: a backbone with its preprocessing, and a head."""
+"""An image classifier for the rest of sqbench: a backbone with its preprocessing, and a head."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,10 +17,10 @@ class ImageModel(Model):
     """A timm model: `module(images)` are its logits, or the features that a fitted head reads.
 
     Attributes:
-        preprocessing: what its inputs went through, from timm's data config.
+        preprocessing: the preprocessing of its inputs, from timm's data config.
         classes: outputs of its own classifier; 0 for a backbone without one.
-        head: a fitted head on the features, which stays in float; None is the module's own classifier.
-        head_fingerprint: sha256 of what it was fitted on and how.
+        head: a fitted head on the features, which stays in float; None means the module's own classifier.
+        head_fingerprint: sha256 of the data and the method that the head was fitted with.
     """
 
     kind: ClassVar[str] = "images"
@@ -32,7 +32,7 @@ class ImageModel(Model):
 
     @property
     def prediction_fingerprint(self) -> str:
-        """sha256 of the weights and the head."""
+        """The sha256 of the weights, followed by that of the head."""
         return f"{self.fingerprint}{self.head_fingerprint}"
 
     def example(self) -> Tensor:
@@ -46,6 +46,6 @@ class ImageModel(Model):
         return outputs if self.head is None else self.head(outputs)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """What the module itself returns: logits, or features [images, width] under a fitted head."""
+        """The module's own output: logits, or features [images, width] under a fitted head."""
         parameter = next(self.module.parameters())
         return self.module(inputs.to(parameter.device, parameter.dtype))

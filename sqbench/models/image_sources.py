@@ -1,4 +1,4 @@
-"""Where image models come from: found and fingerprinted before anything is loaded."""
+"""Sources of image models. They are found and fingerprinted before anything is loaded."""
 
 import os
 from functools import partial
@@ -19,7 +19,7 @@ OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano or resnet_nano"
 
 
 def from_timm(cfg: ModelConfig) -> Source:
-    """Any timm architecture (`model.name`, with or without a tag), its weights from `model.checkpoint`, else from the hub."""
+    """Any timm architecture (`model.name`, with or without a tag). Weights come from `model.checkpoint`, else from the hub."""
     config = pretrained_cfg(cfg.name)
     file = Path(cfg.checkpoint).expanduser() if cfg.checkpoint else from_hub(cfg, config)
     if not file.is_file():
@@ -29,10 +29,10 @@ def from_timm(cfg: ModelConfig) -> Source:
 
 
 def read_checkpoint(file: Path, place: str) -> dict[str, Tensor]:
-    """Named tensors of a safetensors or torch file, unwrapped from a training checkpoint (its EMA weights if it has them).
+    """Name -> tensor from a safetensors or torch file. A training checkpoint gives its EMA weights if it has them.
 
     Raises:
-        UserError: the file is neither, or would need code to be run.
+        UserError: the file is neither, or would run code while it is loaded.
     """
     from timm.models import load_state_dict
 
@@ -50,7 +50,7 @@ def from_hub(cfg: ModelConfig, config: Any) -> Path:
     """The safetensors file of a pretrained timm model, from the Hugging Face cache, else downloaded.
 
     Raises:
-        UserError: neither has it.
+        UserError: timm knows no weights, or neither the cache nor the hub has the file.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -1,4 +1,4 @@
-"""A causal language model as the rest of sqbench sees it: one module, its tokenizer, and where its head begins."""
+"""A causal language model for the rest of sqbench: one module, its tokenizer, and the place where its head begins."""
 
 import textwrap
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class LanguageModel(Model):
     """A Hugging Face causal LM: `module(input_ids=..., use_cache=False).logits` are its predictions.
 
     Attributes:
-        tokenizer: of the same model.
+        tokenizer: the tokenizer of the same model.
     """
 
     kind: ClassVar[str] = "text"
@@ -36,11 +36,11 @@ class LanguageModel(Model):
 
     @property
     def width(self) -> int:
-        """Length of the vectors that tokens become."""
+        """Length of a token's embedding vector."""
         return int(self.module.get_input_embeddings().weight.shape[1])
 
     def check_tokens(self, ids: Tensor) -> None:
-        """Raise UserError for token ids, on a CPU, that the tokenizer knows and the model has no embedding for."""
+        """Raise UserError for token ids of the tokenizer that have no embedding in the model. Only ids on a CPU are checked."""
         if ids.device.type == "cpu" and ids.numel() and (largest := int(ids.max())) >= self.vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise UserError(
@@ -49,7 +49,7 @@ class LanguageModel(Model):
             )
 
     def example(self) -> Tensor:
-        """A small fixed batch of token ids [2, 12]: enough to trace and to prove folds on."""
+        """A small fixed batch of token ids [2, 12]. It is enough to trace and to prove folds on."""
         ids = torch.arange(1, 25, dtype=torch.long) * 7919 % self.vocabulary
         return ids.view(2, 12).to(self.device)
 
@@ -59,9 +59,9 @@ class LanguageModel(Model):
         return self.module(input_ids=ids.to(self.device), use_cache=False).logits
 
     def body(self, ids: Tensor) -> Tensor:
-        """What the output embedding reads, [batch, tokens, width]; the logits of a model that does not call one.
+        """The tensor that the output embedding reads: [batch, tokens, width]. The logits if the model calls no output embedding.
 
-        The forward pass ends where the output embedding begins: all other layers have run then, those of a head with several too.
+        The forward pass ends where the output embedding begins. All other layers have run then, also those of a larger head.
         """
         head = self.module.get_output_embeddings()
         handle = None if head is None else head.register_forward_pre_hook(_stop)
@@ -75,9 +75,9 @@ class LanguageModel(Model):
 
     @cached_property
     def head(self) -> Callable[[Tensor], Tensor] | None:
-        """The function from `body` to `forward`, if it is the output embedding alone (proven on the example); else None.
+        """The function from `body` to `forward` if it is the output embedding alone (proven on the example), else None.
 
-        Some models scale or cap their logits after it: for those the whole forward pass is the only honest way.
+        Some models scale or cap their logits after the output embedding. They need the whole forward pass.
         """
         head = self.module.get_output_embeddings()
         with torch.no_grad():
@@ -88,7 +88,7 @@ class LanguageModel(Model):
         return head if whole.shape == split.shape and torch.equal(whole, split) else None
 
     def of_example(self) -> tuple[Tensor, Tensor]:
-        """Logits of the example, and what the head reads of it."""
+        """Logits of the example, and the tensor that the head reads."""
         ids = self.example()
         return self.forward(ids), self.body(ids)
 
@@ -112,7 +112,7 @@ def _stop(module: Any, inputs: tuple[Tensor, ...]) -> None:
 
 @contextmanager
 def readable(name: str, folder: Path) -> Iterator[None]:
-    """What transformers raises inside the block, said of `model.name` in one line: the first of its own."""
+    """Turn an error of transformers inside the `with` statement into a UserError about `model.name`, with its first line."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

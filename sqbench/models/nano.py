@@ -1,4 +1,4 @@
-"""Small classifiers trained on first use by the recipe in their YAML: real networks where no hub and no wheel can be had."""
+"""Small classifiers, trained on first use by the recipe in their YAML. They are real networks that need no hub and no wheel."""
 
 import hashlib
 import logging
@@ -29,8 +29,8 @@ from sqbench.storage import cache_dir, digest
 
 log = logging.getLogger(__name__)
 
-TRAINED_FIRST = "its model is trained first"  # what a plan says
-REVISION = 1  # of the training below: raised when it makes other weights of the same recipe
+TRAINED_FIRST = "its model is trained first"  # the text of a plan
+REVISION = 1  # of the training below; raise it when the same recipe gives other weights
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Recipe:
     """How a model is trained.
 
     Attributes:
-        architecture, options: a timm architecture and the arguments it is built with; `num_classes` comes from the data.
-        data: a key of sqbench.data.SOURCES, whose training split is used.
+        architecture, options: a timm architecture and its arguments. `num_classes` comes from the data.
+        data: a key of sqbench.data.images.SOURCES. Its training split is used.
         input_size: channels, height, width.
-        mean, std: of all pixels, from 0 to 1.
-        epochs, batch: how often each image is seen, and with how many others.
+        mean, std: mean and standard deviation of all pixels, which are from 0 to 1.
+        epochs, batch: how often training sees each image, and the number of images per step.
         learning_rate: the peak of one cycle (Smith and Topin 2018), with AdamW.
-        shift, rotation, zoom: random changes of each image: pixels, degrees, a fraction.
+        shift, rotation, zoom: bounds of the random changes of each image: pixels, degrees, a fraction.
     """
 
     architecture: str
@@ -67,7 +67,8 @@ class Recipe:
         """The recipe in a model's YAML.
 
         Raises:
-            UserError: it is not there, lacks a key or has one too many, or another image size is asked for.
+            UserError: the recipe lacks a key, has an unknown key or unknown data, or the YAML asks for another image size or a
+                checkpoint.
         """
         given: Any = OmegaConf.to_container(OmegaConf.create(cfg.recipe or {}), resolve=True)
         values: dict[str, Any] = {str(key): value for key, value in given.items()}
@@ -92,10 +93,10 @@ class Recipe:
         return Preprocessing(self.input_size, (self.mean,) * channels, (self.std,) * channels, interpolation="bilinear")
 
     def build(self, classes: int) -> nn.Module:
-        """The network, its weights drawn from torch's global generator.
+        """The network, with weights drawn from torch's global generator.
 
         Raises:
-            UserError: timm has no such architecture, or it takes no such options.
+            UserError: timm has no such architecture, or the architecture does not take the options.
         """
         import timm
 
@@ -110,23 +111,23 @@ class Recipe:
 
 
 def from_recipe(cfg: ModelConfig) -> Source:
-    """Train the model, unless the cache has it; the fingerprint is that of the weights and the recipe."""
+    """Train the model, unless the cache has it. The fingerprint covers the weights, the recipe and the training data."""
     recipe = Recipe.of(cfg)
     found = images.fetch(DataConfig(name=recipe.data, source=recipe.data), CalibrationConfig())
     training = LabelledImages(found.train, range(len(found.train)), recipe.preprocessing)
     about = {"recipe": asdict(recipe), "training": training.fingerprint, "classes": len(found.classes), "revision": REVISION}
     kept = cache_dir() / "models" / f"{cfg.name}-{digest(about)[:12]}.safetensors"
     if not kept.is_file():
-        planning.before(TRAINED_FIRST)  # a plan does not wait for another process that trains it either
+        planning.before(TRAINED_FIRST)  # so a plan never waits for another process that trains it
     tensors, _ = tensorfile.cached(kept, lambda: (train(recipe, training, len(found.classes), cfg.name), about))
     weights = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
-    fingerprint = digest({"weights": weights, **about})  # not of the file: the order of a safetensors header is left to chance
+    fingerprint = digest({"weights": weights, **about})  # not of the file: its header has a random order
     extent = partial(of_images, partial(recipe.build, len(found.classes)), recipe.input_size)
     return Source(fingerprint, partial(load, cfg, recipe, kept, len(found.classes), fingerprint), extent=extent)
 
 
 def load(cfg: ModelConfig, recipe: Recipe, kept: Path, classes: int, fingerprint: str, device: torch.device) -> ImageModel:
-    """The trained model from its file."""
+    """Load the trained model from its file."""
     with torch.random.fork_rng(devices=[]):
         module = recipe.build(classes)
     module.load_state_dict(tensorfile.load(kept)[0])
@@ -135,7 +136,7 @@ def load(cfg: ModelConfig, recipe: Recipe, kept: Path, classes: int, fingerprint
 
 
 def train(recipe: Recipe, training: LabelledImages, classes: int, name: str) -> dict[str, Tensor]:
-    """Weights after training from scratch on the CPU; the same each time for the same number of threads."""
+    """The weights after training from scratch on the CPU. They are the same each time for the same number of threads."""
     planning.before(TRAINED_FIRST)
     log.info("training %s on %d images, once", name, len(training))
     start = time.perf_counter()
@@ -159,7 +160,7 @@ def train(recipe: Recipe, training: LabelledImages, classes: int, name: str) -> 
 
 
 def moved(inputs: Tensor, recipe: Recipe) -> Tensor:
-    """Normalised images [B, C, H, W], each shifted, turned and zoomed by chance; black comes in at the edges."""
+    """Normalised images [B, C, H, W], each randomly shifted, rotated and zoomed. Black fills the edges."""
     angle = _uniform(len(inputs), math.radians(recipe.rotation))
     zoom = 1 + _uniform(len(inputs), recipe.zoom)
     shift = [_uniform(len(inputs), 2 * recipe.shift / side) for side in (inputs.shape[3], inputs.shape[2])]
@@ -171,5 +172,5 @@ def moved(inputs: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _uniform(count: int, bound: float) -> Tensor:
-    """[count] numbers between -bound and bound, from torch's global generator."""
+    """Random numbers [count] between -bound and bound, from torch's global generator."""
     return (torch.rand(count) * 2 - 1) * bound

@@ -1,4 +1,4 @@
-"""What norms write, as far as their parameters tell."""
+"""The output of norms, as far as their parameters determine it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,14 +10,14 @@ from sqbench.models.batchnorm import after_fold, is_batchnorm
 
 
 def writers(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Site -> what the norm that writes it makes of normalised values [..., channels]; sites that no norm writes are left out."""
+    """Site -> the map from normalised values [..., channels] to its norm's output. Sites that no norm writes are left out."""
     offsets = {group.source: group.offset for group in model.topology.groups}
     norms = {site: (name, model.module.get_submodule(name)) for site, name in model.topology.norms.items()}
     return {site: partial(_written, norm, offsets.get(name, 0.0)) for site, (name, norm) in norms.items()}
 
 
 def _written(norm: nn.Module, offset: float, x: Tensor) -> Tensor:
-    """Weight and bias; of a BatchNorm that carries an activation, that too."""
+    """Apply a norm's weight and bias, and the activation of a BatchNorm that holds one."""
     weight, bias = norm.weight, getattr(norm, "bias", None)
     assert isinstance(weight, Tensor)
     x = x * (weight.float() + offset)

@@ -1,4 +1,4 @@
-"""Input channels of a model's layers from its architecture alone: what a plan can check before any weight is read."""
+"""Input channels of a model's layers, from its architecture alone. A plan can check them before any weight is read."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +13,7 @@ Widths = dict[str, tuple[int, int]]  # layer -> input channels that one output r
 
 
 def _widths(build: Callable[[], nn.Module]) -> Widths:
-    """Of a network without weights and without its output embedding; none if it cannot be built so: loading it says why."""
+    """The widths of a network without weights, and without its output embedding. Empty if it cannot be built; loading says why."""
     from accelerate import init_empty_weights
 
     try:
@@ -28,7 +28,7 @@ def _widths(build: Callable[[], nn.Module]) -> Widths:
 
 @lru_cache(maxsize=8)
 def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own_head: bool = False) -> Widths:
-    """Of a Hugging Face causal LM without its output embedding; `fingerprint` is the folder's, whose files may change."""
+    """The widths of a Hugging Face causal LM without its output embedding. `fingerprint` renews the cache if files change."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     def build() -> nn.Module:
@@ -41,7 +41,7 @@ def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own
 
 @lru_cache(maxsize=8)
 def timm_widths(architecture: str, image_size: int | None, own_head: bool) -> Widths:
-    """Of a timm architecture, with its classifier or without; `image_size` is of those that are built for one."""
+    """The widths of a timm architecture, with or without its classifier. `image_size` is for those built for one size."""
     import timm
 
     options = {} if image_size is None else {"img_size": image_size}

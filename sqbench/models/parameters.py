@@ -1,7 +1,7 @@
-"""What every parameter of a network is: a layer's weight, an embedding, a norm, part of the head, or a matrix nobody quantizes.
+"""The roles of a network's parameters: a layer's weight, an embedding, a norm, part of the head, or an unquantized matrix.
 
-The sum holds: each parameter has exactly one role. Roles come from what one forward pass does with the parameters, not from names:
-a matrix that a product reads is a weight, wherever it is kept (experts of a mixture as one tensor, a router without a module).
+Each parameter has exactly one role. Roles come from what one forward pass does with the parameters, not from their names. A matrix
+that a product reads is a weight, wherever the model keeps it (experts of a mixture as one tensor, a router without a module).
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -17,7 +17,7 @@ from sqbench.models.plain import is_foreign
 from sqbench.models.tracing import Trace
 from sqbench.quant.layers import kind_of
 
-# Role -> what has it.
+# Role -> the parameters that have it.
 ROLES = {
     "layer": "weights of linear and convolution layers that are called",
     "kept": "layers that stay in float because somebody asked",
@@ -27,16 +27,16 @@ ROLES = {
     "other": "biases, class tokens, position embeddings, scales: no product reads them",
     "floating": "matrices that a product reads, or that were not seen at work, outside the layers",
 }
-PRODUCTS = ("mm", "mv", "dot", "conv", "attention", "rnn", "lstm", "gru", "matmul", "einsum")  # in the names of operations
+PRODUCTS = ("mm", "mv", "dot", "conv", "attention", "rnn", "lstm", "gru", "matmul", "einsum")  # parts of names of operations
 
 
 class Uses(TorchDispatchMode):
-    """Follows the parameters of a network, and what is computed from them alone, through a forward pass.
+    """Follows a network's parameters, and tensors computed from them alone, through a forward pass.
 
     Attributes:
-        seen: names of those that any operation read.
-        products: names of those that a matrix product, or an operation that torch does not know, read.
-        tables: names of those that an embedding looked up.
+        seen: names of the parameters that any operation read.
+        products: names of the parameters that a matrix product read, or an operation that is not torch's own.
+        tables: names of the parameters that an embedding looked up.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Uses(TorchDispatchMode):
         self.seen: set[str] = set()
         self.products: set[str] = set()
         self.tables: set[str] = set()
-        # Tensor -> the parameters that it is computed from; what depends on the model's input is not in it.
+        # Tensor -> the parameters that it is computed from. Tensors that depend on the model's input are left out.
         self._from: Any = WeakTensorKeyDictionary()
         for buffer in module.buffers():
             self._from[buffer] = frozenset()
@@ -58,7 +58,7 @@ class Uses(TorchDispatchMode):
         operation = operation.partition(".")[0]
         product = space != "aten" or operation == "linear" or any(part in operation for part in PRODUCTS)
         table = operation.startswith("embedding")
-        factors = args[:3] if "scaled_dot_product" in operation else given  # the mask that it adds is no factor
+        factors = args[:3] if "scaled_dot_product" in operation else given  # the mask is added, so it is no factor
         names, read = self._names(given), self._names(factors)
         self.seen |= names
         self.products |= read if product else frozenset()
@@ -72,7 +72,7 @@ class Uses(TorchDispatchMode):
         return result
 
     def _names(self, tensors: Iterable[Any]) -> frozenset[str]:
-        """The parameters that tensors are computed from, as far as they hang on nothing else."""
+        """The parameters that tensors are computed from. Tensors that depend on the model's input have none."""
         return frozenset().union(*(self._from.get(x, frozenset()) for x in tensors if isinstance(x, Tensor)))
 
 
@@ -82,7 +82,9 @@ def roles_of(
     """The role of every parameter: name -> a key of `ROLES`.
 
     Args:
-        layers: that may be quantized; kept: by request not; head: modules of the head.
+        layers: layers that may be quantized.
+        kept: layers that stay in float on request.
+        head: modules of the head.
     """
     return {name: _role(module, name, parameter, uses, layers, kept, head) for name, parameter in module.named_parameters()}
 
@@ -104,15 +106,15 @@ def _role(
         return "head" if place in head else "kept"
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or name in uses.tables:
         return "embedding"
-    if name in uses.products and place not in layers and parameter.dim() > 1:  # a product adds a bias, too
+    if name in uses.products and place not in layers and parameter.dim() > 1:  # a product reads its bias, too
         return "floating"
-    if parameter.numel() == max(parameter.shape, default=1):  # a vector, however many axes of one it has
+    if parameter.numel() == max(parameter.shape, default=1):  # a vector, with any number of axes of length 1
         return "norm" if is_norm(owner) else "other"
     return "floating" if name not in uses.seen or _is_layer(owner) else "other"
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module has one weight per channel and nothing below it; timm's BatchNorms carry an activation."""
+    """Whether a module has one weight per channel and no children. A BatchNorm of timm may hold an activation."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.dim() == 1 and (not list(module.children()) or is_batchnorm(module))
 
@@ -124,7 +126,7 @@ def _is_layer(module: nn.Module) -> bool:
 def floating(
     module: nn.Module, roles: dict[str, str], uses: Uses, trace: Trace, outside: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """(name, reason) of every matrix that stays in float though nobody asked: of a layer its name, else that of the parameter.
+    """Yield (name, reason) of every matrix that stays in float without a request. The name is the layer's or the parameter's.
 
     Args:
         outside: layers that the model's body does not run.

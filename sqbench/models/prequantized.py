@@ -1,4 +1,4 @@
-"""Checkpoints that are quantized already: no float baseline comes from them, so they are refused by the name of their format."""
+"""Refusal of checkpoints that are quantized already. They give no float baseline. The error names their format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 from sqbench.errors import UserError
 from sqbench.models.folder import Stored
 
-# Entries of config.json that say so, at any depth: transformers', MLX's, and that of early compressed-tensors.
+# Entries of config.json that mark quantized weights, at any depth: from transformers, MLX and early compressed-tensors.
 ENTRIES = ("quantization_config", "quantization", "compression_config")
-# Files beside config.json that say so, and whose they are.
+# Files beside config.json that mark quantized weights, and the libraries that write them.
 FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ or HQQ",
     "hf_quant_config.json": "ModelOpt",
 }
-# The last parts of tensors' names that say so, and whose they are.
+# Last parts of tensor names that mark quantized weights, and the libraries or formats that use them.
 NAMES = {
     "qweight": "GPTQ or AWQ",
     "weight_packed": "compressed-tensors",
@@ -33,7 +33,7 @@ def refuse_quantized(folder: Path, config: dict[str, Any], tensors: Mapping[str,
     """Raise UserError if a folder's configuration, the files beside it or its tensors say that its weights are quantized.
 
     Args:
-        place: what an error calls the folder: a key and its value.
+        place: the folder's name in errors: a key and its value.
     """
     found = _in_config(config) or _in_files(folder) or _in_tensors(tensors)
     if found:

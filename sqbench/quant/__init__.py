@@ -1,1 +1,1 @@
-"""The shared quantizer: formats, the affine map, range estimation, quantized modules. Needs torch and nothing else."""
+"""The shared quantizer: formats, the affine map, range estimation, quantized modules. It needs only torch."""

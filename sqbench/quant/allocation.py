@@ -1,23 +1,23 @@
-"""How many bits each group of weights gets under an average: least total damage, numbers in and numbers out."""
+"""Allocation of bits to groups of weights: the least total damage under an average width. Numbers only, no tensors."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
-ROUNDING = 1e-9  # of the bits spent: an average of exactly the budget fits
+ROUNDING = 1e-9  # slack in bits per weight, so that an average of exactly the budget fits
 
 
 def allocate(sizes: Sequence[int], damages: Sequence[Mapping[int, float]], budget: float) -> list[int]:
     """A width for each group, at most `budget` bits per weight on average, with little total damage.
 
-    Greedy: every group starts at its narrowest width, and the step that saves most damage per bit is taken as long as it fits.
-    Steps run along the lower convex hull of a group's damage over its width, where they save less and less per bit. Up to the
-    first step that does not fit this is the least damage that the bits spent can have (Shoham and Gersho, 1988). What is left over
-    goes to smaller steps: the total is above the optimum by no more than that first step would have saved.
+    The search is greedy. Every group starts at its narrowest width. The step that saves most damage per bit is taken if it fits.
+    Steps run along the lower convex hull of a group's damage over its width, where they save less and less per bit. Up to the first
+    step that does not fit, this is the least damage for the bits spent (Shoham and Gersho, 1988). The bits left over go to smaller
+    steps. The total exceeds the optimum by at most the saving of that first step.
 
     Args:
-        sizes: weights in each group.
-        damages: of each group, width -> damage; damages of groups add up.
-        budget: not below the narrowest width.
+        sizes: the number of weights in each group.
+        damages: width -> damage, for each group. Damages of groups add up.
+        budget: at least the narrowest width.
     """
     assert len(sizes) == len(damages)
     widths = [min(damage) for damage in damages]
@@ -35,7 +35,7 @@ def allocate(sizes: Sequence[int], damages: Sequence[Mapping[int, float]], budge
 
 
 def convex_hull(damage: Mapping[int, float]) -> list[int]:
-    """Widths on the lower convex hull of damage over width, from the narrowest to the one with the least damage.
+    """Widths on the lower convex hull of damage over width, from the narrowest to the width with the least damage.
 
     >>> convex_hull({2: 9.0, 3: 4.0, 4: 3.9, 6: 0.1, 8: 0.2})
     [2, 3, 6]

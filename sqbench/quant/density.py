@@ -1,4 +1,4 @@
-"""A histogram as a probability density, and what a clipping range costs under it."""
+"""A histogram as a probability density, and the cost of a clipping range under it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from sqbench.quant.affine import qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 
-AT_ONCE = 1 << 16  # numbers worked on together: they stay in the processor's cache
+AT_ONCE = 1 << 16  # numbers computed at once, so few that they stay in the processor's cache
 
 
 class Histogram(NamedTuple):
-    """Counts [N] float64 over N equal bins that start at `low`. Inside a bin the density is taken as uniform."""
+    """Counts [N] float64 over N equal bins that start at `low`. The density is assumed uniform inside a bin."""
 
     counts: Tensor
     low: float
@@ -22,17 +22,17 @@ class Histogram(NamedTuple):
 
     @classmethod
     def of(cls, counts: Tensor, low: float, high: float) -> "Histogram":
-        """From counts over equal bins between low and high."""
+        """The histogram of counts over equal bins between low and high."""
         return cls(counts.double(), low, (high - low) / len(counts))
 
     @classmethod
     def seen(cls, stats: InputStatistics) -> "Histogram | None":
-        """Of all values that statistics have seen, on the CPU; None if they were zeros only."""
+        """The histogram of all values in the statistics, on the CPU. None if they were only zeros."""
         return cls.of(stats.bins.cpu(), -stats.reach, stats.reach) if stats.reach else None
 
     @property
     def edges(self) -> Tensor:
-        """[N + 1] float64."""
+        """The bin edges: [N + 1] float64."""
         return self.low + self.width * torch.arange(len(self.counts) + 1, dtype=torch.float64)
 
 
@@ -42,11 +42,11 @@ def prefix_sums(values: Tensor) -> Tensor:
 
 
 def expected_error(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format, norm: float = 2.0) -> Tensor:
-    """Mean |x - fake_quantize(x)|^norm under a histogram, for K candidate ranges at once: [K] float64, exact for the density.
+    """Mean |x - fake_quantize(x)|^norm under a histogram for K candidate ranges: [K] float64, exact for the density.
 
-    With r the distance to the nearest level inside the range, |r|^p has the antiderivative sign(r) |r|^(p+1) / (p+1), and each
-    whole step between levels adds 2 (scale/2)^(p+1) / (p+1); outside the range the nearest level is the last one. Scale and
-    zero-point are computed in the dtype of the ranges: in float32 they are those that the quantizer will have.
+    Inside the range, let r be the distance to the nearest level. |r|^p has the antiderivative sign(r) |r|^(p+1) / (p+1). Each whole
+    step between levels adds 2 (scale/2)^(p+1) / (p+1). Outside the range the nearest level is the last one. Scale and zero-point
+    are computed in the dtype of the ranges. In float32 they equal those of the quantizer.
     """
     edges, used = histogram.edges, histogram.counts > 0
     left, right = edges[:-1][used], edges[1:][used]
@@ -68,14 +68,14 @@ def expected_error(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format, no
 
 
 def squared_errors(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
-    """`expected_error` of norm 2 for K ranges [K], in K 2^b steps rather than K N: what a search can afford.
+    """`expected_error` of norm 2 for K ranges: [K]. It takes K 2^b steps instead of K N, which is cheap enough for a search.
 
-    With levels l_1 < ... < l_n at distance s, thresholds c_j half way between them, and G(c) = E max(c - x, 0), summation by parts
-    gives E (x - Q(x))^2 = E (x - l_n)^2 - 2 s sum_j G(c_j). G is quadratic inside a bin.
+    The levels are l_1 < ... < l_n at distance s, the thresholds c_j lie half way between them, and G(c) = E max(c - x, 0).
+    Summation by parts gives E (x - Q(x))^2 = E (x - l_n)^2 - 2 s sum_j G(c_j). G is quadratic inside a bin.
     """
     counts, edges = histogram.counts / histogram.counts.sum(), histogram.edges
     share = prefix_sums(counts)
-    shortfall = prefix_sums(share[:-1] + counts / 2)  # G at the edges, in bins; inside a bin it grows by t (share + t count / 2)
+    shortfall = prefix_sums(share[:-1] + counts / 2)  # G at the edges, in bins. Inside a bin G grows by t (share + t count / 2)
     half = torch.cat([counts, counts.new_zeros(1)]) / 2
     mean = (counts * (edges[:-1] + edges[1:]) / 2).sum()
     square = (counts * (edges[1:] ** 3 - edges[:-1] ** 3)).sum() / (3 * histogram.width)
@@ -95,6 +95,6 @@ def squared_errors(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) ->
 
 
 def _in_parts(of: Callable[[Tensor, Tensor], Tensor], lo: Tensor, hi: Tensor, each: int) -> Tensor:
-    """A function of candidate ranges that works on `each` numbers for every one of them, in bounded memory."""
+    """Evaluate a function of candidate ranges in bounded memory. It works on `each` numbers per candidate."""
     parts = max(1, AT_ONCE // each)
     return torch.cat([of(*part) for part in zip(lo.split(parts), hi.split(parts), strict=True)])

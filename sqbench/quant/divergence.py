@@ -10,37 +10,37 @@ from sqbench.quant.affine import qparams
 from sqbench.quant.density import Histogram, prefix_sums, squared_errors
 from sqbench.quant.formats import Format
 
-ONE_BIT = 4.0  # in squared error: a bit fewer doubles the step
+ONE_BIT = 4.0  # the squared error grows by this factor with one bit less, which doubles the step
 
 
 def least_divergence(histogram: Histogram, low: float, high: float, fmt: Format) -> tuple[Tensor, Tensor]:
     """(max(-T, low), min(T, high)) for the best threshold T, 0-dim float32.
 
-    P is the histogram between the thresholds; what lies beyond is counted in its last bins that are not empty. Q is the same
-    histogram without what lies beyond: the bins in a cell of the format, the values that one code stands for, share their counts,
-    and bins that are empty in P stay empty. The best T has the least D(P || Q) = sum P log(P / Q) - sum P + sum Q. Every bin edge
-    is tried that leaves at least as many bins as the format has levels.
+    P is the histogram between the thresholds. Its last bins that are not empty also count the values beyond the thresholds. Q is
+    the same histogram without the values beyond. A cell of the format holds the values of one code, and the bins of a cell share
+    their counts in Q. Bins that are empty in P stay empty. The best T has the least D(P || Q) = sum P log(P / Q) - sum P + sum Q.
+    A bin edge is tried if it leaves at least as many bins as the format has levels.
 
-    TensorRT's recipe is for |x| and 2^(b-1) levels; here both sides and all codes of the format count, as in MXNet's version.
-    What else differs, and why:
+    TensorRT's recipe is for |x| and 2^(b-1) levels. Here both sides and all codes of the format count, as in MXNet's version.
+    Other differences, and the reasons:
 
-    - Exact zeros are no part of it: 0 is a code at any threshold. The bins at 0 have no more than the counts of their neighbours;
-      NVIDIA's pytorch-quantization replaces the first one. Otherwise the zeros that a ReLU writes stand out of their cell, and the
+    - Exact zeros do not count, because 0 is a code at any threshold. The bins at 0 get at most the counts of their neighbours.
+      NVIDIA's pytorch-quantization replaces the first bin. Otherwise the zeros that a ReLU writes stand out of their cell, and the
       smallest threshold wins.
-    - Q is not scaled up to the sum of P. Otherwise all of Q shares the mass beyond: a single bin would be a perfect match.
+    - Q is not scaled up to the sum of P. Otherwise all of Q would share the mass beyond, and a single bin would match perfectly.
     - A threshold is tried only if it costs at most ONE_BIT times the least expected squared error. The divergence counts how many
-      values are clipped, and not how far: it would clip one value in a thousand at 30 sigma, which is half of the energy.
+      values are clipped, not how far. It would clip one value in a thousand at 30 sigma, which is half of the energy.
 
     Args:
-        histogram: from -reach to reach, so that 0 is its middle edge.
-        low, high: the smallest and the largest value of the data, or 0 where that is nearer to them; not both 0.
+        histogram: runs from -reach to reach, so 0 is its middle edge.
+        low, high: the smallest and the largest value of the data, widened to contain 0. Not both 0.
     """
     histogram = without_zeros(histogram)
     counts = histogram.counts
     half, total, filled = len(counts) // 2, counts.sum(), counts.nonzero().flatten()
-    if not len(filled):  # values so small that all are in the bins at 0
+    if not len(filled):  # all values are so small that they are in the bins at 0
         return torch.tensor(low), torch.tensor(high)
-    reached = torch.where(filled < half, half - filled, filled - half + 1)  # bins on one side of 0 that hold this one
+    reached = torch.where(filled < half, half - filled, filled - half + 1)  # how many bins on one side of 0 reach this one
     least, most = int(reached.min()), int(reached.max())
     ends = torch.arange(max(least, min(_bins_needed(fmt, low, high), most)), most + 1, dtype=torch.float64)
     lo, hi = (ends * -histogram.width).clamp(min=low), (ends * histogram.width).clamp(max=high)
@@ -67,7 +67,7 @@ def least_divergence(histogram: Histogram, low: float, high: float, fmt: Format)
 
 
 def without_zeros(histogram: Histogram) -> Histogram:
-    """The two bins at 0 with no more than the counts of their neighbours."""
+    """The histogram with the counts of the two bins at 0 limited to those of their neighbours."""
     counts, half = histogram.counts.clone(), len(histogram.counts) // 2
     counts[half] = torch.minimum(counts[half], counts[half + 1])
     counts[half - 1] = torch.minimum(counts[half - 1], counts[half - 2])
@@ -75,12 +75,12 @@ def without_zeros(histogram: Histogram) -> Histogram:
 
 
 def _bins_needed(fmt: Format, low: float, high: float) -> int:
-    """How many bins a threshold needs to have one for every level: the levels are on both sides of 0 if the range is."""
+    """How many bins a threshold needs to have one for every level. If the range has both signs, each side holds half the levels."""
     return math.ceil(fmt.levels if fmt.symmetric or low == 0 or high == 0 else fmt.levels / 2)
 
 
 def _cells(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
-    """Bins at which the format's cells begin, and the end of the last one, for K ranges: [K, cells + 1] int64.
+    """For K ranges, the bins at which the format's cells begin, and the end of the last cell: [K, cells + 1] int64.
 
     A bin belongs to the cell that holds most of it. The bins of all cells are those between lo and hi.
     """
@@ -93,5 +93,5 @@ def _cells(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
 
 
 def _added(counts: Tensor, beyond: Tensor) -> Tensor:
-    """What c log c grows by when c does."""
+    """The growth of c log c when c grows by `beyond`."""
     return xlogy(counts + beyond, counts + beyond) - xlogy(counts, counts)

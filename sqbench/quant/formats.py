@@ -1,4 +1,4 @@
-"""Number formats and schemes: what is stored in how many bits, and what shares a scale. Data only, no tensors."""
+"""Number formats and schemes: bit-widths, and which values share a scale. Data only, no tensors."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 from sqbench.errors import UserError, known
 
 SCALE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# What is quantized, in words.
+# Op set -> what it quantizes, in words.
 OP_SETS = {
     "linear": "linear and convolution layers",
     "linear+matmul": "linear and convolution layers, attention's two products",
@@ -21,12 +21,12 @@ class Format:
 
     Attributes:
         bits: 2 to 8.
-        symmetric: zero-point fixed at 0; else an integer zero-point.
-        granularity: what shares one scale: the whole `tensor`, an output `channel` of a weight, a `token` (row) of an
-            activation, or a `group` of `group_size` neighbours along the input axis.
-        dynamic: ranges come from the tensor at run time rather than from calibration (activations only).
-        convention: of symmetric scales: `qmax` is absmax / (2^(b-1) - 1) without the code -2^(b-1) (SmoothQuant, llm-awq),
-            `half_range` is absmax / ((2^b - 1) / 2) with it (torchao, FQ-ViT).
+        symmetric: the zero-point is fixed at 0. Otherwise it is an integer.
+        granularity: which values share one scale. One of the whole `tensor`, an output `channel` of a weight, a `token` (row) of
+            an activation, or a `group` of `group_size` neighbours along the input axis.
+        dynamic: ranges come from the tensor at run time, not from calibration (activations only).
+        convention: the rule for symmetric scales. `qmax` is absmax / (2^(b-1) - 1) without the code -2^(b-1) (SmoothQuant,
+            llm-awq). `half_range` is absmax / ((2^b - 1) / 2) with that code (torchao, FQ-ViT).
         scale_dtype: the dtype that scales are rounded to and stored in.
     """
 
@@ -50,13 +50,13 @@ class Format:
 
     @property
     def levels(self) -> float:
-        """Steps of one scale: from 0 to the largest magnitude if symmetric, else from the smallest value to the largest."""
+        """The number of scale steps from 0 to the largest magnitude if symmetric, else from the smallest value to the largest."""
         if not self.symmetric:
             return 2**self.bits - 1
         return self.code_max if self.convention == "qmax" else (2**self.bits - 1) / 2
 
     def check(self, key: str, *, activations: bool) -> None:
-        """Raise UserError, naming `key`, for a format that cannot be executed."""
+        """Raise UserError that names `key` if the format cannot be executed."""
 
         def refuse(field: str, works: str) -> UserError:
             return UserError(f"{key}.{field}={getattr(self, field)}: {works}")
@@ -80,17 +80,17 @@ class Format:
             raise refuse("dynamic", f"must be true: {self.granularity} ranges of activations exist only at run time")
 
     def ungrouped(self, granularity: str) -> "Format":
-        """The same format, with another granularity in place of groups."""
+        """The same format with another granularity in place of groups."""
         return replace(self, granularity=granularity, group_size=None) if self.granularity == "group" else self
 
     def for_width(self, channels: int, granularity: str) -> "Format":
-        """The format of a layer with so many input channels: with fewer than one group, another granularity takes its place."""
+        """The format of a layer with that many input channels. With fewer than one group, `granularity` replaces the groups."""
         return self.ungrouped(granularity) if self.group_size is not None and channels < self.group_size else self
 
     def check_width(self, layer: str, channels: int, key: str = "bits.weights", beside: Collection[int] = ()) -> None:
-        """Raise UserError, naming `key` and every size that works, if groups do not divide a layer's input channels.
+        """Raise UserError if groups do not divide a layer's input channels. It names `key` and every size that works.
 
-        A layer with fewer channels than one group has none (`for_width`).
+        A layer with fewer channels than one group has no groups (`for_width`).
 
         Args:
             beside: input channels of all layers.
@@ -109,7 +109,7 @@ class Format:
         )
 
     def stored_bytes(self, out_features: int, in_features: int) -> int:
-        """Bytes of a weight in this format: packed codes, scales, and zero-points of one code each."""
+        """Bytes of a weight in this format: packed codes, scales, and zero-points. Each zero-point takes the bits of one code."""
         codes = out_features * in_features
         blocks = {"tensor": 1, "channel": out_features, "group": codes // (self.group_size or 1)}[self.granularity]
         code_bits = (codes + (0 if self.symmetric else blocks)) * self.bits
@@ -127,13 +127,13 @@ class Scheme:
     """The formats of one quantized model. None leaves a tensor in the model's own float dtype.
 
     Attributes:
-        ops: the set of operations whose inputs are quantized: two results with different op sets are not comparable. `linear`:
-            linear and convolution layers; `linear+matmul`: attention's two products too; `full`: the residual stream, softmax
-            inputs and inputs of norms and activation functions as well.
-        edge_bits: of the first and the last layer that is quantized, where it is often 8; None is the same as everywhere. (An
-            output embedding and a fitted head stay in float: the layer before them is the last then.)
-        layers: fnmatch patterns of layers, or of modules that hold them, to which the scheme is applied; None is all.
-        widths: (layer, bits) of weights that get another width than `weights` has.
+        ops: the set of operations whose inputs are quantized. Results with different op sets are not comparable. `linear` is
+            linear and convolution layers. `linear+matmul` adds attention's two products. `full` adds the residual stream, softmax
+            inputs, and inputs of norms and activation functions.
+        edge_bits: the width of the first and the last layer that can be quantized, often 8. None is the same width as everywhere.
+            An output embedding and a fitted head stay in float, so the last layer is the one before them.
+        layers: fnmatch patterns of the layers, or of modules that hold them, that the scheme applies to. None is all layers.
+        widths: (layer, bits) of weights that get another width than that of `weights`.
     """
 
     name: str
@@ -164,12 +164,12 @@ class Scheme:
             self.activations.check("bits.activations", activations=True)
 
     def weights_of(self, layer: str) -> Format | None:
-        """Format of a layer's weight, the first and the last layer's `edge_bits` apart."""
+        """The format of a layer's weight, without regard to `edge_bits`."""
         bits = dict(self.widths).get(layer)
         return self.weights if self.weights is None or bits is None else replace(self.weights, bits=bits)
 
     def of_layer(self, layer: str, index: int, count: int) -> tuple[Format | None, Format | None]:
-        """Formats of the weight and the input of a layer, by its name and its place among `count` layers."""
+        """The formats of a layer's weight and input, from its name and its place among `count` layers."""
         formats = self.weights_of(layer), self.activations
         if self.edge_bits is None or index not in (0, count - 1):
             return formats
@@ -177,14 +177,14 @@ class Scheme:
         return edge[0], edge[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, as a record has it; layers and widths only where they are chosen."""
+        """The scheme as plain data, in the form of a record. `layers` and `widths` appear only if they are set."""
         fields = asdict(self)
         chosen = {"layers": list(self.layers or ()), "widths": dict(self.widths)}
         return {key: value for key, value in (fields | chosen).items() if key not in chosen or value}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Scheme":
-        """From plain data, as in a YAML of `conf/bits` or a record."""
+        """The scheme from plain data, as in a YAML file of `conf/bits` or a record. `layers` and `widths` are not read."""
         formats = {key: None if fields.get(key) is None else Format(**fields[key]) for key in ("weights", "activations")}
         weights, activations = formats["weights"], formats["activations"]
         return cls(fields["name"], weights, activations, fields.get("ops", "linear"), fields.get("edge_bits"))

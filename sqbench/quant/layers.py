@@ -1,4 +1,4 @@
-"""Linear and convolution layers: their weights whatever class they have, and the quantized layer that takes their place."""
+"""Linear and convolution layers of any class: access to their weights, and the quantized layer that replaces them."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -20,9 +20,9 @@ class Kind:
 
     Attributes:
         transposed: the weight is [in, out].
-        axis: of the input, which holds its channels.
-        folds: a scale per input channel can be multiplied into its weight's columns.
-        pads: zeros go around the input so that the output has ceil(size / stride) pixels, as in TensorFlow.
+        axis: the axis of the input that holds its channels.
+        folds: a scale per input channel can be multiplied into the weight's columns.
+        pads: the layer pads its input with zeros to an output of ceil(size / stride) pixels, as TensorFlow does.
     """
 
     transposed: bool = False
@@ -31,7 +31,7 @@ class Kind:
     pads: bool = False
 
 
-# By the forward function that a class has or inherits. Conv1D is GPT-2's; neither transformers nor timm is loaded here.
+# Keys name the forward function that a class has or inherits, so transformers and timm need not be loaded. Conv1D is GPT-2's.
 KINDS = {
     ("torch.nn.modules.linear", "Linear.forward"): Kind(),
     ("transformers.pytorch_utils", "Conv1D.forward"): Kind(transposed=True),
@@ -49,10 +49,10 @@ def _kind_of_class(cls: type[nn.Module]) -> Kind | None:
 
 
 def kind_of(module: nn.Module) -> Kind | None:
-    """The kind of a layer whose weight and input can be quantized; None for every other module.
+    """The kind of a layer whose weight and input can be quantized. None for every other module.
 
-    A layer is known by the function that it runs, and its weight must be a parameter of its own: a class of another forward pass, a
-    parametrization or a hook may compute with another weight than the one that can be read.
+    A layer is recognized by its forward function, and its weight must be a parameter of its own. A class with another forward pass,
+    a parametrization or a hook may compute with a different weight.
     """
     weight = module._parameters.get("weight")
     own = isinstance(weight, Tensor) and weight.is_floating_point() and "forward" not in module.__dict__
@@ -60,20 +60,20 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is y = x W^T + b with a weight we can read and replace."""
+    """Whether a module computes y = x W^T + b with a weight that can be read and replaced."""
     kind = kind_of(module)
     return kind is not None and kind.folds
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a layer as [out, in], of a convolution [out, in / groups * height * width]; a view, never a copy."""
+    """The weight of a layer as [out, in], or of a convolution as [out, in / groups * height * width]. A view, never a copy."""
     weight, kind = module.weight, kind_of(module)
     assert isinstance(weight, Tensor)
     return weight.detach().t() if kind is not None and kind.transposed else weight.detach().flatten(1)
 
 
 def set_weight(module: nn.Module, weight: Tensor) -> None:
-    """Give a layer a new weight, shaped as `weight_of` has it; the old tensor is left as it was, for whoever shares it."""
+    """Give a layer a new weight, shaped as `weight_of` returns it. The old tensor does not change: other modules may share it."""
     old, kind = module.weight, kind_of(module)
     assert isinstance(old, Tensor)
     stored = weight.t().contiguous() if kind is not None and kind.transposed else weight.reshape(old.shape)
@@ -81,30 +81,30 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
 
 
 def channels_of(module: nn.Module) -> int:
-    """How many channels a layer's input has."""
+    """The number of channels of a layer's input."""
     named = getattr(module, "in_channels", None) or getattr(module, "in_features", None)
     return int(weight_of(module).shape[1]) if named is None else int(named)
 
 
 def widths_of(module: nn.Module) -> tuple[int, int]:
-    """Input channels that one output of a layer reads (of a convolution those of its group), and all input channels."""
+    """The number of input channels that one output reads (for a convolution, those of its group), and of all input channels."""
     channels = channels_of(module)
     return (channels // module.groups if isinstance(module, nn.Conv2d) else channels), channels
 
 
 def channels_last(module: nn.Module, x: Tensor) -> Tensor:
-    """A layer's input as [..., channels]; a view."""
+    """A view of a layer's input as [..., channels]."""
     kind = kind_of(module)
     return x if kind is None else x.movedim(kind.axis, -1)
 
 
 def version_of(x: Tensor) -> int:
-    """How often a tensor was written to; inference tensors do not count, and no layer writes to its input."""
+    """How often a tensor was written to. -1 for inference tensors, which keep no count. No layer writes to its input."""
     return -1 if x.is_inference() else x._version
 
 
 class Shared:
-    """Work on a tensor that several layers read: done for the first of `readers`, its result handed to the others."""
+    """Runs work once on a tensor that several layers read. The first of `readers` computes, and the others get its result."""
 
     def __init__(self, readers: int) -> None:
         self.readers = readers
@@ -112,7 +112,7 @@ class Shared:
         self._waiting = 0
 
     def __call__(self, work: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """work(x), or what it was."""
+        """Return work(x), or the result that another reader of x got."""
         if self.readers < 2:
             return work(x)
         version = version_of(x)
@@ -123,18 +123,18 @@ class Shared:
             result = work(x)
             self._known, self._waiting = (x, version, result), self.readers - 1
         if self._waiting <= 0:
-            self._known = None  # nobody else reads it: let it go
+            self._known = None  # no other reader needs it: free the memory
         return result
 
 
 class ActivationQuantizer(nn.Module):
-    """Fake-quantizes an activation: with fixed ranges if they are given, else with those of the tensor.
+    """Fake-quantizes an activation with fixed ranges if they are given, else with the ranges of the tensor.
 
-    Layers that read the same tensor share one.
+    Layers that read the same tensor share one quantizer.
     """
 
     def __init__(self, fmt: Format, limits: tuple[Tensor, Tensor] | None = None, readers: int = 1, axis: int = -1) -> None:
-        """`axis` holds the channels: it is what a token's or a group's range runs along."""
+        """`axis` holds the channels. The range of a token or a group runs along it."""
         super().__init__()
         assert fmt.dynamic == (limits is None), "static formats need limits, dynamic formats have none"
         self.fmt = fmt
@@ -160,7 +160,7 @@ class ActivationQuantizer(nn.Module):
 
 
 class Stored(nn.Module, ABC):
-    """A layer that knows how many bytes its weight takes in its format, however it is held in memory."""
+    """A layer that knows how many bytes its weight takes in its format. Its weight may be held differently in memory."""
 
     weight: Any
 
@@ -170,28 +170,28 @@ class Stored(nn.Module, ABC):
 
 
 class StandIn(nn.Module):
-    """What takes the place of a layer and computes through it; its weight can still be asked for dtype and device."""
+    """A module that replaces a layer and computes through it. Callers can still read dtype and device from its weight."""
 
     layer: nn.Module
 
     @property
     def weight(self) -> Any:
-        """That of the layer."""
+        """The weight of the layer."""
         return self.layer.weight
 
     @property
     def bias(self) -> Any:
-        """That of the layer."""
+        """The bias of the layer."""
         return self.layer.bias
 
 
 class QuantLayer(StandIn, Stored):
-    """A layer whose weight (and input) went through the quantizer. Simulated: holds the dequantized weight."""
+    """A layer whose weight (and input) goes through the quantizer. It simulates: it holds the dequantized weight."""
 
     def __init__(
         self, layer: nn.Module, fmt: Format | None, limits: tuple[Tensor, Tensor] | None, activation: nn.Module | None
     ) -> None:
-        """`limits` are clipping ranges over the weight's blocks; None takes each block's own minimum and maximum."""
+        """`limits` are clipping ranges over the weight's blocks. None takes each block's own minimum and maximum."""
         super().__init__()
         self.format = fmt
         self.activation = activation
@@ -203,7 +203,7 @@ class QuantLayer(StandIn, Stored):
             blocks = to_blocks(weight, fmt)
             self.params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
             self.layer = with_weight(layer, fake_quantize(blocks, self.params, fmt).view(weight.shape).to(weight.dtype))
-            if weight.element_size() < 4:  # half precision rounds a dequantized weight: its code cannot be read off it
+            if weight.element_size() < 4:  # half precision rounds the dequantized weight, so codes cannot be recovered from it
                 held = quantize(blocks, self.params, fmt).view(weight.shape)
         self.register_buffer("held", held, persistent=False)
         self.held: Tensor | None
@@ -222,7 +222,7 @@ class QuantLayer(StandIn, Stored):
         return weight.numel() * weight.element_size() if self.format is None else self.format.stored_bytes(*weight.shape)
 
     def codes(self) -> Tensor:
-        """The weight's codes [out, in], int8; in float32 they are read off the dequantized weight, which is exact."""
+        """The weight's codes [out, in], int8. For float32 they are computed from the dequantized weight, which is exact."""
         assert self.format is not None
         assert self.params is not None
         if self.held is not None:
@@ -240,7 +240,7 @@ class QuantLayer(StandIn, Stored):
 
 
 def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
-    """The same layer with another weight (as `weight_of` has it); everything else is shared."""
+    """The same layer with another weight, shaped as `weight_of` returns it. Everything else is shared."""
     other = copy.copy(layer)
     other._parameters = dict(layer._parameters)  # copy.copy shares the dictionary itself
     set_weight(other, weight)
@@ -248,7 +248,7 @@ def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Weight bytes of a whole model as stored: quantized layers in their format, everything else as it is, tied tensors once."""
+    """Weight bytes of a whole model: quantized layers as stored in their format, the rest as it is. Tied tensors count once."""
     total, seen = 0, set()
     for module in model.modules():
         if isinstance(module, Stored):
@@ -262,7 +262,7 @@ def stored_bytes(model: nn.Module) -> int:
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
-    """Signal to quantization noise ratio in dB: 10 log10(sum x^2 / sum (x - x^)^2); capped at 200 for an exact copy."""
+    """Signal to quantization noise ratio in dB, 10 log10(sum x^2 / sum (x - x^)^2). Capped at 200 for an exact copy."""
     signal = reference.double().square().sum()
     noise = (reference.double() - approximation.double()).square().sum()
     if signal == 0:

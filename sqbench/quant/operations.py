@@ -1,8 +1,9 @@
 """Tensors that no layer reads: operands of attention's two matrix products, softmax inputs, the residual stream.
 
-They have no module to replace. A module that computes with them (their *owner*) has its forward pass watched instead: every call of
-a product, an addition or fused attention goes through `visit`, to be found, to be observed, or to be quantized. Which of them are
-quantized is the scheme's op set (PTQ4ViT, Yuan et al., 2022, quantizes the products; FQ-ViT, Lin et al., 2022, every tensor).
+They have no module that could be replaced. Instead, the forward pass of the module that computes with them (their *owner*) is
+watched. Every call of a product, an addition or fused attention there goes through `visit`, which finds, observes or quantizes
+tensors. The scheme's op set says which tensors are quantized. PTQ4ViT (Yuan et al., 2022) quantizes the products, FQ-ViT (Lin et
+al., 2022) every tensor.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 # Op set (see Scheme.ops) -> the kinds of points that are quantized besides the inputs of layers.
 KINDS: dict[str, tuple[str, ...]] = {"linear": (), "linear+matmul": ("matmul",), "full": ("matmul", "stream")}
 
-Visit = Callable[[str, str, Tensor], Tensor]  # (name, kind, tensor) -> what takes its place
+Visit = Callable[[str, str, Tensor], Tensor]  # (name, kind, tensor) -> the tensor that replaces it
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Point:
 
     Attributes:
         owner: name of the module that computes with it.
-        name: which of its tensors: `q`, `k`, `v`, `probs`, `scores`, `add0`, `matmul0.a`, `input`; numbered from the second on.
+        name: which of its tensors: `q`, `k`, `v`, `probs`, `scores`, `add`, `matmul.a`, `input`. A second one is `q1`, `matmul1.a`.
         kind: `matmul` (an operand of a product) or `stream` (softmax inputs, sums, inputs of norms).
-        channels: the last axis holds channels; else it has no meaning of its own.
+        channels: whether the last axis holds channels. Otherwise that axis has no fixed meaning.
     """
 
     owner: str
@@ -40,11 +41,11 @@ class Point:
 
     @property
     def site(self) -> str:
-        """Its name among all sites of a model."""
+        """The name of the point among all sites of a model."""
         return f"{self.owner}:{self.name}"
 
     def rows(self, x: Tensor) -> Tensor:
-        """As statistics take it: [examples, ..., channels]."""
+        """The tensor in the shape that statistics take: [examples, ..., channels]."""
         return x if self.channels else x.flatten(1).unsqueeze(-1)
 
 
@@ -64,7 +65,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention` in its parts, each operand visited: softmax(q k^T scale + mask) v."""
+    """`scaled_dot_product_attention` in separate steps, softmax(q k^T scale + mask) v. Every operand is visited."""
     query, key, value = visit("q", "matmul", query), visit("k", "matmul", key), visit("v", "matmul", value)
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
@@ -108,13 +109,13 @@ HANDLERS: dict[str, Handler] = {
 
 
 def handlers_of(points: Iterable[Point]) -> dict[str, Handler]:
-    """What an owner of these points has to see; attention inside it that is not its own stays fused."""
+    """The operations that an owner of these points must intercept. Attention without a point of this owner stays fused."""
     needed = {_sum if point.name.startswith("add") else _product if point.name.startswith("matmul") else _fused for point in points}
     return {name: handler for name, handler in HANDLERS.items() if handler in needed}
 
 
 class _Intercept(TorchFunctionMode):
-    """Sends operations, those of `HANDLERS` unless told otherwise, through a visitor while it is entered."""
+    """Sends operations through a visitor while it is entered. By default these are the operations of `HANDLERS`."""
 
     def __init__(self, visit: Visit, handlers: dict[str, Handler] = HANDLERS) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class _Intercept(TorchFunctionMode):
 
 
 class _Names:
-    """Numbers equal names within one call of an owner: add, add1, add2."""
+    """Makes equal names within one call of an owner unique by numbers: add, add1, add2."""
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
@@ -142,9 +143,9 @@ class _Names:
 
 
 class Owner(nn.Module):
-    """Takes the place of a module's `forward`, and every tensor of its points through `take`.
+    """Replaces a module's `forward` and sends every tensor of its points through `take`.
 
-    The module copies it along with itself. An exception, Ctrl-C among them, leaves nothing behind in torch.
+    A copy of the module copies its owner too. An exception, also Ctrl-C, leaves no changed state in torch.
     """
 
     def __init__(self, module: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor] | None = None) -> None:
@@ -152,12 +153,12 @@ class Owner(nn.Module):
         self.points = {point.name: point for point in points}
         self.handlers = handlers_of(point for point in points if point.name != "input")
         self.visit = visit
-        self._module = [module]  # in a list: it is not a submodule of its own part
+        self._module = [module]  # in a list, so that torch does not register the module as a submodule
         self._before = module.__dict__.get("forward")
         module.forward = self.run
 
     def take(self, point: Point, x: Tensor) -> Tensor:
-        """What takes the place of a tensor."""
+        """The tensor that replaces x."""
         assert self.visit is not None
         return self.visit(point, x)
 
@@ -184,7 +185,7 @@ class Owner(nn.Module):
 
 
 class QuantizedOwner(Owner):
-    """An owner whose points go through quantizers, which are submodules of the module: they move, and are copied, with it."""
+    """An owner whose points go through quantizers. They are submodules of the module, so they move and are copied with it."""
 
     def __init__(self, module: nn.Module, points: list[Point], quantizers: list[nn.Module]) -> None:
         super().__init__(module, points)
@@ -198,7 +199,7 @@ class QuantizedOwner(Owner):
 
 @contextmanager
 def visiting(root: nn.Module, points: list[Point], visit: Callable[[Point, Tensor], Tensor]) -> Iterator[None]:
-    """Send all these points of a model through `visit` for a block."""
+    """Send these points of a model through `visit` inside a `with` block."""
     owners: dict[str, list[Point]] = {}
     for point in points:
         owners.setdefault(point.owner, []).append(point)
@@ -213,11 +214,11 @@ def visiting(root: nn.Module, points: list[Point], visit: Callable[[Point, Tenso
 def find_points(root: nn.Module, forward: Callable[[], Any]) -> tuple[Point, ...]:
     """Every point of one forward pass, in order of execution.
 
-    Inputs of norms and activation functions are points too, unless a sum wrote them: that is a point already.
+    Inputs of norms and activation functions are points too. The output of a sum is already a point, and is not added again.
     """
     found: dict[str, Point] = {}
     stack: list[tuple[str, _Names]] = []
-    summed: list[Tensor] = []  # kept alive, so that identity means something
+    summed: list[Tensor] = []  # kept alive, so that `is` compares reliably
 
     def visit(name: str, kind: str, x: Tensor) -> Tensor:
         owner, names = stack[-1]
@@ -239,7 +240,7 @@ def find_points(root: nn.Module, forward: Callable[[], Any]) -> tuple[Point, ...
     for name, module in root.named_modules():
         leaf = not list(module.children())
         weight = getattr(module, "weight", None)
-        norm = leaf and isinstance(weight, Tensor) and weight.dim() == 1 and not isinstance(module, _BatchNorm)  # it will be folded
+        norm = leaf and isinstance(weight, Tensor) and weight.dim() == 1 and not isinstance(module, _BatchNorm)  # will be folded
         activation = leaf and type(module).__module__.startswith(("torch.nn.modules.activation", "timm.layers.activations"))
         handles.append(module.register_forward_pre_hook(enter(name, norm or activation)))
         handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))

@@ -1,27 +1,28 @@
-"""How uneven an input is, in numbers: what a range must cover, what few values it covers it for, and whether they stay in place."""
+"""Outlier diagnostics: how uneven an input is, and whether its outliers stay in the same channels."""
 
 import torch
 from torch import Tensor
 
 from sqbench.quant.statistics import InputStatistics, top_size
 
-CENTRAL = 0.999  # the share of values whose part of the range is told
+CENTRAL = 0.999  # the share of values for which `range_used` gives the part of the range
 
 
 def describe(stats: InputStatistics) -> dict[str, float]:
-    """Outlier diagnostics of one input; every value is finite.
+    """Outlier diagnostics of one input. Every value is finite.
 
     absmax: the largest |x|.
-    channel_median, channel_p90, channel_p99: quantiles of the channels' absmax, over channels that were ever other than 0.
-    ratio: the largest channel absmax over their median.
-    kurtosis: E (x - m)^4 / (E (x - m)^2)^2 of all values; 3 for a normal distribution. The mean m and the second moment are exact
-        (channel sums, Gram diagonal), the fourth is the histogram's, uniform within a bin. 0 if all values are equal.
-    range_used: the part of [min, max] between the 0.05 % and the 99.95 % quantile of the histogram; 1 for an empty range.
-    persistence: agreement (`agreement`) of the examples' sets of largest channels; `persistence_tokens`: of the sample rows' sets.
-    chance: what both would be if the largest channels were drawn anew each time.
+    channel_median, channel_p90, channel_p99: quantiles of the channels' absmax, over channels that were not always 0.
+    ratio: the largest channel absmax divided by the median.
+    kurtosis: E (x - m)^4 / (E (x - m)^2)^2 of all values. 3 for a normal distribution, 0 if all values are equal. The mean m and
+        the second moment are exact (channel sums, Gram diagonal). The fourth moment is the histogram's, uniform within a bin.
+    range_used: the part of [min, max] between the 0.05 % and the 99.95 % quantile of the histogram. 1 for an empty range.
+    persistence: agreement (`agreement`) of the examples' sets of largest channels.
+    persistence_tokens: agreement of the sample rows' sets.
+    chance: the value of both if the largest channels were drawn at random each time.
 
-    `chance` is absent for a single channel, a persistence also where there are no two sets to compare. After
-    `InputStatistics.scaled`, kurtosis, range_used and the examples' sets rest on the sample rows.
+    A single channel has neither `chance` nor a persistence. A persistence is also absent if there are no two sets to compare. After
+    `InputStatistics.scaled`, kurtosis, range_used and the examples' sets come from the sample rows.
     """
     channels = len(stats.low)
     absmax = stats.absmax.double().cpu()
@@ -51,9 +52,9 @@ def describe(stats: InputStatistics) -> dict[str, float]:
 def agreement(top: Tensor, examples: int) -> float:
     """The Jaccard index at the mean intersection I of two examples' sets of k largest channels: I / (2 k - I).
 
-    From how often every channel c was among an example's k largest, I is exact: sum_c t_c (t_c - 1) / (n (n - 1)) over n examples.
-    The index is convex in the intersection, so the mean of the pairs' own indices is at least this, and equal where they agree
-    in equally many channels. Sets drawn at random have I = k^2 / C, which gives k / (2 C - k).
+    t_c counts how often channel c was among an example's k largest. I is exact: sum_c t_c (t_c - 1) / (n (n - 1)) over n examples.
+    The index is convex in the intersection, so the mean of the pairs' own indices is at least this. Both are equal if all pairs
+    agree in equally many channels. Sets drawn at random have I = k^2 / C, which gives k / (2 C - k).
 
     Args:
         top: [C] integer counts with sum k n.
@@ -75,8 +76,8 @@ def _kurtosis(stats: InputStatistics) -> float:
     width = 2 * stats.reach / len(stats.bins)
     counts = stats.bins.double().cpu()
     fourth = float((counts * edges.pow(5).diff()).sum() / (5 * width * counts.sum()))
-    variance = max(squares / values - mean**2, width**2 / 12)  # below a bin's own, rounding is all there is
-    return max(1.0, fourth / variance**2)  # no distribution is below 1, but sample rows can miss what the moments saw
+    variance = max(squares / values - mean**2, width**2 / 12)  # a variance below that of one bin is only rounding
+    return max(1.0, fourth / variance**2)  # no distribution is below 1, but sample rows can miss values that the moments include
 
 
 def _range_used(stats: InputStatistics) -> float:

@@ -1,4 +1,4 @@
-"""The range of least expected squared error, each end by itself: a grid over the whole data, then its best places in detail."""
+"""The range of least expected squared error. A grid over the whole data comes first, then its best places are refined."""
 
 import math
 
@@ -9,24 +9,25 @@ from torch.nn.functional import max_pool1d, max_pool2d
 from sqbench.quant.density import Histogram, squared_errors
 from sqbench.quant.formats import Format
 
-EVEN, GEOMETRIC = 32, 16  # candidates for one end: with heavy tails the best range ends far inside the data
-FINEST = 1e-3  # of the data's end: the smallest geometric candidate
-MINIMA = 8  # of the grid that are refined: the lowest point of the grid need not lie beside the lowest point of all
-ROUNDS, POINTS = 5, 9  # of refinement: an odd number of points along an axis, so that the centre stays among them
+EVEN, GEOMETRIC = 32, 16  # candidates for one end. With heavy tails the best range ends far inside the data.
+FINEST = 1e-3  # the smallest geometric candidate, as a share of the data's end
+MINIMA = 8  # grid minima that are refined. The lowest point of the grid need not lie beside the lowest point of all.
+ROUNDS, POINTS = 5, 9  # of refinement. The points along an axis are an odd number, so that the centre is one of them.
 
 
 def search(histogram: Histogram, low: float, high: float, fmt: Format) -> tuple[Tensor, Tensor]:
     """The best (lo, hi) with low <= lo <= 0 <= hi <= high and lo < hi, 0-dim float32.
 
-    Symmetric: hi = -lo, and every bin edge is tried. Asymmetric: all pairs of the edges of a histogram of few bins, else of evenly
-    and geometrically spaced ends. The lowest local minima of that grid are refined between their neighbours; each stays among
-    its own candidates, so that the result is at least as good as the grid. The idea to search both ends is torch.ao's
-    HistogramObserver; its public version moves one end at a time, for 256 levels at any bit-width.
+    A symmetric format has hi = -lo, and every bin edge is tried. An asymmetric format tries all pairs of ends. The ends are the
+    edges of a histogram of few bins, else some evenly and some geometrically spaced values. The lowest local minima of that grid
+    are refined between their neighbours. Each minimum stays one of its own candidates, so the result is at least as good as the
+    grid. The idea to search both ends is from torch.ao's HistogramObserver. Its public version moves one end at a time, for 256
+    levels at any bit-width.
 
-    An empty range is not tried: its scale would be 1, whatever the unit of the data.
+    An empty range is not tried, because its scale would be 1 in any unit of the data.
 
     Args:
-        low, high: the smallest and the largest value of the data, or 0 where that is nearer to them; not both 0.
+        low, high: the smallest and the largest value of the data, widened to contain 0. Not both 0.
     """
     edges = histogram.edges
     if fmt.symmetric:
@@ -54,13 +55,13 @@ def search(histogram: Histogram, low: float, high: float, fmt: Format) -> tuple[
 
 
 def _ends(edges: Tensor, end: float) -> Tensor:
-    """0, the edges between it and the end of the data, and that end."""
+    """0, the end of the data, and the edges between them."""
     ends = edges.new_tensor([0.0, end])
     return torch.cat([edges[(edges > 0) & (edges < end)], ends]).unique()
 
 
 def _few(values: Tensor) -> Tensor:
-    """All of the sorted values, or else some of them, evenly spaced, and others geometrically spaced up to the last one."""
+    """All of the sorted values if they are few. Else some of them, evenly spaced, and geometrically spaced ones up to the last."""
     if len(values) <= EVEN + GEOMETRIC:
         return values
     even = values[torch.linspace(0, len(values) - 1, EVEN).round().long()]
@@ -68,13 +69,13 @@ def _few(values: Tensor) -> Tensor:
 
 
 def _gaps(axis: Tensor) -> Tensor:
-    """Of every value, the distance to the farther one of its neighbours; 0 for a single value."""
+    """The distance of every value to the farther one of its neighbours. 0 for a single value."""
     gaps = torch.nn.functional.pad(axis.diff(), (1, 1))
     return torch.maximum(gaps[:-1], gaps[1:])
 
 
 def _minima(error: Tensor) -> Tensor:
-    """Flat indices of the lowest local minima of a grid [N] or [N, M], no more than MINIMA of them."""
+    """Flat indices of the lowest local minima of a grid [N] or [N, M], at most MINIMA of them."""
     pool = max_pool1d if error.dim() == 1 else max_pool2d
     lowest = -pool(-error.unsqueeze(0), 3, stride=1, padding=1).squeeze(0)
     candidates = torch.where(error <= lowest, error, torch.inf).flatten()

@@ -1,4 +1,4 @@
-"""Range estimation: from the statistics of a tensor to its clipping range (lo, hi), always around 0.
+"""Range estimation: from the statistics of a tensor to its clipping range (lo, hi), which always contains 0.
 
 Each estimator is one pure function `(InputStatistics, Format) -> (lo, hi)`, both 0-dim float tensors.
 """
@@ -17,8 +17,8 @@ from sqbench.quant.statistics import InputStatistics
 
 Limits = tuple[Tensor, Tensor]
 Estimator = Callable[[InputStatistics, Format], Limits]
-AT_ONCE = 1 << 18  # weights rounded together: they stay in the processor's cache
-LOOK = 5  # ratios from one look to the next whether smaller ones can still win
+AT_ONCE = 1 << 18  # weights rounded at once, so few that they stay in the processor's cache
+LOOK = 5  # ratios between two checks whether smaller ones can still win
 
 
 def minmax(stats: InputStatistics, fmt: Format) -> Limits:
@@ -38,7 +38,7 @@ def mean_minmax(stats: InputStatistics, fmt: Format) -> Limits:
 
 
 def percentile(stats: InputStatistics, fmt: Format, percent: float = 99.999) -> Limits:
-    """Symmetric: the percentile of |x|. Asymmetric: its counterparts at both ends. Interpolated within a bin, inside min-max."""
+    """The percentile of |x| if symmetric, else its counterparts at both ends. Interpolated within a bin, never beyond min-max."""
     lo, hi = minmax(stats, fmt)
     if not stats.reach:
         return lo, hi
@@ -65,7 +65,7 @@ def percentile(stats: InputStatistics, fmt: Format, percent: float = 99.999) -> 
 
 
 def mse(stats: InputStatistics, fmt: Format, norm: float = 2.0, steps: int = 100) -> Limits:
-    """Shrink the min-max range over a grid of `steps` ratios and keep the one with the least expected |error|^norm."""
+    """The min-max range times the ratio, of a grid of `steps` ratios, with the least expected |error|^norm."""
     lo, hi = minmax(stats, fmt)
     seen = Histogram.seen(stats)
     if seen is None:
@@ -77,7 +77,7 @@ def mse(stats: InputStatistics, fmt: Format, norm: float = 2.0, steps: int = 100
 
 
 def histogram(stats: InputStatistics, fmt: Format) -> Limits:
-    """The range with the least expected squared error, each end by itself, for the 2^b levels of the format."""
+    """The range with the least expected squared error for the 2^b levels of the format. Each end is searched separately."""
     low, high = minmax(stats, fmt)
     seen = Histogram.seen(stats)
     if seen is None:
@@ -87,7 +87,7 @@ def histogram(stats: InputStatistics, fmt: Format) -> Limits:
 
 
 def entropy(stats: InputStatistics, fmt: Format) -> Limits:
-    """The threshold on |x| at which rounding loses the least information."""
+    """The range whose threshold on |x| loses the least information."""
     low, high = minmax(stats, fmt)
     seen = Histogram.seen(stats)
     if seen is None:
@@ -97,10 +97,10 @@ def entropy(stats: InputStatistics, fmt: Format) -> Limits:
 
 
 def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 100) -> Limits:
-    """Per block of a weight, the min-max range times the ratio (of 1/steps, ..., 1) with the lowest sum |error|^norm.
+    """For each block of a weight, the min-max range times the ratio (of 1/steps, ..., 1) with the lowest sum |error|^norm.
 
-    Ratios are tried from 1 down, until even the values that a range would clip cost every block as much as its best ratio does: the
-    smaller ones clip more. At most about AT_ONCE values are rounded at a time.
+    Ratios are tried from 1 down. A smaller ratio clips more. The search stops when, in every block, the clipped values alone cost
+    as much as the block's best ratio does. At most about AT_ONCE values are rounded at a time.
     """
     blocks = to_blocks(weight, fmt)
     best = [_best_ratio(part, fmt, norm, steps) for part in blocks.split(max(1, AT_ONCE * len(blocks) // blocks.numel()))]
@@ -110,9 +110,9 @@ def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 1
 
 
 def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
-    """Of each block."""
+    """The best ratio of each block."""
     lo, hi = block_range(blocks)
-    slack = qparams(lo, hi, fmt).scale  # the last levels are less than a step outside: zero-points and scales are rounded
+    slack = qparams(lo, hi, fmt).scale  # rounded zero-points and scales can put the last levels outside, by less than a step
     best_ratio = torch.ones_like(lo)
     best_error = torch.full_like(lo, torch.inf)
     for step in range(steps, 0, -1):

@@ -1,4 +1,4 @@
-"""What the quantizer remembers of one tensor that it saw batch by batch: O(channels + bins), whatever the number of tokens."""
+"""Streaming statistics of one tensor, taken batch by batch. Memory is O(channels + bins) for any number of tokens."""
 
 import copy
 import math
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BINS = 4096  # of the streaming histogram; its range is at most twice the data's, so at least 2048 of them are in use
-SMALLEST_REACH = -100  # as a power of two: bins per unit must be a float32
-EMA_MOMENTUM = 0.9  # torch.ao's MovingAverageMinMaxObserver keeps 1 - 0.01 per step; 0.9 forgets within a 32-batch calibration
+BINS = 4096  # of the streaming histogram. Its reach is at most twice the largest |x|: at least 2048 bins cover [-absmax, absmax]
+SMALLEST_REACH = -100  # exponent of the smallest reach, a power of two: bins per unit must fit float32
+EMA_MOMENTUM = 0.9  # torch.ao's MovingAverageMinMaxObserver keeps 1 - 0.01 per step. 0.9 forgets within a 32-batch calibration.
 GRAM_BLOCK = 128
-ROWS = 128  # sample rows kept in all, however long the calibration is
-TOP_SHARE = 0.01  # of the channels count as an example's largest
+ROWS = 128  # sample rows kept in total, for any length of calibration
+TOP_SHARE = 0.01  # share of the channels that count as an example's largest
 
 
 def gram_block(channels: int) -> int:
@@ -25,19 +25,19 @@ def gram_block(channels: int) -> int:
 
 
 def top_size(channels: int) -> int:
-    """How many of an example's channels are its largest: one in a hundred, and at least one."""
+    """How many of an example's channels count as its largest: one in a hundred, at least one."""
     return max(1, round(TOP_SHARE * channels))
 
 
 def count_bins(x: Tensor, reach: float) -> Tensor:
-    """Histogram of x over [-reach, reach], its values inside, in BINS equal bins: [BINS] int64, the same counts as torch.histc.
+    """Histogram of x over [-reach, reach] in BINS equal bins: [BINS] int64. All values of x must lie inside.
 
-    With `reach` a power of two so is the number of bins per unit: multiplying by it is exact, and only the shift rounds, as it does
-    in torch.histc, which takes twelve times as long.
+    The counts equal those of torch.histc, which takes twelve times as long. `reach` is a power of two, so the number of bins per
+    unit is one too. Multiplying by it is exact. Only the shift rounds, as in torch.histc.
     """
     place = torch.add(x.new_tensor(BINS / 2), x, alpha=BINS / 2 / reach)
     counts = torch.bincount(place.short().flatten(), minlength=BINS + 1)
-    counts[BINS - 1] += counts[BINS]  # reach itself
+    counts[BINS - 1] += counts[BINS]  # values equal to reach
     return counts[:BINS]
 
 
@@ -46,17 +46,17 @@ class InputStatistics:
     """Streaming statistics of one activation with C channels (its last axis).
 
     Attributes:
-        tokens, batches: what has been seen (rows of C values, calls).
+        tokens, batches: how many rows of C values, and how many calls, have been seen.
         low, high: [C] smallest and largest value of every channel.
         sum, abs_sum: [C] float64 sums of x and of |x|.
         batch_low, batch_high: sums over batches of the batch's own minimum and maximum.
-        ema_low, ema_high: moving averages of the same.
+        ema_low, ema_high: moving averages of the batch's own minimum and maximum.
         bins: [BINS] int64 counts over [-reach, reach].
         reach: a power of two, so that doubling it merges neighbouring bins exactly.
-        gram: [C / b, b, b] diagonal blocks of X^T X: what any weight error inside a block costs at the output, exactly.
+        gram: [C / b, b, b] diagonal blocks of X^T X. They give the exact output error of any weight error inside a block.
         rows: [R, C] sample rows, at most ROWS, evenly spaced within their batch.
         top: [C] int64, in how many examples a channel's absmax was among the `top_size(C)` largest.
-        examples: how many examples `top` has counted: those with that many channels other than 0.
+        examples: how many examples `top` has counted. Each has at least `top_size(C)` channels other than 0.
     """
 
     tokens: int
@@ -78,7 +78,7 @@ class InputStatistics:
 
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "InputStatistics":
-        """Statistics of nothing yet."""
+        """Statistics before the first batch."""
         block = gram_block(channels)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -105,7 +105,7 @@ class InputStatistics:
 
     @torch.no_grad()
     def update(self, x: Tensor, keep_rows: int = 4) -> None:
-        """Take in one batch [examples, ..., C].
+        """Add one batch [examples, ..., C].
 
         Raises:
             FloatingPointError: a value is NaN or infinite.
@@ -151,7 +151,7 @@ class InputStatistics:
             self.reach *= 2
 
     def count_top(self, absmax: Tensor) -> None:
-        """Take in the channel absmax [E, C] of examples. One with fewer than k channels other than 0 has no k largest."""
+        """Add the channel absmax [E, C] of examples. An example with fewer than `top_size(C)` channels other than 0 is skipped."""
         size = top_size(absmax.shape[1])
         values, channels = absmax.topk(size, dim=1)
         counted = channels[values[:, -1] > 0]
@@ -169,11 +169,11 @@ class InputStatistics:
         return (self.abs_sum / max(self.tokens, 1)).float()
 
     def scaled(self, scale: Tensor) -> "InputStatistics":
-        """Statistics of x / scale ([C], positive): exact where that is possible without the data, and only there.
+        """Statistics of x / scale ([C], positive), as exact as is possible without the data.
 
-        Channel ranges, sums, Gram blocks and rows follow exactly. The histogram and the per-batch ranges mix channels: the
-        histogram is rebuilt from the sample rows, the averages become the global range. So does the order of an example's
-        channels: `top` is rebuilt with every sample row standing for an example.
+        Channel ranges, sums, Gram blocks and rows are exact. The histogram and the per-batch ranges mix channels. The histogram
+        is rebuilt from the sample rows, and the averages become the global range. A scale also changes the order of an example's
+        channels. `top` is therefore rebuilt from the sample rows, each taken as an example.
         """
         low, high, rows = self.low / scale, self.high / scale, self.rows / scale
         by_block = scale.view(self.gram.shape[0], -1)
@@ -191,10 +191,10 @@ class InputStatistics:
         return result
 
     def joined(self, other: "InputStatistics") -> "InputStatistics":
-        """Statistics of this tensor and another with the same channels, of the same batches, as if they were one.
+        """Statistics of this tensor and another as if they were one. Both have the same channels and the same batches.
 
         Ranges, sums, bins and Gram blocks are exact. The averages of per-batch ranges become the global range. Sample rows are
-        those of both, cut to `ROWS`.
+        those of both, reduced to `ROWS`.
         """
         result = InputStatistics.empty(len(self.low), self.low.device)
         result._widen(max(self.reach, other.reach))

@@ -1,7 +1,7 @@
-"""Fake quantization that gradients pass through: the rounding is that of `affine`, the ranges follow the tensor or are learned.
+"""Fake quantization that gradients pass through. Rounding is that of `affine`. Ranges follow the tensor or are learned.
 
-A *range* decides the clipping range of blocks (`affine.to_blocks`) and how gradients pass. When training ends it is asked for its
-`limits`: a `QuantLayer` and an `ActivationQuantizer` with those compute what the trained layer computed.
+A *range* decides the clipping range of blocks (`affine.to_blocks`) and how gradients pass. Training ends by reading its `limits`. A
+`QuantLayer` and an `ActivationQuantizer` with these limits compute the same as the trained layer.
 """
 
 from abc import abstractmethod
@@ -18,15 +18,15 @@ from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
 
 Limits = tuple[Tensor, Tensor]
 
-MOMENTUM = 0.99  # of moving ranges: what torch.ao's MovingAverageMinMaxObserver keeps per step
+MOMENTUM = 0.99  # of moving ranges, the value of torch.ao's MovingAverageMinMaxObserver
 
 
 class StraightThrough(torch.autograd.Function):
-    """`fake_quantize` with gradient 1 where the code is inside the format, 0 where it was clipped (Bengio et al., 2013)."""
+    """`fake_quantize` with gradient 1 where the code is inside the format and 0 where it was clipped (Bengio et al., 2013)."""
 
     @staticmethod
     def forward(ctx: Any, blocks: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
-        # A value within half a step of the last code has that code: cutting its gradient would hold the largest weights still.
+        # A value within half a step of the last code has that code. Without its gradient the largest weights could not move.
         low, high = (fmt.code_min - zero_point - 0.5) * scale, (fmt.code_max - zero_point + 0.5) * scale
         ctx.save_for_backward((blocks >= low) & (blocks <= high))
         return fake_quantize(blocks, QParams(scale, zero_point), fmt)
@@ -38,9 +38,10 @@ class StraightThrough(torch.autograd.Function):
 
 
 class LearnedStepSize(torch.autograd.Function):
-    """`fake_quantize` with the gradients of LSQ (Esser et al., 2020, eq. 3 to 5), v = x / s between the codes Qn and Qp.
+    """`fake_quantize` with the gradients of LSQ (Esser et al., 2020, eq. 3 to 5), for v = x / s between the codes Qn and Qp.
 
-    To x: 1 for Qn <= v <= Qp, else 0. To s: round(v) - v inside, Qn or Qp outside, summed over what shares s, times `factor`.
+    The gradient to x is 1 for Qn <= v <= Qp, else 0. The gradient to s is round(v) - v inside, and Qn or Qp outside. It is summed
+    over the values that share s, and multiplied by `factor`.
     """
 
     @staticmethod
@@ -59,7 +60,7 @@ class LearnedStepSize(torch.autograd.Function):
 
 
 class Range(nn.Module):
-    """Decides what clips some blocks, and what that has to do with gradients."""
+    """Decides the clipping range of blocks and how gradients pass."""
 
     def __init__(self, fmt: Format) -> None:
         super().__init__()
@@ -67,10 +68,10 @@ class Range(nn.Module):
 
     @abstractmethod
     def limits(self, blocks: Tensor | None = None) -> Limits:
-        """(lo, hi) for `affine.qparams`, without gradient; only ranges that follow the blocks need to see them."""
+        """(lo, hi) for `affine.qparams`, without gradient. Only ranges that follow the blocks need `blocks`."""
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
-        """Fake-quantized blocks; `sharing` is how many elements of one example share a scale."""
+        """Fake-quantized blocks. `sharing` is the number of elements of one example that share a scale."""
         return StraightThrough.apply(blocks, *qparams(*self.limits(blocks), self.fmt), self.fmt)
 
     def extra_repr(self) -> str:
@@ -78,7 +79,7 @@ class Range(nn.Module):
 
 
 class OwnRange(Range):
-    """Each block's own minimum and maximum, anew in every pass: weights with min-max ranges, activations in dynamic formats."""
+    """Each block's own minimum and maximum in every pass. For weights with min-max ranges and activations in dynamic formats."""
 
     def limits(self, blocks: Tensor | None = None) -> Limits:
         assert blocks is not None
@@ -86,7 +87,7 @@ class OwnRange(Range):
 
 
 class MovingRange(Range):
-    """One static range: a moving average of each batch's minimum and maximum while it trains, fixed in evaluation mode."""
+    """One static range, the moving average of each batch's minimum and maximum in training mode. Fixed in evaluation mode."""
 
     low: Tensor
     high: Tensor
@@ -108,16 +109,16 @@ class MovingRange(Range):
 
 
 class LearnedStep(Range):
-    """A step that is learned (LSQ) for every block; a zero-point, if the format has one, stays where it starts.
+    """A learned step (LSQ) for every block. A zero-point, if the format has one, keeps its first value.
 
-    What is learned is log s: s stays positive, and an update by Adam, which forgets a gradient's size, is relative to s. The
-    gradient to s itself is the paper's.
+    The parameter is log s, so s stays positive. Adam ignores a gradient's size, so its updates are relative to s. The gradient to s
+    itself is the paper's.
     """
 
     zero_point: Tensor
 
     def __init__(self, fmt: Format, limits: Limits, mean: Tensor | None = None) -> None:
-        """Starts from clipping ranges [blocks, 1]; `mean` |x| of the blocks, if given, from the paper's 2 mean|x| / sqrt(Qp)."""
+        """Start from clipping ranges [blocks, 1], or from the paper's 2 mean|x| / sqrt(Qp) if `mean` |x| of the blocks is given."""
         super().__init__(fmt)
         params = qparams(*limits, fmt)
         step = params.scale
@@ -128,7 +129,7 @@ class LearnedStep(Range):
         self.register_buffer("zero_point", params.zero_point.detach().clone())
 
     def _outermost(self, zero_point: Tensor) -> Tensor:
-        """The paper's Qp; with a zero-point, the distance from it to the farther end of the codes: the same for unsigned data."""
+        """The paper's Qp. With a zero-point, its distance to the farther end of the codes. Both are the same for unsigned data."""
         if self.fmt.symmetric:
             return torch.full_like(zero_point, self.fmt.code_max)
         return torch.maximum(self.fmt.code_max - zero_point, zero_point - self.fmt.code_min)
@@ -147,11 +148,11 @@ class LearnedStep(Range):
 
 
 class TrainableActivation(ActivationQuantizer):
-    """An activation quantizer whose range trains; readers of one tensor share its result and its gradient."""
+    """An activation quantizer whose range trains. Readers of one tensor share its result and its gradient."""
 
     def __init__(self, range_: Range, readers: int = 1, axis: int = -1) -> None:
         super().__init__(range_.fmt, None if range_.fmt.dynamic else range_.limits(), readers, axis)
-        self.static = None  # the range knows better from the first step on
+        self.static = None  # `range` takes its place
         self.range = range_
 
     def quantized(self, x: Tensor) -> Tensor:
@@ -160,16 +161,16 @@ class TrainableActivation(ActivationQuantizer):
         return result if ordered is x else result.movedim(-1, self.axis)
 
     def settled(self) -> ActivationQuantizer:
-        """The quantizer that evaluation runs, with the range as it is now."""
+        """The quantizer for evaluation, with the current range."""
         return ActivationQuantizer(self.fmt, None if self.fmt.dynamic else self.range.limits(), self.readers, self.axis)
 
 
 class TrainableLayer(StandIn):
     """A layer that computes with its quantized weight and input, and trains the float weight behind it.
 
-    With a BatchNorm behind the layer, the weight is quantized as folding will leave it, W gamma / sigma, and divided by
-    gamma / sigma again: the BatchNorm itself stays where it is and may still learn (Jacob et al., 2018, section 3.2; sigma is the
-    running one, as in Krishnamoorthi, 2018, section 3.2.2).
+    A BatchNorm behind the layer will be folded, so W gamma / sigma is quantized. It is then divided by gamma / sigma again. The
+    BatchNorm itself stays in place and may still learn (Jacob et al., 2018, section 3.2). sigma is the running one, as in
+    Krishnamoorthi, 2018, section 3.2.2.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class TrainableLayer(StandIn):
         activation: TrainableActivation | None,
         norm_scale: Callable[[], Tensor] | None = None,
     ) -> None:
-        """`norm_scale` gives gamma / sigma [out] with its gradient; None where no BatchNorm folds into the layer."""
+        """`norm_scale` returns gamma / sigma [out] with its gradient. It is None where no BatchNorm folds into the layer."""
         super().__init__()
         self.layer = layer
         self.weights = weights
@@ -187,18 +188,18 @@ class TrainableLayer(StandIn):
         self.norm_scale = norm_scale
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """The float weight [out, in] as it will be quantized, and the scale [out, 1] in it."""
+        """The float weight [out, in] that is quantized, and the scale [out, 1] that it contains."""
         weight, kind = self.layer.weight, kind_of(self.layer)
         assert isinstance(weight, Tensor)
         matrix = weight.t() if kind is not None and kind.transposed else weight.flatten(1)
         if self.norm_scale is None:
             return matrix, None
         scale = self.norm_scale().unsqueeze(1).to(matrix.dtype)
-        scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # the BatchNorm silences such a channel on its own
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # gamma is 0: the BatchNorm itself silences the channel
         return matrix * scale, scale
 
     def weight_limits(self) -> Limits | None:
-        """Clipping ranges over the blocks of the folded weight, as `QuantLayer` takes them."""
+        """Clipping ranges over the blocks of the folded weight, in the form that `QuantLayer` takes."""
         if self.weights is None:
             return None
         return self.weights.limits(to_blocks(self.folded()[0].detach(), self.weights.fmt))

@@ -1,1 +1,1 @@
-"""Records: what a point is, and what came of it. Read `sqbench.records.store` without torch; identity needs the methods."""
+"""Records: the identity of a point, and its results. `sqbench.records.store` loads without torch. `identity` needs the methods."""

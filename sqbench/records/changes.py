@@ -1,11 +1,11 @@
-"""What two identities, or any two parts of records, differ in."""
+"""The differences between two identities, or between any two parts of records."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqbench.storage import canonical_json
 
-_LONG = 40  # characters, above which a value is a digest that its beginning tells apart
+_LONG = 40  # characters; a longer value is a digest, and its beginning is enough to tell it apart
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -23,7 +23,7 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def changes(one: Any, other: Any) -> list[tuple[str, str, str]]:
-    """Dotted name and both texts of every setting that differs; a text is empty where a side has no such setting.
+    """Dotted name and both texts of every setting that differs. A text is empty where a side has no such setting.
 
     >>> changes({"bits": 4, "seed": 0}, {"bits": 8, "seed": 0, "alpha": 0.5})
     [('alpha', '', '0.5'), ('bits', '4', '8')]

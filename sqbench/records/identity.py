@@ -1,4 +1,4 @@
-"""What makes two points the same: everything that can change a number, and nothing that cannot."""
+"""The identity of a point. It holds everything that can change a number, and nothing that cannot."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,15 +13,15 @@ from sqbench.methods import METHODS, configured, scheme_of
 from sqbench.models import LOADERS, Source
 from sqbench.storage import digest
 
-REVISION = 4  # of the code's numbers: raised when a change of sqbench changes results
+REVISION = 4  # of the code; raised when a change of sqbench changes results
 
 
 def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
     """The identity of a configured point, as plain data.
 
-    A method without alpha has none here, and the float model neither scheme nor calibration: a sweep over either is one point.
-    `noise` changes no number of a record and adds others to it. It is part of the identity where it is asked for, because whoever
-    asks for it is not served by a record without.
+    A method without alpha has no alpha here. The float model has neither scheme nor calibration. A sweep over a setting that is
+    not here is one point. `noise` changes no number of a record and adds others to it. It is part of the identity where it is asked
+    for, because a record without noise lacks these numbers.
     """
     method = METHODS[cfg.method.name]
     calibrated = not method.is_float
@@ -61,5 +61,5 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
 
 
 def point_id(identity: dict[str, Any]) -> str:
-    """First 12 hex digits of the sha256 of the canonical identity."""
+    """The first 12 hex digits of the sha256 of the canonical identity."""
     return digest(identity)[:12]

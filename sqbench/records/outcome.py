@@ -1,4 +1,4 @@
-"""What became of one point of a sweep."""
+"""The outcome of one point of a sweep."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,12 @@ class Outcome:
     """The end of one point, as a sweep reports it.
 
     Attributes:
-        point_id: of its record.
+        point_id: the id of its record.
         state: `done` now, `skipped` because it was done before, `failed`, `busy` in another process, or only `planned`.
         overrides: the Hydra overrides that run this point alone.
-        seconds: it took in this sweep.
-        error: why it failed, None if it did not.
-        summary: what it is and what came out, for one line.
+        seconds: the time it took in this sweep.
+        error: the reason why it failed, None if it did not.
+        summary: the point and its result in one line.
     """
 
     point_id: str

@@ -1,4 +1,4 @@
-"""Where a number came from: code, versions, hardware, command; and what it cost."""
+"""The origin of a number (code, versions, hardware, command), and its cost."""
 
 import logging
 import platform
@@ -35,7 +35,7 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def _static() -> dict[str, Any]:
-    """What stays as it is while this process lives."""
+    """The parts that stay the same while this process lives."""
     import torch
 
     import sqbench
@@ -63,13 +63,13 @@ def _static() -> dict[str, Any]:
 
 
 def provenance(fingerprints: dict[str, Any], overrides: list[str], sweep: str | None, device: str) -> dict[str, Any]:
-    """Everything a reader needs to make a record again, as plain data; `device` is where this point ran."""
+    """Everything a reader needs to make a record again, as plain data. `device` is where this point ran."""
     import torch
 
     static = _static()
     return {
         **static,
-        "hardware": {**static["hardware"], "threads": torch.get_num_threads()},  # of this point: a sweep may be over them
+        "hardware": {**static["hardware"], "threads": torch.get_num_threads()},  # of this point, because a sweep may be over them
         "device": device,
         "fingerprints": fingerprints,
         "command": rerun_line(overrides),
@@ -86,7 +86,7 @@ def rerun_line(overrides: list[str]) -> str:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether the tree differs from it; None outside a checkout."""
+    """The commit, and whether the tree differs from it. None outside a checkout."""
 
     def ask(*words: str) -> str | None:
         try:
@@ -116,7 +116,7 @@ def _gpus() -> range:
 
 
 def reset_peaks() -> None:
-    """Forget earlier peaks of this process, where the kernel allows it (Linux), and of its GPUs."""
+    """Forget earlier memory peaks of this process and of its GPUs. Its own peak needs a kernel that allows it (Linux)."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -129,7 +129,7 @@ def reset_peaks() -> None:
 
 
 def peaks() -> dict[str, int]:
-    """The most memory this process held since `reset_peaks`, as a cost has it: resident, and on its GPUs if it uses any."""
+    """The most memory that this process held since `reset_peaks`, under the keys of a cost: resident, and on its GPUs if used."""
     import torch
 
     on_gpu = {"peak_gpu_bytes": sum(map(torch.cuda.max_memory_allocated, _gpus()))} if torch.cuda.is_initialized() else {}

@@ -1,4 +1,4 @@
-"""Intervals of a record, made again from its samples: a better interval costs no new run."""
+"""Renewal of a record's intervals from its samples. A better interval costs no new run."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def renewed(record: Mapping[str, Any], samples: "pd.DataFrame") -> dict[str, Any]:
-    """A record with the changes against the float model, their intervals and tests as this version makes them.
+    """A record with the changes against the float model, and their intervals and tests, as this version makes them.
 
-    Speeds keep theirs: they are measured in turns and are no mean of examples.
+    Speeds keep their intervals, because they are measured in turns and are no mean of examples.
 
     Args:
-        record: of a finished point, whole.
+        record: the whole record of a finished point.
         samples: its per-example outcomes.
     """
     outcomes = {metric: Outcome.of(fields) for metric, fields in record.get("outcomes", {}).items()}

@@ -1,4 +1,4 @@
-"""The results folder: one folder a point, whose record is written once, atomically, and last."""
+"""The results folder. It has one folder per point, whose record is written once, atomically, and last."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAMPLES = "samples.parquet"  # of a point: its per-example outcomes
-SCHEMA = 1  # of record.json; raised when a reader would have to know
-PATIENCE = 2.0  # seconds; a child follows its killed parent within them, and a launcher gives its point to another at once
-_BULK = b'"quantized":'  # the line of a record with nearly all of its bytes: what quantization did to every layer
+SAMPLES = "samples.parquet"  # the per-example outcomes of a point
+SCHEMA = 1  # of record.json; raised when readers must know of a change
+PATIENCE = 2.0  # seconds; a child ends within them after its killed parent, whose point a launcher gives to another at once
+_BULK = b'"quantized":'  # the line with nearly all bytes of a record: the effect of quantization on every layer
 
 
 def refuse_collection(results_dir: str, command: str) -> None:
-    """Raise UserError, with the lines to type, for a folder without records of its own in which there are results folders."""
+    """Raise UserError for a folder that has no records itself but contains results folders. The message has the lines to type."""
     root = Path(results_dir).expanduser()
     if (root / "runs").is_dir():
         return
@@ -36,17 +36,17 @@ def refuse_collection(results_dir: str, command: str) -> None:
 
 
 class Store:
-    """Records under `results_dir/runs`, which need not be there to be read."""
+    """Records under `results_dir/runs`. The folder need not exist for reading."""
 
     def __init__(self, results_dir: str | Path) -> None:
         self.root = Path(results_dir).expanduser()
         self.runs = self.root / "runs"
 
     def prepare(self) -> None:
-        """Create the folder if needed, and see that it can be written: before anything is computed.
+        """Create the folder if needed, and check that it can be written, before anything is computed.
 
         Raises:
-            UserError: it cannot.
+            UserError: it cannot be written.
         """
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,10 @@ class Store:
         return self.runs / point_id
 
     def read(self, point_id: str, *, brief: bool = False) -> dict[str, Any] | None:
-        """A point's record, None if there is none; without `quantized` if `brief`. A damaged one is moved aside and is none."""
+        """A point's record, None if there is none. A `brief` one lacks `quantized`.
+
+        A damaged record is moved aside and counts as none.
+        """
         path = self.folder(point_id) / "record.json"
         try:
             return _verified(path, brief)
@@ -71,7 +74,7 @@ class Store:
             return None
 
     def finished(self, point_id: str) -> bool:
-        """Whether a point has a whole record with status ok, and the samples that belong to it. Damaged ones are moved aside."""
+        """Whether a point has a whole record with status ok, and the samples that belong to it. Damaged files are moved aside."""
         record = self.read(point_id, brief=True)
         if record is None or record["status"] != "ok":
             return False
@@ -85,11 +88,11 @@ class Store:
         return False
 
     def written(self, point_id: str) -> int | None:
-        """See `sqbench.storage.written`, of a point's record."""
+        """When a point's record was written. See `sqbench.storage.written`."""
         return written(self.folder(point_id) / "record.json")
 
     def write(self, record: dict[str, Any], samples: "pd.DataFrame | None" = None) -> Path:
-        """Write a point's samples, then its record, which holds their checksum: parquet has none."""
+        """Write a point's samples, then its record. The record holds the samples' checksum, because parquet has none."""
         folder = self.folder(record["point_id"])
         if samples is not None:
             with atomic_path(folder / SAMPLES) as part:
@@ -100,10 +103,10 @@ class Store:
         return path
 
     def records(self, point_ids: Collection[str] | None = None, *, brief: bool = False) -> Iterator[dict[str, Any]]:
-        """All whole records, or those of some points, by point id. Damaged ones are named and passed over, and stay where they are.
+        """All whole records, or those of some points, by point id. Damaged ones are logged, skipped, and left where they are.
 
         Args:
-            brief: without `quantized`: what tables are made of, in a twentieth of the time and memory.
+            brief: leave out `quantized`, which tables do not need. That takes a twentieth of the time and memory.
         """
         for path in sorted(self.runs.glob("*/record.json")):
             if point_ids is not None and path.parent.name not in point_ids:
@@ -114,7 +117,7 @@ class Store:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
     def samples(self, point_id: str, columns: Sequence[str] | None = None) -> "pd.DataFrame | None":
-        """Columns, or all, of a point's per-example outcomes; None where they are not there or damaged."""
+        """Some or all columns of a point's per-example outcomes. None where they are missing or damaged."""
         path, record = self.folder(point_id) / SAMPLES, self.read(point_id, brief=True)
         try:
             if record is None or not _samples_of(record, path):
@@ -126,12 +129,12 @@ class Store:
             return None
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
-        """Hold a point while computing it; see `sqbench.locks.claim`."""
+        """Hold a point while computing it. See `sqbench.locks.claim`."""
         return claim(self.folder(point_id) / "claim.json", patience=PATIENCE)
 
 
 def _move(path: Path, reason: object) -> None:
-    """Set a damaged file aside, or leave it where nothing can be moved: such a folder may be read all the same."""
+    """Set a damaged file aside. It stays where nothing can be moved, because such a folder may still be read."""
     try:
         set_aside(path, reason)
     except OSError as error:
@@ -139,28 +142,28 @@ def _move(path: Path, reason: object) -> None:
 
 
 def _samples_of(record: dict[str, Any], path: Path) -> bool:
-    """Whether a file holds the samples of a record; a record of an earlier version does not know."""
+    """Whether a file holds the samples of a record. A record of an earlier version has no checksum, and any file will do."""
     return "samples" not in record or bool(record["samples"] == file_digest(path))
 
 
 def _text(record: dict[str, Any]) -> str:
-    """JSON with one member a line, whose lines put together are the record's canonical JSON: its bytes can be checked unparsed."""
+    """JSON with one member per line. The joined lines are the record's canonical JSON, so its bytes can be checked unparsed."""
     return "{\n" + ",\n".join(f"{canonical_json(key)}:{canonical_json(record[key])}" for key in sorted(record)) + "\n}\n"
 
 
 def _verified(path: Path, brief: bool) -> dict[str, Any]:
-    """A record whose checksum matches its content; a brief one without its bulk.
+    """A record whose checksum matches its content. A brief one lacks its bulk.
 
     Raises:
-        CorruptFile: it does not match, or is no JSON object.
-        FileNotFoundError: there is none.
+        CorruptFile: the checksum does not match, or the file is no JSON object.
+        FileNotFoundError: there is no record.
     """
     raw = path.read_bytes()
     lines = raw.split(b"\n")
     body = b"".join(line for line in lines if not line.startswith(b'"checksum":'))
     sealed = b'"checksum":"%b",' % hashlib.sha256(body).hexdigest().encode() in lines
     try:
-        if sealed:  # neither line is the last, which has no comma: every record has a `status`
+        if sealed:  # neither line is the last, which has no comma, because every record has a `status`
             return dict(json.loads(b"".join(line for line in lines if not line.startswith(_BULK)) if brief else raw))
         record = json.loads(raw)
     except (ValueError, RecursionError) as error:

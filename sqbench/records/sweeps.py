@@ -1,4 +1,4 @@
-"""Which points a sweep has: written when it starts, so that whoever looks can tell how far it is."""
+"""The points of a sweep. They are written when it starts, so that a reader can tell how far it is."""
 
 import json
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ _FILE = "points.json"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was when it started; a search, as it was when it chose its latest points.
+    """A sweep as it was when it started. A search is as it was when it chose its latest points.
 
     Attributes:
-        name: of its folder in `results_dir/sweeps`: when it started.
+        name: the name of its folder in `results_dir/sweeps`, which is its start time.
         started: seconds since the epoch.
         points: the ids of all of its points.
-        todo: those that it has to compute.
+        todo: the ids of those that it has to compute.
     """
 
     name: str
@@ -34,7 +34,7 @@ def begin(folder: Path, points: Sequence[str], store: Store, *, force: bool, now
 
 
 def extend(folder: Path, sweep: Sweep, points: Sequence[str], store: Store, *, force: bool) -> Sweep:
-    """Write down points that a sweep has decided on since: a search knows the next ones by the results of the last."""
+    """Write down further points of a sweep. A search chooses its next points by the results of the last ones."""
     todo = tuple(point for point in points if force or not store.finished(point))
     longer = Sweep(sweep.name, sweep.started, (*sweep.points, *points), (*sweep.todo, *todo))
     write_text(folder / _FILE, json.dumps(asdict(longer)) + "\n")
@@ -42,12 +42,12 @@ def extend(folder: Path, sweep: Sweep, points: Sequence[str], store: Store, *, f
 
 
 def latest(root: Path) -> Sweep | None:
-    """The sweep of a results folder that started last, None if there was none."""
+    """The sweep of a results folder that started last. None if there was none."""
     found = []
     for path in root.glob(f"sweeps/*/{_FILE}"):
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             found.append(Sweep(str(fields["name"]), float(fields["started"]), tuple(fields["points"]), tuple(fields["todo"])))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # of another version: how far a sweep is, is no result
+            continue  # of another version; the progress of a sweep is no result
     return max(found, key=lambda sweep: sweep.started, default=None)

@@ -1,4 +1,4 @@
-"""What a results folder holds besides finished points of this version, and how to be rid of it."""
+"""The contents of a results folder besides finished points of this version, and their removal."""
 
 import shutil
 import time
@@ -11,17 +11,17 @@ from sqbench.errors import UserError, known
 from sqbench.locks import held
 from sqbench.records.store import Store
 
-LEFT_OVER = 3600.0  # seconds after which a half-written file is nobody's any more
+LEFT_OVER = 3600.0  # seconds after which a half-written file has no writer any more
 
 
 @dataclass(frozen=True)
 class Remains:
-    """Something that may go.
+    """A file or a folder that may be removed.
 
     Attributes:
         kind: a key of `KINDS`.
         path: the file, or a point's whole folder.
-        why: in a few words.
+        why: the reason, in a few words.
     """
 
     kind: str
@@ -41,10 +41,10 @@ class Remains:
 
 
 def remains(store: Store, kinds: Collection[str], revision: int) -> list[Remains]:
-    """What there is of these kinds, by path; points that a live process computes are left out.
+    """The remains of these kinds, by path. Points that a live process computes are left out.
 
     Args:
-        revision: of the code that is current (`sqbench.records.identity.REVISION`).
+        revision: the current revision of the code (`sqbench.records.identity.REVISION`).
 
     Raises:
         UserError: an unknown kind.

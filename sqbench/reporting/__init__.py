@@ -1,1 +1,1 @@
-"""Tables from records: one tidy long frame, pure steps on it, then writers. Reads records only, never models or data."""
+"""Tables and pictures from records: one tidy long frame, pure steps on it, then writers. It never reads models or data."""

@@ -1,4 +1,4 @@
-"""A recommendation as a terminal shows it: what to use, a table of the choices, what is tied, and the commands."""
+"""A recommendation for the terminal: what to use, a table of the choices, the ties, and the commands."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from sqbench.reporting.terminal import as_text
 from sqbench.reporting.timings import WORKLOADS
 from sqbench.reporting.units import number, unit_of
 
-# Keys and groups of a command that say which model and data.
+# Keys and groups of a command that choose model and data.
 _KEPT = ("experiment", "model", "head", "data", "device", "results_dir", "cache_dir", "tracker")
 _LIMITS = {
     "max_mb": "take more than max_mb",
@@ -86,7 +86,7 @@ def _again(one: Candidate, records: Mapping[str, Mapping[str, Any]]) -> Iterator
 
 
 def _untimed(found: Candidates, records: Mapping[str, Mapping[str, Any]]) -> Iterator[RenderableType]:
-    """The line that times formats of which no speed is known."""
+    """The command that times the formats without a known speed."""
     bits = list(dict.fromkeys(one.bits for one in found.items if not one.speeds))
     if bits:
         record = next(records[one.ids[0]] for one in found.items if not one.speeds)
@@ -94,7 +94,7 @@ def _untimed(found: Candidates, records: Mapping[str, Mapping[str, Any]]) -> Ite
 
 
 def timing_command(bits: Sequence[str], record: Mapping[str, Any]) -> str:
-    """The line that times formats of a point's model: what its own command says of model and data, with `eval=latency`.
+    """The command that times formats of a point's model. It repeats the model and data of the point, with `eval=latency`.
 
     >>> timing_command(["w8a8"], {"provenance": {"command": "python -m sqbench.run -m model=vit_nano method=rtn seed=1"}})
     'python -m sqbench.run model=vit_nano method=rtn bits=w8a8 eval=latency backend=int'

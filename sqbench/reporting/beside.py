@@ -1,4 +1,4 @@
-"""Names written beside the marks that they are of, where they hide nothing: what is named so needs no legend."""
+"""Names written beside their marks, where they hide nothing. A named series needs no legend."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 GAP = 6  # points between a mark and its name
-_REACH = 3.5  # of a mark around its centre, in points
+_REACH = 3.5  # radius of a mark in points
 _SAMPLES = 60  # places along a line that a name may not hide
 _FRONT = 2  # matplotlib's zorder of lines
-_SIDES: tuple[tuple[int, int, Any, Any], ...] = (  # of a mark, in the order in which they are tried
+_SIDES: tuple[tuple[int, int, Any, Any], ...] = (  # sides of a mark, in the order of trying
     *((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"), (0, -1, "center", "top")),
     *((1, 1, "left", "bottom"), (1, -1, "left", "top"), (-1, 1, "right", "bottom"), (-1, -1, "right", "top")),
 )
@@ -22,11 +22,11 @@ _HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
 @dataclass(frozen=True)
 class Name:
-    """A text, and the marks that it may stand beside, the best first.
+    """A text, and the marks that it may stand beside.
 
     Attributes:
-        series: whose marks they are, as a legend would have it.
-        marks: [(x, y)] in data coordinates.
+        series: the series of the marks, as in a legend.
+        marks: [(x, y)] in data coordinates, the best first.
     """
 
     text: str
@@ -36,10 +36,10 @@ class Name:
 
 
 def write(axes: Axes, names: Iterable[Name]) -> set[str]:
-    """Write each name beside one of its marks if there is room. The series that have a name then."""
+    """Write each name beside one of its marks, if there is room. Returns the series that got a name."""
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # the layout decides where marks are
+    figure.draw_without_rendering()  # marks have their places only after layout
     inside = axes.get_window_extent()
     reach = _REACH * figure.dpi / 72
     taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in _drawn(axes)]
@@ -54,7 +54,7 @@ def write(axes: Axes, names: Iterable[Name]) -> set[str]:
 
 
 def _written(axes: Axes, name: Name, at: tuple[float, float], inside: Bbox, taken: Sequence[Bbox]) -> Bbox | None:
-    """Where the name stands now; None if no side of the mark has room."""
+    """Write a name beside a mark, and return its box. None if no side of the mark has room."""
     if not np.isfinite(at).all():
         return None
     text = axes.annotate(name.text, at, xytext=(0, 0), textcoords="offset points", color=name.colour, path_effects=_HALO)
@@ -72,7 +72,7 @@ def _written(axes: Axes, name: Name, at: tuple[float, float], inside: Bbox, take
 
 
 def _drawn(axes: Axes) -> np.ndarray:
-    """Places of the figure [n, 2], in pixels, where lines and marks are; names may stand on what is drawn behind the others."""
+    """Places of lines and marks in the figure, [n, 2] in pixels. Lines in the background are left out: names may cover them."""
     found = [np.zeros((0, 2))]
     for line in (line for line in axes.lines if line.zorder >= _FRONT):
         at = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))

@@ -1,4 +1,4 @@
-"""What could be deployed: the points of a study, what each costs and buys, and which of them the data cannot tell apart."""
+"""Candidates for deployment: the points of a study with their costs and gains, and the ties among them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import speeds_of, timings
 from sqbench.reporting.units import change_text, number, unit_of
 
-_FAR = 100_000  # examples, from which a number of them says no more than that it is out of reach
+_FAR = 100_000  # examples: a larger number needed counts as out of reach
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Tie:
     """Another candidate that is not significantly better or worse.
 
     Attributes:
-        at: its place.
-        needed: how many examples would tell both apart with 80 % power, if the difference is as large as it looks; None if out of
-            reach.
+        at: its place among the candidates.
+        needed: the number of examples that would separate both with 80 % power, if the true difference is the measured one. None
+            if that is out of reach.
     """
 
     at: int
@@ -38,20 +38,20 @@ class Tie:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point, or one of several seeds.
+    """A point, or several points that differ only in their seeds.
 
     Attributes:
-        name: method, alpha and what else tells it from others of its bit-width.
-        value: of the metric.
-        change: against the float model as text, with its interval; empty where it was not compared.
-        most: how much worse than the float model at the far end of the interval, in the units of tables. Below 0 it is better. The
-            change itself where it has no interval, NaN where it was not compared.
-        clear: whether the change is significant; None where it was not tested.
-        detectable: the change that would have been found.
-        megabytes: of the weights as stored; NaN where unknown.
-        speeds: by metric, how many times as fast as the float model.
-        timed: what the speeds were measured on.
-        ids: of its points.
+        name: method, alpha and the settings that separate it from others of its bit-width.
+        value: the metric's value.
+        change: the change against the float model as text, with its interval. Empty if it was not compared.
+        most: the loss against the float model at the far end of the interval, in the units of tables. Below 0 it is better. It is
+            the change itself if there is no interval, and NaN if it was not compared.
+        clear: whether the change is significant. None if it was not tested.
+        detectable: the change that the test would have found.
+        megabytes: size of the weights as stored. NaN if unknown.
+        speeds: how many times as fast as the float model, by metric.
+        timed: backend and device of the speeds.
+        ids: ids of its points.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The quantized points of a study, beside their float model.
+    """The quantized points of a study, with their float model.
 
     Attributes:
         lower: whether less of the metric is better.
-        floating: the float model's value; NaN where unknown.
-        float_megabytes: of its weights; NaN where unknown.
-        examples: how many the metric is over, as text with their name; empty where unknown.
-        failed: how many cells have no finished point.
-        notes: of the tests.
+        floating: the float model's value. NaN if unknown.
+        float_megabytes: size of the float model's weights. NaN if unknown.
+        examples: the number of examples behind the metric, as text with their name. Empty if unknown.
+        failed: the number of cells without a finished point.
+        notes: sentences about the tests.
     """
 
     metric: str
@@ -93,10 +93,12 @@ class Candidates:
     _known: dict[tuple[int, int], Difference] = field(default_factory=dict, repr=False)
 
     def ties(self, at: int, among: Sequence[int] | None = None) -> tuple[Tie, ...] | None:
-        """The others that are not significantly different from one, by example, Holm over all of them; None without samples.
+        """The candidates that do not differ significantly from one. None if it has no samples.
+
+        The tests pair by example, with Holm's correction over all of them.
 
         Args:
-            among: the places to compare with; None: all.
+            among: the places to compare with. None compares with all.
         """
         if (own := self._sides.get(at)) is None:
             return None
@@ -114,7 +116,7 @@ class Candidates:
         )
 
     def _difference(self, one: int, other: int) -> Difference:
-        """Between two candidates over the same examples, computed once."""
+        """The difference between two candidates over the same examples, computed once."""
         if (one, other) not in self._known:
             side = self._sides[one]
             self._known[one, other] = side.outcome.compare(side.rows, side.values, self._sides[other].values, RESAMPLES, LEVEL)
@@ -132,12 +134,12 @@ def candidates(
     """The finished quantized points of a study.
 
     Args:
-        frame: the long frame of the results folder: points with eval=latency are looked up in it.
-        records: of its points, by id.
-        device: whose speeds count; None: of any device.
+        frame: the long frame of the results folder. Points with eval=latency are looked up in it.
+        records: the records of its points, by id.
+        device: the device whose speeds count. None counts every device.
 
     Raises:
-        UserError: no point has the metric, or nobody has said which way it is better.
+        UserError: no point has the metric, or it is unknown which way is better.
     """
     if (lower := lower_is_better(metric)) is None:
         raise unsure(metric)
@@ -197,14 +199,17 @@ def candidates(
 
 
 def name_of(cell: Any) -> str:
-    """`smoothquant α=0.5`, and what else tells the cell from others (its `apart`)."""
+    """Method and alpha (`smoothquant α=0.5`), and the settings that separate the cell from others (its `apart`)."""
     return " ".join(
         [cell.method, *([f"α={cell.alpha}"] if cell.alpha else []), *([cell.apart.replace("variant=", "")] if cell.apart else [])]
     )
 
 
 def _needed(units: int, detectable: float, value: float) -> int | None:
-    """How many examples would make a difference of this size detectable: a mean's error falls with the root of their number."""
+    """The number of examples that would make a difference of this size detectable. None if it is out of reach.
+
+    The error of a mean falls with the square root of their number.
+    """
     if math.isnan(detectable) or value == 0:
         return None
     count = units * (detectable / abs(value)) ** 2

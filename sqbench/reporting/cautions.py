@@ -1,4 +1,4 @@
-"""What the end of a sweep warns of: once, whatever the number of its points."""
+"""Warnings at the end of a sweep: each appears once, for any number of points."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from sqbench.reporting.order import main_metric
 
 
 def cautions(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One sentence without its full stop where intervals hold less often than they promise: of the point that is worst off.
+    """One sentence without its full stop if intervals hold less often than their level. It is about the worst point.
 
     Args:
-        records: of the points of a sweep, failed ones too.
+        records: records of the points of a sweep, failed ones too.
     """
     deltas = [record["delta"].get(main_metric(record["metrics"]), {}) for record in records if record["metrics"]]
     short = [delta for delta in deltas if delta.get("held") is not None]

@@ -1,4 +1,4 @@
-"""What the cells of a table say, and what its caption says of them: the same words in every format."""
+"""The texts of table cells and captions, the same words in every format."""
 
 import math
 from typing import Any
@@ -8,20 +8,20 @@ import pandas as pd
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.units import SPEEDS, change_text, extra_decimals, number, unit_of
 
-VALUE = r"^(\S+)"  # the first word of a cell, which is bold or not
+VALUE = r"^(\S+)"  # the first word of a cell, which may be bold
 
 
 def value_text(cell: Any, metric: str) -> str:
-    """`15.10`, `15.10 ± 0.05` of several seeds, or `fail`."""
+    """The value of a cell: `15.10`, `15.10 ± 0.05` for several seeds, or `fail`."""
     if cell.points == 0:
         return "fail"
     return number(cell.value, metric) + f" ± {number(cell.seed_std, metric)}" * (cell.points > 1)
 
 
 def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
-    """`3 seeds, +0.240 [0.200, 0.280]`, `-0.30 [-0.80, 0.20], n.s., detectable 0.60`, or that some runs failed.
+    """The note of a cell: `3 seeds, +0.240 [0.200, 0.280]`, `-0.30 [-0.80, 0.20], n.s., detectable 0.60`, or `1 failed`.
 
-    Of a speed `x1.56 [1.39, 1.72], float 365.4`. Empty if nothing is to be said.
+    A speed has `x1.56 [1.39, 1.72], float 365.4`. Empty if there is nothing to add.
     """
     if cell.points == 0:
         return ""
@@ -39,24 +39,24 @@ def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
 
 
 def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
-    """`15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean that says how many runs failed.
+    """Value and note of a cell: `15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean with failures.
 
-    A change that is not significant is `n.s.`, and the cell says which would have been detected. Where no change at all could have
-    been significant, it says so instead.
+    A change that is not significant is `n.s.`, with the change that the test would detect. If no change at all could be
+    significant, the cell says that instead.
     """
     note = note_text(cell, metric, with_n=with_n)
     return value_text(cell, metric) + f" ({note})" * bool(note)
 
 
 def title(grid: Grid) -> str:
-    """What the table shows."""
+    """The title of a table: its metric, rows and columns."""
     unit = unit_of(grid.metric)[1]
     across = f" and {', '.join(grid.columns)} (across)" * bool(grid.columns)
     return f"{grid.metric}{f' ({unit})' * bool(unit)} by {', '.join(grid.rows)}" + " (down)" * bool(across) + across
 
 
 def remarks(grid: Grid, place: str = "In brackets") -> list[str]:
-    """What all results share, and how to read a cell: the change stands at `place`. The last is what stands for no value."""
+    """Sentences on the shared fields and on how to read a cell. `place` says where the change is. The last explains blanks."""
     cells, parts = grid.cells, []
     if grid.context:
         parts.append("All with " + ", ".join(f"{name} {value}" for name, value in grid.context.items()))
@@ -84,21 +84,21 @@ def caption(grid: Grid) -> str:
 
 
 def counts_vary(grid: Grid) -> bool:
-    """Whether each cell has to say its n, because the caption cannot."""
+    """Whether n differs between cells. Each cell then shows its own n."""
     return bool(grid.cells["n"].nunique() > 1)
 
 
 def texts(grid: Grid) -> pd.DataFrame:
-    """The cells as people read them."""
+    """The cells as texts for readers."""
     return wide(grid, lambda cell: cell_text(cell, grid.metric, with_n=counts_vary(grid)))
 
 
 def emboldened(cells: pd.DataFrame, grid: Grid, form: str) -> pd.DataFrame:
-    """The cells' texts, the values of the best as `form` has them: `\\1` is the value."""
+    """The texts of the cells, with `form` around the values of the best cells. `\\1` in `form` is the value."""
     best = wide(grid, lambda cell: "best" if cell.best else "") == "best"
     return cells.where(~best, cells.replace(VALUE, form, regex=True))
 
 
 def printable(text: object) -> str:
-    """One line without control characters: a line break in a name breaks no table, an escape sequence no terminal."""
+    """The text as one line without control characters. Names can then break neither a table nor a terminal."""
     return "".join(char if char.isprintable() else " " for char in str(text))

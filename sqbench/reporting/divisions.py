@@ -1,4 +1,4 @@
-"""Where a scale goes: a norm and the weights that read it, channel by channel, as a table and as a picture. Arrays in."""
+"""The effect of folding a scale into a norm and its reading weights, by channel, as a table and a picture. It takes arrays."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,12 @@ TOP = 8  # channels in a printed table
 
 @dataclass(frozen=True)
 class Division:
-    """What folding one scale does, by channel: arrays [channels], before and after.
+    """The effect of folding one scale, by channel. All arrays are [channels], and the pairs are before and after.
 
     Attributes:
-        norm, bias: the norm's weight and bias; bias is None where it has none.
-        activation, columns: absmax of what the norm writes, and of the weights' columns that read it.
+        norm, bias: weight and bias of the norm. `bias` is None if the norm has none.
+        activation: absmax of the norm's output.
+        columns: absmax of the columns of the weights that read it.
     """
 
     scale: np.ndarray

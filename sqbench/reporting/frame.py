@@ -1,4 +1,4 @@
-"""Records to one tidy long frame: pure steps, nothing is read from or written to disk."""
+"""One tidy long frame from records. Pure steps: nothing is read from or written to disk."""
 
 import statistics
 from collections import defaultdict
@@ -26,14 +26,14 @@ COLUMNS = (
 def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per point and metric, sorted, with the columns of `COLUMNS`.
 
-    The change against the float model is a metric of its own, `delta_perplexity` for example, with its interval in `low` and
-    `high`, and its test: `p`, and `p_holm` corrected for all changes of that metric in this frame. The float baseline that points
-    were compared with is there once as method `fp`, with an empty `point_id` unless it was run as a point. A failed point is one
-    row with an empty metric. `variant` names what else of the identity differs between points that are otherwise alike
-    ("percentile=99.9", "calibration.windows=64"), and is empty where nothing does.
+    The change against the float model is a metric of its own, for example `delta_perplexity`. Its interval is in `low` and `high`.
+    `p` is the p-value of its test, and `p_holm` corrects it for all changes of that metric in this frame. The float baseline
+    appears once, as method `fp`. Its `point_id` is empty unless it was run as a point. A failed point is one row with an empty
+    metric. `variant` names the other settings in which points with equal columns differ ("percentile=99.9",
+    "calibration.windows=64"). It is empty if there are none.
 
-    Speeds are told against a float model that took turns with the point: `float` is its speed in those turns, beside the change.
-    The float baseline is then the float model in the dtype that all points were timed beside. In any other dtype it is a point.
+    Speeds are relative to a float model that took turns with the point. `float` is its speed in those turns. The float baseline is
+    then the float model in the dtype that all points were timed beside. A float model in any other dtype is a point.
     """
     points = [(record, point_fields(record)) for record in _with_baselines(records)]
     for fields, variant in zip((fields for _, fields in points), _variants(points), strict=True):
@@ -51,7 +51,7 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
     dtype = identity["model"].get("dtype", "float")
     alpha = identity["method"].get("alpha")
     weights = scheme.get("weights")
-    if "mixed" in identity:  # of several widths, their average
+    if "mixed" in identity:  # several widths: their average
         weights = {**weights, "bits": format(identity["mixed"]["budget"], "g")}
     calibration = identity.get("calibration") or {}
     return {
@@ -81,14 +81,17 @@ def point_fields(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(calibration: dict[str, Any], data: dict[str, Any]) -> str:
-    """What calibrated: `data` (of the evaluation, other examples), `other` text, `random`, `weights`; empty for the float model."""
+    """The source of the calibration: `data`, `other`, `random` or `weights`. Empty for the float model.
+
+    `data` are other examples of the evaluation's data set. `other` is another text.
+    """
     if not calibration:
         return ""
     return str(calibration.get("source", "data" if calibration.get("text") in (None, data.get("text")) else "other"))
 
 
 def describe_format(fields: dict[str, Any] | None) -> str:
-    """A format in a few words, as `sqbench.quant.formats.Format` prints it, from a record's plain data.
+    """A format in a few words, from the plain data of a record. The words are those of `sqbench.quant.formats.Format`.
 
     >>> describe_format({"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64})
     'int4 asym group 64'
@@ -104,9 +107,9 @@ def describe_format(fields: dict[str, Any] | None) -> str:
 
 
 def float_basis(record: dict[str, Any]) -> dict[str, Any]:
-    """What the float result depends on that a point was compared with: points that share it saw the same examples."""
+    """The settings that decide the float result of a point. Points with equal settings saw the same examples."""
     identity = record["identity"]
-    # The interval's own settings are not among it. Speed is compared with one dtype for all.
+    # The settings of the interval are left out. Speed is compared with one dtype for all.
     basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
     if beside := identity["eval"].get("beside"):
         basis["model"] = {**identity["model"], "dtype": beside}
@@ -115,7 +118,7 @@ def float_basis(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records, and each float baseline exactly once: as its own record if it was run as a point, else from a `baseline`."""
+    """The records, and each float baseline exactly once. It is its own record if it was run as a point, else a `baseline`."""
     points: list[dict[str, Any]] = []
     run: dict[str, dict[str, Any]] = {}
     implied: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -139,7 +142,7 @@ def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _middle(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One float baseline of several that were timed, one beside each point: its metrics are their medians."""
+    """One float baseline from several timed ones, one beside each point. Its metrics are their medians."""
     names = set.intersection(*(set(record["metrics"]) for record in alike))
     metrics = {
         name: statistics.median(record["metrics"][name] for record in alike) for name in alike[0]["metrics"] if name in names
@@ -148,7 +151,7 @@ def _middle(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
-    """For each point, what tells it from the others whose columns are all the same, seeds apart."""
+    """For each point, the settings in which it differs from points with equal columns. Seeds do not count."""
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, (_, fields) in enumerate(points):
         alike[tuple(fields.get(name) for name in FIELDS)].append(index)

@@ -21,17 +21,17 @@ class Grid:
 
     Attributes:
         metric: its name.
-        rows: the columns of the long frame that make the rows; those in `added` come last.
-        columns: those that make the columns.
-        added: what had to join the rows, because results that differ in it would have shared a cell.
-        cells: a row per cell: the labels of `rows` and `columns`; `value`, the mean over `points`; `seed_std`, their standard
-            deviation (NaN for one point); `failed`, how many more points failed; `n`, the examples behind each value; `delta`,
-            the mean change against the float model; its `low`, `high`, `level`, `p` and `detectable`, of several points once
-            `significance.tested` has read their samples; `float`, of speeds, the mean of the float models that took turns with
-            the points; `p_holm`, `unclear`, `untested` and `best`, which `significance.tested` fills; the `ids` of the points, and
-            the `errors` of those that failed. NaN where unknown.
-        context: the fields that are the same in every quantized cell and stand in neither rows nor columns.
-        notes: what the caption says besides.
+        rows: the columns of the long frame that make the rows. Those in `added` come last.
+        columns: the columns of the long frame that make the columns.
+        added: the fields that were added to the rows. Without them, different results would share a cell.
+        cells: a row per cell, NaN where unknown. It has the labels of `rows` and `columns`. `value` is the mean over `points`, and
+            `seed_std` their standard deviation (NaN for one point). `failed` is the number of further points, which failed. `n`
+            is the number of examples behind each value. `delta` is the mean change against the float model, with `low`, `high`,
+            `level`, `p` and `detectable`. For several points, `significance.tested` fills these five from samples. For speeds,
+            `float` is the mean of the float models that took turns with the points. `significance.tested` fills `p_holm`,
+            `unclear`, `untested` and `best`. `ids` are the ids of the points, `errors` the errors of the failed ones.
+        context: the fields that are equal in every quantized cell and are neither rows nor columns.
+        notes: further sentences of the caption.
     """
 
     metric: str
@@ -52,7 +52,7 @@ def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], me
     check_names(frame, rows, columns, metric)
     values = frame[frame["metric"] == metric]
     failed = frame["status"] == "failed"
-    if len(values):  # a failed run of another evaluation would not have given this metric
+    if len(values):  # another evaluation would not give this metric
         failed &= frame["eval"].isin(set(values["eval"]))
     deltas = frame[frame["metric"] == f"delta_{metric}"]
     shown, deltas = (
@@ -74,7 +74,7 @@ def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], me
 
 
 def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
-    """The grid as a frame of texts in order: `text` of a cell (a named tuple of `grid.cells`), `--` where there is none."""
+    """The grid as a frame of texts, in order. `text` turns a cell (a named tuple of `grid.cells`) into text. `--` is no cell."""
     texts: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
     for cell in grid.cells.itertuples(index=False):
         side, top = (tuple(getattr(cell, name) for name in names) for names in (grid.rows, grid.columns))
@@ -87,7 +87,7 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
 
 
 def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], list[Any]]:
-    """The rows of each cell as named tuples, in the order of the cells' labels. A frame for each would cost milliseconds."""
+    """The rows of each cell as named tuples, ordered by the labels of the cells. A data frame per cell would be slow."""
     numbers = frame[["point_id", "status", "error", "value", "float", *_TESTED, "n"]].astype({"n": "float64"})
     found: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for key, row in zip(zip(*(frame[name].tolist() for name in keys), strict=True), numbers.itertuples(index=False), strict=True):
@@ -96,12 +96,12 @@ def _by_cell(frame: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], 
 
 
 def _cell(found: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
-    """The numbers of one cell; points that failed are counted, never left out without a word."""
+    """The numbers of one cell. Failed points are counted in `failed`."""
     done = [row for row in found if row.status != "failed"]
     values = [row.value for row in done]
     counts = {row.n for row in done if not math.isnan(row.n)}
-    paired = [row.value for row in changes] if len(changes) == len(done) else []  # no mean of part of the points
-    with np.errstate(invalid="ignore"):  # the spread of infinite values is not known
+    paired = [row.value for row in changes] if len(changes) == len(done) else []  # a mean over part of the points would mislead
+    with np.errstate(invalid="ignore"):  # the spread of infinite values is NaN
         return {
             "value": np.mean(values) if values else math.nan,
             "seed_std": np.std(values, ddof=1) if len(values) > 1 else math.nan,

@@ -1,6 +1,6 @@
-r"""A table as LaTeX: `plain`, which needs only booktabs, and `paper`, with blocks, notes below the table and footnotes.
+r"""A table as LaTeX, in two styles. `plain` needs only booktabs. `paper` has blocks, notes below the table and footnotes.
 
-Everything that comes from names and messages is escaped.
+All text from names and messages is escaped.
 """
 
 import re
@@ -21,7 +21,7 @@ PACKAGES = {"plain": ("booktabs",), "paper": ("booktabs", "multirow", "makecell"
 
 
 def to_latex(grid: Grid) -> str:
-    """A booktabs table with its whole caption, that compiles in any document."""
+    """A booktabs table with its whole caption. It compiles in any document."""
     cells = emboldened(texts(grid).map(_number), grid, _BOLD)
     style = cells.style
     for axis, names in ((0, grid.rows), (1, grid.columns)):
@@ -30,7 +30,7 @@ def to_latex(grid: Grid) -> str:
     return _needs("plain") + style.to_latex(
         hrules=True,
         column_format="l" * len(grid.rows) + "r" * len(cells.columns),
-        multirow_align="naive",  # the first of equal labels, then blanks: no \multirow package
+        multirow_align="naive",  # the first of equal labels, then blanks: needs no \multirow package
         position_float="centering",
         caption=_typeset(caption(grid)),
         label=f"tab:{slug(grid.metric)}",
@@ -38,17 +38,17 @@ def to_latex(grid: Grid) -> str:
 
 
 def to_paper(grid: Grid, experiment: str = "", heading: str = "", label: str = "") -> str:
-    """A table for a paper: blocks of equal labels, the change or the seeds in small type below each value, remarks as table notes.
+    """A table for a paper. Equal labels form blocks. Small type below each value has the change or the seeds.
 
-    Every error of a point that failed is a footnote, and so is what the op sets mean.
+    Table notes hold the remarks, the error of each failed point, and the meaning of the op sets.
 
     Args:
-        experiment: whose name stands in the caption and in the label.
-        heading: the caption, instead of that.
-        label: to refer to the table by, instead of `tab:EXPERIMENT-METRIC`.
+        experiment: its name is in the caption and in the label.
+        heading: replaces the caption.
+        label: replaces the label `tab:EXPERIMENT-METRIC`.
 
     Raises:
-        UserError: the label is none that LaTeX can refer to.
+        UserError: LaTeX cannot refer to the label.
     """
     if not re.fullmatch(r"[\w:.-]*", label):
         raise UserError(f"label={label}: must be letters, digits and :._-")
@@ -79,7 +79,7 @@ def to_paper(grid: Grid, experiment: str = "", heading: str = "", label: str = "
 
 
 def _stacked(cell: Any, grid: Grid, marks: dict[str, str]) -> str:
-    """A cell's value, the marks of its errors, and its note in small type below."""
+    """The value of a cell, the marks of its errors, and its note in small type below."""
     value = _number(value_text(cell, grid.metric))
     value = re.sub(VALUE, _BOLD, value) if cell.best else value
     letters = [marks.setdefault(printable(error), _letter(len(marks))) for error in cell.errors]
@@ -89,7 +89,7 @@ def _stacked(cell: Any, grid: Grid, marks: dict[str, str]) -> str:
 
 
 def _blocks(body: pd.DataFrame, grid: Grid) -> str:
-    """The tabular: space between the blocks of rows, and rules below the labels that several columns share."""
+    """The tabular. It has space between the blocks of rows, and rules below labels that several columns share."""
     body = body.rename_axis(index=[None] * len(grid.rows), columns=[None] * body.columns.nlevels)
     style = body.style.format_index(_typeset, axis=0).format_index(_typeset, axis=1)
     sides = len(grid.rows)
@@ -103,7 +103,7 @@ def _blocks(body: pd.DataFrame, grid: Grid) -> str:
     lines = text.splitlines()
     first = lines.index(r"\toprule") + 1
     last = lines.index(r"\midrule") - 1
-    # Styler gives the names of the rows a line of their own; papers have them in the line of the columns.
+    # Styler puts the names of the rows on a line of their own. Papers have them on the line of the columns.
     lines[last] = " & ".join(_typeset(name) for name in grid.rows) + lines[last].removeprefix(" & " * (sides - 1)).rstrip()
     for level in range(body.columns.nlevels - 1)[::-1]:
         rules = [rf"\cmidrule(lr){{{sides + start + 1}-{sides + end}}}" for start, end in _runs(body.columns, level)]
@@ -113,14 +113,14 @@ def _blocks(body: pd.DataFrame, grid: Grid) -> str:
 
 
 def _runs(columns: pd.Index, level: int) -> list[tuple[int, int]]:
-    """Where equal labels of a level begin and end."""
+    """The first and end place of each run of equal labels of a level."""
     keys = [key[: level + 1] for key in columns]
     starts = [place for place, key in enumerate(keys) if place == 0 or key != keys[place - 1]]
     return list(zip(starts, [*starts[1:], len(keys)], strict=True))
 
 
 def _op_sets(grid: Grid) -> list[str]:
-    """What the op sets of the results are, in order."""
+    """The op sets of the results with their meanings, in order."""
     there = {grid.context.get("ops", "")} | (set(grid.cells["ops"]) if "ops" in grid.cells else set())
     return [f"ops {name}, {meaning}" for name, meaning in OP_SETS.items() if name in there]
 
@@ -135,7 +135,7 @@ def _needs(style: str) -> str:
 
 
 def _number(text: str) -> str:
-    """Typeset, with a minus where there is a hyphen before a digit."""
+    """Typeset text. A hyphen before a digit becomes a minus."""
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", _typeset(text))
 
 

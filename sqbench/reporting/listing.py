@@ -1,4 +1,4 @@
-"""Points as tables on a terminal: all of a results folder, one a line; and what two of them differ in."""
+"""Tables of points for the terminal: all points of a results folder, and the differences between two points."""
 
 import json
 import math
@@ -19,11 +19,11 @@ _STYLES = {"ok": "green", "failed": "bold red"}
 
 
 def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], revision: int) -> Table:
-    """Every point of a long frame: id, state, what it is, its main metric, seconds, and what is to be said of it.
+    """The points of a long frame, one per row: id, status, settings, main metric, seconds and notes.
 
     Args:
-        records: of the points, by id.
-        revision: of the code; a point of another one is marked.
+        records: records of the points, by id.
+        revision: revision of the code. Points of another revision are marked.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("point", no_wrap=True)
@@ -47,7 +47,7 @@ def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], 
 
 
 def _result(rows: pd.DataFrame) -> str:
-    """`perplexity 15.10`."""
+    """The main metric and its value: `perplexity 15.10`."""
     own = rows[~rows["metric"].str.startswith("delta_") & (rows["metric"] != "")]
     if own.empty:
         return "--"
@@ -65,7 +65,7 @@ def _note(first: Any, record: Mapping[str, Any], revision: int) -> str:
 
 
 def diff_table(one: Mapping[str, Any], other: Mapping[str, Any]) -> Table:
-    """What two records differ in: identity, versions, hardware and code first, then every metric of both."""
+    """The differences between two records in identity, versions, hardware and code, then every metric of both."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("", one["point_id"], other["point_id"]):
         table.add_column(as_text(title), overflow="fold")
@@ -84,7 +84,7 @@ def diff_table(one: Mapping[str, Any], other: Mapping[str, Any]) -> Table:
 
 
 def changes_table(found: Iterable[tuple[str, str, str]]) -> Table:
-    """Settings of a record that its own configuration no longer gives, then and now."""
+    """The settings of a record that its configuration no longer gives, with their values then and now."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("", "then", "now"):
         table.add_column(title, overflow="fold")

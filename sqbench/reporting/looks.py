@@ -1,12 +1,12 @@
-"""How methods and formats look: one colour a method and one shape a format, in every picture, whatever else is in it."""
+"""The look of methods and formats. Each method has one colour and each format one shape, in every picture."""
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-GREY = "#7d8590"  # of the float model, and of what belongs to no method
-# Each has 3:1 or more (WCAG 2.2, 1.4.11) against white and against the dark background of the report.
+GREY = "#7d8590"  # the float model, and anything without a method
+# Each has a contrast of at least 3:1 (WCAG 2.2, 1.4.11) to white and to the dark background of the report.
 COLOURS: Mapping[str, str] = {
     "fp": GREY,
     "rtn": "#8a7a1a",
@@ -22,12 +22,12 @@ COLOURS: Mapping[str, str] = {
     "qat": "#d6477f",
     "qat_lsq": "#b0568f",
 }
-_OTHERS = ("#5f8f1f", "#c2692f", "#3f8f8f", "#9a6fb8")  # of methods of one's own
+_OTHERS = ("#5f8f1f", "#c2692f", "#3f8f8f", "#9a6fb8")  # for the user's own methods
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A sign for a format: Plotly's name of its symbol, matplotlib's, and the dashes of a line."""
+    """The shape of a format: Plotly's symbol and dash, and matplotlib's marker and dashes."""
 
     symbol: str
     marker: str
@@ -52,16 +52,16 @@ _OTHER_SHAPES = (Shape("triangle-left", "<", "longdash", _DASH), Shape("triangle
 
 
 def colour(method: str) -> str:
-    """Of a method; one of one's own has a colour that follows from its name."""
+    """The colour of a method. For the user's own methods it follows from the name."""
     return COLOURS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
 
 
 def shape(bits: str) -> Shape:
-    """Of a format; one of one's own has a shape that follows from its name."""
+    """The shape of a format. For the user's own formats it follows from the name."""
     return SHAPES.get(bits) or _OTHER_SHAPES[zlib.crc32(bits.encode()) % len(_OTHER_SHAPES)]
 
 
 def faded(colour: str, opacity: float) -> str:
-    """`#rrggbb` as rgba."""
+    """A colour `#rrggbb` as rgba with this opacity."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"

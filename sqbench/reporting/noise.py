@@ -1,4 +1,4 @@
-"""What tables and pages say of rounding noise: how far a point moves with the last digits of what its model reads."""
+"""Rounding noise in tables and pages: how far a point moves if the last digits of the model's input change."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from sqbench.storage import canonical_json
 
 
 def noise_notes(records: Iterable[Mapping[str, Any]], metric: str) -> list[str]:
-    """One sentence without its full stop, of the points that were evaluated with noise: by bit-width, the most of each.
+    """One sentence without its full stop: the largest noise per bit-width. Empty if no point was evaluated with noise.
 
     Args:
-        records: of the points of a table.
+        records: records of the points of a table.
     """
     told = [record for record in records if metric in record.get("noise", {}).get("metrics", {})]
     if not told:
@@ -31,7 +31,7 @@ def noise_notes(records: Iterable[Mapping[str, Any]], metric: str) -> list[str]:
 
 
 def noise_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the page of a point says: by metric, the spread, and from where to where."""
+    """The noise on the page of a point: by metric, its spread and its range."""
     noise = record.get("noise")
     if not noise:
         return []
@@ -45,7 +45,7 @@ def noise_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def told_most(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each point once: that with the most noise runs, of those that differ in nothing else and have the same numbers."""
+    """Each point once. Points that differ only in noise runs have the same numbers. The one with the most runs is kept."""
     found: dict[str, dict[str, Any]] = {}
     for record in records:
         key = canonical_json({name: value for name, value in record["identity"].items() if name != "noise"})

@@ -1,4 +1,4 @@
-"""What stands out in the inputs of a model's layers, layer by layer, from the records of points that moved no scale."""
+"""Outliers in the inputs of each layer of a model, from the records of points that moved no scale."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -11,8 +11,8 @@ from sqbench.reporting.frame import point_fields
 from sqbench.reporting.tables import markdown_table
 from sqbench.storage import canonical_json, write_text
 
-OUTLIERS = "outliers"  # what `metric=` calls it
-# Columns of outliers.csv; sqbench.quant.outliers says what each is.
+OUTLIERS = "outliers"  # its name in `metric=`
+# Columns of outliers.csv; sqbench.quant.outliers defines them.
 DIAGNOSTICS = (
     *("absmax", "channel_median", "channel_p90", "channel_p99", "ratio", "kurtosis", "range_used"),
     *("persistence", "chance", "persistence_tokens"),
@@ -22,14 +22,14 @@ _KEYS = ("model", "weights", "data", "calibration")
 
 
 def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
-    """One row per model and its weights, data set, calibration draw and layer, with `DIAGNOSTICS` as columns.
+    """One row per model, weights, data set, calibration draw and layer. `DIAGNOSTICS` are the columns.
 
     Args:
-        records: with `quantized`, by point id, as a store lists them; the first that has a layer speaks for it
-        points: ids of the chosen ones.
+        records: records with `quantized`, in order of point id, as a store lists them. The first record that has a layer is used.
+        points: ids of the chosen points.
 
     Raises:
-        UserError: no chosen point has seen its model's inputs as they are.
+        UserError: no chosen point has seen the unscaled inputs of its model.
     """
     seen: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -39,13 +39,13 @@ def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -
         fields, identity = point_fields(record), record["identity"]
         calibration = identity["calibration"]
         draw = f"{calibration.get('images', calibration.get('windows'))}, seed {calibration['seed']}"
-        # The weights' fingerprint holds the image size too: what else is called the same keeps its own rows.
+        # The fingerprint covers the image size too, so that models of the same name keep their own rows.
         named = {"model": fields["model"], "weights": identity["model"]["weights"][:8], "data": fields["data"], "calibration": draw}
         rows = [{**named, "layer": layer["layer"], **{name: layer.get(name) for name in DIAGNOSTICS}} for layer in layers]
         known = seen.setdefault(canonical_json([named, identity["model"]["dtype"], calibration]), rows)
         known += [
             row for row in rows if row["layer"] not in {other["layer"] for other in known}
-        ]  # of a point that kept fewer in float
+        ]  # layers that an earlier point kept in float
     if not seen:
         raise UserError(
             "metric=outliers: no point here has seen its model's inputs unscaled; one with method=minmax does, for example"
@@ -55,7 +55,7 @@ def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -
 
 
 def write_outliers(frame: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
-    """Write every layer to `outliers.csv`, and median and largest over a model's layers to `outliers.md`.
+    """Write every layer to `outliers.csv`, and the median and largest over the layers of each model to `outliers.md`.
 
     Returns:
         The summary as Markdown, and the files.

@@ -1,4 +1,7 @@
-"""Pictures of records: a metric against alpha, against bytes, and the noise of every layer. Draw inside `style.applied`."""
+"""Pictures of records: a metric against alpha, a metric against bytes, and the noise of every layer.
+
+Draw inside `style.applied`.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +21,7 @@ from sqbench.reporting.series import NOISE, curves, logarithmic, sized
 
 
 def alpha_picture(grid: Grid) -> Figure:
-    """A metric against alpha: a line for each method and bits, level for methods without alpha, dashed for the float model."""
+    """A metric against alpha, a line for each method and bits. A method without alpha is level. The float model is dashed."""
     reference, found = curves(grid)
     if not any(curve.alphas for curve in found):
         raise UserError("alpha: no finished point has an alpha; python -m sqbench.run -m alpha=0.3,0.5,0.8 makes some")
@@ -32,7 +35,7 @@ def alpha_picture(grid: Grid) -> Figure:
     series, names = style.Series(), []
     for place, curve in enumerate(found):
         looks = series.look(curve.method, curve.bits)
-        shift = (place - (len(found) - 1) / 2) * 0.006 * span  # intervals at the same alpha stand beside each other
+        shift = (place - (len(found) - 1) / 2) * 0.006 * span  # intervals at the same alpha must not overlap
         if not curve.alphas:
             axes.plot(ends, curve.values * 2, label=curve.label, **{**looks, "markerfacecolor": "white"}, clip_on=False)
             names.append(Name(curve.label, curve.label, [(at, curve.values[0]) for at in reversed(ends)], looks["color"]))
@@ -64,7 +67,7 @@ def alpha_picture(grid: Grid) -> Figure:
 
 
 def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
-    """A metric against weight megabytes: every point with its interval, and the line of those that no other beats."""
+    """A metric against weight megabytes: every point with its interval, and a line through the points that no other beats."""
     grid, cells = sized(frame, metric)
     figure = Figure(figsize=(style.WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -72,14 +75,14 @@ def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
     axes.plot(best["size"], best["value"], color=style.GREY, drawstyle="steps-post", linewidth=1.0, zorder=1)
     axes.plot(best["size"], best["value"], "o", color=style.GREY, fillstyle="none", markersize=10, zorder=1)
     series = style.Series()
-    first: list[Name] = []  # points on the front find room before others do
+    first: list[Name] = []  # points on the front are named first
     others: list[Name] = []
     for label, rows in cells.groupby("label", sort=False):
         looks = {**series.look(rows["method"].iloc[0], rows["bits"].iloc[0]), "linestyle": "none"}
         axes.plot(rows["size"], rows["value"], label=label, **looks)
         bars = [(rows[end] - rows["value"]).abs() for end in ("low", "high")]
         axes.errorbar(rows["size"], rows["value"], bars, fmt="none", ecolor=looks["color"], elinewidth=0.8, capsize=2)
-        if rows["front"].any():  # these by their alpha too
+        if rows["front"].any():  # points on the front show their alpha too
             for row in rows[rows["front"]].itertuples():
                 text = label + (f" α={row.alpha}" if row.alpha else "")
                 first.append(Name(text, label, [(row.size, row.value)], looks["color"]))
@@ -98,7 +101,7 @@ def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
 
 
 def layers_picture(layers: pd.DataFrame) -> Figure:
-    """Signal to quantization noise of every layer's input and weight, by point; of each line the worst layer is named."""
+    """Signal to quantization noise of the input and weight of every layer, by point. Each panel names its worst layer."""
     figure = Figure(figsize=(style.WIDTH, 6.0), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     shared = _shared(layers["layer"])
@@ -129,7 +132,7 @@ def layers_picture(layers: pd.DataFrame) -> Figure:
 
 
 def _shared(names: Iterable[str]) -> str:
-    """The modules that all of these layers are in, with a dot at the end, as in `model.layers.`; empty if there is none."""
+    """The modules that contain all of these layers, with a dot at the end (`model.layers.`). Empty if there are none."""
     levels = zip(*(name.split(".")[:-1] for name in set(names)), strict=False)
     return "".join(f"{level[0]}." for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
@@ -151,7 +154,7 @@ def _scale(axis: Any, values: list[float]) -> None:
 
 
 def _named(axes: Axes, names: Sequence[Name]) -> None:
-    """The series of these axes, named beside their marks; a legend has those that find no room there."""
+    """Name the series of the axes beside their marks. A legend lists those without room there."""
     handles, labels = axes.get_legend_handles_labels()
     named = write(axes, names)
     left = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label not in named]
@@ -160,7 +163,7 @@ def _named(axes: Axes, names: Sequence[Name]) -> None:
 
 
 def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the axes, on a sheet that grows by as much: it takes nothing from the plot."""
+    """Draw a legend above the axes. The sheet grows by its height, so the plot keeps its size."""
     columns = max(1, min(4, 90 // (max(map(len, labels), default=1) + 8)))
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -169,7 +172,7 @@ def _legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str]) -> None:
 
 
 def _caption(grid: Grid) -> str:
-    """What all results share, what the intervals are, and the number of examples."""
+    """The caption: the shared fields of all results, the kind of the intervals, and the number of examples."""
     cells = grid.cells
     parts = ["All with " + ", ".join(f"{name} {value}" for name, value in grid.context.items())] if grid.context else []
     levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"].dropna())))

@@ -1,4 +1,4 @@
-"""Which format to use: the smallest, the fastest and the most accurate of the candidates that satisfy what is wanted."""
+"""Recommended formats: the smallest, the fastest and the most accurate candidate within the limits."""
 
 import math
 import re
@@ -13,12 +13,12 @@ from sqbench.reporting.units import number, unit_of
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a candidate has to satisfy; None asks for nothing.
+    """The limits for a candidate. None is no limit.
 
     Attributes:
-        max_mb: of its weights as stored.
-        max_loss: how much worse than the float model the far end of its interval may be, in the units of tables.
-        min_speed: how many times as fast as the float model.
+        max_mb: most megabytes of its weights as stored.
+        max_loss: largest loss against the float model, at the far end of its interval, in the units of tables.
+        min_speed: smallest speed, as a multiple of the float model's.
         speed: the metric of that speed.
     """
 
@@ -33,10 +33,10 @@ class Recommendation:
     """The answer.
 
     Attributes:
-        use: the place of the candidate to use: the smallest of those that are as accurate as the best; None if none satisfies.
-        smallest, fastest, best: places; `fastest` is None where no speed is known.
-        ties: of `use`, with others that satisfy; None where they cannot be compared.
-        left_out: how many candidates do not satisfy, by what they miss.
+        use: the place of the candidate to use. It is the smallest of the best one and its ties. None if none is within the limits.
+        smallest, fastest, best: places of candidates. `fastest` is None if no speed is known.
+        ties: the ties of `use` among candidates within the limits. None if they cannot be compared.
+        left_out: the number of candidates outside the limits, by the limit they miss.
     """
 
     use: int | None
@@ -48,7 +48,7 @@ class Recommendation:
 
 
 def recommend(found: Candidates, wanted: Wanted) -> Recommendation:
-    """Choose among the candidates. Of equals the more accurate one, then the first in the order of tables."""
+    """Choose among the candidates. Among equals, the more accurate one wins, then the first in the order of tables."""
     missed = [missing(one, wanted) for one in found.items]
     left = [at for at, why in enumerate(missed) if not why]
     left_out = Counter(why for why in missed if why)
@@ -64,7 +64,7 @@ def recommend(found: Candidates, wanted: Wanted) -> Recommendation:
 
 
 def missing(one: Candidate, wanted: Wanted) -> str:
-    """The key that a candidate does not satisfy, the first of them; empty if it satisfies all."""
+    """The first limit that a candidate misses. Empty if it misses none."""
     if wanted.max_mb is not None and not one.megabytes <= wanted.max_mb:
         return "max_mb"
     if wanted.max_loss is not None and not one.most <= wanted.max_loss:
@@ -75,22 +75,25 @@ def missing(one: Candidate, wanted: Wanted) -> str:
 
 
 def worse(found: Candidates, at: int) -> float:
-    """What sorts candidates from the most accurate on."""
+    """A sort key for candidates, the most accurate first."""
     return found.items[at].value * (1 if found.lower else -1)
 
 
 def size(one: Candidate) -> float:
-    """Megabytes; a candidate of unknown size is the largest."""
+    """The size of a candidate in megabytes. An unknown size counts as infinite."""
     return math.inf if math.isnan(one.megabytes) else one.megabytes
 
 
 def megabytes(value: float) -> str:
-    """Of weights as stored, empty where unknown."""
+    """The text of a size in megabytes. Empty if unknown."""
     return "" if math.isnan(value) else f"{value:.1f}"
 
 
 def sentence(found: Candidates, at: int) -> str:
-    """`8-bit dynamic with smoothquant α=0.5: 2.4 times smaller, prompts 1.56 times as fast, perplexity +0.185 [0.112, 0.255]`."""
+    """A candidate in words.
+
+    `8-bit dynamic with smoothquant α=0.5: 2.4 times smaller, prompts 1.56 times as fast, perplexity +0.185 [0.112, 0.255].`
+    """
     one = found.items[at]
     return f"{in_words(one.bits)} with {one.name}: {', '.join(facts(found, at))}."
 
@@ -106,7 +109,7 @@ def facts(found: Candidates, at: int) -> list[str]:
 
 
 def loss(found: Candidates, at: int) -> str:
-    """What a candidate costs against the float model."""
+    """The loss of a candidate against the float model, in words."""
     one, unit = found.items[at], unit_of(found.metric)[1]
     if not one.change:
         return f"{found.metric} {number(one.value, found.metric)}{unit and ' ' + unit}, not compared with the float model"
@@ -117,7 +120,7 @@ def loss(found: Candidates, at: int) -> str:
 
 
 def in_words(bits: str) -> str:
-    """A scheme's name in plain words, the name itself where it is one's own.
+    """The name of a scheme in plain words. The user's own names stay as they are.
 
     >>> in_words("w8a8_dynamic"), in_words("w4a16"), in_words("w4a8"), in_words("mine")
     ('8-bit dynamic', '4-bit weights', '4-bit weights and 8-bit activations', 'mine')
@@ -134,7 +137,7 @@ def in_words(bits: str) -> str:
 
 
 def nearest(found: Candidates, ties: Sequence[Tie]) -> str:
-    """How many examples would separate a candidate from the tie that needs the fewest; empty if they are too many."""
+    """A sentence on the tie that needs the fewest examples to separate. Empty if every tie needs too many."""
     within = [tie for tie in ties if tie.needed is not None]
     if not within:
         return ""

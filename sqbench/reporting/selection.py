@@ -1,4 +1,4 @@
-"""Which rows of the long frame a table shows, and which tables cannot be made of them."""
+"""Selection of the rows of the long frame for a table, and checks of what a table may hold."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,19 @@ import pandas as pd
 from sqbench.errors import UserError, known
 from sqbench.reporting.order import EXACT, GROUPABLE, METRICS, labels, rank
 
-# What a point shares with its float baseline.
+# The fields that a point shares with its float baseline.
 _BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "device")
-# Fields of which a table holds one value unless they are its rows or columns: the examples, and what is quantized.
+# A table holds one value of each of these fields, unless they are rows or columns. They decide the examples and operations.
 _SETS = ("data", "eval", "window", "windows", "images", "ops")
 
 
 def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
-    """The rows whose column holds one of the wanted names; None wants all.
+    """The rows whose columns hold one of the wanted names. None accepts all.
 
-    The float baseline stays wherever a row that was measured against it stays, so that a table keeps its reference.
+    A float baseline stays if any row that was measured against it stays. A table thus keeps its reference.
 
     Raises:
-        UserError: a wanted name is nowhere in the column.
+        UserError: a wanted name is not in the column.
     """
     if all(names is None for names in wanted.values()):
         return frame.reset_index(drop=True)
@@ -37,13 +37,13 @@ def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
 
 
 def float_lines(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are of a float baseline. A float model that was measured against another one, in another dtype, is a point."""
+    """Which rows belong to a float baseline. A float model in another dtype, measured against the baseline, is a point."""
     changed = set(frame["point_id"][frame["metric"].str.startswith("delta_", na=False)])
     return (frame["method"] == "fp") & ~frame["point_id"].isin(changed)
 
 
 def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
-    """Raise UserError for a table that cannot be made: no rows, an unknown or repeated name, a metric that no point has."""
+    """Raise UserError for an impossible table: no rows, an unknown or repeated name, or a metric that no point has."""
     if frame.empty or not rows:
         raise UserError("no result to show" if frame.empty else f"rows=[]: must have at least one name; {known('', GROUPABLE)}")
     for key, names in (("rows", rows), ("columns", columns)):
@@ -52,15 +52,15 @@ def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
                 raise UserError(f"{key}=[{','.join(names)}]: unknown name {name}; {known(name, GROUPABLE)}")
             if [*rows, *columns].count(name) > 1:
                 raise UserError(f"{key}=[{','.join(names)}]: {name} must stand only once in rows and columns")
-    metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any metric of ours makes the table of failures
+    metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any known metric gives the table of failures
     if metric not in metrics:
         raise UserError(f"metric={metric}: {known(metric, metrics)}")
 
 
 def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
-    """Raise UserError if a table of a metric would put results over other examples, or of another op set, beside each other.
+    """Raise UserError if a table would mix results over different examples or with different op sets.
 
-    Sizes are the same whatever they were evaluated on.
+    Sizes may be mixed: they do not depend on the examples.
     """
     shown = frame[(frame["metric"] == metric) & (frame["method"] != "fp")]
     for name in _SETS if metric not in EXACT else ():

@@ -1,4 +1,4 @@
-"""Which layers does quantization hurt: groups ranked by damage, from the records of points that quantized one group alone."""
+"""Sensitivity: groups of layers, ranked by the damage of quantizing one group alone."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -14,7 +14,7 @@ from sqbench.reporting.tables import markdown_table
 from sqbench.reporting.units import change_text, number
 from sqbench.storage import canonical_json, write_text
 
-SENSITIVITY = "sensitivity"  # what `metric=` calls it
+SENSITIVITY = "sensitivity"  # its name in `metric=`
 _STUDY = ("model", "data", "method", "bits", "alpha", "window", "windows", "images", "seed")  # named above each ranking
 _NOTE = (
     "Each row is a point that quantized these layers alone. Ranked by kl_to_fp, the mean divergence from the float model in nats;"
@@ -23,14 +23,14 @@ _NOTE = (
 
 
 def sensitivity_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
-    """One row per point that quantized some layers alone; points that differ in their layers only are one study, and are ranked.
+    """One row per point that quantized some layers alone. Points that differ only in their layers form a study and are ranked.
 
-    Columns: `study` (a number), those of the point that name it, `rank` (1 is the most damage), `layers`, `kl_to_fp`, `metric`
+    Columns: `study` (a number), the fields that name the study, `rank` (1 is the most damage), `layers`, `kl_to_fp`, `metric`
     with its `change`, `low`, `high` and `level`, `weights` (quantized), `share`. Failed points come last, without numbers.
 
     Args:
-        records: with `quantized`, as a store lists them.
-        points: ids of the chosen ones.
+        records: records with `quantized`, as a store lists them.
+        points: ids of the chosen points.
 
     Raises:
         UserError: no chosen point quantized some layers alone.
@@ -71,7 +71,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_sensitivity(frame: pd.DataFrame, folder: Path) -> tuple[str, list[Path]]:
-    """Write `sensitivity.csv`, and each study's ranking to `sensitivity.md`.
+    """Write `sensitivity.csv`, and the ranking of each study to `sensitivity.md`.
 
     Returns:
         The rankings as Markdown, and the files.

@@ -1,4 +1,4 @@
-"""What pictures of records show, as numbers: pure steps from frames and grids, before anything is drawn."""
+"""The numbers behind pictures of records. Pure steps from frames and grids. Nothing is drawn here."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,25 +14,25 @@ from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.order import FIELDS, in_order, labels, lower_is_better
 
 SERIES = ("method", "bits", "alpha")
-MOST_LINES = 14  # that a reader can follow
-LOG_FROM = 20.0  # largest over smallest value from which an axis is logarithmic
+MOST_LINES = 14  # a reader cannot follow more
+LOG_FROM = 20.0  # an axis is logarithmic from this ratio of largest to smallest value
 NOISE = (("input_sqnr_db", "layer input"), ("weight_sqnr_db", "layer weight"))
 
 
 def logarithmic(values: Sequence[float]) -> bool:
-    """Whether values are so far apart that an axis of theirs is logarithmic."""
+    """Whether values spread so far that their axis is logarithmic."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= LOG_FROM
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of the alpha picture; `alphas` is empty for a method without alpha, which then has one value.
+    """One line of the alpha picture.
 
     Attributes:
-        label: method, bits, and what else tells it from others.
-        alphas: numbers as text, or `auto`.
-        values, low, high: as shown on the axis; the interval's ends are NaN where it is unknown.
+        label: method, bits, and the settings that separate it from others.
+        alphas: numbers as text, or `auto`. Empty for a method without alpha, which has one value.
+        values, low, high: in the units of the axis. The ends of an unknown interval are NaN.
     """
 
     label: str
@@ -45,9 +45,9 @@ class Curve:
 
 
 def shown_cells(grid: Grid) -> pd.DataFrame:
-    """The finished cells of a table in the units of an axis; `low` and `high` are ends of the value's interval.
+    """The finished cells of a table in the units of an axis. `low` and `high` are the ends of the interval of the value.
 
-    The interval is that of the paired difference from the float model, put where the value is: float value + [low, high].
+    The interval is the one of the paired difference from the float model, moved to the value: float value + [low, high].
     """
     unit, _ = units.unit_of(grid.metric)
     cells = grid.cells[grid.cells["points"] > 0]
@@ -60,7 +60,7 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
 
 
 def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
-    """The float model's value, and a line for each method and bits, from a grid with method, bits and alpha as rows.
+    """The value of the float model, and a line for each method and bits. The grid has method, bits and alpha as rows.
 
     Raises:
         UserError: the results are of several models or data sets.
@@ -79,7 +79,7 @@ def curves(grid: Grid) -> tuple[float | None, list[Curve]]:
 
 
 def apart(cells: pd.DataFrame, names: Sequence[str], by: Sequence[str] = SERIES) -> pd.Series:
-    """What tells each cell from others that are the same in `by`, as `name=value` texts: of `names` those in which they differ."""
+    """For each cell, the fields of `names` in which cells with equal `by` differ, as `name=value` texts."""
     told = pd.Series("", index=cells.index, dtype=object)
     for name in names:
         differs = (cells.groupby(list(by))[name].transform("nunique") > 1) & (cells[name] != "")
@@ -88,7 +88,7 @@ def apart(cells: pd.DataFrame, names: Sequence[str], by: Sequence[str] = SERIES)
 
 
 def same_basis(grid: Grid) -> None:
-    """Raise UserError if results that no axis can hold together are in one grid."""
+    """Raise UserError if a grid mixes models or data sets, which no axis can hold together."""
     for name in ("model", "data"):
         if name in grid.added:
             values = sorted(set(grid.cells[name]))
@@ -96,9 +96,9 @@ def same_basis(grid: Grid) -> None:
 
 
 def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool | None) -> list[int]:
-    """The points that no other point beats, from small to large: none is as small or smaller, and better.
+    """The places of the points on the front, from small to large. No other point is as small or smaller, and better.
 
-    Of equal points the first stands. Where it is not known which values are better (`lower` is None), there are none.
+    Among equal points, the first is on the front. The result is empty if it is unknown which values are better (`lower` is None).
     """
     if lower is None:
         return []
@@ -112,7 +112,7 @@ def front(sizes: Sequence[float], values: Sequence[float], *, lower: bool | None
 
 
 def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
-    """The grid of a metric, and its finished cells with weight megabytes (`size`), a `label`, and whether they are on the `front`.
+    """The grid of a metric, and its finished cells with `size` (weight megabytes), `label` and `front` (whether on the front).
 
     Raises:
         UserError: no point has the metric and a size.
@@ -138,10 +138,11 @@ def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
 def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per point and layer.
 
-    With `label`, `method` and `bits` of the point, `index` and `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float).
+    The columns are `label`, `method` and `bits` of the point, `index`, `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float)
+    and `model`.
 
     Raises:
-        UserError: there is nothing to show, or too much, or of several models.
+        UserError: there is nothing to show, there are more than `MOST_LINES` points, or several models.
     """
     points = [(record, point_fields(record)) for record in records if record["quantized"].get("per_layer")]
     if not points:

@@ -1,4 +1,4 @@
-"""What a table has to say of its points besides their results: layers without groups, weights that stay in float unasked."""
+"""Notes of a table on its points: layers without groups, and weights that stay in float unasked."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ def share_notes(records: Iterable[dict[str, Any]]) -> list[str]:
     """A sentence for each scheme and model whose groups do not fit all layers, and for each model with unasked float weights.
 
     Args:
-        records: with or without `quantized`; older ones say nothing of it.
+        records: records with or without `quantized`. Older records have no shares and give no sentence.
     """
     notes: dict[str, None] = {}
     for record in records:

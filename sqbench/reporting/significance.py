@@ -1,4 +1,7 @@
-"""Which cells of a table differ: each from the float model, and from the best of its column. By example, Holm within the table."""
+"""Significance in a table: each cell against the float model, and against the best of its column.
+
+Tests pair the cells by example. Holm's correction is over the table.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +19,23 @@ from sqbench.reporting.noise import noise_notes
 from sqbench.reporting.order import lower_is_better, unsure
 from sqbench.storage import canonical_json
 
-MOST_CELLS = 300  # whose samples are read and compared with each other: seconds
+MOST_CELLS = 300  # more would take too long to read and compare
 RESAMPLES = 10_000
-LEVEL = 0.95  # where the records have no interval
+LEVEL = 0.95  # used where the records have no interval
 SIGN_FLIPS = "sign-flip test"
 TESTS = {"proportion": "exact McNemar test", "mean": SIGN_FLIPS, "perplexity": SIGN_FLIPS}
 
-Samples = Callable[[str, Sequence[str]], pd.DataFrame | None]  # (point id, columns) -> per-example outcomes, where there are any
+Samples = Callable[[str, Sequence[str]], pd.DataFrame | None]  # (point id, columns) -> per-example outcomes, None if missing
 
 
 @dataclass(frozen=True)
 class Side:
-    """What a cell's points made of each example: of several seeds the mean, so that their spread is no sampling error.
+    """The values of a cell by example. Several seeds are averaged first, so their spread does not count as sampling error.
 
     Attributes:
-        rows: of the examples; the same in all cells that can be compared.
-        values, floats: [examples] of the cell and of its float model, None where samples have no such column.
+        outcome: how the metric follows from the samples.
+        rows: the rows of the examples. Cells can be compared if they have the same examples.
+        values, floats: [examples] of the cell and of its float model. `floats` is None if the samples have no such column.
     """
 
     outcome: Outcome
@@ -41,7 +45,7 @@ class Side:
 
 
 def sides_of(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> dict[int, Side]:
-    """The quantized cells of a table whose samples are there, by their place; none where there are more than `MOST_CELLS`."""
+    """The quantized cells of a table that have samples, by place. Empty if the table has more than `MOST_CELLS` quantized cells."""
     of_point, ids = _finished(records), grid.cells["ids"].tolist()
     outcomes, measured = _outcomes(grid, of_point), _measured(grid, of_point)
     found = {} if len(measured) > MOST_CELLS else {place: _side(ids[place], outcomes, grid.metric, samples) for place in measured}
@@ -49,21 +53,22 @@ def sides_of(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples)
 
 
 def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> Grid:
-    """`compared`, with what the samples of the points tell."""
+    """Return `compared` with the sides read from the samples of the points."""
     return compared(grid, records, sides_of(grid, records, samples))
 
 
 def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[int, Side]) -> Grid:
-    """A table with `p_holm`, `unclear` (no significant change against the float model) and `best` in its cells, said in its notes.
+    """The table with `p_holm`, `unclear` and `best` filled in its cells, and notes that explain them.
 
-    An unclear cell is `untested` where no change of so few examples could have been significant. Cells of several points get the
-    interval, the test and what is detectable of their mean over seeds.
+    A cell is `unclear` if its change against the float model is not significant. An unclear cell is also `untested` if no change
+    over so few examples could be significant. A cell of several points gets the interval, the test and the detectable change of
+    its mean over seeds.
 
-    `best` are the best quantized cell of a column and those not significantly worse, among cells that were compared with one float
-    model. The best is chosen by the same examples, which makes it look better than it is: if anything, too few cells are bold.
+    A cell is `best` if it is the best quantized cell of its column, or not significantly worse. Only cells with the same float
+    model compete. The best cell is chosen on the examples that test it, so it looks better than it is. Too few cells may be bold.
 
     Args:
-        known: by place, what `sides_of` gives.
+        known: the result of `sides_of`: sides by place.
     """
     of_point = _finished(records)
     cells = grid.cells.reset_index(drop=True)
@@ -121,7 +126,7 @@ def _finished(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, An
 
 
 def _outcomes(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
-    """What the metric of each point of a table is made of, where its record says so."""
+    """The outcome of the metric for each point of a table. Points whose record has none are missing."""
     names = {point_id for ids in grid.cells["ids"] for point_id in ids if point_id}
     return {name: Outcome.of(fields) for name in names if (fields := of_point[name].get("outcomes", {}).get(grid.metric))}
 
@@ -132,12 +137,12 @@ def _measured(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> list[int
 
 
 def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Mapping[str, Any]]) -> bool:
-    """The float model is what others are measured against, and no contestant."""
+    """Whether a cell is quantized. The float model is the reference and never competes."""
     return bool(ids[0]) and of_point[ids[0]]["identity"]["method"]["name"] != "fp"
 
 
 def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
-    """A cell's values by example; None if some point of it has none, or they are of different examples."""
+    """The values of a cell by example. None if a point of the cell has no samples, or its points saw different examples."""
     values, floats, first = [], [], None
     for point_id in ids:
         if (outcome := outcomes.get(point_id)) is None:
@@ -160,10 +165,10 @@ def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samp
 def _against_float(
     cells: pd.DataFrame, known: Mapping[int, Side], of_point: Mapping[str, Mapping[str, Any]], metric: str, level: float
 ) -> tuple[pd.DataFrame, dict[int, Mapping[str, Any]]]:
-    """The tests of each cell's change, of one point as its record has it, of several seeds by their mean on each example.
+    """Test the change of each cell. One point is tested as in its record, several seeds by their mean on each example.
 
     Returns:
-        The cells, and each change as records have it.
+        The cells, and each change in the form of a record.
     """
     changes: dict[int, Mapping[str, Any]] = {}
     for place, ids in enumerate(cells["ids"]):
@@ -173,7 +178,7 @@ def _against_float(
         if cells["points"][place] > 1 and side.floats is not None and not np.isnan(cells["delta"][place]):
             found = side.outcome.compare(side.rows, side.values, side.floats, RESAMPLES, level)
             changes[place] = found.as_dict()
-            # The mean of the seeds' perplexities is not quite that of their mean loss: the interval stands around the former.
+            # The mean of perplexities differs slightly from the perplexity of the mean loss. The interval moves to the former.
             low, high = (cells["delta"][place] + bound - found.value for bound in (found.low, found.high))
             cells.loc[place, ["low", "high", "level", "p", "detectable"]] = low, high, level, found.p, found.detectable
     adjusted = pd.Series(holm(cells["p"]), index=cells.index)
@@ -183,9 +188,10 @@ def _against_float(
 def _untested(
     cells: pd.DataFrame, changes: Mapping[int, Mapping[str, Any]], outcomes: Mapping[str, Outcome], level: float
 ) -> list[str]:
-    """For each unclear cell what there are too few of, if the sign-flip test could not have found any change; else nothing.
+    """A remark for each unclear cell in which the sign-flip test could not find any change, else an empty text.
 
-    Of k units that differ the least p-value is 2^(1 - k), where all change in one direction: 5 % needs six, and more after Holm.
+    With k units that differ, the smallest p-value is 2^(1 - k). It occurs if all change in one direction. A level of 5 % needs six
+    such units, and more after Holm.
     """
     said = [""] * len(cells)
     p_values = cells["p"].to_numpy()
@@ -204,7 +210,7 @@ def _untested(
 
 
 def _against_its_interval(cells: pd.DataFrame, grid: Grid, alpha: float) -> str | None:
-    """The labels of the first of these cells whose interval excludes 0, and which its own test would find."""
+    """The labels of the first cell whose interval excludes 0 and whose own test is significant. None if there is no such cell."""
     outside = cells[((cells["low"] > 0) | (cells["high"] < 0)) & (cells["p"] <= alpha)]
     if outside.empty:
         return None
@@ -219,13 +225,18 @@ def _against_best(
     of_point: Mapping[str, Mapping[str, Any]],
     level: float,
 ) -> tuple[NDArray[np.bool_], int, int, bool]:
-    """Which cells are bold; how many were compared, and were not; and whether a column holds points of several float models."""
+    """Compare each cell with the best of its column.
+
+    Returns:
+        Which cells are bold, how many comparisons were made, how many cells were left out, and whether a column has several float
+        models.
+    """
     contests: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for place in known:
         basis = canonical_json(float_basis(dict(of_point[cells["ids"][place][0]])))
         contests[(*(cells[name][place] for name in grid.columns), basis)].append(place)
     against, bold = {}, np.zeros(len(cells), dtype=bool)
-    if (lower := lower_is_better(grid.metric)) is None:  # which is the best, nobody can say
+    if (lower := lower_is_better(grid.metric)) is None:  # no best exists
         return bold, 0, 0, False
     sign = 1 if lower else -1
     left_out = len(measured)
@@ -244,7 +255,7 @@ def _against_best(
 
 
 def _same_examples(places: Sequence[int], known: Mapping[int, Side]) -> list[int]:
-    """The most cells that are over the same examples: an image that one run could not read is not in all of them."""
+    """The largest group of cells over the same examples. Examples differ if one run could not read an image, for instance."""
     groups: list[list[int]] = []
     for place in places:
         side = known[place]

@@ -1,4 +1,4 @@
-"""Studies: the points of a results folder whose numbers may be compared, each with its float baseline."""
+"""Studies: groups of comparable points of a results folder, each with its float baseline."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ from sqbench.reporting.order import labels, main_metric
 from sqbench.reporting.selection import select
 from sqbench.reporting.units import SPEEDS
 
-# Results that differ in one of these are answers to different questions: no axis holds both.
+# Results that differ in one of these answer different questions. They never share an axis.
 BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "ops")
 
 
@@ -18,9 +18,9 @@ class Study:
     """Points that may be compared, and their float baseline.
 
     Attributes:
-        label: what tells it from the other studies.
-        frame: the rows of the long frame.
-        metric: the one that decides: the first that was compared with the float model.
+        label: the settings that separate it from the other studies.
+        frame: its rows of the long frame.
+        metric: the deciding metric. It is the first that was compared with the float model.
     """
 
     label: str
@@ -29,7 +29,7 @@ class Study:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Those with a change against the float model and the divergence from it, `metric` first."""
+        """The metrics with a change against the float model, and the divergence from it. `metric` comes first."""
         compared = [name for name in dict.fromkeys(self.frame["metric"]) if f"delta_{name}" in set(self.frame["metric"])]
         others = [name for name in (*compared, "kl_to_fp") if name in set(self.frame["metric"]) and name != self.metric]
         return [self.metric, *dict.fromkeys(others)]
@@ -40,9 +40,9 @@ class Study:
 
 
 def studies(frame: pd.DataFrame) -> list[Study]:
-    """The studies of a long frame: those of accuracy before those of speed, then the largest first.
+    """The studies of a long frame. Accuracy comes before speed, then large studies before small ones.
 
-    A float baseline is in every study that it is the reference of.
+    A float baseline is in every study that has it as reference.
     """
     texts = pd.DataFrame({name: labels(frame[name]) for name in BASIS})
     measured = list(texts[frame["method"] != "fp"].drop_duplicates().itertuples(index=False, name=None))
@@ -61,6 +61,6 @@ def studies(frame: pd.DataFrame) -> list[Study]:
 
 
 def headline(rows: pd.DataFrame) -> str:
-    """The metric that decides."""
+    """The deciding metric of a study."""
     compared = [name.removeprefix("delta_") for name in rows["metric"] if name.startswith("delta_")]
     return main_metric(compared or rows["metric"])

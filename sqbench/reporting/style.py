@@ -1,4 +1,4 @@
-"""How every picture looks: told apart without colour vision and on grey paper, and the same bytes every time."""
+"""The look of every picture. Series differ without colour vision and in grey print. The same data gives the same bytes."""
 
 import re
 import textwrap
@@ -18,15 +18,15 @@ from sqbench.errors import UserError, known
 from sqbench.reporting import looks
 from sqbench.storage import atomic_path
 
-# Okabe and Ito's palette (2008) without its yellow, too pale for lines on white: of what is no method.
+# Okabe and Ito's palette (2008), for anything that is not a method. Its yellow is too pale for lines on white and left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-# Before and after: width tells them apart too.
+# Before and after. They differ in width too.
 PAIR: tuple[dict[str, Any], ...] = ({"color": COLOURS[0], "linewidth": 1.3}, {"color": COLOURS[1], "linewidth": 0.7})
 GREY = "#595959"
 
-LINE = 0.17  # inches: a line of a legend
-WIDTH = 7.0  # inches: a text column of an A4 page; at least 8 points there
+LINE = 0.17  # inches, height of a legend line
+WIDTH = 7.0  # inches, the text width of an A4 page; text has at least 8 points there
 DPI = 200
 METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # no dates, no versions
 _SETTINGS = {
@@ -45,13 +45,13 @@ _SETTINGS = {
     "lines.markersize": 4.5,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
-    "svg.hashsalt": "sqbench",  # ids inside a file follow from its content
+    "svg.hashsalt": "sqbench",  # makes ids inside a file depend on its content only
 }
 
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Draw and save inside this block: our settings on top of matplotlib's own defaults, whatever the user's file says."""
+    """Draw and save inside this block. It applies our settings to matplotlib's defaults and ignores the user's matplotlibrc."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -59,16 +59,16 @@ def applied() -> Iterator[None]:
 
 
 class Series:
-    """How the lines of a picture look: the colour of the method, the marker of the format.
+    """The look of the lines of a picture. The method decides the colour, the format the marker.
 
-    Lines that share both differ in their dashes; when those are used up, their markers are hollow.
+    Lines that share both differ in their dashes. When all dashes are used, the markers become hollow.
     """
 
     def __init__(self) -> None:
         self._seen: Counter[tuple[str, str]] = Counter()
 
     def look(self, method: str, bits: str) -> dict[str, Any]:
-        """Of the next line of this method and format."""
+        """The look of the next line of this method and format."""
         rounds, again = divmod(self._seen[method, bits], len(DASHES))
         self._seen[method, bits] += 1
         shape = looks.shape(bits)
@@ -78,22 +78,22 @@ class Series:
 
 
 def floor(*parts: np.ndarray) -> float:
-    """The smallest |value| other than 0: where zeros are drawn on a logarithmic axis."""
+    """The smallest nonzero |value|, at which a logarithmic axis shows zeros."""
     values = np.abs(np.concatenate([part.reshape(-1) for part in parts]))
     return float(values[values > 0].min()) if (values > 0).any() else 1.0
 
 
 def plain(axes: Axes) -> None:
-    """Numbers rather than powers of ten on a logarithmic axis that spans few of them."""
+    """Label a logarithmic axis that spans few powers of ten with plain numbers."""
     low, high = axes.get_ylim()
     if low > 1e-3 and high < 1e4:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    between = ("2", "5") if high < 10 * low else ()  # else the powers of ten are enough
+    between = ("2", "5") if high < 10 * low else ()  # on wider axes the powers of ten are enough
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda x, place: f"{x:g}" if f"{x:e}"[0] in between else ""))
 
 
 def titled(figure: Figure, title: str, caption: str) -> None:
-    """A title above, and below what all of the picture has in common."""
+    """Add a title above the picture and a caption below it."""
     width = figure.get_size_inches()[0]
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     figure.supxlabel(textwrap.fill(caption, int(width * 16.5)), x=0.01, ha="left", fontsize=8, color=GREY)
@@ -109,7 +109,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Write a figure to `folder/stem.FORMAT` for every format; each file is whole or not there."""
+    """Write a figure to `folder/stem.FORMAT` for every format. No file is ever written in part."""
     name = re.sub(r"[^\w.,-]+", "-", stem).strip("-")
     paths = [folder / f"{name}.{kind}" for kind in formats]
     for path, kind in zip(paths, formats, strict=True):

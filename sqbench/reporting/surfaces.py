@@ -1,6 +1,6 @@
-"""The picture of a layer's input and weight, before and after smoothing. Arrays in, a figure out.
+"""The picture of a layer's input and weight, before and after smoothing. It takes arrays and returns a figure.
 
-Nothing here knows a model. Draw inside `style.applied`.
+This module knows nothing of models. Draw inside `style.applied`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sqbench.reporting import style
 
-_VIEW = {"elev": 26, "azim": -56}  # low enough to see heights, turned so that channels run along the front
+_VIEW = {"elev": 26, "azim": -56}  # low, to show heights; turned, so that channels run along the front
 _BINS = 160
 
 
@@ -23,8 +23,8 @@ class Tensors:
     """A layer's input and weight in one state.
 
     Attributes:
-        name: of the state: original, or smoothed.
-        activation: [tokens, channels] of some inputs.
+        name: name of the state: original, or smoothed.
+        activation: [tokens, channels] some of the inputs.
         weight: [channels, out].
         activation_range: [channels] absmax over the whole calibration.
         weight_range: [channels] absmax.
@@ -40,7 +40,7 @@ class Tensors:
 
 
 def decimate(values: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At most `rows` x `columns` maxima over blocks of |values| [R, C], so that no peak is lost.
+    """At most `rows` x `columns` maxima over blocks of |values| [R, C]. Maxima keep every peak.
 
     Returns:
         Maxima, and the first row and column of each block.
@@ -56,16 +56,16 @@ def decimate(values: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, n
 
 
 def ratio(ranges: np.ndarray) -> float:
-    """The largest channel over the median of those that are not dead; 1 if all are."""
+    """The largest channel range over the median of the live (nonzero) ones. 1 if all channels are dead."""
     live = ranges[ranges > 0]
     return float(live.max() / np.median(live)) if len(live) else 1.0
 
 
 def as_data(states: Sequence[Tensors], *, tokens: int, channels: int) -> list[dict[str, Any]]:
-    """The surfaces of a picture as plain data: `sqbench.report` turns them round.
+    """The surfaces of a picture as plain data. `sqbench.report` shows them as surfaces that can be turned.
 
-    Of each state its `name`, and of `activation` and `weight` the heights `z` [rows, columns] to 3 digits, the first row and
-    column of each block, and the `ratio` of the largest channel to the median one.
+    Each state has its `name`, `activation` and `weight`. These two have the heights `z` [rows, columns] to 3 digits, the first row
+    and column of each block (`rows`, `columns`), and the `ratio` of the largest channel to the median one.
     """
 
     def surface(state: Tensors, field: str) -> dict[str, Any]:
@@ -80,12 +80,12 @@ def as_data(states: Sequence[Tensors], *, tokens: int, channels: int) -> list[di
 def distributions_picture(
     states: Sequence[Tensors], title: str, caption: str, *, channel: str, tokens: int = 128, channels: int = 192
 ) -> Figure:
-    """|input| and |weight| of each state as surfaces on the same axes, channel ranges below, then their order and the values.
+    """|input| and |weight| of each state as surfaces on the same axes. Below are channel ranges, sorted ranges, and values.
 
     Args:
-        states: the original, and what is compared with it, if anything.
-        channel: what a channel of the weight is called (input channels of a convolution come with their kernel positions).
-        tokens, channels: the most that a surface shows; beyond, peaks of blocks.
+        states: the original, and optionally one state to compare with it.
+        channel: the name of a channel of the weight (input channels of a convolution come with their kernel positions).
+        tokens, channels: the most that a surface shows. A larger tensor is shown by the peaks of blocks.
     """
     alone = len(states) == 1
     figure = Figure(figsize=(style.WIDTH, 7.0 if alone else 9.6), layout="constrained")
@@ -117,7 +117,7 @@ def distributions_picture(
 
 
 def _oriented(field: str, values: np.ndarray, tokens: int, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Channels along the second axis, whatever the tensor."""
+    """Decimate a tensor, with its channels along the second axis."""
     return decimate(values if field == "activation" else values.T, tokens, channels)
 
 
@@ -127,7 +127,7 @@ def _surface(axes: Any, surface: tuple[np.ndarray, np.ndarray, np.ndarray], top:
     options: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": top, "linewidth": 0, "antialiased": False}
     if min(heights.shape) > 1:
         drawn = axes.plot_surface(x, y, heights, rcount=heights.shape[0], ccount=heights.shape[1], **options)
-        drawn.set_rasterized(True)  # twenty thousand patches are no vector graphic
+        drawn.set_rasterized(True)  # a vector graphic of twenty thousand patches is too large
     else:
         axes.plot(x.flatten(), y.flatten(), heights.flatten(), **style.PAIR[0])
     axes.set_zlim(0, top)
@@ -156,14 +156,14 @@ def _profile(axes: Axes, states: Sequence[Tensors], field: str, *, sort: bool, l
 
 
 def _legend(axes: Axes) -> None:
-    """In the upper right corner, where nothing is drawn."""
+    """Draw a legend in the upper right corner, and make free room there."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * max(2.0, (high / low) ** 0.5))
     axes.legend(loc="upper right")
 
 
 def _values(axes: Axes, states: Sequence[Tensors]) -> None:
-    """Counts of values on a logarithmic axis, with the clipping ranges as upright lines."""
+    """Draw counts of values on a logarithmic axis, with the clipping ranges as vertical lines."""
     reach = max(max(float(np.abs(state.activation).max()), *map(abs, state.limits)) for state in states) or 1.0
     edges = np.linspace(-reach, reach, _BINS + 1)
     for state, looks in zip(states, style.PAIR, strict=False):

@@ -1,4 +1,4 @@
-"""A table as CSV and Markdown, and the files of all formats, byte for byte stable."""
+"""A table as CSV and Markdown, and the files of all formats. The same table gives the same bytes."""
 
 import math
 import re
@@ -14,19 +14,21 @@ from sqbench.reporting.latex import slug, to_latex
 from sqbench.reporting.units import SPEEDS
 from sqbench.storage import write_text
 
-_LONG_FLOAT = "%.10g"  # below the noise of a float64 sum, above anything a table shows
+_LONG_FLOAT = "%.10g"  # fewer digits than the noise of a float64 sum, more than any table shows
 
 
 def to_long_csv(frame: pd.DataFrame) -> str:
-    """The long frame, unscaled numbers, empty where unknown; `float` is a column where speeds were measured."""
+    """The long frame with unscaled numbers, empty if unknown. It has a column `float` only if speeds were measured."""
     frame = frame if frame["float"].notna().any() else frame.drop(columns="float")
     return frame.to_csv(index=False, float_format=_LONG_FLOAT, lineterminator="\n")
 
 
 def to_wide_csv(grid: Grid) -> str:
-    """One unscaled number a cell. Where there are any, every column is followed by the spread and counts of several points, by the
-    test against the float model, and by whether a cell is `best`, which is bold in the other formats. A spread over seeds and a
-    speed are followed by the change against the float model and its interval.
+    """The table with one unscaled number per cell.
+
+    Further columns follow each column where the table has such values: the spread and counts of several points, the test against
+    the float model, and `best` (bold in the other formats). With seeds or speeds, the change against the float model and its
+    interval follow too.
     """
     parts = {"": wide(grid, lambda cell: _LONG_FLOAT % cell.value if cell.points else "fail")}
     if (grid.cells["points"] + grid.cells["failed"] > 1).any():
@@ -48,7 +50,7 @@ def to_wide_csv(grid: Grid) -> str:
 
 
 def to_markdown(grid: Grid) -> str:
-    """A Markdown table, its columns aligned, and the caption below it."""
+    """A Markdown table with aligned columns, and the caption below it."""
     words = emboldened(texts(grid).map(_markdown), grid, r"**\1**")
     sides = words.index.to_frame(index=False).map(_markdown).to_numpy()
     lines = [[*side, *row] for side, row in zip(sides, words.to_numpy(), strict=True)]
@@ -57,7 +59,7 @@ def to_markdown(grid: Grid) -> str:
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], sides: int) -> str:
-    """Aligned Markdown; the first `sides` columns are labels, flush left, the others numbers."""
+    """An aligned Markdown table. The first `sides` columns are labels, flush left. The others are numbers."""
     return _aligned([[_markdown(text) for text in line] for line in (head, *lines)], sides)
 
 
@@ -69,7 +71,7 @@ def _aligned(escaped: list[list[str]], sides: int) -> str:
 
 
 def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path, latex: Callable[[Grid], str] = to_latex) -> list[Path]:
-    """Write `long.csv`, and the grid as `METRIC.csv`, `.tex` and `.md`; each file is whole or not there."""
+    """Write `long.csv`, and the grid as `METRIC.csv`, `.tex` and `.md`. No file is ever written in part."""
     stem = slug(grid.metric)
     files = {"long.csv": to_long_csv(frame), f"{stem}.csv": to_wide_csv(grid)}
     files |= {f"{stem}.tex": latex(grid), f"{stem}.md": to_markdown(grid)}
@@ -79,12 +81,12 @@ def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path, latex: Callable[
 
 
 def _shown(name: str) -> Callable[[Any], str]:
-    """What writes one number of a cell."""
+    """A function that writes one number of a cell."""
     return lambda cell: "--" if math.isnan(getattr(cell, name)) else _LONG_FLOAT % getattr(cell, name)
 
 
 def _heads(cells: pd.DataFrame) -> list[str]:
-    """The column labels, one text each."""
+    """The labels of the columns, one text each."""
     return [" / ".join(part or "-" for part in top) if isinstance(top, tuple) else top for top in cells.columns]
 
 

@@ -1,4 +1,4 @@
-"""What a sweep prints at its end: a table of its points, and how to run again what failed."""
+"""The output at the end of a sweep: a table of its points, and the commands that run failed points again."""
 
 import math
 import shlex
@@ -21,7 +21,7 @@ from sqbench.reporting.significance import Samples, tested
 from sqbench.reporting.units import change_text, number
 
 _STYLES = {"done": "green", "skipped": "dim", "FAILED": "bold red", "float": "bold"}
-# Named below the method, and only where points differ in it: 80 columns have no room for what all rows share.
+# Fields named below the method if points differ in them. 80 columns have no room for fields that all rows share.
 _SIDES = (
     *("model", "head", "data", "eval", "window", "windows", "images", "beams", "samples", "source", "layers", "ops"),
     *("backend", "device", "variant", "seed"),
@@ -34,13 +34,13 @@ _SHORT = {"perplexity": "ppl", "bits_per_byte": "bpb", "top1": "top1 %", "top5":
 def sweep_table(
     records: Iterable[dict[str, Any]], skipped: Collection[str] = (), metric: str | None = None, samples: Samples | None = None
 ) -> Table:
-    """The points of a sweep, one a row, below the float baseline that they are measured against; below its seeds, their mean.
+    """The points of a sweep, one per row, below their float baseline. The mean over seeds is below the seeds.
 
     Args:
-        records: of the points, finished and failed.
-        skipped: point ids that were finished before this sweep.
-        metric: to show beside the change against the baseline; by default the first in the natural order that the points have.
-        samples: of the points, for the interval of a mean over seeds.
+        records: records of the points, finished and failed.
+        skipped: ids of points that were finished before this sweep.
+        metric: the metric beside the change against the baseline. By default it is the first metric in the natural order.
+        samples: samples of the points, for the interval of a mean over seeds.
     """
     records = list(records)
     seconds = {record["point_id"]: record["cost"].get("seconds", {}).get("total", math.nan) for record in records}
@@ -50,13 +50,13 @@ def sweep_table(
     frame = frame.assign(**{name: labels(frame[name]) for name in keys})
     measured = frame[frame["method"] != "fp"]
     sides = [name for name in _SIDES if measured[name].nunique() > 1]
-    # A scheme's name stands for its formats, unless one name stands for several.
+    # Formats are shown only if one scheme name stands for several.
     unclear = {name: set(frame["bits"][frame.groupby("bits")[name].transform("nunique") > 1]) for name in _FORMATS}
     timed = bool(frame["float"].notna().any())
     means = _means(frame, records, metric, samples)
     others = {name: title for name, title in _METRICS.items() if name != metric}
 
-    # Columns fold, the widest first, and never crop: at 80 columns that is notes and the interval, and no digit is ever lost.
+    # Columns fold and never crop, so no digit is lost. The widest fold first: at 80 columns these are notes and the interval.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     levels = "/".join(f"{100 * level:.4g}%" for level in sorted(set(frame["level"].dropna())))
     change_title = f"Δ fp [{levels}]" if levels else "Δ fp"
@@ -97,7 +97,7 @@ def sweep_table(
 def _means(
     frame: pd.DataFrame, records: Sequence[dict[str, Any]], metric: str, samples: Samples | None
 ) -> dict[tuple[str, ...], Any]:
-    """By what its points share, each cell of several finished seeds: mean, spread, and the mean change with its interval."""
+    """The cells of several finished seeds, by the fields of their points: mean, spread, and mean change with its interval."""
     values = frame[(frame["metric"] == metric) & (frame["point_id"] != "")]
     seeds = values.groupby(list(FIELDS))["point_id"].transform("nunique")
     repeated = frame[frame["point_id"].isin(values["point_id"][seeds > 1])]
@@ -110,14 +110,14 @@ def _means(
 
 
 def print_failures(outcomes: Iterable[Outcome], console: Console | None = None) -> None:
-    """Print, for each failed point, its id, why it failed, and the line that runs it again; nothing if none failed."""
+    """Print the id, the error and the command of each failed point. Print nothing if none failed."""
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     console = console or Console(stderr=True)
     if failed:
         console.print(Text(f"{len(failed)} failed:", style=_STYLES["FAILED"]))
     for outcome in failed:
         command = shlex.join(["python", "-m", "sqbench.run", *outcome.overrides])
-        # soft_wrap: a command that is cut in two cannot be pasted.
+        # soft_wrap, because a command with a line break cannot be pasted.
         console.print(as_text(f"  {outcome.point_id}  {outcome.error or 'unknown error'}"), soft_wrap=True)
         console.print(as_text(f"    {command}"), soft_wrap=True)
 
@@ -135,5 +135,5 @@ def _state(point_id: str, status: str, skipped: Collection[str]) -> str:
 
 
 def as_text(text: object) -> Text:
-    """User text as it is: a Text is never read as markup, and escape sequences do not reach the terminal."""
+    """User text for the terminal. It is not read as markup, and control characters become spaces."""
     return Text(printable(text))

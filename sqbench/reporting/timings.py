@@ -1,4 +1,4 @@
-"""How fast the formats of a study are: points with eval=latency, joined to the points that measured what the formats cost."""
+"""The speeds of the formats of a study. Points with eval=latency are joined to the points that measured the loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,18 @@ import pandas as pd
 from sqbench.reporting.order import labels
 from sqbench.reporting.studies import Study
 
-WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # what each is a speed of
-# What decides how fast a layer can be. A method only moves its numbers.
+WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # metric -> timed work
+# The fields that decide the speed of a layer. A method changes only the values of weights and scales.
 _FORMATS = ("bits", "weights", "activations", "layers", "ops")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A point with eval=latency: what was timed, and how many times as fast as the float model it is."""
+    """A point with eval=latency.
+
+    Attributes:
+        speeds: how many times as fast as the float model, by metric.
+    """
 
     method: str
     alpha: str
@@ -26,7 +30,7 @@ class Timing:
 
 
 def timings(frame: pd.DataFrame, study: Study, device: str | None) -> dict[tuple[str, ...], list[Timing]]:
-    """The timed points of a study's model, by their formats."""
+    """The timed points of a study's model, by their formats. With `device` None, every device counts."""
     rows = frame[frame["metric"].isin([f"delta_{name}" for name in WORKLOADS]) & (frame["method"] != "fp")]
     rows = rows[rows["model"].isin(set(study.frame["model"]))]
     names = ("point_id", *_FORMATS, "method", "alpha", "backend", "device")
@@ -42,7 +46,7 @@ def timings(frame: pd.DataFrame, study: Study, device: str | None) -> dict[tuple
 
 
 def speeds_of(timings: Mapping[tuple[str, ...], Sequence[Timing]], fields: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
-    """The speeds of the formats of a point, and on what they were measured: of its own method where that was timed."""
+    """The speeds of the formats of a point, and what they were measured on. A timing of the point's own method is preferred."""
     same = timings.get(tuple(str(fields[name]) for name in _FORMATS), ())
     own = [timing for timing in same if (timing.method, timing.alpha) == (fields["method"], fields["alpha"])]
     if not same:

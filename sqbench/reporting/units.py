@@ -1,4 +1,4 @@
-"""Numbers as people read them: units, decimals, and changes with their intervals."""
+"""Numbers for readers: units, decimals, and changes with their intervals."""
 
 import math
 
@@ -24,7 +24,7 @@ _DECIMALS = {
     "decode_tokens_per_s": 1,
     "images_per_s": 1,
 }  # else 4
-# The change of these is how many times as fast as float: the metric itself grows with it, or falls.
+# The change of these metrics is a factor: how many times as fast as float. 1: the metric grows with speed; -1: it falls.
 SPEEDS = {"tokens_per_s": 1, "decode_tokens_per_s": 1, "images_per_s": 1, "latency_ms": -1}
 UNITS = {
     "weight_bytes": (1e6, "MB"),
@@ -35,11 +35,11 @@ UNITS = {
     "acc_norm": (0.01, "%"),
     "exact_match": (0.01, "%"),
     "repetition": (0.01, "%"),
-}  # shown as: divided by, and called
+}  # metric -> divisor, and name of the shown unit
 
 
 def unit_of(metric: str) -> tuple[float, str]:
-    """What a metric is divided by to be shown, and what that is called; of a task's metric, what goes for the metric."""
+    """The divisor and the name of the unit in which a metric is shown. A task's metric has the unit of its family."""
     return UNITS.get(family(metric), (1.0, ""))
 
 
@@ -48,7 +48,7 @@ def _decimals(metric: str) -> int:
 
 
 def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -> str:
-    """A metric's value as tables show it, with `extra` decimals.
+    """The value of a metric as in tables, with `extra` more decimals.
 
     >>> number(15.1, "perplexity"), number(0.3, "perplexity", signed=True, extra=1), number(123456.0, "perplexity")
     ('15.10', '+0.300', '1.2e5')
@@ -65,9 +65,9 @@ def number(value: float, metric: str, *, signed: bool = False, extra: int = 0) -
 
 
 def change_text(delta: float, low: float, high: float, metric: str) -> str:
-    """`+0.240 [0.200, 0.400]`, without the interval where it is unknown; coarse metrics get a decimal more for a small change.
+    """A change with its interval, if known: `+0.240 [0.200, 0.400]`, or `x3.53 [3.50, 3.60]` for a speed.
 
-    Of a speed `x3.53 [3.50, 3.60]`.
+    Metrics with few decimals get one more for a small change.
     """
     if metric in SPEEDS:
         return f"x{delta:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) and math.isfinite(high) else "")
@@ -78,5 +78,5 @@ def change_text(delta: float, low: float, high: float, metric: str) -> str:
 
 
 def extra_decimals(delta: float, metric: str) -> int:
-    """How many decimals more a change has than the metric."""
+    """The number of further decimals of a change, compared with its metric."""
     return int(abs(delta / unit_of(metric)[0]) < 1 and _decimals(metric) < 4)

@@ -1,1 +1,1 @@
-"""Adaptive search: what may be chosen (`space`), and what to try next by the results so far (`study`). Needs Optuna."""
+"""Adaptive search: the space of choices (`space`), and the next trials by the results so far (`study`). It needs Optuna."""

@@ -1,4 +1,4 @@
-"""What a search chooses from: the overrides with more than one value, in Hydra's own grammar, as Optuna's distributions."""
+"""The space of a search: the overrides with more than one value, in Hydra's own grammar, as Optuna's distributions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Space:
 
     Attributes:
         fixed: key -> the one value that all trials have, as Hydra reads it.
-        dimensions: key -> what a trial's value is drawn from.
+        dimensions: key -> the distribution that a trial's value is drawn from.
     """
 
     fixed: Mapping[str, str]
@@ -29,14 +29,14 @@ class Space:
         return [f"{key}={value}" for key, value in {**self.fixed, **rounded(chosen)}.items()]
 
     def corners(self) -> list[dict[str, Any]]:
-        """Choices that hold each value of a list, and both ends of an interval, at least once: what can be checked beforehand."""
+        """Choices to check beforehand. Each value of a list, and both ends of an interval, occur at least once."""
         ends = {key: _ends(dimension) for key, dimension in self.dimensions.items()}
         first = {key: values[0] for key, values in ends.items()}
         return [first, *({**first, key: value} for key, values in ends.items() for value in values[1:])]
 
 
 def space_of(overrides: Sequence[Override]) -> Space:
-    """The space of a command line; of several overrides of a key the last one counts.
+    """The space of a command line. Of several overrides of a key, the last one counts.
 
     Raises:
         UserError: no key has several values, or Optuna cannot draw from one that has.
@@ -50,7 +50,10 @@ def space_of(overrides: Sequence[Override]) -> Space:
 
 
 def _dimension(override: Override) -> BaseDistribution:
-    """`interval(a,b)` and `range(a,b,step)` as numbers, of the type that they are written in; anything else as a list of texts."""
+    """The distribution of an override.
+
+    `interval(a,b)` and `range(a,b,step)` give numbers of the type that they are written in. Anything else gives a list of texts.
+    """
     sweep, line = override.value(), override.input_line
     tags: set[str] = getattr(sweep, "tags", set())
     if unknown := sorted(tags - set(TAGS)):
@@ -59,7 +62,7 @@ def _dimension(override: Override) -> BaseDistribution:
     if tags and not numbers:
         raise UserError(f"{line}: tag log is for numbers; use 'tag(log,interval(0.001,1))'")
     if hasattr(sweep, "shuffle"):
-        sweep.shuffle = False  # the sampler draws; that the same search can be made again takes the same list
+        sweep.shuffle = False  # the sampler draws; only with the same list can the same search be made again
     try:
         if not numbers:
             return CategoricalDistribution(list(override.sweep_string_iterator()))
@@ -83,7 +86,7 @@ def _ends(dimension: BaseDistribution) -> Sequence[Any]:
 
 
 def rounded(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Drawn values as they are run: numbers with six digits, which no parameter of quantization can tell from more."""
+    """Drawn values as they are run. Numbers have six digits, because no parameter of quantization needs more."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in chosen.items()}
 
 

@@ -14,18 +14,19 @@ from sqbench.reporting.order import lower_is_better, unsure
 from sqbench.search.space import Space, rounded
 from sqbench.storage import write_text
 
-KEPT = 4  # one trial in so many goes on from a rung: eta of successive halving (Li et al., 2020, use 4)
+KEPT = 4  # one trial in this many goes on from a rung; eta of successive halving (Li et al., 2020, use 4)
 
 
 class Study:
-    """Trials of a space, each a point; or with rungs a point on each, of more and more examples, until others are better.
+    """Trials of a space. Each trial is a point, or with rungs, one point per rung.
 
-    Nothing is stored between runs: the same seed and the same results make the same trials, and results are records already.
+    Every rung has more examples than the last, and a trial ends where others are better. Nothing is stored between runs. The same
+    seed and the same results make the same trials, and results are records already.
 
     Args:
-        rungs: of how many points a trial that goes all the way consists.
-        metric: of a record; None is the headline of its evaluation.
-        direction: `minimize` or `maximize`; None is the metric's own, where it is known.
+        rungs: the number of points of a trial that goes all the way.
+        metric: a metric of the records. None is the headline of their evaluation.
+        direction: `minimize` or `maximize`. None is the metric's own direction, where it is known.
     """
 
     def __init__(self, space: Space, rungs: int, seed: int, metric: str | None, direction: str | None) -> None:
@@ -38,7 +39,7 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All of them so far. Among their `user_attrs` are `points`, by rung, and `values`, the metric there."""
+        """All trials so far. Their `user_attrs` include `points`, by rung, and `values`, the metric on each rung."""
         return self._study.trials
 
     def ask(self, count: int) -> list[Trial]:
@@ -46,7 +47,7 @@ class Study:
         return [self._study.ask(dict(self.space.dimensions)) for _ in range(count)]
 
     def tell(self, trial: Trial, record: Mapping[str, Any]) -> bool:
-        """The finished point of a trial's next rung; whether the trial goes on from there.
+        """Record the finished point of a trial's next rung. Return whether the trial goes on from there.
 
         Raises:
             UserError: the record has no such metric.
@@ -65,13 +66,13 @@ class Study:
         return True
 
     def fail(self, trial: Trial, reason: str, point_id: str | None = None) -> None:
-        """A trial whose next point has no result."""
+        """End a trial whose next point has no result."""
         self._note(trial, point_id, error=reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best trial that went all the way, None if none did."""
+        """The best trial that went all the way. None if none did."""
         complete = any(trial.state == TrialState.COMPLETE for trial in self.trials)
         return self._study.best_trial if complete else None
 

@@ -1,4 +1,4 @@
-"""What a tracked run shows of a record: its name and tags, numbers, tables and pictures. Nothing here knows a tracker."""
+"""The content of a tracked run, from its record: name, tags, numbers, tables and pictures. Nothing here knows a tracker."""
 
 import json
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from sqbench.storage import digest
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on disk, and what it says below."""
+    """A picture on disk, and the caption below it."""
 
     path: Path
     caption: str
 
 
 def name_of(record: dict[str, Any]) -> str:
-    """Model, method, bits, and what else is not as usual: of 200 points of a sweep no two should look the same."""
+    """The name of a run: model, method, bits, and unusual settings. Among 200 points of a sweep, no two should look the same."""
     identity = record["identity"]
     scheme, alpha, evaluation = identity["scheme"], identity["method"].get("alpha"), identity["eval"]["name"]
     layers: list[str] = list(scheme.get("layers") or ())
@@ -40,20 +40,20 @@ def name_of(record: dict[str, Any]) -> str:
 
 
 def tags_of(record: dict[str, Any]) -> list[str]:
-    """What runs are filtered by."""
+    """The tags by which runs are filtered."""
     identity, config = record["identity"], record["config"]
     names = (identity["method"]["name"], identity["scheme"]["name"], _short(label_of(config["model"])), config["data"]["name"])
     return [*names, identity["eval"]["name"], identity["backend"], record["status"]]
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Status, metrics, differences from the float model and costs, nested ones under slashes: `delta/perplexity/low`."""
+    """Status, metrics, differences from the float model, and costs. Nested names have slashes: `delta/perplexity/low`."""
     nested = (item for part in ("delta", "cost") for item in _flat(part, record[part]))
     return {"status": record["status"], **record["metrics"], **dict(nested)}
 
 
 def tables_of(record: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """What quantization did to every layer, every group whose scales moved, and the widths of mixed precision."""
+    """Tables of the quantized layers, of the groups whose scales moved, and of the widths of mixed precision."""
     quantized = record["quantized"]
     rows = {
         "per_layer": quantized.get("per_layer"),
@@ -64,7 +64,7 @@ def tables_of(record: dict[str, Any]) -> dict[str, pd.DataFrame]:
 
 
 def spreads_of(tables: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
-    """The numbers of a run's layers, column by column, without those that are missing."""
+    """The numbers of a run's layers, column by column, without missing ones."""
     numbers = tables.get("per_layer", pd.DataFrame()).select_dtypes("number")
     return {f"layers/{name}": values for name in numbers if len(values := numbers[name].dropna().tolist())}
 
@@ -79,7 +79,7 @@ def pictures_of(record: dict[str, Any], results_dir: Path) -> list[Picture]:
             if _of(told["weights"], told["method"]) == wanted and (picture := path.with_suffix(".png")).is_file():
                 found.append(Picture(picture, told["told"]))
         except (OSError, ValueError, KeyError):
-            continue  # of another version, or being written: a picture is no result
+            continue  # of another version, or being written; a picture is no result
     return found
 
 
@@ -88,7 +88,7 @@ def _of(weights: str, method: dict[str, Any]) -> str:
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry with names in one cell."""
+    """An entry with a list of names in one cell."""
     return {key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in entry.items()}
 
 
@@ -101,5 +101,5 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _short(model: str) -> str:
-    """A model's name; of a folder its last part."""
+    """A model's name. For a folder, its last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -1,6 +1,6 @@
-"""Weights & Biases: one run a point, mirrored from its finished record.
+"""Weights & Biases: one run per point, mirrored from its finished record.
 
-The library is imported only when it is used: it costs a third of a second, and `tracker=disabled` should cost nothing.
+The library is imported only when it is used. The import takes a third of a second, and `tracker=disabled` should cost nothing.
 """
 
 import logging
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 10.0  # seconds for a server to answer; the library's own 90 would be waited for in every process of a sweep
-UPLOAD_PATIENCE = 120.0  # seconds for a run's data to leave; what has not is on disk, for `wandb sync`
-SAMPLE_ROWS = 10_000  # of the samples table, the library's own limit; samples.parquet has all
+PATIENCE = 10.0  # seconds for a server to answer; the library's own 90 would pass in every process of a sweep
+UPLOAD_PATIENCE = 120.0  # seconds for the upload of a run; the rest stays on disk for `wandb sync`
+SAMPLE_ROWS = 10_000  # of the samples table, the library's own limit; samples.parquet has all rows
 _unreachable = threading.Event()  # set by the first failure to reach the server, for the rest of the process
 
 
@@ -40,17 +40,17 @@ def mirror(
 ) -> None:
     """Log a record as the run `point_id` of the group `sweep`, replacing an older run of the same point.
 
-    Whatever goes wrong here is logged and forgotten: the store holds the truth, and a point must not fail because of its mirror.
+    Errors here are logged and forgotten. The store holds the truth, and a point must not fail because of its mirror.
 
     Args:
         record: a finished or failed point's record.
         samples: per-example outcomes, or None.
-        mode: `offline` writes below `results_dir/wandb` for a later `wandb sync`; `online` uploads, and writes offline where the
-            server cannot be reached, with one warning a process; `disabled` does nothing.
-        project: of the run.
-        entity: the user or team of the project; None is the account's default.
-        results_dir: of the sweep.
-        sweep: groups the runs.
+        mode: `offline` writes below `results_dir/wandb` for a later `wandb sync`. `online` uploads. Where the server cannot be
+            reached, it writes offline, with one warning per process. `disabled` does nothing.
+        project: the project of the run.
+        entity: the user or team of the project. None is the account's default.
+        results_dir: the results folder of the sweep.
+        sweep: the group of the runs.
     """
     if mode == "disabled":
         return
@@ -71,7 +71,7 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
     """Begin the run, online if wanted and possible."""
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # before init: a login speaks up with the settings of the process
+    wandb.setup(wandb.Settings(silent=True))  # before init, because a login prints unless the process's settings are silent
     results_dir.mkdir(parents=True, exist_ok=True)
 
     def begin(mode: Literal["online", "offline"]) -> "wandb.Run":
@@ -97,7 +97,7 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
                 finish_timeout_raises=True,
                 disable_git=True,  # the record's provenance says what ran
                 disable_code=True,
-                use_dot_wandb=False,  # `.wandb` would be used if it exists, and its older runs never found
+                use_dot_wandb=False,  # `.wandb` would be used if it exists, and older runs there never found
                 x_disable_stats=True,
                 x_save_requirements=False,
             ),
@@ -110,19 +110,19 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
             return begin("online")
         except wandb.Error as error:
             _give_up(error)
-            wandb.teardown()  # its service would refuse the run id as in use, by the attempt that just failed
+            wandb.teardown()  # its service would refuse the run id, which the failed attempt has taken
     return begin("offline")
 
 
 def _give_up(error: Exception) -> None:
-    """Stay offline for the rest of the process: waiting for a server once is enough."""
+    """Stay offline for the rest of the process. One wait for a server is enough."""
     _unreachable.set()
     reason = str(error).partition("\n")[0]
     log.warning("W&B server unreachable: %s; logging offline, `wandb sync` uploads later", reason)
 
 
 def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None, results_dir: Path) -> None:
-    """Everything a run shows: numbers, the learning curve, tables, distributions, the record itself."""
+    """Log everything that a run shows: numbers, the learning curve, tables, distributions, and the record itself."""
     import wandb
 
     run.summary.update(content.numbers_of(record))
@@ -158,7 +158,7 @@ def _tags(names: Iterable[str]) -> list[str]:
 
 
 def _remove_older(results_dir: Path, point_id: str) -> None:
-    """Delete earlier runs of a point on disk, of a failed attempt to go online too: synced later, they would replace this one."""
+    """Delete earlier runs of a point on disk, also those of a failed attempt to go online. A later sync would replace this run."""
     for folder in (results_dir / "wandb").glob(f"*run-*-{point_id}"):
         if not folder.is_symlink():
             shutil.rmtree(folder)
@@ -166,9 +166,9 @@ def _remove_older(results_dir: Path, point_id: str) -> None:
 
 @contextmanager
 def _staging(run_dir: Path) -> Iterator[None]:
-    """Let the files of tables and artifacts wait for their upload inside the run's folder, unless the user named another place.
+    """Keep the files of tables and artifacts in the run's folder until their upload, unless the user named another place.
 
-    By default they wait in the home directory: an offline run copied to another machine would leave them behind, and a home
+    By default they wait in the home directory. An offline run that is copied to another machine would leave them behind. A home
     that cannot be written would lose them.
     """
     if "WANDB_DATA_DIR" in os.environ:

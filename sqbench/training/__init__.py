@@ -1,4 +1,4 @@
-"""Methods that take gradient steps: the network they train, the loop, and what survives a kill."""
+"""Methods that take gradient steps: the network that they train, the loop, and the checkpoint that survives a kill."""
 
 from sqbench.training.fit import fit
 

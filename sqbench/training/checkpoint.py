@@ -1,4 +1,4 @@
-"""A training run on disk after each epoch: enough to go on from, bit for bit."""
+"""The checkpoint of a training run after each epoch. The run can go on from it, bit for bit."""
 
 import hashlib
 import logging
@@ -14,7 +14,7 @@ from sqbench.storage import CorruptFile, set_aside
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is kept; part of the key
+VERSION = 1  # of the checkpoint's content; part of the key
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Progress:
     """How far a training run is.
 
     Attributes:
-        epoch, step: completed.
-        curve: one entry an epoch, from epoch 0, the start.
+        epoch, step: how many are completed.
+        curve: one entry per epoch. Epoch 0 is the start.
         best: the network's state after the best epoch.
     """
 
@@ -35,7 +35,7 @@ class Progress:
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """sha256 of names and bytes."""
+    """The sha256 of the tensors' names and bytes."""
     total = hashlib.sha256()
     for name, tensor in tensors.items():
         total.update(name.encode())
@@ -44,7 +44,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 
 
 def save(path: Path, key: str, progress: Progress, state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Write a run's network, best network, optimizer state and progress as one file, in the place of the last one."""
+    """Write a run's network, best network, optimizer state and progress as one file, which replaces the last one."""
     tensors = {f"now/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -54,7 +54,10 @@ def save(path: Path, key: str, progress: Progress, state: dict[str, Tensor], opt
 
 
 def load(path: Path, key: str, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]] | None:
-    """The progress and network of the run with this key, its optimizer's state restored; None if the file holds no such run."""
+    """The progress and network of the run with this key. None if the file holds no such run.
+
+    The optimizer's state is restored.
+    """
     if not path.is_file():
         return None
     try:

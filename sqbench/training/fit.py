@@ -1,4 +1,7 @@
-"""Train a quantized network on labelled images: AdamW, a cosine, the float model as teacher, the best epoch kept."""
+"""Training of a quantized network on labelled images.
+
+It uses AdamW, a cosine schedule, and the float model as teacher. It keeps the best epoch.
+"""
 
 import logging
 import math
@@ -25,16 +28,16 @@ log = logging.getLogger(__name__)
 
 
 def fit(task: Task, method: Qat, training: LabelledImages, *, seed: int, checkpoint: Path | None = None) -> Model:
-    """The model of a task after quantization-aware training by a method; the float model is left as it is.
+    """The model of a task after quantization-aware training by a method. The float model stays as it is.
 
     The same task, method, images and seed give the same bits on the CPU of one machine, interrupted or not.
 
     Args:
-        seed: of the draw of images, of the held-out ones, and of the order in each epoch.
-        checkpoint: a file that is written after each epoch, and read first; it stays there.
+        seed: decides the draw of images, the held-out ones, and the order in each epoch.
+        checkpoint: a file that is read first, and written after each epoch. It stays there.
 
     Returns:
-        The quantized model; its `report` is that of any quantized model, with the number of gradient steps and the learning curve.
+        The quantized model. Its `report` is that of any quantized model, with the number of gradient steps and the learning curve.
 
     Raises:
         UserError: there is nothing to train on, or training diverges.
@@ -68,7 +71,7 @@ def split(training: LabelledImages, method: Qat, seed: int) -> tuple[Tensor, Ten
     """Positions of the images that are held out, and of those that are learnt from.
 
     Raises:
-        UserError: fewer than two are left to learn from.
+        UserError: fewer than two images are left to learn from.
     """
     count = len(training)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -91,7 +94,7 @@ class Training:
         self.teacher = task.model
         self.student = task.model.with_module(network.module, None)
         self.method, self.network, self.images, self.held, self.learnt, self.seed = method, network, images, held, learnt, seed
-        # Every batch is whole, which BatchNorm likes; the order is drawn anew each epoch, so that no image is left out for good.
+        # Every batch is whole, for BatchNorm's sake. The order is new in each epoch, so that no image is left out for good.
         self.batch = min(method.batch, len(learnt))
         self.steps_per_epoch = len(learnt) // self.batch
         self.total = method.epochs * self.steps_per_epoch
@@ -152,18 +155,19 @@ class Training:
             group["lr"] = group["peak"] * self._falling(step)
         loss = self._loss(images, labels)[0]
         self.optimizer.zero_grad()
-        loss.backward(inputs=self.parameters)  # nothing else, a head for example, gets a gradient
+        loss.backward(inputs=self.parameters)  # no other parameter gets a gradient, such as a head's
         self.optimizer.step()
         return loss.detach()
 
     def _falling(self, step: int) -> float:
-        """A cosine from 1 to 0 (Loshchilov and Hutter, 2017, without restarts)."""
+        """The factor of the learning rates: a cosine from 1 to 0 (Loshchilov and Hutter, 2017, without restarts)."""
         return (1 + math.cos(math.pi * step / self.total)) / 2
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, and how many it gets right.
+        """The loss of a batch, and how many of its images the network gets right.
 
-        (1 - distill) cross entropy + distill T^2 KL(teacher / T || student / T), both means over images (Hinton et al., 2015).
+        The loss is (1 - distill) cross entropy + distill T^2 KL(teacher / T || student / T), both means over
+        images (Hinton et al., 2015).
         """
         share, temperature = self.method.distill, self.method.temperature
         logits, labels = self.student.forward(images).float(), labels.to(self.teacher.device)
@@ -197,7 +201,7 @@ class Training:
         return {name: tensor.detach().clone() for name, tensor in self.network.state().items()}
 
     def about(self, progress: Progress) -> dict[str, Any]:
-        """What the record says of a run."""
+        """The entries of a run in the record."""
         return {
             "gradient_steps": progress.step,
             "epochs": progress.epoch,

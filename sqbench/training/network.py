@@ -1,4 +1,4 @@
-"""The network that trains, computing through quantizers, and the quantized network it becomes."""
+"""The network that trains and computes through quantizers, and the quantized network that it becomes."""
 
 import copy
 from collections import Counter
@@ -34,9 +34,9 @@ class Network:
     """One trainable copy of a float model.
 
     Attributes:
-        latent: the float network behind the quantizers, in float32 whatever the model is.
-        module: a second tree over the same tensors, its layers and points quantized.
-        layers: name -> the layer in `module`, in order of execution; none for a float scheme.
+        latent: the float network behind the quantizers, in float32 whatever the model's dtype.
+        module: a second tree over the same tensors, with quantized layers and points.
+        layers: name -> the layer in `module`, in order of execution. Empty for a float scheme.
         points: site -> the quantizer of a tensor that no layer reads.
     """
 
@@ -47,7 +47,7 @@ class Network:
 
     @classmethod
     def of(cls, task: Task, method: Qat) -> "Network":
-        """A network that starts where calibration and the method's ranges put it; the task's model is left as it is.
+        """A network that starts from calibration and the method's ranges. The task's model stays as it is.
 
         Raises:
             UserError: a group size does not divide a layer.
@@ -90,22 +90,25 @@ class Network:
         place_points(self.module, points, lambda point: self.points[point.site])
 
     def ranges(self) -> Iterator[tuple[str, Range]]:
-        """Every range by its name, shared ones once."""
+        """Every range with its name. A shared range comes once."""
         return ((name, module) for name, module in self.module.named_modules() if isinstance(module, Range))
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Those of the float network, and the steps that are learned."""
+        """The parameters of the float network, and the steps that are learned."""
         steps = [range_.log_step for _, range_ in self.ranges() if isinstance(range_, LearnedStep)]
         return list(self.latent.parameters()), steps
 
     def observe(self, observing: bool) -> None:
-        """Whether BatchNorms use and follow the statistics of batches, and moving ranges their extremes; nothing else changes."""
+        """Set whether BatchNorms use and follow the statistics of batches, and whether moving ranges follow their extremes.
+
+        Nothing else changes.
+        """
         for module in self.module.modules():
             if is_batchnorm(module) or isinstance(module, Range):
                 module.training = observing
 
     def state(self) -> dict[str, Tensor]:
-        """All that training changes, by name: the tensors themselves, tied ones once."""
+        """All tensors that training changes, by name. They are not copied, and tied ones come once."""
         tensors = {f"float/{name}": value for name, value in (*self.latent.named_parameters(), *self.latent.named_buffers())}
         for name, range_ in self.ranges():
             tensors |= {f"range/{name}/{key}": value for key, value in range_.state_dict().items()}
@@ -113,15 +116,15 @@ class Network:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` held at another time."""
+        """Copy back the tensors that `state` returned at another time."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
     @torch.no_grad()
     def settled(self, task: Task) -> tuple[nn.Module, dict[str, Any]]:
-        """The quantized network, of the modules that any method makes, and its report.
+        """The quantized network and its report. The network consists of the modules that any method makes.
 
-        Signal-to-noise ratios of weights are against the trained float weight behind them.
+        Signal-to-noise ratios of weights compare with the trained float weight behind them.
         """
         dtype = next(task.model.module.parameters()).dtype
         module = copy.deepcopy(self.latent).requires_grad_(False).to(dtype)

@@ -229,5 +229,5 @@ def test_imagenet_says_how_it_is_laid_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no class folders; use val/n01440764/"):
         found(tmp_path / "val", "imagenet")
     fill(tmp_path / "val", ("tabby", CAT))
-    with pytest.raises(UserError, match=r"/val has folders that are no ImageNet-1k classes \(tabby\); val/n01440764/"):
+    with pytest.raises(UserError, match=r"/val has folders that are no ImageNet-1k classes \(tabby\); use val/n01440764/"):
         found(tmp_path, "imagenet")

@@ -36,7 +36,7 @@ def test_a_shuffled_list_is_the_same_list_each_time():
 
 
 @pytest.mark.parametrize(("overrides", "said"), [
-    (["alpha=0.5", "method=rtn"], "no key has several values; 'alpha=interval"),
+    (["alpha=0.5", "method=rtn"], "no key has several values; use 'alpha=interval"),
     (["alpha=choice(0.5)"], "no key has several values"),
     (["alpha=interval(0,1)", "alpha=0.5"], "no key has several values"),
     (["alpha=interval(1,0)"], r"alpha=interval\(1,0\): nothing can be drawn from it"),

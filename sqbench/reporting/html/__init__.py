@@ -1,1 +1,1 @@
-"""One self-contained page from a results folder. Data flows one way: results -> sections -> page -> file or loopback server."""
+"""One self-contained page from a results folder. Data flows in one direction: results, sections, page, file or local server."""

@@ -1,4 +1,4 @@
-"""The answer first: what to use, and of every format the best point, what it costs, what it buys, and what is tied with it."""
+"""The answer section: what to use, and the best point of every format with its costs, gains and ties."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import WORKLOADS
 from sqbench.reporting.units import SPEEDS, number, unit_of
 
-MOST_COMPARED = 30  # candidates, beyond which only the best of a format are compared with all others: pairs grow with the square
+MOST_COMPARED = 30  # candidates; of more, only the best of each format are compared with all: pairs grow quadratically
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Best:
     """The best point of a format.
 
     Attributes:
-        bits, words: the scheme's name, and the same in plain words.
-        change: against the float model, with its interval; empty if it was not compared.
-        note: what the test against the float model could not see.
-        megabytes: of the weights; empty where unknown.
-        speeds: how many times as fast as the float model, in the order of `Answer.speeds`; empty where unknown.
-        timed: what they were measured on.
-        points: ids behind it.
-        beside: the others that are not significantly worse; None where they cannot be compared.
-        tried, failed: cells of this format.
+        bits, words: the name of the scheme, and the same in plain words.
+        change: the change against the float model, with its interval. Empty if it was not compared.
+        note: the change that the test would have detected. Empty if the change is significant or not tested.
+        megabytes: size of the weights. Empty if unknown.
+        speeds: how many times as fast as the float model, in the order of `Answer.speeds`. Empty if unknown.
+        timed: backend and device of the speeds.
+        points: ids of its points.
+        beside: the other candidates that do not differ significantly. None if they cannot be compared.
+        tried: the number of finished candidates of this format.
     """
 
     bits: str
@@ -50,18 +50,19 @@ class Best:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study says.
+    """The answer of a study.
 
     Attributes:
-        metric: with its unit.
-        use: a sentence: which point to use. Empty where there is none.
-        point: its id.
-        floating, megabytes: of the float model; empty where unknown.
-        speeds: what was timed.
-        best: of every format, from wide to narrow.
-        notes: of the tests.
-        unranked: why there is no best, though there are points.
-        choices: plain data for a reader's own limits.
+        metric: the metric with its unit.
+        use: a sentence that names the point to use. Empty if there is none.
+        point: the id of that point.
+        floating, megabytes: value and size of the float model. Empty if unknown.
+        speeds: the timed workloads.
+        best: the best point of every format, from wide to narrow.
+        failed: the number of cells without a finished point.
+        notes: sentences about the tests.
+        unranked: why there is no best, although there are points.
+        choices: plain data from which the page chooses by the reader's own limits.
     """
 
     metric: str
@@ -78,7 +79,7 @@ class Answer:
 
 
 def answer(results: Results, study: Study) -> Answer:
-    """Compare a study's points with each other by example."""
+    """The answer of a study, from tests that pair its points by example."""
     metric = study.metric
     try:
         found = candidates(study, results.frame, results.records, Store(results.folder), metric)
@@ -92,7 +93,7 @@ def answer(results: Results, study: Study) -> Answer:
         places.setdefault(one.bits, []).append(at)
     places = dict(sorted(places.items(), key=lambda item: rank("bits", item[0])))
     best = tuple(_best(found, at, timed) for at in places.values())
-    # A study of speeds has nothing to lose: its rows are told, and what to use is said where the same formats cost something.
+    # A study of speeds measures no loss, so it recommends nothing. Studies of accuracy recommend a format.
     chosen = None if study.metric in SPEEDS else recommend(found, Wanted())
     return Answer(
         named_metric(metric),
@@ -130,7 +131,10 @@ def _best(found: Candidates, places: list[int], timed: tuple[str, ...]) -> Best:
 
 
 def _choices(found: Candidates, timed: tuple[str, ...], best: list[int]) -> dict[str, Any]:
-    """Of every candidate what a choice among them needs: `recommend` does the same in Python, and a test holds them together."""
+    """The data of every candidate from which the page's script chooses.
+
+    `recommend` makes the same choice in Python. A test compares both.
+    """
     compared = range(len(found.items)) if len(found.items) <= MOST_COMPARED else best
     items = []
     for at, one in enumerate(found.items):

@@ -1,4 +1,4 @@
-"""The verdicts that `sqbench.claims` left in claims.csv."""
+"""The verdicts that `sqbench.claims` wrote to claims.csv."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measurement that a claim rests on, as claims.csv has it."""
+    """One measurement behind a claim, as in claims.csv."""
 
     says: str
     holds: str
@@ -25,7 +25,7 @@ class Claim:
     """A statement and its verdict.
 
     Attributes:
-        evidence: its parts; the effect of the first is the key number of the claim.
+        evidence: its parts. The effect of the first is the key number of the claim.
     """
 
     key: str
@@ -36,13 +36,13 @@ class Claim:
 
     @property
     def held(self) -> str:
-        """How many parts of a mixed claim hold; empty of any other."""
+        """The number of parts of a mixed claim that hold, in words. Empty for other claims."""
         count = sum(one.holds == "supported" for one in self.evidence)
         return f"{count} of {len(self.evidence)} parts hold" if self.verdict == "mixed" else ""
 
 
 def claims(folder: Path) -> list[Claim]:
-    """The claims of a results folder; none if there is no claims.csv of our columns."""
+    """The claims of a results folder. Empty if it has no claims.csv with the expected columns."""
     try:
         rows = pd.read_csv(folder / "claims.csv", dtype=str, keep_default_na=False)
         return [_claim(str(key), group) for key, group in rows.groupby("claim", sort=False)]

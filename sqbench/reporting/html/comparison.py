@@ -1,4 +1,4 @@
-"""The comparison table: a row for every point, with what its columns sort by beside what they show."""
+"""The comparison table: a row for every point. Each cell has a text and a sort key."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sqbench.reporting.units import change_text, number
 
 FILTERS = ("model", "method", "bits", "alpha", "status")
 _ALWAYS = ("method", "bits", "alpha")
-# Columns of their own only where points differ in them; of the formats only where one name of `bits` stands for several.
+# These are columns only if points differ in them. Formats are columns only if one name of `bits` stands for several.
 _BEFORE = ("model", "data", "eval", "head")
 _AFTER = (
     *("window", "windows", "images", "beams", "samples", "source", "layers", "ops"),
@@ -25,7 +25,7 @@ _BESIDE = {"kl_to_fp": "KL to float", "agreement": "agreement", "weight_bytes": 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, and what it sorts by: a number, or text where `order` is None."""
+    """A cell: its text, and the number that it sorts by. If `order` is None, it sorts by its text."""
 
     text: str
     order: float | None = None
@@ -36,9 +36,9 @@ class Row:
     """A point.
 
     Attributes:
-        point: its id, empty for a float baseline that was not run as a point.
-        old: its schema, if it is not ours.
-        keys: its values in `FILTERS`.
+        point: its id. Empty for a float baseline that was not run as a point.
+        old: its schema, if it is not the current one.
+        keys: its values of the fields in `FILTERS`.
     """
 
     point: str
@@ -53,8 +53,8 @@ class Table:
 
     Attributes:
         columns: titles, and whether their cells are numbers.
-        shared: what all points have in common.
-        choices: what each filter offers, in order.
+        shared: the fields that all points have in common, as text.
+        choices: the values that each filter offers, in order.
     """
 
     columns: tuple[tuple[str, bool], ...]
@@ -71,7 +71,7 @@ def comparison(results: Results) -> Table:
     telling = [name for name in (*_BEFORE, *_AFTER) if len({fields[name] for fields in measured}) > 1]
     telling += [name for name in _FORMATS if _unclear(name, everything)]
     first = [name for name in (*_BEFORE, *_ALWAYS) if name in (*_ALWAYS, *telling)]
-    last = [name for name in (*_AFTER, *_FORMATS) if name in telling]  # behind the result, which has to be seen without scrolling
+    last = [name for name in (*_AFTER, *_FORMATS) if name in telling]  # after the result, which must be visible without scrolling
     constant = [name for name in (*_BEFORE, *_AFTER) if name not in telling and measured and measured[0][name]]
     metrics = {study.metric for study in results.studies}
     one = metrics.pop() if len(metrics) == 1 else None

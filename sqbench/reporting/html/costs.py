@@ -1,4 +1,4 @@
-"""What points cost to compute: seconds of every stage, and memory."""
+"""The cost of computing points: seconds of every stage, and memory."""
 
 import statistics
 from collections import defaultdict
@@ -12,12 +12,12 @@ from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.looks import COLOURS, GREY
 from sqbench.reporting.studies import Study
 
-STAGES = tuple(COLOURS.values())[1:]  # stages belong to no method: these colours mean nothing but another stage
+STAGES = tuple(COLOURS.values())[1:]  # here a colour marks a stage, not a method
 
-SHARED = ("baseline", "calibrate")  # stages that the first point of a sweep does for all others
+SHARED = ("baseline", "calibrate")  # stages that the first point of a sweep computes for all others
 ONCE = "once for all points"
-MOST = 40  # bars that can be told apart
-_ROW = 22  # pixels of a bar
+MOST = 40  # bars; a reader cannot separate more
+_ROW = 22  # height of a bar in pixels
 
 
 def seconds(results: Results, study: Study) -> tuple[go.Figure, str]:

@@ -1,4 +1,4 @@
-"""A figure of the page, and what all figures of a metric share: axes, intervals, what hovering tells."""
+"""A figure of the page, and the parts that figures of a metric share: axes, intervals, hover texts."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +21,9 @@ class Figure:
     """A figure of the page.
 
     Attributes:
-        title: above it.
-        told: below it: what the marks are, and what was left out.
-        spec: Plotly's JSON; None if there is nothing to draw, and `told` says why and what would help.
+        title: the text above it.
+        told: the text below it. It explains the marks, and names what was left out.
+        spec: Plotly's JSON. None if there is nothing to draw. `told` then gives the reason and a remedy.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Figure:
 
 
 def drawn(title: str, make: Callable[[], tuple[go.Figure, str]]) -> Figure:
-    """A figure, or in its place the sentence that says why there is none."""
+    """A figure, or a sentence in its place that says why there is none."""
     try:
         figure, told = make()
     except UserError as reason:
@@ -41,20 +41,20 @@ def drawn(title: str, make: Callable[[], tuple[go.Figure, str]]) -> Figure:
 
 
 def value_axis(figure: go.Figure, metric: str, values: Sequence[float]) -> None:
-    """The upright axis of a metric."""
+    """Set up the vertical axis of a metric."""
     kind = "log" if logarithmic(values) else "linear"
     figure.update_yaxes(title_text=in_figure(named_metric(metric, better=True)), type=kind)
 
 
 def reference(figure: go.Figure, value: float | None) -> None:
-    """A dashed line at the float model's value, if it is known."""
+    """Draw a dashed line at the float model's value, if it is known."""
     if value is not None and math.isfinite(value):
         line = {"color": GREY, "dash": "dash", "width": 1.5}
         figure.add_hline(y=value, line=line, annotation_text="float", annotation_position="top left")
 
 
 def bars(rows: pd.DataFrame, colour: str) -> dict[str, Any]:
-    """Error bars from the `low` and `high` of cells; none where they are unknown."""
+    """Error bars from the `low` and `high` of cells. Unknown ends have bars of length 0."""
     ends = {"array": _lengths(rows["high"], rows["value"]), "arrayminus": _lengths(rows["value"], rows["low"])}
     return {"type": "data", "symmetric": False, "color": colour, "thickness": 1.2, "width": 3, **ends}
 
@@ -65,14 +65,14 @@ def _lengths(upper: Iterable[float], lower: Iterable[float]) -> list[float]:
 
 
 def told(value: float, low: float, high: float, metric: str) -> str:
-    """`15.09 [15.02, 15.16]`, of numbers in the units of an axis."""
+    """A value with its interval, `15.09 [15.02, 15.16]`, from numbers in the units of an axis."""
     scale, unit = unit_of(metric)
     value_, *ends = (number(part * scale, metric) for part in (value, low, high))
     return f"{value_} {unit}".strip() + ("" if math.isnan(low) else f" [{', '.join(ends)}]")
 
 
 def intervals(grid: Grid) -> str:
-    """What the intervals are, and what is not shown."""
+    """Sentences on the intervals, and on points that are not shown."""
     levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(grid.cells["level"].dropna())))
     parts = [f"Intervals: {levels}, of the paired difference from the float model."] if levels else []
     if (grid.cells["points"] > 1).any():

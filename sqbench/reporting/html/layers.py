@@ -1,4 +1,4 @@
-"""Every layer of every point as columns of numbers, each distinct column once: what heat maps and layer tables are made of."""
+"""The data of heat maps and layer tables: every layer of every point, as columns of numbers. Equal columns appear once."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import clean
 
 BUDGET = 3_000_000  # bytes of the page that layers may take
-# Field of a layer in the record -> what it is called, its unit, and whether more is better (None: neither).
+# Field of a layer in the record -> its title, its unit, and whether more is better (None: neither).
 FIELDS: dict[str, tuple[str, str, bool | None]] = {
     "input_sqnr_db": ("input SQNR", "dB", True),
     "weight_sqnr_db": ("weight SQNR", "dB", True),
@@ -19,14 +19,15 @@ FIELDS: dict[str, tuple[str, str, bool | None]] = {
     "kurtosis": ("kurtosis of the input", "", None),
     "range_used": ("share of the range used", "", None),
 }
-_TELLING = ("samples", "source", "layers", "ops", "backend", "device", "variant")  # of a row's label, where rows differ in it
+_TELLING = ("samples", "source", "layers", "ops", "backend", "device", "variant")  # in a row's label if rows differ in it
 _DECIBELS = ("input_sqnr_db", "weight_sqnr_db")
 
 
 def layers(results: Results) -> dict[str, Any]:
-    """`columns` of values, and `points`: for each its label and study, and for `layer`, `format` and each field its column's place.
+    """The layers of all points as plain data.
 
-    If all of them would take more than `BUDGET` bytes, some points are left out, drawn at random: `left` is how many.
+    `columns` holds the values. `points` has the label and study of each point, and the place in `columns` of its `layer`, `format`
+    and each field. If the columns would take more than `BUDGET` bytes, some points are left out at random. `left` is their number.
     """
     named: dict[str, tuple[str, str]] = {}
     for study in results.studies:
@@ -37,7 +38,7 @@ def layers(results: Results) -> dict[str, Any]:
     columns: dict[str, int] = {}  # JSON of a column -> its place
     places: dict[str, dict[str, int]] = {}
     spent, left = 0, 0
-    for record in results.full(drawn):  # one that went since the first look is missing
+    for record in results.full(drawn):  # a record deleted in the meantime is missing
         texts = dict(_columns(record))
         spent += sum(len(text) for text in set(texts.values()) - columns.keys())
         if spent > BUDGET:
@@ -65,14 +66,14 @@ def _columns(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _short(name: str, value: Any) -> float | None:
-    """As many digits as a picture shows."""
+    """The value rounded to the digits that a picture shows."""
     if value is None:
         return None
     return round(float(value), 1) if name in _DECIBELS else float(format(float(value), ".3g"))
 
 
 def _label(fields: dict[str, str], telling: Sequence[str]) -> str:
-    """What a point is, with what points of its study differ in."""
+    """The label of a point, with the fields in which points of its study differ."""
     alpha = [f"α={fields['alpha']}"] if fields["alpha"] else []
     told = [f"{name}={fields[name]}".removeprefix("variant=") for name in telling if fields[name]]
     seed = [f"seed={fields['seed']}"] if fields["seed"] not in ("", "0") else []

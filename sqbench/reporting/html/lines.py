@@ -1,4 +1,4 @@
-"""A metric against alpha and against bit-widths."""
+"""Figures of a metric against alpha and against formats."""
 
 import math
 
@@ -17,7 +17,7 @@ from sqbench.reporting.studies import Study
 
 
 def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
-    """A line with a band for each method and bits, level for methods without alpha.
+    """A line with a band for each method and bits. A method without alpha is level.
 
     Raises:
         UserError: no point has an alpha.
@@ -45,7 +45,7 @@ def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
 
 
 def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) -> None:
-    """Add a line, named at its right end; the point of `auto` stands alone, because it lies on no axis of numbers."""
+    """Add a line, named at its right end. The point of `auto` stands alone, because `auto` is not a number."""
     colour, flat = looks.colour(curve.method), not curve.alphas
     rows = pd.DataFrame({"value": curve.values, "low": curve.low, "high": curve.high})
     rows = pd.concat([rows, rows]) if flat else rows
@@ -86,10 +86,10 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) ->
 
 
 def against_bits(study: Study, metric: str) -> tuple[go.Figure, str]:
-    """Every method at every format, from wide to narrow, at its best alpha.
+    """Every method at every format, at its best alpha. Formats go from wide to narrow.
 
     Raises:
-        UserError: no point is quantized, or nobody has said which way the metric is better.
+        UserError: no point is quantized, or it is unknown which way the metric is better.
     """
     if (lower := lower_is_better(metric)) is None:
         raise unsure(metric)
@@ -108,7 +108,7 @@ def against_bits(study: Study, metric: str) -> tuple[go.Figure, str]:
         colour = looks.colour(method)
         named = [f"{name_of(row)}: {told(row.value, row.low, row.high, metric)}" for row in best.itertuples()]
         figure.add_scatter(
-            x=best["at"] + 0.5 * ((place + 0.5) / len(groups) - 0.5),  # side by side: no interval hides another
+            x=best["at"] + 0.5 * ((place + 0.5) / len(groups) - 0.5),  # side by side, so that no interval hides another
             y=best["value"],
             error_y=bars(best, colour),
             mode="markers",  # nothing lies between two formats

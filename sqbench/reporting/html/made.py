@@ -1,4 +1,4 @@
-"""How each number was made: command, code, fingerprints, cost and error of every point, and the machines they ran on."""
+"""The origin of each number: command, code, fingerprints, cost and error of every point, and their machines."""
 
 import json
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class Made:
         metrics: name, value and change against the float model.
         stages: name and seconds.
         machine: name of its `Machine`.
-        texts: what it writes beside what the float model writes.
+        texts: its generated texts beside those of the float model.
         identity: everything that can change its numbers, as JSON.
     """
 
@@ -51,7 +51,7 @@ class Made:
 
 
 def made(results: Results) -> tuple[list[Made], list[Machine]]:
-    """All points in the order of the comparison table, and the machines in the order in which they appear."""
+    """All points in the order of the comparison table, and the machines in order of appearance."""
     machines: dict[str, Machine] = {}
     store = Store(results.folder)
     points = []

@@ -1,4 +1,4 @@
-"""The page: every section's data put into one template, with style, scripts and plotly.js inside."""
+"""The page: the data of every section in one template, with style, scripts and plotly.js included."""
 
 import base64
 import hashlib
@@ -46,7 +46,7 @@ _SECTIONS = (
     ("failed", "Failed"),
     ("made", "Made"),
 )
-_FIGURES = 60  # in a page; beyond, curves are of the metric that decides alone
+_FIGURES = 60  # in a page; with more, curves show the deciding metric only
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def write(folder: Path, *, now: float | None = None, live: float | None = None) 
     """Write `folder/report/index.html`.
 
     Args:
-        folder: a results folder that exists; an empty one gives a page that says how to make the first point.
-        now: seconds since the epoch, told in the page; None is the clock's.
-        live: seconds between looks of a page that is served; None for a page that stays as it is.
+        folder: a results folder that exists. An empty one gives a page that explains how to make the first point.
+        now: seconds since the epoch, shown in the page. None uses the clock.
+        live: seconds between the checks of a served page for a new build. None for a static page.
     """
     path = folder / "report" / "index.html"
     write_text(path, render(folder, now=time.time() if now is None else now, live=live))
@@ -117,12 +117,12 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
 
 
 def stamp(now: float) -> str:
-    """What tells one build of a page from the next."""
+    """A text that identifies one build of a page."""
     return f"{now:.3f}"
 
 
 def _duration(seconds_: float) -> str:
-    """`40 s`, `5 min`, `2 h 10 min`."""
+    """A duration in words: `40 s`, `5 min`, `2 h 10 min`."""
     minutes = round(seconds_ / 60)
     if seconds_ < 60:
         return f"{seconds_:.0f} s"
@@ -163,7 +163,7 @@ def _environment() -> Environment:
 
 
 def _finalize(value: Any) -> Any:
-    """Whatever a template prints: no control character and no direction override gets through."""
+    """A value that a template prints, without control characters and direction overrides."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -172,5 +172,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """What a content security policy knows a script by."""
+    """The hash by which a content security policy allows a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""How far the sweep is that started last: from the list it left when it started, the records since, and the claims held now."""
+"""The progress of the latest sweep, from its list of points, the records since its start, and the claims held now."""
 
 import time
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ class Progress:
     """A sweep at a moment.
 
     Attributes:
-        name: of the sweep; empty, and all counts 0, where nothing but single points was ever run.
-        skipped: points that were finished before it started.
-        done, failed: since it started.
-        left: points without a record of this sweep.
-        running: ids of points that live processes hold, of this sweep or of any other run in this folder.
-        seconds_left: at the pace so far; None before the first point, or when nothing is left.
+        name: name of the sweep. It is empty, and all counts are 0, if only single points were ever run.
+        skipped: the number of points that were finished before it started.
+        done, failed: the number of points finished and failed since it started.
+        left: the number of points without a record of this sweep.
+        running: ids of points held by live processes, of this sweep or of any other run in this folder.
+        seconds_left: estimate at the pace so far. None before the first point, or if nothing is left.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Progress:
 
 
 def progress(folder: Path, records: Mapping[str, Mapping[str, Any]], now: float | None = None) -> Progress | None:
-    """The progress of the latest sweep; None if nothing was ever swept here and nothing runs."""
+    """The progress of the latest sweep. None if the folder never had a sweep and nothing runs."""
     now = time.time() if now is None else now
     running = tuple(sorted(path.parent.name for path in folder.glob("runs/*/claim.json") if held(path)))
     sweep = sweeps.latest(folder)
@@ -58,7 +58,7 @@ def progress(folder: Path, records: Mapping[str, Mapping[str, Any]], now: float 
 
 
 def _written(folder: Path, point: str) -> float:
-    """When a point's record was written; -1 if there is none."""
+    """The time at which the record of a point was written. -1 if there is none."""
     try:
         return (folder / "runs" / point / "record.json").stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""What a results folder holds, read for the page: records as one long frame, and the studies whose numbers may be compared."""
+"""A results folder read for the page: its records, one long frame, and the studies of comparable numbers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from sqbench.reporting.units import number
 
 @dataclass(frozen=True)
 class Unread:
-    """A record of another schema that cannot be laid out beside ours: what it says, as far as it can be told."""
+    """A record of another schema that cannot stand beside current ones, with the readable part of its content."""
 
     point_id: str
     schema: str
@@ -30,8 +30,8 @@ class Results:
     """A results folder.
 
     Attributes:
-        records: point id -> record without `quantized`, all that can be laid out.
-        unread: the others.
+        records: point id -> record without `quantized`, for every record that fits the frame.
+        unread: the other records.
         frame: the long frame of `records`.
     """
 
@@ -42,7 +42,7 @@ class Results:
     studies: tuple[Study, ...]
 
     def full(self, points: Sequence[str]) -> Iterable[dict[str, Any]]:
-        """Records with `quantized`, in the order asked for."""
+        """Records with `quantized`, in the given order. Missing records are skipped."""
         store = Store(self.folder)
         return (record for point in points if (record := store.read(point)) is not None)
 
@@ -60,7 +60,7 @@ def read(folder: Path) -> Results:
 
 
 def point_rows(frame: pd.DataFrame) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Every point of a frame, the float baselines included: its fields as texts, and by metric its row as a named tuple."""
+    """Every point of a frame, float baselines included: its fields as texts, and its rows by metric as named tuples."""
     keys = ["point_id", "status", *FIELDS, "seed"]
     texts = zip(*(labels(frame[name]) for name in keys), strict=True)
     found: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
@@ -70,7 +70,7 @@ def point_rows(frame: pd.DataFrame) -> list[tuple[dict[str, str], dict[str, Any]
 
 
 def _why_not(record: dict[str, Any]) -> str | None:
-    """What a record of another schema lacks to stand beside ours; None if nothing."""
+    """The reason why a record of another schema cannot stand beside current ones. None if it can."""
     try:
         point_rows(results_frame([record]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:

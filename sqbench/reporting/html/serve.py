@@ -1,4 +1,4 @@
-"""The live view: the report folder over HTTP on this machine, and the page built anew while records arrive."""
+"""The live view: serve the report folder over HTTP on this machine, and rebuild the page while records arrive."""
 
 import errno
 import threading
@@ -14,14 +14,14 @@ from sqbench.errors import UserError
 from sqbench.reporting.html.page import stamp, write
 from sqbench.storage import write_text
 
-_PORTS = 20  # tried from the one asked for
-_SHARE = 4  # a build of one second is followed by a rest of four: the sweep needs the processor
-# What a page is made of; a claim comes and goes with the point that is being computed.
+_PORTS = 20  # number of ports tried, from the given one on
+_SHARE = 4  # rest four times as long as a build took: the sweep needs the processor
+# The sources of a page. A claim.json exists while its point is being computed.
 _SOURCES = ("runs/*/record.json", "runs/*/claim.json", "claims.csv", "plots/distributions-*.json", "sweeps/*/points.json")
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Files of one folder, no listing of it, no word on standard error for each."""
+    """Serves the files of one folder, without listings and without log lines."""
 
     def list_directory(self, path: Any) -> None:
         self.send_error(404)
@@ -37,10 +37,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(report: Path, host: str, port: int) -> Iterator[tuple[str, int]]:
-    """Serve a folder, and nothing beside it, for the block; yields the host and the port, the next free one from `port` on.
+    """Serve a folder, and nothing else, during the block. Yields the host and the port, the first free one from `port` on.
 
     Raises:
-        UserError: no port is free, or the host is not of this machine.
+        UserError: no port is free, or this machine does not have the host.
     """
     server = _bound(partial(_Handler, directory=str(report)), host, port)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -65,19 +65,19 @@ def _bound(handler: Callable[..., SimpleHTTPRequestHandler], host: str, port: in
 
 
 def signature(folder: Path) -> list[tuple[str, int]]:
-    """What changes when the page would."""
+    """The sources of the page with their times. It changes if the page would change."""
     found = []
     for pattern in _SOURCES:
         for path in folder.glob(pattern):
             try:
                 found.append((str(path), path.stat().st_mtime_ns))
-            except FileNotFoundError:  # a claim that was given back meanwhile
+            except FileNotFoundError:  # a claim that was released meanwhile
                 continue
     return sorted(found)
 
 
 def build(folder: Path, every: float) -> float:
-    """Build the served page, then say so beside it, for the page to see; the seconds it took."""
+    """Build the served page, and return the seconds it took. The stamp in built.txt tells open pages of the new build."""
     start, now = time.perf_counter(), time.time()
     path = write(folder, now=now, live=every)
     write_text(path.parent / "built.txt", stamp(now) + "\n")
@@ -85,11 +85,11 @@ def build(folder: Path, every: float) -> float:
 
 
 def builds(folder: Path, every: float) -> Iterator[float]:
-    """Build, and again whenever records change, for ever, in a fifth of the time at most; yields the seconds of each build."""
+    """Build now and whenever the sources change, for ever. Yields the seconds of each. Builds take at most a fifth of the time."""
     seen: list[tuple[str, int]] | None = None
     while True:
         rest = 0.0
-        if (now := signature(folder)) != seen:  # before the build: what comes during it is built next time
+        if (now := signature(folder)) != seen:  # read before the build, so that later changes trigger the next one
             seen, rest = now, build(folder, every)
             yield rest
         time.sleep(max(every, _SHARE * rest))

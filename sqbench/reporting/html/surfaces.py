@@ -1,4 +1,4 @@
-"""Weights and activations before and after smoothing, as `sqbench.plot distributions` left them beside its pictures."""
+"""Weights and activations before and after smoothing, from the files that `sqbench.plot distributions` writes."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from sqbench.reporting.html.text import clean
 
 MOST = 12  # layers in a page
-TOKENS, CHANNELS = 64, 96  # of a surface in the page; beyond, peaks of blocks
+TOKENS, CHANNELS = 64, 96  # most of a surface in the page; larger ones become peaks of blocks
 EXAMPLE = "python -m sqbench.plot distributions model=... layer=... alpha=0.5"
 
 
 def surfaces(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The newest layers, in the order of their names, each surface small enough to turn; and how many layers are left out."""
+    """The newest layers in the order of their names, and the number of layers left out. Surfaces are reduced for the page."""
     paths = sorted((folder / "plots").glob("distributions-*.json"), key=lambda path: (-path.stat().st_mtime, path.name))
     found = [data for path in paths if (data := _read(path)) is not None]
     shown = sorted(found[:MOST], key=lambda layer: (layer["model"], layer["layer"]))
@@ -20,7 +20,7 @@ def surfaces(folder: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A layer; None if the file is not whole or of another version."""
+    """The layer in a file. None if the file is incomplete or of another version."""
     try:
         layer = json.loads(path.read_text(encoding="utf-8"))
         named = {name: str(layer[name]) for name in ("model", "layer", "told", "channel")}
@@ -34,7 +34,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _smaller(surface: dict[str, Any]) -> dict[str, Any]:
-    """At most TOKENS x CHANNELS peaks of a surface."""
+    """A surface reduced to at most TOKENS x CHANNELS peaks."""
     import numpy as np
 
     from sqbench.reporting.surfaces import decimate

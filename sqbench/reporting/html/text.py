@@ -1,4 +1,4 @@
-"""Text on its way into the page: names of models, errors and overrides may hold anything; metrics have units."""
+"""Text for the page. Names of models, errors and overrides may hold any characters. Metrics get units."""
 
 import html
 import json
@@ -11,14 +11,14 @@ from sqbench.reporting.units import unit_of
 
 
 def visible(text: str) -> str:
-    """The text without control characters and direction overrides; line breaks and tabs stay."""
+    """The text with a space for each control character and direction override. Line breaks and tabs stay."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)
 
 
 def clean(value: Any) -> Any:
-    """Plain data with every text `visible`."""
+    """Plain data with `visible` applied to every text."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):
@@ -27,7 +27,7 @@ def clean(value: Any) -> Any:
 
 
 def in_figure(text: str) -> str:
-    """A text that Plotly, which reads tags in labels, shows as it is."""
+    """The text escaped for Plotly, which reads tags in labels."""
     return html.escape(visible(text), quote=False)
 
 
@@ -37,14 +37,14 @@ def data(value: Any) -> Markup:
 
 
 def in_script(text: str) -> Markup:
-    """JSON that is safe inside a `script` element: nothing in it ends the element or starts another."""
+    """JSON made safe for a `script` element. Nothing in it ends the element or starts another."""
     for char, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(char, code)
     return Markup(text)
 
 
 def named_metric(metric: str, *, better: bool = False) -> str:
-    """`top1 (%, higher is better)`."""
+    """A metric with its unit, and optionally its direction: `top1 (%, higher is better)`."""
     unit = unit_of(metric)[1]
     notes = [*([unit] if unit else []), *([order.better(metric)] if better and order.better(metric) else [])]
     return f"{metric} ({', '.join(notes)})" if notes else metric

@@ -1,4 +1,4 @@
-"""What a model writes beside what the float model writes: the points with eval=generation, two texts a prompt."""
+"""Texts of a point beside those of the float model. Points with eval=generation have two texts per prompt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from sqbench.records.store import Store
 
-SHOWN = 3  # texts of a point
+SHOWN = 3  # pairs of a point
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Pair:
 
     Attributes:
         window: number of the prompt.
-        shared: how both begin.
-        floating, quantized: how each goes on.
+        shared: their common beginning.
+        floating, quantized: the rest of each.
     """
 
     window: int
@@ -27,7 +27,7 @@ class Pair:
 
 
 def texts(store: Store, record: Mapping[str, Any]) -> tuple[Pair, ...]:
-    """The texts of a point that part the earliest; none of other evaluations, or where samples are not kept."""
+    """The texts of a point that differ earliest. Empty for other evaluations, and if samples are not kept."""
     if record["identity"]["eval"].get("name") != "generation" or record["status"] != "ok":
         return ()
     table = store.samples(record["point_id"], ["window", "text", "text_fp"])

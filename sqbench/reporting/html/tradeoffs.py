@@ -1,4 +1,4 @@
-"""What a metric costs: against bytes and against speed, with the points that no other beats on both axes."""
+"""Figures of a metric against bytes and against speed, with the points that no other beats on both axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def against_bytes(study: Study) -> tuple[go.Figure, str]:
 
 
 def against_speed(results: Results, study: Study) -> tuple[go.Figure, str]:
-    """The study's metric against how many times as fast as the float model the formats are, where eval=latency has timed them.
+    """The study's metric against the speed of the formats, as a multiple of the float model's. eval=latency measures speeds.
 
     Raises:
         UserError: no format was timed.
@@ -58,7 +58,7 @@ def against_speed(results: Results, study: Study) -> tuple[go.Figure, str]:
 
 
 def _speed(results: Results, times: Mapping[tuple[str, ...], Sequence[Timing]], workload: str, cell: Any) -> tuple[float, str]:
-    """How many times as fast as the float model a cell is, NaN where that is not known; and on what it was measured."""
+    """The speed of a cell as a multiple of the float model's, and what it was measured on. NaN if unknown."""
     if cell.method == "fp" and math.isnan(cell.delta):
         return 1.0, ""
     speeds, how = speeds_of(times, point_fields(results.records[cell.ids[0]]))
