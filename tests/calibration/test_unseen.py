@@ -121,7 +121,9 @@ def test_a_search_replays_the_inputs(tiny: LanguageModel, windows: Windows) -> N
 
 
 def test_tensors_between_layers_are_refused(tiny: LanguageModel) -> None:
-    with pytest.raises(UserError, match=r"calibration\.source=weights says nothing of what is between layers; use bits\.ops=linear"):
+    with pytest.raises(
+        UserError, match=r"calibration\.source=weights says nothing of what is between layers; use bits\.ops=linear"
+    ):
         api.calibrate(tiny, Unseen(0, no_pass, "none", EXAMPLES), points=True)
 
 

@@ -347,7 +347,9 @@ def test_points_without_statistics_are_asked_for(vit: Lab) -> None:
 
     bare = {site: stats for site, stats in vit.statistics.inputs.items() if ":" not in site}
     lab = Lab(vit.model, Statistics(bare, vit.statistics.sample), vit.train, vit.test)
-    with pytest.raises(UserError, match=r"bits\.ops=full: the statistics hold no points; use calibrate\(model, inputs, points=True\)"):
+    with pytest.raises(
+        UserError, match=r"bits\.ops=full: the statistics hold no points; use calibrate\(model, inputs, points=True\)"
+    ):
         quantized(lab, scheme(8, 8, ops="full"))
 
 

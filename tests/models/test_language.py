@@ -107,7 +107,9 @@ def test_a_token_without_an_embedding_is_named(tiny: LanguageModel, windows: Win
     assert perplexity(model, windows).metrics == perplexity(tiny, windows).metrics  # no text has the token
     evaluation = windows.evaluation.clone()
     evaluation[-1, -1] = 256
-    message = r"^model\.name=tiny: its tokenizer makes '<\|extra\|>' the token 256, and the model has embeddings for 0 to 255; use the"
+    message = (
+        r"^model\.name=tiny: its tokenizer makes '<\|extra\|>' the token 256, and the model has embeddings for 0 to 255; use the"
+    )
     for run in (
         lambda: perplexity(model, replace(windows, evaluation=evaluation)),
         lambda: model.body(evaluation),
