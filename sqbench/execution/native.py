@@ -130,8 +130,8 @@ def pack_weight(codes: Tensor, bits: int) -> Tensor:
 def weight_only_linear(x: Tensor, packed: Tensor, bits: int, scale: Tensor, zero: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + bias in float32, with W = (codes - zero) scale.
 
-    For few rows, it is as fast as memory delivers the codes. For more than about 16 rows, `dequantize` and a float product are
-    faster.
+    For few rows, it is as fast as memory delivers the codes. For many rows, `dequantize` and a float product are faster
+    (`native_layers.FEW_ROWS`).
 
     Args:
         x: [M, K] float32.

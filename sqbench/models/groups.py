@@ -21,7 +21,8 @@ OFFSETS = (0.0, 1.0)  # numbers that a norm may add to its weight: 0, or Gemma's
 def norm_groups(
     module: nn.Module, forward: Callable[[], Any], trace: Trace, layers: Sequence[str], kept: Sequence[str], affine: Collection[str]
 ) -> tuple[list[Group], list[Refusal]]:
-    """Proven groups in order of execution, and refused groups with reasons. Every norm that a linear reads is in one of the two.
+    """Proven groups in order of execution, and refused groups with reasons. Every norm that a linear reads
+    is in one of the two, except those in `affine`.
 
     The trace shows the linears that read a norm's output directly. Autograd shows the linears that read it through a roll, a window
     partition, a selection of tokens or any other function. Their channels are then matched by scaling them, and the group is proven
