@@ -282,7 +282,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(command: Command, resu
         ("model=vit_nano", "data=pydoc"): "data=pydoc: vit_nano reads images, and this is text; use data=cifar10,",
         ("data=mnist5k",): "data=mnist5k: smollm2_135m reads text, and this is images; use data=pydoc, text, wikitext2",
         (*nano, "eval=perplexity"): "eval=perplexity: is for text, vit_nano reads images; use eval=auto",
-        ("method=qat",): "method=qat: trains on labelled images; smollm2_135m reads text",
+        ("method=qat",): "method=qat: trains on labelled images, and smollm2_135m reads text",
         (*nano, "head=prob"): "head=prob: did you mean probe?",
         (*nano, "calibration.path=/etc/hostname"): "calibration.path=/etc/hostname: images calibrate from the training split",
         (*nano, "model.image_size=32"): "model.image_size=32: vit_nano is trained for 28",
