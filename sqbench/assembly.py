@@ -45,7 +45,8 @@ def examples_of(corpus: Corpus, model: Model, source: models.Source, cfg: DictCo
 def check_window(cfg: DictConfig, source: models.Source) -> None:
     """Raise UserError if a window, or a prompt and what is written after it, is longer than the model's context."""
     if source.context is not None and cfg.data.window > source.context:
-        raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} takes at most {source.context} tokens; use data.window={source.context}")
+        most = f"takes at most {source.context} tokens; use data.window={source.context}"
+        raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} {most}")
     reads = EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
     if source.context is not None and "decode" in reads and cfg.eval.prompt + cfg.eval.decode > source.context:
         asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
