@@ -26,7 +26,7 @@ from sqbench.reporting.order import FILTERS
 USAGE = f"""python -m sqbench.points [VERB] [results_dir=FOLDER ...]
 
   list [where.KEY=...]   every point, one a line; for example where.status=failed
-  show ID                one point: the command that runs it, its versions, its error
+  show ID                one point: its versions, its error, and the line that makes it again today
   diff ID ID             what two points differ in, and their metrics
   why ID                 whether the point's configuration would still give this record, and if not, what has changed
   intervals              make all intervals again from the samples of the points, as this version makes them; nothing is run
