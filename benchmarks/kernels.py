@@ -20,8 +20,9 @@ from sqbench.config import device_of
 from sqbench.errors import UserError
 from sqbench.execution.floats import FloatLinear
 from sqbench.execution.lowering import KERNELS
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
 from sqbench.quiet import quiet
 
 SHAPES = ["512x576x1536", "512x1536x576", "1x576x1536", "1x1536x576", "4112x384x1536", "4112x1536x384"]
@@ -63,7 +64,7 @@ def sides(rows: int, width: int, out: int, device: torch.device | str = "cpu") -
     for name, (weights, inputs) in formats().items():
         for dtype in FLOATS:
             quantizer = None if inputs is None else ActivationQuantizer(inputs, None if inputs.dynamic else (x.min(), x.max()))
-            quantized = QuantLayer(copy.deepcopy(layer).to(dtype), weights, None, quantizer)
+            quantized = QuantLayer(copy.deepcopy(layer).to(dtype), encode(weight_of(layer).to(dtype), weights), quantizer)
             for kernel in KERNELS:
                 if kernel.takes(quantized) and kernel.refusal(quantized) is None:
                     title = f"{kernel.kernel}, {name}, {str(dtype).removeprefix('torch.')}"

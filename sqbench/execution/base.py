@@ -32,8 +32,8 @@ class IntegerLayer(Stored):
         assert len(layers) == 1 or self.merges
         floats = layers[0].weight
         self.weight = nn.Parameter(torch.empty(0, dtype=floats.dtype, device=floats.device), requires_grad=False)
-        self.bias = _side_by_side([layer.bias for layer in layers], [layer.out_features for layer in layers])
-        self.out_features = sum(layer.out_features for layer in layers)
+        self.bias = _side_by_side([layer.bias for layer in layers], [layer.shape[0] for layer in layers])
+        self.out_features = sum(layer.shape[0] for layer in layers)
         self.shared = Shared(len(layers))
         self._stored_bytes = sum(layer.stored_bytes() for layer in layers)
 

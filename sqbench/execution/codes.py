@@ -161,5 +161,4 @@ def rescale(product: Tensor, params: QParams, column_sums: Tensor, bias: Tensor 
 
 def _per_channel(layer: QuantLayer) -> Tensor:
     """A weight's scales [out], float32."""
-    assert layer.params is not None
-    return layer.params.scale.float().flatten().expand(layer.out_features).contiguous()
+    return layer.encoded.scale.float().flatten().expand(layer.shape[0]).contiguous()

@@ -33,7 +33,7 @@ class CudaInt8(CodedLayer):
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
-        codes = torch.cat([layer.codes() for layer in layers])
+        codes = torch.cat([layer.encoded.codes for layer in layers])
         self.register_buffer("packed", codes.contiguous(), persistent=False)
         self.register_buffer("column_sums", codes.sum(1, dtype=torch.int32), persistent=False)
         self.packed: Tensor
@@ -70,7 +70,7 @@ class CudaInt4Weight(TorchInt4Weight):
     def refusal(cls, layer: QuantLayer) -> str | None:
         if layer.weight.dtype != torch.bfloat16:
             return f"the int4 kernel takes bfloat16, and the model is {layer.weight.dtype}"
-        width = layer.codes().shape[1]
+        _, width = layer.shape
         if width % (TILES * 16):
             return f"the int4 kernel takes a multiple of {TILES * 16} input channels, not {width}"
         return super().refusal(layer) or refuse_gpu(INT4_CAPABILITY, layer.weight.device)

@@ -123,8 +123,8 @@ def _replace(module: nn.Module, names: list[str], kernel: type[IntegerLayer] | N
         return
     start = 0
     for name, layer in zip(names, layers, strict=True):
-        module.set_submodule(name, Part(whole, start, start + layer.out_features))
-        start += layer.out_features
+        module.set_submodule(name, Part(whole, start, start + layer.shape[0]))
+        start += layer.shape[0]
 
 
 def _prepack_floats(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from sqbench.execution import native
 from sqbench.execution.base import IntegerLayer
 from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes, refuse_formats
 from sqbench.execution.simulated import OnePassQuantizer
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 FEW_ROWS = 8  # up to so many rows, a product reads packed weights; for more, unpacking them once is cheaper
 
@@ -23,7 +23,7 @@ class NativeInt8(CodedLayer):
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
-        codes = torch.cat([layer.codes() for layer in layers])
+        codes = torch.cat([layer.encoded.codes for layer in layers])
         self.register_buffer("packed", native.pack_int8(codes), persistent=False)
         self.register_buffer("column_sums", codes.sum(1, dtype=torch.int32), persistent=False)
         self.packed: Tensor
@@ -65,12 +65,14 @@ class NativeWeightOnly(IntegerLayer):
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
-        codes = torch.cat([layer.codes() for layer in layers])
+        codes = torch.cat([layer.encoded.codes for layer in layers])
         self.register_buffer("packed", native.pack_weight(codes, self.bits), persistent=False)
         self.packed: Tensor
         self.in_features = codes.shape[1]
-        self.register_buffer("scale", _by_columns([_by_group(layer, 0) for layer in layers]), persistent=False)
-        self.register_buffer("zero_point", _by_columns([_by_group(layer, 1).to(torch.int16) for layer in layers]), persistent=False)
+        weights = [layer.encoded for layer in layers]
+        self.register_buffer("scale", _by_columns([one.by_row(one.scale) for one in weights]), persistent=False)
+        zeros = [one.by_row(one.zero_point).to(torch.int16) for one in weights]
+        self.register_buffer("zero_point", _by_columns(zeros), persistent=False)
         self.scale: Tensor
         self.zero_point: Tensor
         activation = layers[0].activation
@@ -85,7 +87,7 @@ class NativeWeightOnly(IntegerLayer):
         assert layer.format is not None
         if layer.weight.dtype != torch.float32:
             return f"native weight-only kernels take float32, and the model is {layer.weight.dtype}"
-        in_features = weight_of(layer.layer).shape[1]
+        _, in_features = layer.shape
         groups = in_features // (layer.format.group_size or in_features)
         return native.refuses(in_features, groups) or native.unavailable()
 
@@ -117,13 +119,6 @@ def _requantization(output: CodeQuantizer) -> native.Requantization:
     """How a product becomes the codes that another layer's quantizer would make of it."""
     low, high = output.fmt.code_min + OFFSET, output.fmt.code_max + OFFSET
     return native.Requantization(output.scale, output.zero_point + OFFSET, low, high)
-
-
-def _by_group(layer: QuantLayer, part: int) -> Tensor:
-    """Scales (part 0) or zero-points (1) of a weight, [out, groups] float32."""
-    assert layer.params is not None
-    values = layer.params[part].float().squeeze(-1)  # [1] per tensor, [out] per channel, [out, groups] per group
-    return values.view(len(values), -1).expand(layer.out_features, -1).contiguous()
 
 
 def _by_columns(parts: list[Tensor]) -> Tensor:

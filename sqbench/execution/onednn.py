@@ -99,7 +99,7 @@ class OneDnnLinear(OneDnnLayer):
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
-        codes = torch.cat([layer.codes() for layer in layers])
+        codes = torch.cat([layer.encoded.codes for layer in layers])
         self.packed = torch.ops.onednn.qlinear_prepack(codes, None)
         sums = None if self.is_static else codes.sum(1, dtype=torch.float32) * self.scale
         self.register_buffer("column_sums", sums, persistent=False)
@@ -131,7 +131,7 @@ class OneDnnConv(OneDnnLayer):
         padding = [0, 0] if self.same or isinstance(layer.padding, str) else list(layer.padding)
         self.kernel_size, self.stride, self.dilation = list(layer.kernel_size), list(layer.stride), list(layer.dilation)
         self.geometry = (self.stride, padding, self.dilation, layer.groups)
-        codes = quantized.codes().view(layer.weight.shape)
+        codes = quantized.encoded.codes.view(quantized.size)
         self.packed = torch.ops.onednn.qconv_prepack(codes, self.scale, self.input_scale, self.input_zero, *self.geometry, None)
 
     @classmethod

@@ -38,7 +38,7 @@ class SimulatedLayer(StandIn, Stored):
         super().__init__()
         activation = quantized.activation
         self.activation = OnePassQuantizer(activation) if isinstance(activation, ActivationQuantizer) else activation
-        self.layer = quantized.layer
+        self.layer = quantized.simulated()
         if is_linear(self.layer) and prefers_onednn(self.weight):
             self.layer = FloatLinear(self.layer).drop_weight()
         self._stored_bytes = quantized.stored_bytes()

@@ -22,8 +22,8 @@ class TorchInt8Weight(IntegerLayer):
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
-        self.register_buffer("packed", torch.cat([layer.codes() for layer in layers]).contiguous(), persistent=False)
-        scales = [layer.params.scale.flatten() for layer in layers if layer.params is not None]
+        self.register_buffer("packed", torch.cat([layer.encoded.codes for layer in layers]).contiguous(), persistent=False)
+        scales = [layer.encoded.scale.flatten() for layer in layers]
         self.register_buffer("scale", torch.cat(scales).to(self.weight.dtype), persistent=False)
         self.packed: Tensor
         self.scale: Tensor
@@ -58,9 +58,9 @@ class TorchInt4Weight(IntegerLayer):
         assert fmt is not None
         assert fmt.group_size is not None
         self.group_size = fmt.group_size
-        self.register_buffer("packed", self.pack(torch.cat([layer.codes() for layer in layers])), persistent=False)
+        self.register_buffer("packed", self.pack(torch.cat([layer.encoded.codes for layer in layers])), persistent=False)
         self.packed: Tensor
-        params = [layer.params for layer in layers if layer.params is not None]
+        params = [layer.encoded.params for layer in layers]
         scale = torch.cat([part.scale.squeeze(-1) for part in params])
         zero = torch.cat([part.zero_point.squeeze(-1) for part in params])
         pairs = torch.stack([scale, -zero * scale], -1)  # the kernel computes (code - 8) scale + zero with codes from 0 to 15
@@ -76,8 +76,8 @@ class TorchInt4Weight(IntegerLayer):
         assert layer.format is not None
         if layer.format.group_size not in GROUPS:
             return f"torch's int4 kernel takes groups of {', '.join(map(str, GROUPS))}, not {layer.format}"
-        if layer.out_features % cls.multiple:
-            return f"torch's int4 kernel takes a multiple of {cls.multiple} output channels, not {layer.out_features}"
+        if layer.shape[0] % cls.multiple:
+            return f"torch's int4 kernel takes a multiple of {cls.multiple} output channels, not {layer.shape[0]}"
         return None
 
     def pack(self, codes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sqbench.models.folding import Group, fold, share
 from sqbench.models.parameters import ROLES
 from sqbench.progress import track
 from sqbench.quant import operations
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, sqnr_db, weight_of
 from sqbench.quant.operations import Point
@@ -71,7 +72,8 @@ def quantize(task: Task, method: Method) -> Model:
         if (site, activations) not in quantizers:
             quantizers[site, activations] = _activation(method, activations, stats[site], readers[site, activations], layer)
         limits = None if weights is None else method.weight_limits(name, weight_of(layer), stats[site], weights)
-        quantized = QuantLayer(layer, weights, limits, quantizers[site, activations])
+        encoded = None if weights is None else encode(weight_of(layer), weights, limits)
+        quantized = QuantLayer(layer, encoded, quantizers[site, activations])
         module.set_submodule(name, quantized)
         report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats[site]))
     place_points(module, points, lambda point: _point(method, task, point))
@@ -211,7 +213,7 @@ def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputSta
     entry: dict[str, Any] = {
         "layer": name,
         "format": str(layer.format or "float"),
-        "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.layer)), 3),
+        "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.simulated())), 3),
         **{name: float(f"{value:.6g}") for name, value in describe(stats).items()},  # short: there can be hundreds of layers
     }
     if isinstance(layer.activation, ActivationQuantizer):

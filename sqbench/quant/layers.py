@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, quantize, to_blocks
+from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import EncodedTensor, decode
 from sqbench.quant.formats import Format
 
 
@@ -74,10 +75,14 @@ def weight_of(module: nn.Module) -> Tensor:
 
 def set_weight(module: nn.Module, weight: Tensor) -> None:
     """Give a layer a new weight, shaped as `weight_of` returns it. The old tensor does not change: other modules may share it."""
-    old, kind = module.weight, kind_of(module)
-    assert isinstance(old, Tensor)
-    stored = weight.t().contiguous() if kind is not None and kind.transposed else weight.reshape(old.shape)
-    module.weight = nn.Parameter(stored, requires_grad=False)
+    assert isinstance(module.weight, Tensor)
+    module.weight = nn.Parameter(_stored(module, weight, module.weight.shape), requires_grad=False)
+
+
+def _stored(module: nn.Module, weight: Tensor, shape: torch.Size) -> Tensor:
+    """A matrix [out, in] in the layout and shape of a layer's parameter."""
+    kind = kind_of(module)
+    return weight.t().contiguous() if kind is not None and kind.transposed else weight.reshape(shape)
 
 
 def channels_of(module: nn.Module) -> int:
@@ -186,54 +191,61 @@ class StandIn(nn.Module):
 
 
 class QuantLayer(StandIn, Stored):
-    """A layer whose weight (and input) goes through the quantizer. It simulates: it holds the dequantized weight."""
+    """A layer whose weight is encoded, and whose input goes through a quantizer. It simulates: it computes in float.
 
-    def __init__(
-        self, layer: nn.Module, fmt: Format | None, limits: tuple[Tensor, Tensor] | None, activation: nn.Module | None
-    ) -> None:
-        """`limits` are clipping ranges over the weight's blocks. None takes each block's own minimum and maximum."""
+    The dequantized weight is made at the first forward pass. A layer that is lowered before never holds it.
+
+    Attributes:
+        layer: the float layer. A weight that is encoded has no elements here before the first forward pass.
+        activation: the quantizer of the input. None leaves the input as it is.
+        format: the format of the weight. None for a float weight.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, layer: nn.Module, encoded: EncodedTensor | None, activation: nn.Module | None) -> None:
+        """`encoded` is the weight [out, in]. None leaves it in float."""
         super().__init__()
-        self.format = fmt
         self.activation = activation
-        self.layer = layer
-        self.params: QParams | None = None
-        held = None
-        if fmt is not None:
-            weight = weight_of(layer)
-            blocks = to_blocks(weight, fmt)
-            self.params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
-            self.layer = with_weight(layer, fake_quantize(blocks, self.params, fmt).view(weight.shape).to(weight.dtype))
-            if weight.element_size() < 4:  # half precision rounds the dequantized weight, so codes cannot be recovered from it
-                held = quantize(blocks, self.params, fmt).view(weight.shape)
-        self.register_buffer("held", held, persistent=False)
-        self.held: Tensor | None
+        self.format = None if encoded is None else encoded.format
+        floats = layer.weight
+        assert isinstance(floats, Tensor)
+        self.size = floats.shape
+        self.layer = layer if encoded is None else _with_stored(layer, floats.detach().new_empty(0))
+        for name in ("codes", "scale", "zero_point"):  # buffers move with the layer, and copies of it share them
+            self.register_buffer(name, None if encoded is None else getattr(encoded, name), persistent=False)
+
+    @property
+    def encoded(self) -> EncodedTensor:
+        """The weight [out, in] as it is stored. Only for a weight that is quantized."""
+        assert self.format is not None
+        return EncodedTensor(self.codes, self.scale, self.zero_point, self.format)
+
+    def simulated(self) -> nn.Module:
+        """The float layer with the dequantized weight."""
+        if self.format is None or self.weight.numel():
+            return self.layer
+        weight = decode(self.encoded).to(self.weight.dtype)
+        return _with_stored(self.layer, _stored(self.layer, weight, self.size))
 
     def forward(self, x: Tensor) -> Tensor:
+        self.layer = self.simulated()
         return self.layer(x if self.activation is None else self.activation(x))
 
     @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return len(weight_of(self.layer))
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the weight matrix."""
+        rows, columns = weight_of(self.layer).shape if self.format is None else self.encoded.codes.shape
+        return rows, columns
 
     def stored_bytes(self) -> int:
         """Bytes of the weight as stored in its format (codes, scales, zero-points), not as simulated."""
+        if self.format is not None:
+            return self.format.stored_bytes(*self.shape)
         weight = weight_of(self.layer)
-        return weight.numel() * weight.element_size() if self.format is None else self.format.stored_bytes(*weight.shape)
-
-    def codes(self) -> Tensor:
-        """The weight's codes [out, in], int8. For float32 they are computed from the dequantized weight, which is exact."""
-        assert self.format is not None
-        assert self.params is not None
-        if self.held is not None:
-            return self.held
-        weight = weight_of(self.layer)
-        return quantize(to_blocks(weight, self.format), self.params, self.format).view(weight.shape)
-
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
-        if self.params is not None:
-            self.params = QParams(*(fn(part) for part in self.params))
-        return super()._apply(fn, recurse)
+        return weight.numel() * weight.element_size()
 
     def extra_repr(self) -> str:
         return f"weight {self.format or 'float'}"
@@ -241,9 +253,14 @@ class QuantLayer(StandIn, Stored):
 
 def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
     """The same layer with another weight, shaped as `weight_of` returns it. Everything else is shared."""
+    return _with_stored(layer, _stored(layer, weight, layer.weight.shape))  # type: ignore[arg-type]
+
+
+def _with_stored(layer: nn.Module, weight: Tensor) -> nn.Module:
+    """The same layer with another tensor as its parameter. Everything else is shared."""
     other = copy.copy(layer)
     other._parameters = dict(layer._parameters)  # copy.copy shares the dictionary itself
-    set_weight(other, weight)
+    other.weight = nn.Parameter(weight, requires_grad=False)
     return other
 
 

@@ -24,6 +24,7 @@ from sqbench.methods.layer_formats import check_widths, formats_of
 from sqbench.methods.qat import Qat
 from sqbench.models.batchnorm import batchnorm_scale, is_batchnorm
 from sqbench.models.folding import share
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
@@ -137,7 +138,8 @@ class Network:
             if id(activation) not in settled:
                 settled[id(activation)] = None if activation is None else activation.settled()
             fmt = None if trained.weights is None else trained.weights.fmt
-            quantized = QuantLayer(layer, fmt, trained.weight_limits(), settled[id(activation)])
+            encoded = None if fmt is None else encode(weight_of(layer), fmt, trained.weight_limits())
+            quantized = QuantLayer(layer, encoded, settled[id(activation)])
             module.set_submodule(name, quantized)
             stats = task.statistics.inputs[task.topology.site[name]]
             report["per_layer"].append(describe_layer(name, weight_of(layer), quantized, stats))

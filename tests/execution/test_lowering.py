@@ -18,10 +18,15 @@ from sqbench.execution.codes import CodedLayer
 from sqbench.execution.flow import Chain, function_of, watch
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format, Scheme
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes, weight_of
 
 TOKENS = Scheme("dynamic", Format(7, granularity="channel"), Format(8, granularity="token", dynamic=True))
+
+
+def _encoded(layer: nn.Module, fmt: Format, activation: ActivationQuantizer | None = None) -> QuantLayer:
+    return QuantLayer(layer, encode(weight_of(layer), fmt), activation)
 
 
 def kernels(model: Model) -> dict[str, int]:
@@ -112,7 +117,7 @@ class Fleeting(nn.Module):
 def test_tensors_are_told_apart_even_when_one_takes_the_place_of_another() -> None:
     module = Fleeting().requires_grad_(False)
     for name in [f"layers.{index}" for index in range(8)]:
-        module.set_submodule(name, QuantLayer(module.get_submodule(name), Format(4, granularity="channel"), None, None))
+        module.set_submodule(name, _encoded(module.get_submodule(name), Format(4, granularity="channel")))
     found = watch(module, lambda: module(torch.randn(2, 16)))
     assert found.readers == tuple((f"layers.{index}",) for index in range(8))
 
@@ -134,7 +139,7 @@ def test_what_two_read_is_not_fused(vit: Lab) -> None:
     module, fmt = Residual().requires_grad_(False), Format(8, symmetric=False)
     for name in ("first", "second"):
         limits = (torch.tensor(-3.0), torch.tensor(3.0))
-        layer = QuantLayer(module.get_submodule(name), Format(6, granularity="channel"), None, ActivationQuantizer(fmt, limits))
+        layer = _encoded(module.get_submodule(name), Format(6, granularity="channel"), ActivationQuantizer(fmt, limits))
         module.set_submodule(name, layer)
     x = torch.randn(4, 16)
     found = watch(module, lambda: module(x))

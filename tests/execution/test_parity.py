@@ -20,8 +20,9 @@ from sqbench.execution.onednn import OneDnnConv, OneDnnLinear
 from sqbench.execution.simulated import SimulatedLayer
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.quant.affine import block_range, qparams, quantize, to_blocks
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, weight_of
 
 WIDTH, OUT = 128, 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +82,7 @@ def simulated(layer: nn.Module, weights: Format, inputs: Format | None, dtype: t
     if inputs is not None:
         limits = None if inputs.dynamic else tuple(end.view(()) * 0.8 for end in block_range(to_blocks(x, inputs)))
         quantizer = ActivationQuantizer(inputs, limits, axis=-1 if is_linear(layer) else 1)  # type: ignore[arg-type]
-    return QuantLayer(layer, weights, None, quantizer)
+    return QuantLayer(layer, encode(weight_of(layer), weights), quantizer)
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -176,7 +177,8 @@ def test_cuda_int8(weights: str, inputs: str, tokens: int) -> None:
 def test_cuda_int4(group_size: int, rows: int) -> None:
     """Few rows go through torch's kernel, more through a weight that is unpacked from its layout."""
     fmt = Format(4, symmetric=False, granularity="group", group_size=group_size)
-    layer = QuantLayer(nn.Linear(256, 72).bfloat16(), fmt, None, None).to(DEVICE)
+    linear = nn.Linear(256, 72).bfloat16()
+    layer = QuantLayer(linear, encode(weight_of(linear), fmt), None).to(DEVICE)
     assert CudaInt4Weight.refusal(layer) is None
     x = torch.randn(rows, 256, dtype=torch.bfloat16, device=DEVICE)
     assert relative(CudaInt4Weight([layer])(x), layer(x)) < 2e-2
@@ -233,8 +235,6 @@ def test_functions_and_the_next_rounding_inside_the_kernel(kernel: type[CodedLay
 def test_codes_survive_half_precision() -> None:
     fmt = Format(8, symmetric=False, granularity="channel")
     layer = nn.Linear(WIDTH, OUT).to(torch.bfloat16).requires_grad_(False)
-    wide = QuantLayer(nn.Linear(WIDTH, OUT), fmt, None, None)
-    assert wide.held is None  # float32 holds them
-    half = QuantLayer(layer, fmt, None, None)
+    half = QuantLayer(layer, encode(weight_of(layer), fmt), None)
     blocks = to_blocks(layer.weight.float(), fmt)
-    assert torch.equal(half.codes(), quantize(blocks, qparams(*block_range(blocks), fmt), fmt))
+    assert torch.equal(half.encoded.codes, quantize(blocks, qparams(*block_range(blocks), fmt), fmt))

@@ -16,7 +16,7 @@ from sqbench.methods.layer_formats import formats_of
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.formats import Format, Scheme
-from sqbench.quant.layers import stored_bytes, weight_of
+from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
 
 W4 = Scheme("w4", Format(4, symmetric=False, granularity="group", group_size=32))
 MLP = "model.layers.1.mlp"
@@ -25,7 +25,9 @@ MLP = "model.layers.1.mlp"
 def changed(model: LanguageModel, quantized: LanguageModel) -> set[str]:
     """Layers whose weight is another."""
     pairs = {name: (model.module.get_submodule(name), quantized.module.get_submodule(name)) for name in model.topology.layers}
-    return {name for name, (old, new) in pairs.items() if not torch.equal(weight_of(old), weight_of(new))}
+    return {
+        name for name, (old, new) in pairs.items() if isinstance(new, QuantLayer) or not torch.equal(weight_of(old), weight_of(new))
+    }
 
 
 def topology_of(*layers: str) -> Topology:

@@ -103,7 +103,7 @@ def test_convolutions_are_quantized_with_their_batchnorm_folded(cnn: Lab) -> Non
     assert any(is_batchnorm(layer) for layer in cnn.model.module.modules())
     layer = model.module.conv2
     assert isinstance(layer, QuantLayer)
-    weight = weight_of(layer.layer)
+    weight = weight_of(layer.simulated())
     assert weight.shape == (16, 72)
     assert all(len(row.unique()) <= 15 for row in weight)
     assert model.report["layers"] == 3

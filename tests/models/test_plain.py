@@ -164,5 +164,5 @@ def test_a_weight_standardised_network_is_quantized_by_its_effective_weights() -
     assert [layer["layer"] for layer in quantized.report["per_layer"]] == ["stem", "conv", "head"]
     assert quantized.report["coverage"] == 1
     step = weight_of(module.stem).abs().amax(1) / 127
-    error = (weight_of(quantized.module.stem.layer) - weight_of(module.stem)).abs().amax(1)
+    error = (weight_of(quantized.module.stem.simulated()) - weight_of(module.stem)).abs().amax(1)
     assert bool((error <= step * 0.501).all())

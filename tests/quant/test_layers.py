@@ -6,6 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sqbench.quant.affine import round_trip
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, set_weight, sqnr_db, stored_bytes, weight_of
 
@@ -18,11 +19,11 @@ def test_a_quantized_linear_computes_with_rounded_weight_and_input(layer: nn.Mod
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     weight = weight_of(layer)
     assert weight.shape == (12, 32)
-    quantized = QuantLayer(layer, W4, None, ActivationQuantizer(A8))
+    quantized = QuantLayer(layer, encode(weight_of(layer), W4), ActivationQuantizer(A8))
     expected = round_trip(x, A8) @ round_trip(weight, W4).t() + layer.bias
     torch.testing.assert_close(quantized(x), expected)
     assert not torch.allclose(quantized(x), layer(x), atol=1e-3)
-    torch.testing.assert_close(QuantLayer(layer, None, None, None)(x), layer(x))
+    torch.testing.assert_close(QuantLayer(layer, None, None)(x), layer(x))
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(4, 3), Conv1D(3, 4)], ids=["Linear", "Conv1D"])
@@ -77,7 +78,7 @@ def test_stored_bytes_count_tied_tensors_once() -> None:
 
     model = Tied()
     assert stored_bytes(model) == 4 * (80 + 64 + 8)
-    model.body = QuantLayer(model.body, Format(bits=8, granularity="channel"), None, None)
+    model.body = QuantLayer(model.body, encode(weight_of(model.body), Format(bits=8, granularity="channel")), None)
     assert stored_bytes(model) == 4 * (80 + 8) + 64 + 8 * 4
 
 

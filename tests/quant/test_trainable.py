@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
 from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import QuantLayer, weight_of
 from sqbench.quant.trainable import (
@@ -163,7 +164,7 @@ def test_a_trainable_layer_is_the_quantized_layer_it_becomes(name: str, learned:
     activation = TrainableActivation(LearnedStep(A4, limits) if learned else MovingRange(A4, limits))
     trainable = TrainableLayer(layer, weights, activation).eval()
     result = trainable(x)
-    quantized = QuantLayer(layer, W3, trainable.weight_limits(), activation.settled())
+    quantized = QuantLayer(layer, encode(weight_of(layer), W3, trainable.weight_limits()), activation.settled())
     assert torch.equal(result, quantized(x))
     assert not torch.allclose(result, layer(x), atol=1e-3)
     result.square().sum().backward()
@@ -188,7 +189,7 @@ def test_a_batchnorm_is_quantized_as_it_will_be_folded() -> None:
     assert norm.weight.grad is not None
     assert torch.isfinite(norm.weight.grad).all()
     fold_batchnorm(net, "0", "1")
-    folded = QuantLayer(net[0], W3, limits, None)
+    folded = QuantLayer(net[0], encode(weight_of(net[0]), W3, limits), None)
     torch.testing.assert_close(folded(x), seen, rtol=1e-5, atol=1e-5)
 
 
