@@ -9,9 +9,9 @@ import sys
 import torch
 
 from sqbench import api
-from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.quant.formats import Scheme
 from sqbench.quiet import quiet
+from sqbench.recipes.configured import named
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def main() -> None:
     print(f"{model.name}: {len(found.groups)} groups, {len(found.pairs)} pairs, {len(found.refused)} refused")
     for alpha in (0.3, 0.5, 0.8):
         for pairs in (False, True):
-            folded = api.quantize(model, statistics, SmoothQuant(alpha=alpha, pairs=pairs), Scheme("fp"))
+            folded = api.quantize(model, statistics, named("smoothquant", alpha=alpha, pairs=pairs), Scheme("fp"))
             after = folded.forward(inputs)
             error = ((after - before).norm() / before.norm()).item()
             worst = ((after - before).abs().max() / before.abs().max()).item()

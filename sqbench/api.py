@@ -18,16 +18,18 @@ from sqbench.data.base import Unseen
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, defaults_of, natural_evaluation
-from sqbench.methods import METHODS, Method, Task, configured, scheme_of
-from sqbench.methods.apply import quantize as _quantize
-from sqbench.methods.blockwise import quantize_blockwise
-from sqbench.methods.mixed import Allocation, measure, mix
-from sqbench.methods.qat import Qat
 from sqbench.models import Model
 from sqbench.models.norms import writers
 from sqbench.models.streaming import StreamedModel
+from sqbench.pipeline.blockwise import quantize_blockwise
+from sqbench.pipeline.mixed import Allocation, measure, mix
+from sqbench.pipeline.quantize import quantize as _quantize
 from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
+from sqbench.recipes.configured import recipe_of, scheme_of
+from sqbench.recipes.recipe import Recipe
+from sqbench.recipes.task import Task
+from sqbench.rounding.trained import Qat
 from sqbench.storage import digest
 from sqbench.training.checkpoint import fingerprint
 
@@ -136,29 +138,33 @@ def allocate(
 def quantize(
     model: Model,
     statistics: Statistics,
-    method: str | Method = "smoothquant",
+    method: str | Recipe = "smoothquant",
     bits: str | Scheme = "auto",
     alpha: float | str | None = None,
+    *,
+    rounding: str | None = None,
+    ranges: str | None = None,
     **parameters: Any,
 ) -> Model:
     """A quantized model. The float model does not change.
 
     Args:
-        method: a name in `conf/method`, or the method itself.
+        method: a name in `conf/method`, or a recipe.
         bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's natural scheme.
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
+        rounding, ranges: names in `conf/rounding` and `conf/ranges`, in place of the method's own.
         parameters: the method's own parameters, for example `pairs=True`.
 
     Raises:
-        UserError: a name or value is unknown, or the method finds nothing to work on.
+        UserError: a name or value is unknown, parts make no sense together, or the method finds nothing to work on.
     """
-    method, scheme = _chosen(method, bits, alpha, parameters)
-    if method.trains:
+    recipe, scheme = _chosen(method, bits, alpha, parameters, rounding=rounding, ranges=ranges)
+    if recipe.trains:
         raise UserError(
             "method: takes gradient steps, for which it needs images; use sqbench.train(model, statistics, images, ...)"
         )
     task = Task(model, statistics, scheme)
-    return quantize_blockwise(task, method) if isinstance(model, StreamedModel) else _quantize(task, method)
+    return quantize_blockwise(task, recipe) if isinstance(model, StreamedModel) else _quantize(task, recipe)
 
 
 def train(
@@ -166,7 +172,7 @@ def train(
     statistics: Statistics,
     images: LabelledImages,
     /,
-    method: str | Qat = "qat_lsq",
+    method: str | Recipe = "qat_lsq",
     bits: str | Scheme = "auto",
     *,
     seed: int = 0,
@@ -177,7 +183,7 @@ def train(
 
     Args:
         images: `examples.training`.
-        method: `qat`, `qat_lsq` or the method itself.
+        method: `qat`, `qat_lsq`, or a recipe whose rounding trains.
         bits: as for `quantize`.
         parameters: the method's own parameters, for example `epochs=3`.
         seed: of the order of the images, and of the choice of validation images.
@@ -187,26 +193,29 @@ def train(
         UserError: a name or value is unknown, the method does not train, or there is nothing to train on.
     """
     chosen, scheme = _chosen(method, bits, None, parameters)
-    if not isinstance(chosen, Qat):
+    if not isinstance(chosen.rounding, Qat):
         raise UserError("method: takes no gradient steps; use sqbench.quantize(model, statistics, ...), or method=qat_lsq")
-    return training.fit(Task(model, statistics, scheme), chosen, images, seed=seed, checkpoint=checkpoint)
+    return training.fit(Task(model, statistics, scheme), chosen.rounding, images, seed=seed, checkpoint=checkpoint)
 
 
 def _chosen(
-    method: str | Method, bits: str | Scheme, alpha: float | str | None, parameters: dict[str, Any]
-) -> tuple[Method, Scheme]:
-    """The method and the scheme. Each is given as a name, as on the command line, or as the object itself."""
+    method: str | Recipe, bits: str | Scheme, alpha: float | str | None, parameters: dict[str, Any], **parts: str | None
+) -> tuple[Recipe, Scheme]:
+    """The recipe and the scheme. Each is given as a name, as on the command line, or as the object itself."""
     if not isinstance(method, str) and not isinstance(bits, str):  # as in a sweep: composing takes longer than rounding
         bits.check()
+        method.check(bits)
         return method, bits
     named = [f"method={method}"] * isinstance(method, str) + [f"bits={bits}"] * isinstance(bits, str)
     values = [f"method.{key}={value}" for key, value in parameters.items()] + [f"alpha={alpha}"] * (alpha is not None)
+    values += [f"{axis}={name}" for axis, name in parts.items() if name is not None]
     if not isinstance(method, str) and bits == "auto":
         named = ["method=rtn"]  # objects have no natural scheme
     cfg = compose_config(*named, *(values if isinstance(method, str) else ()))
-    found = configured(cfg) if isinstance(method, str) else method
+    found = recipe_of(cfg) if isinstance(method, str) else method
     scheme = scheme_of(cfg) if isinstance(bits, str) else bits
     scheme.check()
+    found.check(scheme)
     return found, scheme
 
 
@@ -228,4 +237,4 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
     return EVALUATIONS[chosen].run(model, examples, reference, **defaults | settings)
 
 
-__all__ = ["METHODS", "allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]
+__all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]

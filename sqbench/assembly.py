@@ -9,13 +9,13 @@ from sqbench.data import Corpus, Examples, Windows
 from sqbench.data.images import ImageExamples, LabelledImages
 from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, natural_evaluation
-from sqbench.methods import METHODS, scheme_of
-from sqbench.methods.layer_formats import check_groups
 from sqbench.models import Model
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
 from sqbench.models.topology import check_patterns, matches
+from sqbench.pipeline.layer_formats import check_groups
+from sqbench.recipes.configured import is_float, scheme_of
 
 
 def read(source: models.Source, cfg: DictConfig) -> Model:
@@ -59,7 +59,7 @@ def check_sizes(cfg: DictConfig, source: models.Source) -> None:
     """Raise UserError if a pattern names no layer or a group size fits no layer, as far as the architecture alone shows."""
     scheme = scheme_of(cfg)
     grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
-    if source.widths is None or METHODS[cfg.method.name].is_float or not (grouped or scheme.layers):
+    if source.widths is None or is_float(cfg) or not (grouped or scheme.layers):
         return
     all_widths = source.widths((cfg.head or cfg.model.head) == "own")
     widths = {name: found for name, found in all_widths.items() if matches(None, name, cfg.model.keep)}

@@ -15,9 +15,9 @@ def check(cfg: DictConfig) -> None:
     from sqbench.data.base import CALIBRATES
     from sqbench.evaluation import EVALUATIONS, natural_evaluation
     from sqbench.execution import BACKENDS
-    from sqbench.methods import METHODS, configured, scheme_of
     from sqbench.models import LOADERS
     from sqbench.models.image import HEADS
+    from sqbench.recipes.configured import recipe_of, scheme_of
 
     def choose(key: str, names: object) -> None:
         value = OmegaConf.select(cfg, key)
@@ -39,7 +39,6 @@ def check(cfg: DictConfig) -> None:
             f"{changed}: bits=auto is the method's own scheme and has no fields; name the scheme to change, for example bits=w4a16"
             f" {changed}.bits=3"
         )
-    choose("method.name", METHODS)
     choose("model.loader", LOADERS)
     choose("data.source", SOURCES)
     kind, found = LOADERS[cfg.model.loader].kind, SOURCES[cfg.data.source].kind
@@ -52,7 +51,8 @@ def check(cfg: DictConfig) -> None:
         if kind not in kinds:
             raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; use eval=auto")
     EVALUATIONS[natural_evaluation(cfg.eval.name, kind)].check(cfg.eval)
-    if METHODS[cfg.method.name].trains and kind != "images":
+    recipe = recipe_of(cfg)
+    if recipe.trains and kind != "images":
         raise UserError(f"method={cfg.method.name}: trains on labelled images, and {cfg.model.name} reads {kind}; use a PTQ method")
     if cfg.head is not None:
         choose("head", HEADS)
@@ -100,12 +100,13 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"eval.level={cfg.eval.level}: must be a number between 0 and 1, 0.95 for example")
     if cfg.layers == EACH:
         raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
-    scheme_of(cfg).check()
-    if cfg.calibration.source == "weights" and (ops := scheme_of(cfg).ops) != "linear":
-        raise UserError(f"bits.ops={ops}: calibration.source=weights says nothing of what is between layers; use linear")
+    scheme = scheme_of(cfg)
+    scheme.check()
+    recipe.check(scheme)
+    if cfg.calibration.source == "weights" and scheme.ops != "linear":
+        raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")
     check_mixed(cfg)
     check_blockwise(cfg, kind)
-    configured(cfg)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:
         raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; use null")
@@ -134,7 +135,7 @@ def _refuse_unknown(node: DictConfig, place: str = "") -> None:
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
     """Raise UserError for settings of `blockwise=true` that need the whole model in memory."""
     from sqbench.evaluation import natural_evaluation
-    from sqbench.methods import scheme_of
+    from sqbench.recipes.configured import scheme_of
 
     if not cfg.blockwise:
         return
@@ -152,7 +153,7 @@ def check_blockwise(cfg: DictConfig, kind: str) -> None:
 
 def check_mixed(cfg: DictConfig) -> None:
     """Raise UserError for a mixed-precision choice that cannot work."""
-    from sqbench.methods import METHODS, scheme_of
+    from sqbench.recipes.configured import is_float, scheme_of
 
     if cfg.mixed not in (None, "auto"):
         raise UserError(f"mixed={cfg.mixed}: must be auto, or null for one width in all layers")
@@ -161,7 +162,7 @@ def check_mixed(cfg: DictConfig) -> None:
     least, most = min(cfg.widths), max(cfg.widths)
     if cfg.budget is not None and not least <= cfg.budget <= most:
         raise UserError(f"budget={cfg.budget}: must be an average of widths={cfg.widths}, from {least} to {most}")
-    if cfg.mixed is None or METHODS[cfg.method.name].is_float:
+    if cfg.mixed is None or is_float(cfg):
         return
     if cfg.budget is None:
         raise UserError("mixed=auto: needs budget=..., the bits per weight on average, 4.5 for example")

@@ -47,7 +47,7 @@ class Loader(ConfigLoaderImpl):
 
         try:
             return compose(overrides)
-        except TROUBLE:
+        except (*TROUBLE, ValueError):  # Hydra raises the last for group=null
             parsed = read(overrides)
             choices = [item for item in parsed if self._is_choice(item)]
             self._refuse_choices(choices, compose([]))
@@ -80,8 +80,10 @@ class Loader(ConfigLoaderImpl):
             names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
             options = self.get_group_options(group)
             for name in names:
-                option = str(name.text if isinstance(name, QuotedString) else name).removesuffix(".yaml")
-                if name is not None and option not in options and not override.is_delete():
+                option = str("null" if name is None else name.text if isinstance(name, QuotedString) else name).removesuffix(
+                    ".yaml"
+                )
+                if option not in options and not override.is_delete():
                     raise UserError(f"{group}={option}: {known(option, options)}{_plugin(group, option)}")
 
     def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:

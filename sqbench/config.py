@@ -136,7 +136,10 @@ class RunConfig:
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    method: Any = MISSING  # name, natural scheme, and the fields of that method's dataclass
+    method: Any = MISSING  # name, natural scheme, parts of the recipe, and their parameters
+    rounding: Any = MISSING  # a name in conf/rounding with its parameters, or own: the method's
+    ranges: Any = MISSING  # the same in conf/ranges
+    corrections: list[str] = field(default_factory=list)  # repairs after rounding, besides the method's own: bias
     bits: SchemeConfig = MISSING
     eval: EvalConfig = MISSING
     tracker: TrackerConfig = MISSING

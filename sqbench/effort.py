@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from sqbench.methods import METHODS, configured
-from sqbench.methods.base import Effort
 from sqbench.models.extent import Extent
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
+from sqbench.recipes.configured import is_float, recipe_of
+from sqbench.recipes.part import Effort
 
 if TYPE_CHECKING:
     from sqbench.runner import Point
@@ -109,11 +109,9 @@ def work_of(point: "Point") -> Work | None:
 
 def gradient_steps(point: "Point") -> tuple[int, int]:
     """The images of all gradient steps of a point, and the largest number of steps. Both are 0 without training."""
-    method = configured(point.cfg)
+    recipe = recipe_of(point.cfg)
     train = getattr(point.corpus, "train", ())
-    if not method.trains:
-        return 0, 0
-    return method.effort(point.identity["scheme"]).learnt(len(train))
+    return recipe.effort(point.identity["scheme"]).learnt(len(train)) if recipe.trains else (0, 0)
 
 
 def estimate(point: "Point") -> tuple[dict[str, float], int] | None:
@@ -121,8 +119,8 @@ def estimate(point: "Point") -> tuple[dict[str, float], int] | None:
     extent, work = point.source.extent(), work_of(point)
     if extent is None or work is None:
         return None
-    method = METHODS[point.identity["method"]["name"]]
-    effort = Effort() if method.is_float else configured(point.cfg).effort(point.identity["scheme"])
+    recipe = recipe_of(point.cfg)
+    effort = Effort() if recipe.is_float else recipe.effort(point.identity["scheme"])
     return _seconds_of(extent, work, effort, point), _bytes_of(extent, work, point)
 
 
@@ -137,7 +135,7 @@ def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> d
         "load": START + 4 * extent.weights / READ + work.fitted * (forward + decoded),
         "baseline": STAGE + work.evaluated * (forward + said + decoded),
     }
-    if METHODS[identity["method"]["name"]].is_float:
+    if is_float(point.cfg):
         return stages
     replayed = effort.replays * work.searched * (forward + inside)
     stages |= {

@@ -12,29 +12,32 @@ from torch import Tensor, nn
 from sqbench import api, assembly, data, models
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
-from sqbench.errors import UserError, closest, known
-from sqbench.methods import METHODS, Method, Move, Task, configured, scheme_of
-from sqbench.methods.smoothquant import column_absmax
+from sqbench.errors import UserError, closest
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
 from sqbench.quant.affine import qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
+from sqbench.ranges import RANGES
+from sqbench.recipes.configured import recipe_of, scheme_of
+from sqbench.recipes.recipe import Recipe
+from sqbench.recipes.task import Task
 from sqbench.reporting.divisions import Division
 from sqbench.reporting.surfaces import Tensors
+from sqbench.transforms.base import Move
+from sqbench.transforms.smoothing import column_absmax
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A loaded and calibrated model, the method to look at, and a few inputs.
+    """A loaded and calibrated model, the recipe to look at, and a few inputs.
 
     Attributes:
         calibrated: number of calibration batches that the statistics saw.
     """
 
     task: Task
-    method: Method
-    name: str
+    recipe: Recipe
     inputs: Tensor
     calibrated: int
 
@@ -43,8 +46,9 @@ class Inspected:
         return self.task.model
 
     def move(self, group: Group) -> Move | None:
-        """The move of the method in a group; None if it moves nothing there."""
-        return next((move for move in self.method.moves(self.task) if move.group == group), None)
+        """The move of the recipe in a group; None if it moves nothing there."""
+        changes = (change for transform in self.recipe.transforms for change in transform.changes(self.task))
+        return next((change for change in changes if isinstance(change, Move) and change.group == group), None)
 
 
 def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
@@ -67,7 +71,7 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
         raise UserError(f"model={model.name}: {error}") from error
     batches = as_batches(found.calibration)
     inputs = replay_sample(batches, examples or {"text": 1, "images": 4}[model.kind])
-    return Inspected(Task(model, statistics, scheme_of(cfg)), configured(cfg), cfg.method.name, inputs, len(batches))
+    return Inspected(Task(model, statistics, scheme_of(cfg)), recipe_of(cfg), inputs, len(batches))
 
 
 def shown_format(fmt: Format | None) -> Format:
@@ -88,13 +92,11 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     topology = seen.task.topology
     if layer not in topology.layers:
         raise UserError(f"layer={layer}: {closest(layer, topology.layers)}")
-    if ranges not in METHODS:
-        raise UserError(f"ranges={ranges}: {known(ranges, METHODS)}")
     module = seen.model.module.get_submodule(layer)
     activation, weight = _captured(seen, layer), weight_of(module).float()
     stats = seen.task.statistics.inputs[topology.site[layer]]
     fmt = shown_format(seen.task.scheme.activations)
-    told = METHODS[ranges]()
+    told = RANGES.find(ranges)()
 
     def state(name: str, scale: Tensor) -> Tensors:
         columns = weight * scale if name == "smoothed" else weight  # the columns of a convolution are no input channels
@@ -109,7 +111,7 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     group = next((group for group in (*topology.groups, *topology.pairs) if layer in group.readers), None)
     move = None if group is None else seen.move(group)
     if group is None or move is None:
-        why = f"{seen.name} moves nothing there" if group else "it is in no smoothing group"
+        why = f"{seen.recipe.name} moves nothing there" if group else "it is in no smoothing group"
         return [original], f"Not smoothed: {why}"
     return [original, state("smoothed", group.spread(move.scale).float())], f"Smoothed: {group}, alpha {move.alpha:.4g}"
 
@@ -134,8 +136,7 @@ def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, flo
         raise UserError(f"layer={name}: {closest(str(name), names)}. Groups: {'; '.join(map(str, groups))}")
     move = seen.move(group)
     if move is None:
-        able = ", ".join(sorted(other for other, cls in METHODS.items() if cls.moves is not Method.moves))
-        raise UserError(f"method={seen.name}: moves nothing between {group}; {able} do")
+        raise UserError(f"method={seen.recipe.name}: moves nothing between {group}; use method=smoothquant or awq")
     folded = share(seen.model.module)
     fold(folded, group, move.scale)
     tops: list[Any] = [module.get_submodule(group.source) for module in (seen.model.module, folded)]

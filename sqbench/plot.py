@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         )
         paths = _save(config, figure, "distributions", called, config.layer)
     turned = surfaces.as_data(states, tokens=config.tokens, channels=config.channels)
-    of = {"weights": seen.model.fingerprint, "method": {"name": seen.name, **asdict(seen.method)}}  # as in the identity of a point
+    of = {"weights": seen.model.fingerprint, "method": seen.recipe.about()["method"]}  # as in the identity of a point
     named = {"model": called, **of, "layer": config.layer, "told": caption, "channel": channel, "states": turned}
     write_text(paths[0].with_suffix(".json"), canonical_json(named) + "\n")
     return [*paths, paths[0].with_suffix(".json")]
@@ -111,7 +111,7 @@ def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
     told = f"fold error of the float model's output: {error:.2g} (relative, on {len(seen.inputs)} inputs)"
     _say(told)
     caption = (
-        f"{called}, {group}, {seen.name} with alpha {alpha:.4g}."
+        f"{called}, {group}, {seen.recipe.name} with alpha {alpha:.4g}."
         f" Input ranges: {seen.calibrated} calibration batches. {told[0].upper()}{told[1:]}."
     )
     with style.applied():

@@ -23,17 +23,18 @@ from sqbench.evaluation import EVALUATIONS, Result, noise, settings_of
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.locks import Busy
-from sqbench.methods import Task, configured, scheme_of
-from sqbench.methods.apply import share_of
-from sqbench.methods.qat import Qat
 from sqbench.models import Model, Source
+from sqbench.pipeline.report import share_of
 from sqbench.planning import planning
 from sqbench.quiet import log_file
+from sqbench.recipes.configured import recipe_of, scheme_of
+from sqbench.recipes.task import Task
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
 from sqbench.records.store import SCHEMA, Store
 from sqbench.reporting.units import number
+from sqbench.rounding.trained import Qat
 from sqbench.storage import digest
 from sqbench.tracking.wandb import mirror
 
@@ -213,7 +214,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         bare = _weights(point)
         examples: Examples = _shared("examples", same_examples, lambda: assembly.examples_of(point.corpus, bare, point.source, cfg))
         model: Model = _shared("model", same_model, lambda: assembly.with_head(bare, examples, cfg, cache / "heads"))
-    method, scheme = configured(cfg), scheme_of(cfg)
+    recipe, scheme = recipe_of(cfg), scheme_of(cfg)
     model.topology.restricted(scheme.layers)  # a pattern that names no layer must fail before anything is computed
     name = point.identity["eval"]["name"]
     evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
@@ -235,9 +236,9 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             found = noise.measure(name, judged, examples, swift, float_result, quantized, cfg.noise, cache / "noise")
         return replace(result, noise=found)
 
-    if method.is_float and evaluation.beside is None:
+    if recipe.is_float and evaluation.beside is None:
         return told(float_result, None), float_result, examples
-    if method.is_float:
+    if recipe.is_float:
         with watch.stage("evaluate"):
             result = evaluation.run(model, examples, float_result, **settings)
         return result, result.baseline or result, examples
@@ -254,17 +255,17 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             folder = cache / "damage"
             allocation = api.allocate(model, statistics, scheme, cfg.budget, cfg.widths, run=swift, folder=folder)
         scheme = allocation.applied(scheme)
-    if method.trains:
+    if isinstance(recipe.rounding, Qat):
         with watch.stage("train"):
             checkpoint = checkpoint_of(store, point)
             if cfg.force:
                 checkpoint.unlink(missing_ok=True)
-            assert isinstance(method, Qat)
             task = Task(model, statistics, scheme)
-            quantized = training.fit(task, method, assembly.training_images(examples, cfg), seed=cfg.seed, checkpoint=checkpoint)
+            images = assembly.training_images(examples, cfg)
+            quantized = training.fit(task, recipe.rounding, images, seed=cfg.seed, checkpoint=checkpoint)
     else:
         with watch.stage("quantize"):
-            quantized = api.quantize(model, statistics, method, scheme)
+            quantized = api.quantize(model, statistics, recipe, scheme)
     if allocation is not None:
         quantized = quantized.with_module(quantized.module, {**quantized.report, "allocation": allocation.about()})
     with watch.stage("lower"):

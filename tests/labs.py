@@ -12,10 +12,10 @@ from sqbench.calibration import Statistics, collect
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import LabelledImages
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.methods import Task
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.quant.formats import Format, Scheme
+from sqbench.recipes.task import Task
 
 CLASSES, SIDE = 8, 12
 PREPROCESSING = Preprocessing((1, SIDE, SIDE), (0.5,), (0.25,))

@@ -14,7 +14,7 @@ from sqbench import api
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS
-from sqbench.methods import METHODS, configured, scheme_of
+from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
 
 PAGE = CONF_DIR.parent / "docs" / "api.md"
 
@@ -91,10 +91,10 @@ def test_training_in_a_notebook(vit: Lab) -> None:
 
 def test_every_method_has_its_two_files_and_every_yaml_composes() -> None:
     names = {path.stem for path in (CONF_DIR / "method").glob("*.yaml")}
-    assert names == set(METHODS)
+    assert names == set(method_names())
     for name in names:
         cfg = api.compose_config(f"method={name}")
-        assert isinstance(configured(cfg), METHODS[name])
+        assert recipe_of(cfg) == named(name)
         assert scheme_of(cfg).name == cfg.method.natural.name
     for path in (CONF_DIR / "bits").glob("*.yaml"):
         cfg = api.configure("method=minmax", f"bits={path.stem}")

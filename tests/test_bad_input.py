@@ -13,7 +13,7 @@ from cli import Ended, call, contents
 from safetensors.torch import load_file, save_file
 
 from sqbench.errors import UserError
-from sqbench.methods import METHODS
+from sqbench.recipes.configured import method_names
 
 Command = Callable[..., Ended]
 
@@ -96,7 +96,7 @@ def test_a_window_longer_than_the_context_is_refused_with_both_lengths(command: 
 @pytest.mark.parametrize(
     ("changes", "messages"),
     [
-        ("method=smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, ", *METHODS]),
+        ("method=smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, ", *method_names()]),
         ("-m method=rtn,smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, "]),
         ("model=llama -m", ["error: model=llama: known: deit_small, ", "smollm2_135m", "hf"]),
         ("bits=w5a5", ["error: bits=w5a5: known: auto, ", "w8a8_dynamic", "w3a16"]),

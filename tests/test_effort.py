@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sqbench import effort, plan
 from sqbench.effort import Machine
-from sqbench.methods.awq import Awq
-from sqbench.methods.mse import Mse
-from sqbench.methods.qat import Qat
-from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.models.extent import of_images, of_language
 from sqbench.models.folder import stored
 from sqbench.models.language import LanguageModel
+from sqbench.ranges.mse import Mse
+from sqbench.rounding.trained import Qat
 from sqbench.training.fit import split
+from sqbench.transforms.awq import ActivationAware
+from sqbench.transforms.smoothing import Smooth
 
 Command = Callable[..., Ended]
 
@@ -79,13 +79,13 @@ def test_what_no_meta_device_runs_is_unknown() -> None:
 
 
 def test_searches_say_how_often_they_replay_the_sample() -> None:
-    fixed = Awq(alpha=0.5, clip=False).effort(W4)
+    fixed = ActivationAware(alpha=0.5, clip=False).effort(W4)
     assert (fixed.roundings, fixed.replays) == (1, 0)
-    searching = Awq(pairs=False).effort(W4)
+    searching = ActivationAware(pairs=False).effort(W4)
     assert searching.replays == 20 / 4 + 4 * 3 / 4  # a quarter of the sample for all twenty, the rest for four
-    assert searching.roundings > Awq(alpha=0.5).effort(W4).roundings > Mse(steps=10).effort(W4).roundings > 1
-    assert Awq().effort({"weights": None}).replays == 0
-    assert SmoothQuant().effort(W4).replays == 0 < SmoothQuant(alpha="auto").effort(W4).replays
+    assert searching.roundings > ActivationAware(alpha=0.5).effort(W4).roundings > Mse(steps=10).effort(W4).roundings > 1
+    assert ActivationAware().effort({"weights": None}).replays == 0
+    assert Smooth().effort(W4).replays == 0 < Smooth(alpha="auto").effort(W4).replays
 
 
 @given(images=st.integers(10, 300), taken=st.none() | st.integers(8, 400), batch=st.integers(2, 64), share=st.floats(0, 0.5))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from scipy.special import lambertw
 
-from sqbench.methods.base import Method, register
 from sqbench.quant import ranges
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
+from sqbench.ranges import RANGES, Ranges
 
 
-@register("aciq")
+@RANGES.register("aciq")
 @dataclass(frozen=True)
-class Aciq(Method):
+class Aciq(Ranges):
     """Activation ranges end at a multiple a of mean|x| where clipping and rounding cost the least: a e^a = 3 * 4^bits.
 
     For 2, 3 and 4 bits a is 2.83, 3.89 and 5.03 (section 3.1 of the paper).

@@ -1,6 +1,5 @@
 """The identity of a point. It holds everything that can change a number, and nothing that cannot."""
 
-from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig
@@ -9,8 +8,9 @@ from sqbench.config import device_of
 from sqbench.data import Corpus
 from sqbench.data.images import ImageCorpus
 from sqbench.evaluation import EVALUATIONS, natural_evaluation, settings_of
-from sqbench.methods import METHODS, configured, scheme_of
 from sqbench.models import LOADERS, Source
+from sqbench.recipes.configured import recipe_of, scheme_of
+from sqbench.rounding.trained import Qat
 from sqbench.storage import digest
 
 REVISION = 4  # of the code; raised when a change of sqbench changes results
@@ -23,8 +23,8 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
     not here is one point. `noise` changes no number of a record and adds others to it. It is part of the identity where it is asked
     for, because a record without noise lacks these numbers.
     """
-    method = METHODS[cfg.method.name]
-    calibrated = not method.is_float
+    recipe = recipe_of(cfg)
+    calibrated = not recipe.is_float
     kind = LOADERS[cfg.model.loader].kind
     evaluated_on, calibrated_on = corpus.identity(cfg.data, cfg.calibration)
     model: dict[str, Any] = {"weights": source.fingerprint, "dtype": cfg.model.dtype, "keep": sorted(cfg.model.keep)}
@@ -33,22 +33,21 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         assert isinstance(corpus, ImageCorpus)
         fitted = {"on": corpus.trained_on(cfg.model.head_images)} if chosen != "own" else {}
         model["head"] = {"name": chosen, **fitted}
-    fields = asdict(configured(cfg))
     chosen = {"how": cfg.mixed, "budget": cfg.budget, "widths": sorted(set(cfg.widths))}
     mixed = {"mixed": chosen} if calibrated and cfg.mixed else {}
     evaluation = natural_evaluation(cfg.eval.name, kind)
     judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval), **EVALUATIONS[evaluation].inputs(cfg.eval)}
     if (beside := EVALUATIONS[evaluation].beside) is not None:
         judged["beside"] = beside
-    training = (
-        {"training": corpus.trained_on(fields.get("images"), cfg.seed)} if method.trains and isinstance(corpus, ImageCorpus) else {}
-    )
+    training = {}
+    if isinstance(recipe.rounding, Qat) and isinstance(corpus, ImageCorpus):
+        training = {"training": corpus.trained_on(recipe.rounding.images, cfg.seed)}
     return {
         **training,
         "revision": REVISION,
         "model": model,
         "data": evaluated_on,
-        "method": {"name": cfg.method.name, **fields},
+        **recipe.about(),
         "scheme": scheme_of(cfg).as_dict(),
         **mixed,
         "calibration": calibrated_on if calibrated else None,

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError
-from sqbench.methods.base import Task
-from sqbench.methods.qat import Qat
 from sqbench.models.base import Model
 from sqbench.progress import track
+from sqbench.recipes.task import Task
+from sqbench.rounding.trained import Qat
 from sqbench.storage import digest
 from sqbench.training import checkpoint as checkpoints
 from sqbench.training.checkpoint import Progress

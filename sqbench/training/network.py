@@ -10,24 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.methods.apply import (
-    describe_layer,
-    empty_report,
-    fold_batchnorms,
-    place_points,
-    quantized_points,
-    sizes,
-    warn_of_floats,
-)
-from sqbench.methods.base import Task
-from sqbench.methods.layer_formats import check_widths, formats_of
-from sqbench.methods.qat import Qat
-from sqbench.models.batchnorm import batchnorm_scale, is_batchnorm
+from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm, is_batchnorm
 from sqbench.models.folding import share
+from sqbench.pipeline.layer_formats import check_widths, formats_of
+from sqbench.pipeline.points import place_points, quantized_points
+from sqbench.pipeline.report import describe_layer, empty_report, sizes, warn_of_floats
 from sqbench.quant.codec import encode
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
+from sqbench.recipes.task import Task
+from sqbench.rounding.trained import Qat
 
 
 @dataclass
@@ -129,7 +122,8 @@ class Network:
         """
         dtype = next(task.model.module.parameters()).dtype
         module = copy.deepcopy(self.latent).requires_grad_(False).to(dtype)
-        fold_batchnorms(module, task.topology.batchnorms)
+        for pair in task.topology.batchnorms:
+            fold_batchnorm(module, *pair)
         report, settled = empty_report(), {}
         if not self.layers:
             return module, report

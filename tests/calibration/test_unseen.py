@@ -15,12 +15,12 @@ from sqbench.calibration.unseen import ROWS_EACH
 from sqbench.data import Windows
 from sqbench.data.base import Unseen
 from sqbench.errors import UserError
-from sqbench.methods.base import Task
-from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.models import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.models.norms import writers
+from sqbench.recipes.task import Task
+from sqbench.transforms.smoothing import Smooth
 
 EXAMPLES = 16
 
@@ -116,7 +116,7 @@ def test_a_seed_is_a_draw(tiny: LanguageModel) -> None:
 def test_a_search_replays_the_inputs(tiny: LanguageModel, windows: Windows) -> None:
     statistics = told(tiny, inputs=windows.evaluation)
     assert torch.equal(statistics.sample, windows.evaluation[:2])
-    moves = SmoothQuant("auto").moves(Task(tiny, statistics, scheme(8, 8)))
+    moves = Smooth("auto").changes(Task(tiny, statistics, scheme(8, 8)))
     assert len(moves) == 4
 
 

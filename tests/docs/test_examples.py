@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 import sqbench
-from sqbench import data, methods, models
+from sqbench import data, models
 from sqbench.data import text
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
+from sqbench.ranges import RANGES
 from sqbench.records.store import Store
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -30,7 +31,7 @@ def example(request, monkeypatch):
     found = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(found)
     monkeypatch.setitem(sys.modules, name, module)  # where dataclasses look for their module
-    before = [(registry, set(registry)) for registry in (methods.METHODS, models.LOADERS, data.SOURCES, text.TEXTS)]
+    before = [(registry, set(registry)) for registry in (RANGES, models.LOADERS, data.SOURCES, text.TEXTS)]
     found.loader.exec_module(module)
     yield module
     for registry, names in before:

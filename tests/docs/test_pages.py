@@ -26,7 +26,7 @@ from sqbench import checks, config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
-from sqbench.methods import METHODS
+from sqbench.recipes.configured import method_names, named
 from sqbench.records.store import Store
 from sqbench.search.space import space_of
 
@@ -76,14 +76,15 @@ def test_a_choice_is_named(group):
     assert missing == []
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", method_names())
 def test_a_method_has_a_page_with_its_parameters(method):
     page = next(text for name, text in PAGES.items() if name.startswith("docs/methods/") and re.match(rf"# .*\b{method}\b", text))
-    cls = METHODS[method]
-    told = page + "".join(base.__doc__ or "" for base in cls.__mro__[:-2])
-    assert [item.name for item in dataclasses.fields(cls) if not re.search(rf"\b{item.name}\b", told)] == []
-    assert "*Limits.*" in page or cls.is_float
-    assert "```math" in page or cls.is_float
+    recipe = named(method)
+    for part in recipe.parts:
+        told = page + "".join(base.__doc__ or "" for base in type(part).__mro__[:-2])
+        assert [item.name for item in dataclasses.fields(part) if not re.search(rf"\b{item.name}\b", told)] == []
+    assert "*Limits.*" in page or recipe.is_float
+    assert "```math" in page or recipe.is_float
 
 
 def commands(text: str) -> list[str]:

@@ -21,10 +21,11 @@ from sqbench.evaluation.documents import outcomes, parts
 from sqbench.evaluation.harness import LM_EVAL, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
-from sqbench.methods import METHODS, Task
-from sqbench.methods.apply import quantize
 from sqbench.models.language import LanguageModel
+from sqbench.pipeline.quantize import quantize
 from sqbench.quant.formats import Format, Scheme
+from sqbench.recipes.configured import named
+from sqbench.recipes.task import Task
 from sqbench.records.store import Store
 
 BATCH = 7  # divides none of the tasks
@@ -90,7 +91,7 @@ def plain(model: LanguageModel, template: str, path: Path, folder: Path) -> dict
 def w4(tiny: LanguageModel, statistics: Any) -> LanguageModel:
     """The model with weights of three bits: bad enough to answer otherwise."""
     scheme = Scheme("w3", Format(bits=3, granularity="channel"), None)
-    return quantize(Task(tiny, statistics, scheme), METHODS["rtn"]())
+    return quantize(Task(tiny, statistics, scheme), named("rtn"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -5,11 +5,12 @@ import torch
 
 from sqbench import api
 from sqbench.calibration import Statistics
-from sqbench.methods.awq import CLIP_RATIOS, Awq, clip_limits
-from sqbench.methods.base import Task
 from sqbench.models.language import LanguageModel
 from sqbench.quant.affine import round_trip, to_blocks
 from sqbench.quant.formats import Format
+from sqbench.ranges.clip import CLIP_RATIOS, clip_limits
+from sqbench.recipes.task import Task
+from sqbench.transforms.awq import ActivationAware
 
 W3 = Format(bits=3, symmetric=False, granularity="group", group_size=32)
 
@@ -24,10 +25,10 @@ def test_scale_is_the_mean_magnitude_to_the_exponent(tiny: LanguageModel, statis
     mean = statistics.inputs[group.readers[0]].abs_mean
     for exponent in (0.0, 0.3, 1.0):
         raw = mean.pow(exponent).clamp(min=1e-4)
-        scale = Awq().scale(work, group, exponent)
+        scale = ActivationAware().scale(work, group, exponent)
         torch.testing.assert_close(scale, raw / (raw.max() * raw.min()).sqrt())
         assert (scale.max() * scale.min()).item() == pytest.approx(1, rel=1e-4)
-    assert torch.equal(Awq().scale(work, group, 0.0), torch.ones(64))
+    assert torch.equal(ActivationAware().scale(work, group, 0.0), torch.ones(64))
 
 
 def test_duo_scaling_divides_by_the_weights_share(tiny: LanguageModel, statistics: Statistics) -> None:
@@ -36,7 +37,9 @@ def test_duo_scaling_divides_by_the_weights_share(tiny: LanguageModel, statistic
     blocks = weight.unflatten(1, (-1, 64)).abs()
     share = (blocks / blocks.amax(-1, keepdim=True)).flatten(1).mean(0)
     raw = statistics.inputs[group.readers[0]].abs_mean.pow(0.4) / share.pow(0.6)
-    torch.testing.assert_close(Awq(duo=True).scale(work, group, 0.4), raw / (raw.max() * raw.min()).sqrt(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ActivationAware(duo=True).scale(work, group, 0.4), raw / (raw.max() * raw.min()).sqrt(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_search_is_never_worse_than_rounding_in_its_own_loss(tiny: LanguageModel, statistics: Statistics) -> None:
@@ -73,7 +76,7 @@ def test_clipping_row_by_row_is_clipping_at_once(fmt: Format, monkeypatch: pytes
     weight, x = torch.randn(11, 64, generator=generator) ** 3, torch.randn(50, 64, generator=generator)
     gram = (x.t() @ x).unsqueeze(0)
     whole = clip_limits(weight, gram, fmt)
-    monkeypatch.setattr("sqbench.methods.awq.CLIP_ROWS", 4)
+    monkeypatch.setattr("sqbench.ranges.clip.CLIP_ROWS", 4)
     for piece, expected in zip(clip_limits(weight, gram, fmt), whole, strict=True):
         assert torch.equal(piece, expected)
 

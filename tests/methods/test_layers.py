@@ -10,13 +10,15 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
-from sqbench.methods import METHODS, Task
-from sqbench.methods.apply import quantize, quantized_points
-from sqbench.methods.layer_formats import formats_of
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
+from sqbench.pipeline.layer_formats import formats_of
+from sqbench.pipeline.points import quantized_points
+from sqbench.pipeline.quantize import quantize
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
+from sqbench.recipes.configured import named
+from sqbench.recipes.task import Task
 
 W4 = Scheme("w4", Format(4, symmetric=False, granularity="group", group_size=32))
 MLP = "model.layers.1.mlp"
@@ -109,17 +111,17 @@ def test_tensors_between_layers_go_with_the_layers_around_them(layers: tuple[str
 
 
 def test_training_quantizes_chosen_layers_alone(vit: Lab) -> None:
-    method = METHODS["qat_lsq"](epochs=1, images=64, batch=32)
+    method = named("qat_lsq", epochs=1, images=64, batch=32)
     chosen = ("blocks.0.mlp",)
     trained = api.train(vit.model, vit.statistics, vit.train, method, scheme(3, 3, layers=chosen))  # type: ignore[arg-type]
     assert [layer["layer"] for layer in trained.report["per_layer"]] == ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
     assert trained.report["weights"] == 2 * 32 * 128
-    plain = quantize(vit.task(scheme(3, 3, layers=chosen)), METHODS["minmax"]())
+    plain = quantize(vit.task(scheme(3, 3, layers=chosen)), named("minmax"))
     assert trained.report["coverage"] == plain.report["coverage"] < 0.5
 
 
 def test_batchnorm_folds_into_a_layer_that_stays_in_float(cnn: Lab) -> None:
-    quantized = quantize(cnn.task(scheme(8, 8, layers=("conv2",))), METHODS["minmax"]())
+    quantized = quantize(cnn.task(scheme(8, 8, layers=("conv2",))), named("minmax"))
     assert [layer["layer"] for layer in quantized.report["per_layer"]] == ["conv2"]
     assert cnn.loss(quantized) == pytest.approx(cnn.loss(cnn.model), rel=0.05)
 

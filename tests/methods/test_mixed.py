@@ -11,12 +11,12 @@ from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
 from sqbench.evaluation import Result
-from sqbench.methods import Task
-from sqbench.methods.mixed import Allocation, measure, mix
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
+from sqbench.pipeline.mixed import Allocation, measure, mix
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import set_weight, weight_of
+from sqbench.recipes.task import Task
 
 WIDTHS = [2, 3, 4, 6, 8]
 FORMAT = Format(4, symmetric=False, granularity="group", group_size=32)

@@ -9,8 +9,8 @@ from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
 from sqbench.evaluation import Result
-from sqbench.methods import METHODS
 from sqbench.models.language import LanguageModel
+from sqbench.recipes.configured import method_names, named
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,12 @@ def test_every_method_runs_at_every_bits(tiny: LanguageModel, statistics: Statis
     names = sorted(path.stem for path in (CONF_DIR / "bits").glob("*.yaml"))
     ids = tiny.example()
     reference = tiny.forward(ids)
-    for method, bits in itertools.product(sorted(name for name, cls in METHODS.items() if not cls.trains), names):
-        options = {"alpha": 0.5} if METHODS[method].needs_alpha else {}
+    for method, bits in itertools.product((name for name in method_names() if not named(name).trains), names):
+        options = {"alpha": 0.5} if named(method).has_alpha else {}
         quantized = api.quantize(tiny, statistics, method, bits, **options)
         logits = quantized.forward(ids)
         assert torch.isfinite(logits).all(), (method, bits)
-        floating = METHODS[method].is_float or bits == "fp"
+        floating = named(method).is_float or bits == "fp"
         assert (quantized.report["layers"] == 0) == floating, (method, bits)
         if not floating:
             assert not torch.equal(logits, reference), (method, bits)

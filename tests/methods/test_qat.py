@@ -8,11 +8,11 @@ import torch
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.methods import METHODS, configured, scheme_of
-from sqbench.methods.qat import STARTS, Qat, QatLsq
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange
+from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
+from sqbench.rounding.trained import STARTS, Qat, QatLsq
 
 DYNAMIC = Format(bits=4, granularity="token", dynamic=True)
 STATIC = Format(bits=4, symmetric=False)
@@ -30,8 +30,8 @@ def seen() -> InputStatistics:
 @pytest.mark.parametrize("name", ["qat", "qat_lsq"])
 def test_yaml_and_dataclass_agree(name: str) -> None:
     cfg = api.configure(f"method={name}", "model=vit_nano")
-    method = configured(cfg)
-    assert asdict(method) == asdict(METHODS[name]())
+    method = recipe_of(cfg)
+    assert asdict(method) == asdict(named(name))
     assert method.trains
     scheme = scheme_of(cfg)
     assert scheme.weights == WEIGHT
@@ -39,7 +39,7 @@ def test_yaml_and_dataclass_agree(name: str) -> None:
 
 
 def test_the_methods_that_do_not_train_say_so() -> None:
-    assert sorted(name for name, method in METHODS.items() if method.trains) == ["qat", "qat_lsq"]
+    assert [name for name in method_names() if named(name).trains] == ["qat", "qat_lsq"]
 
 
 @pytest.mark.parametrize(

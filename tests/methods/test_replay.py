@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from sqbench import api
 from sqbench.calibration import Statistics, collect
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.methods.base import Move, Task
-from sqbench.methods.replay import sound
-from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.models.streaming import stream_language_model
 from sqbench.quant.formats import Scheme
+from sqbench.recipes.configured import named
+from sqbench.recipes.recipe import Recipe
+from sqbench.recipes.task import Task
+from sqbench.transforms.base import Move
+from sqbench.transforms.proof import sound
+from sqbench.transforms.smoothing import Smooth
 
 
 class Block(nn.Module):
@@ -88,12 +91,12 @@ def test_a_fold_that_meets_a_clamp_is_undone_and_named() -> None:
 
 
 def test_the_record_says_what_was_undone_and_the_function_stays() -> None:
-    class Tiny(SmoothQuant):
-        def moves(self, task: Task) -> list[Move]:
+    class Tiny(Smooth):
+        def changes(self, task: Task) -> list[Move]:
             return moves(model, statistics, {"blocks.1.up": 1e-6})
 
     model, statistics = prepared(Net(torch.relu, bounded(1e5)))
-    folded = api.quantize(model, statistics, Tiny(), Scheme("fp"))
+    folded = api.quantize(model, statistics, Recipe("tiny", (Tiny(),)), Scheme("fp"))
     assert [group["source"] for group in folded.report["groups"]] == ["blocks.0.norm", "blocks.1.norm", "blocks.0.up"]
     assert [entry["group"] for entry in folded.report["refused"]] == ["blocks.1.up -> down"]
     before, after = model.forward(statistics.sample), folded.forward(statistics.sample)
@@ -195,14 +198,14 @@ def test_a_fold_that_overflows_float16_is_undone(tiny: LanguageModel, statistics
 
 
 def test_a_model_in_blocks_undoes_and_names_the_same_folds(tiny_folder: Path, tiny: LanguageModel, statistics: Statistics) -> None:
-    class Far(SmoothQuant):
-        def moves(self, task: Task) -> list[Move]:
+    class Far(Smooth):
+        def changes(self, task: Task) -> list[Move]:
             return [Move(group, torch.full_like(task.stats(group).absmax, 1e-40), 0.5, {}) for group in task.topology.groups[:1]]
 
     blocks = stream_language_model(
         tiny_folder, torch.device("cpu"), name="t", fingerprint="t", dtype="float32", trust_remote_code=False, keep=()
     )
-    whole, streamed = (api.quantize(model, statistics, Far(), "w8a8_dynamic") for model in (tiny, blocks))
+    whole, streamed = (api.quantize(model, statistics, Recipe("far", (Far(),)), "w8a8_dynamic") for model in (tiny, blocks))
     assert whole.report["refused"]
     ours = streamed.forward(statistics.sample)
     assert [entry["group"] for entry in streamed.report["refused"]] == [
@@ -222,10 +225,10 @@ def test_readers_at_two_sites_are_smoothed_as_one_group() -> None:
     model = ImageModel(module, "net", "net", preprocessing=Preprocessing((3, 16, 16), (0.5,), (0.25,)), classes=5)
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     statistics = collect(module, model.body, model.topology.sites, images)
-    folded = api.quantize(model, statistics, SmoothQuant(alpha=0.5), Scheme("fp"))
+    folded = api.quantize(model, statistics, named("smoothquant", alpha=0.5), Scheme("fp"))
     assert ["q", "k", "v"] in [[name.rpartition(".")[2] for name in group["readers"]] for group in folded.report["groups"]]
     before, after = model.forward(images), folded.forward(images)
     assert (before - after).abs().max() <= 1e-5 * before.abs().max()
-    quantized = api.quantize(model, statistics, SmoothQuant(alpha=1.0), "w8a8").module.blocks_token_only[0].attn
+    quantized = api.quantize(model, statistics, named("smoothquant", alpha=1.0), "w8a8").module.blocks_token_only[0].attn
     assert quantized.k.activation.static.scale.item() == pytest.approx(2 / 255, rel=0.35)  # at alpha = 1 channels lie in [-1, 1]
     assert quantized.q.activation.static.scale.item() <= quantized.k.activation.static.scale.item()

@@ -8,18 +8,20 @@ from torch import Tensor
 
 from sqbench import api
 from sqbench.calibration import Statistics
-from sqbench.methods import Task
-from sqbench.methods.awq import Awq
-from sqbench.methods.search import FINALISTS, _losses, block_losses
 from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
 from sqbench.quant.formats import Format, Scheme
+from sqbench.recipes.task import Task
+from sqbench.transforms.awq import ActivationAware
+from sqbench.transforms.search import FINALISTS, _losses, block_losses
 
 
 def test_finalists_have_the_losses_of_the_whole_sample(tiny: LanguageModel, statistics: Statistics) -> None:
     task = Task(tiny, statistics, api.scheme_of(api.configure("bits=w3a16")))
     groups = [*tiny.topology.groups, *tiny.topology.pairs]
-    scales: dict[Group, list[Tensor]] = {group: [Awq().scale(task, group, step / 10) for step in range(10)] for group in groups}
+    scales: dict[Group, list[Tensor]] = {
+        group: [ActivationAware().scale(task, group, step / 10) for step in range(10)] for group in groups
+    }
     assert len(statistics.sample) > 1
     with torch.no_grad():
         exact = _losses(task, statistics.sample, scales, None)
@@ -34,7 +36,7 @@ def test_finalists_have_the_losses_of_the_whole_sample(tiny: LanguageModel, stat
 def test_few_candidates_all_meet_the_whole_sample(tiny: LanguageModel, statistics: Statistics) -> None:
     task = Task(tiny, statistics, api.scheme_of(api.configure("bits=w3a16")))
     groups = list(tiny.topology.groups)
-    losses = block_losses(task, groups, lambda group: [Awq().scale(task, group, step / 4) for step in range(4)])
+    losses = block_losses(task, groups, lambda group: [ActivationAware().scale(task, group, step / 4) for step in range(4)])
     assert all(bool(loss.isfinite().all()) for loss in losses.values())
 
 
@@ -50,7 +52,7 @@ def test_candidates_meet_the_widths_that_the_layers_get(tiny: LanguageModel, sta
 
     def losses(scheme: Scheme, group: Group) -> Tensor:
         task = Task(tiny, statistics, scheme)
-        scales = [Awq().scale(task, group, step / 3) for step in range(3)]
+        scales = [ActivationAware().scale(task, group, step / 3) for step in range(3)]
         return block_losses(task, [group], lambda _: scales, lambda _, scale: pytest.fail("dynamic ranges need no limits"))[group]
 
     assert torch.equal(losses(replace(narrow, edge_bits=8), last), losses(wide, last))

@@ -9,12 +9,13 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
-from sqbench.methods.base import Task
-from sqbench.methods.smoothquant import SmoothQuant, smooth_ln_fcs, smoothing_scale
 from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology
 from sqbench.quant.formats import Scheme
+from sqbench.recipes.configured import named
+from sqbench.recipes.task import Task
+from sqbench.transforms.smoothing import smooth_ln_fcs, smoothing_scale
 
 
 @settings(deadline=None)
@@ -52,7 +53,7 @@ def test_dead_channels_keep_scale_one() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_folded_float_model_agrees_with_the_original(tiny: LanguageModel, statistics: Statistics, alpha: float) -> None:
-    folded = api.quantize(tiny, statistics, SmoothQuant(alpha=alpha, pairs=True), Scheme("fp"))
+    folded = api.quantize(tiny, statistics, named("smoothquant", alpha=alpha, pairs=True), Scheme("fp"))
     before, after = tiny.forward(tiny.example()), folded.forward(tiny.example())
     assert not torch.equal(before, after)
     assert (before - after).abs().max() <= 1e-5 * before.abs().max()
@@ -71,11 +72,11 @@ def test_only_norm_groups_are_smoothed_unless_asked(tiny: LanguageModel, statist
 
 
 def test_auto_chooses_per_group_and_is_never_worse_than_a_fixed_value(tiny: LanguageModel, statistics: Statistics) -> None:
-    from sqbench.methods.search import block_losses
-    from sqbench.methods.smoothquant import AUTO_GRID, column_absmax
+    from sqbench.transforms.search import block_losses
+    from sqbench.transforms.smoothing import AUTO_GRID, column_absmax
 
     scheme = api.scheme_of(api.configure("bits=w8a8"))
-    quantized = api.quantize(tiny, statistics, SmoothQuant(alpha="auto"), scheme)
+    quantized = api.quantize(tiny, statistics, named("smoothquant", alpha="auto"), scheme)
     chosen = {group["source"]: group for group in quantized.report["groups"]}
     assert len({group["alpha"] for group in chosen.values()}) > 1
     task = Task(tiny, statistics, scheme)

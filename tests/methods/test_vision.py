@@ -10,14 +10,11 @@ from torch.nn.functional import kl_div, log_softmax
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.methods import METHODS
-from sqbench.methods.awq import Awq
-from sqbench.methods.minmax import MinMax
-from sqbench.methods.smoothquant import SmoothQuant
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import is_batchnorm
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+from sqbench.recipes.configured import method_names, named
 
 
 def divergence(lab: Lab, model: Model) -> float:
@@ -29,7 +26,7 @@ def divergence(lab: Lab, model: Model) -> float:
 
 
 def quantized(lab: Lab, bits: Scheme, method: object = None) -> Model:
-    return api.quantize(lab.model, lab.statistics, method or MinMax(), bits)  # type: ignore[arg-type]
+    return api.quantize(lab.model, lab.statistics, method or named("minmax"), bits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])
@@ -75,7 +72,7 @@ def test_points_of_a_cnn_live_on_after_its_batchnorms() -> None:
     topology = model.topology
     assert any(".act:" in point.site for point in topology.points)
     statistics = collect(module, model.body, topology.sites, torch.randn(8, 3, 64, 64), points=topology.points)
-    full = api.quantize(model, statistics, MinMax(), scheme(8, 8, ops="full"))
+    full = api.quantize(model, statistics, named("minmax"), scheme(8, 8, ops="full"))
     assert torch.isfinite(full.forward(model.example())).all()
     assert full.report["points"] == len(topology.points)
 
@@ -128,10 +125,10 @@ def test_pixels_are_the_tokens_of_a_convolution(cnn: Lab) -> None:
 
 def test_smoothing_leaves_the_float_vit_and_reaches_every_norm(vit: Lab) -> None:
     for alpha in (0.0, 0.5, 1.0):
-        folded = quantized(vit, Scheme("fp"), SmoothQuant(alpha=alpha))
+        folded = quantized(vit, Scheme("fp"), named("smoothquant", alpha=alpha))
         before, after = (model.forward(vit.model.example()) for model in (vit.model, folded))
         assert (before - after).abs().max() <= 1e-5 * before.abs().max()
-    sources = [group["source"] for group in quantized(vit, scheme(8, 8), SmoothQuant()).report["groups"]]
+    sources = [group["source"] for group in quantized(vit, scheme(8, 8), named("smoothquant")).report["groups"]]
     assert sources == ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"]  # the head reads a slice
 
 
@@ -148,11 +145,13 @@ def test_smoothing_repairs_planted_outliers(vit: Lab) -> None:
     model = replace(vit.model, module=module)
     inputs = next(vit.train.batches(64)).images
     hard = Lab(model, collect(module, model.body, model.topology.sites, inputs), vit.train, vit.test)
-    plain, smooth = (divergence(hard, quantized(hard, scheme(8, 6), method)) for method in (MinMax(), SmoothQuant(alpha=0.5)))
+    plain, smooth = (
+        divergence(hard, quantized(hard, scheme(8, 6), method)) for method in (named("minmax"), named("smoothquant", alpha=0.5))
+    )
     assert smooth < plain / 4
 
 
-@pytest.mark.parametrize("method", [SmoothQuant(), Awq(alpha=0.5)])
+@pytest.mark.parametrize("method", [named("smoothquant"), named("awq", alpha=0.5)])
 def test_a_cnn_has_nothing_to_smooth_and_says_so(cnn: Lab, method: object) -> None:
     with pytest.raises(UserError, match=r"cnn has no (norm -> linear )?group .*no linear reads a norm's output"):
         quantized(cnn, scheme(4, None), method)
@@ -160,18 +159,18 @@ def test_a_cnn_has_nothing_to_smooth_and_says_so(cnn: Lab, method: object) -> No
 
 def test_awq_searches_a_vit(vit: Lab) -> None:
     weights = Scheme("w3a16", Format(3, granularity="channel"), None)
-    searched = quantized(vit, weights, Awq(alpha="auto", grid=10))
+    searched = quantized(vit, weights, named("awq", alpha="auto", grid=10))
     assert all(group["loss"] <= group["loss_rtn"] for group in searched.report["groups"])
     assert divergence(vit, searched) < divergence(vit, quantized(vit, weights))
 
 
 def test_every_method_runs_on_both_and_the_float_model_stays(vit: Lab, cnn: Lab) -> None:
-    for name, cls in METHODS.items():
+    for name, recipe in ((name, named(name)) for name in method_names()):
         for lab in (vit, cnn):
-            if cls.trains or (lab is cnn and cls.needs_alpha):
+            if recipe.trains or (lab is cnn and recipe.has_alpha):
                 continue
             before = {key: value.clone() for key, value in lab.model.module.state_dict().items()}
-            model = quantized(lab, scheme(8, 8), cls())
+            model = quantized(lab, scheme(8, 8), recipe)
             assert torch.isfinite(model.forward(lab.model.example())).all(), name
             assert model.report["gradient_steps"] == 0
             assert all(torch.equal(before[key], value) for key, value in lab.model.module.state_dict().items())
@@ -190,7 +189,7 @@ def test_scales_do_not_cross_a_quantized_product() -> None:
     model = LanguageModel(module, "llama", "llama")
     topology = model.topology
     statistics = collect(module, model.forward, topology.sites, torch.arange(48).view(4, 12), points=topology.points)
-    method = SmoothQuant(pairs=True)
+    method = named("smoothquant", pairs=True)
     plain = api.quantize(model, statistics, method, scheme(8, 8))
     products = api.quantize(model, statistics, method, scheme(8, 8, ops="linear+matmul"))
     assert len(plain.report["groups"]) == len(products.report["groups"]) + 1 == 4
@@ -221,9 +220,9 @@ def test_layers_that_stay_float_are_named_and_warned_of(caplog: pytest.LogCaptur
     assert topology.layers == ("called",)
     assert topology.floating == (("hidden", "its weight is used without calling it"),)
     monkeypatch.setattr(logging.getLogger("sqbench"), "propagate", True)
-    from sqbench.methods.apply import warn_of_floats
-    from sqbench.methods.base import Task
     from sqbench.models.image import ImageModel
+    from sqbench.pipeline.report import warn_of_floats
+    from sqbench.recipes.task import Task
 
     model = ImageModel(module, "odd", "odd")
     object.__setattr__(model, "__dict__", {**model.__dict__, "topology": topology})
@@ -260,7 +259,7 @@ def test_a_norm_that_is_folded_away_is_smoothed_first() -> None:
     assert model.topology.groups
     inputs = torch.randn(64, 2, 2, 2)
     statistics = collect(module, model.body, model.topology.sites, inputs)
-    folded = api.quantize(model, statistics, SmoothQuant(), Scheme("fp"))
+    folded = api.quantize(model, statistics, named("smoothquant"), Scheme("fp"))
     assert folded.report["groups"]
     torch.testing.assert_close(folded.forward(inputs), model.forward(inputs), rtol=1e-4, atol=1e-5)
 
@@ -276,11 +275,11 @@ def test_a_pair_around_a_quantized_activation_is_left() -> None:
         topology = discover(module, lambda: module(inputs))
     assert "0.1:input" in {point.site for point in topology.points}
     assert topology.pairs
-    from sqbench.methods.apply import _crosses
+    from sqbench.pipeline.points import crosses
 
     stream = [point for point in topology.points if point.kind == "stream"]
-    assert _crosses(topology.pairs[0], stream)
-    assert not _crosses(topology.pairs[0], [])
+    assert crosses(topology.pairs[0], stream)
+    assert not crosses(topology.pairs[0], [])
     assert collect(module, module, topology.sites, inputs).inputs
 
 

@@ -24,6 +24,7 @@ from sqbench.models import checkpoint
 from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.language import LanguageModel, load_language_model
 from sqbench.models.streaming import StreamedModel, stream_language_model
+from sqbench.recipes.configured import named
 
 SAID = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}
 
@@ -85,7 +86,7 @@ def test_quantizes_to_the_same_numbers_and_says_the_same_of_it(
     if "group_size" in parameters:
         overrides.append(f"bits.weights.group_size={parameters['group_size']}")
     cfg = api.configure("model.name=.", "model.loader=hf", *overrides)
-    chosen, scheme = api.configured(cfg), api.scheme_of(cfg)
+    chosen, scheme = api.recipe_of(cfg), api.scheme_of(cfg)
     results = []
     for model in (tiny, streamed(tiny_folder)):
         statistics = api.calibrate(model, windows.calibration)
@@ -110,7 +111,7 @@ def test_layers_of_one_block_alone(tiny: LanguageModel, tiny_folder: Path, windo
     )
     found = []
     for model in (tiny, streamed(tiny_folder)):
-        quantized = api.quantize(model, api.calibrate(model, windows.calibration), api.METHODS["minmax"](), scheme)
+        quantized = api.quantize(model, api.calibrate(model, windows.calibration), named("minmax"), scheme)
         found.append(perplexity(quantized, windows))
     assert found[0].metrics == found[1].metrics
     assert [entry["layer"] for entry in found[1].model.report["per_layer"]] == [

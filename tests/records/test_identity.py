@@ -18,10 +18,10 @@ from sqbench import api, sweep
 from sqbench.config import ModelConfig
 from sqbench.data.text import Text, TextCorpus
 from sqbench.errors import UserError
-from sqbench.methods import METHODS
-from sqbench.methods.base import parse_alpha
 from sqbench.models import Source
 from sqbench.models.text_sources import describe
+from sqbench.recipes.configured import method_names, named
+from sqbench.recipes.part import parse_alpha
 from sqbench.records.identity import identity, point_id
 from sqbench.storage import canonical_json
 
@@ -279,7 +279,7 @@ def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
     assert canonical_json(parse_alpha(-alpha if alpha == 0 else alpha)) == canonical_json(abs(alpha))
 
 
-@pytest.mark.parametrize("method", sorted(name for name, cls in METHODS.items() if not cls.needs_alpha and not cls.trains))
+@pytest.mark.parametrize("method", [name for name in method_names() if not named(name).has_alpha and not named(name).trains])
 def test_methods_without_alpha_ignore_it(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
@@ -287,7 +287,7 @@ def test_methods_without_alpha_ignore_it(method: str) -> None:
         known_as(choice, "alpha=1.5")
 
 
-@pytest.mark.parametrize("method", sorted(name for name, cls in METHODS.items() if cls.needs_alpha))
+@pytest.mark.parametrize("method", [name for name in method_names() if named(name).has_alpha])
 def test_methods_with_alpha_have_their_own_default(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") != known_as(choice) == known_as(choice, "alpha=null")
@@ -312,7 +312,7 @@ def test_the_id_is_the_sha256_of_the_canonical_identity() -> None:
 
 
 def test_an_identity_survives_its_record() -> None:
-    for method in (name for name, cls in METHODS.items() if not cls.trains):
+    for method in (name for name in method_names() if not named(name).trains):
         found = identity(api.configure(*BASE, f"method={method}"), SOURCE, TextCorpus(TEXT, None))
         assert point_id(json.loads(json.dumps(found))) == point_id(found)
 

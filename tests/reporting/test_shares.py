@@ -2,7 +2,7 @@
 
 from examples import build
 
-from sqbench.methods.apply import share_of
+from sqbench.pipeline.report import share_of
 from sqbench.reporting.shares import share_notes
 
 

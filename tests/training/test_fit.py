@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import Batch, LabelledImages
 from sqbench.errors import UserError
-from sqbench.methods import METHODS
-from sqbench.methods.apply import quantize
-from sqbench.methods.qat import Qat, QatLsq
 from sqbench.models.base import Model
+from sqbench.pipeline.quantize import quantize
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.recipes.configured import named
+from sqbench.rounding.trained import Qat, QatLsq
 from sqbench.storage import canonical_json
 from sqbench.training import fit
 from sqbench.training.network import Network
@@ -46,7 +46,7 @@ def test_learned_steps_beat_min_max_training_and_that_beats_rounding(
 ) -> None:
     lab: Lab = request.getfixturevalue(name)
     task = lab.task(scheme(*bits))
-    rounded = min(lab.loss(quantize(task, METHODS[method]())) for method in ("minmax", "mse"))
+    rounded = min(lab.loss(quantize(task, named(method))) for method in ("minmax", "mse"))
     trained = {method: fit(task, method(epochs=4, batch=32), lab.train, seed=0) for method in (Qat, QatLsq)}
     assert lab.loss(trained[QatLsq]) < lab.loss(trained[Qat]) < 0.9 * rounded
     for model in trained.values():
@@ -86,7 +86,7 @@ def test_what_was_trained_is_what_is_evaluated(
     model = fit(task, method(**SHORT), lab.train, seed=0)
     torch.testing.assert_close(model.forward(batch), trained[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(trained[0], lab.model.forward(batch), atol=1e-2)
-    rounded = quantize(task, METHODS["minmax"]())
+    rounded = quantize(task, named("minmax"))
     layers = [
         [(n, str(m)) for n, m in found.module.named_modules() if isinstance(m, QuantLayer | ActivationQuantizer)]
         for found in (model, rounded)
@@ -116,7 +116,7 @@ def test_the_report_counts_steps_and_draws_the_curve(cnn: Lab) -> None:
     assert [entry["epoch"] for entry in training["curve"]] == [0, 1, 2]
     assert training["curve"][0]["loss"] is None
     assert 0 < training["curve"][2]["lr"] < training["curve"][1]["lr"] < method.lr
-    assert quantize(cnn.task(scheme(4, 4)), METHODS["minmax"]()).report["gradient_steps"] == 0
+    assert quantize(cnn.task(scheme(4, 4)), named("minmax")).report["gradient_steps"] == 0
 
 
 def test_a_float_scheme_trains_the_float_model_for_as_many_steps(cnn: Lab) -> None:
@@ -271,7 +271,7 @@ def test_a_fitted_head_is_part_of_the_loss_and_stays_as_it_is(vit: Lab) -> None:
     model = fit(task, Qat(**{**SHORT, "epochs": 3}, validation=0.0), vit.train, seed=0)
     assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
     assert all(p.grad is None for p in head.parameters())
-    assert vit.loss(model) < vit.loss(quantize(task, METHODS["minmax"]()))
+    assert vit.loss(model) < vit.loss(quantize(task, named("minmax")))
 
 
 def test_a_half_precision_model_trains_in_float32_and_stays_half_precision(vit: Lab) -> None:

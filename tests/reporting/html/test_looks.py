@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sqbench.config import CONF_DIR
-from sqbench.methods import METHODS
+from sqbench.recipes.configured import method_names
 from sqbench.reporting.html import page
 from sqbench.reporting.looks import _OTHERS, COLOURS, SHAPES, colour, faded, shape
 
@@ -51,7 +51,7 @@ def test_series_meet_aa_for_graphics_in_both_themes() -> None:
 
 
 def test_every_method_and_format_has_looks_of_its_own() -> None:
-    assert set(METHODS) <= set(COLOURS)
+    assert set(method_names()) <= set(COLOURS)
     assert {path.stem for path in (CONF_DIR / "bits").glob("*.yaml")} - {"auto"} <= set(SHAPES)
     assert len({shape.symbol for shape in SHAPES.values()}) == len({shape.marker for shape in SHAPES.values()}) == len(SHAPES)
 

@@ -1,0 +1,59 @@
+"""The formats of each layer. The scheme, the layer's own width, its place (first or last) and its size decide them."""
+
+from collections.abc import Mapping
+
+from sqbench.errors import UserError
+from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.layers import widths_of
+from sqbench.recipes.task import Task
+
+Widths = tuple[int, int]  # of a layer: the input channels that one output reads, and all input channels
+
+
+def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
+    """Layer -> formats of its weight and its input.
+
+    The rule is the same for linear layers and convolutions: groups run along the input channels. A layer may have fewer input
+    channels than one group, as for images of three colours or in a depthwise convolution. It then has one scale per output channel,
+    and its input has one scale per token or pixel.
+    """
+    formats = {}
+    layers, chosen = task.model.topology.layers, set(task.topology.layers)
+    for index, name in enumerate(layers):  # over all layers of the model: the first and the last do not depend on the choice
+        if name in chosen:
+            weights, inputs = task.scheme.of_layer(name, index, len(layers))
+            reads, channels = widths_of(task.model.module.get_submodule(name))
+            formats[name] = (weights and weights.for_width(reads, "channel"), inputs and inputs.for_width(channels, "token"))
+    return formats
+
+
+def narrow_layers(task: Task) -> list[str]:
+    """Layers that have fewer input channels than a group of the scheme's weights or activations."""
+    asked = [fmt and fmt.group_size for fmt in (task.scheme.weights, task.scheme.activations)]
+    return [
+        name
+        for name, own in formats_of(task).items()
+        if any(size is not None and fmt is not None and fmt.group_size is None for size, fmt in zip(asked, own, strict=True))
+    ]
+
+
+def check_widths(task: Task) -> None:
+    """Raise UserError if groups of weights or activations do not fit the layers (see `check_groups`)."""
+    check_groups(task.scheme, {name: widths_of(task.model.module.get_submodule(name)) for name in task.topology.layers})
+
+
+def check_groups(scheme: Scheme, layers: Mapping[str, Widths]) -> None:
+    """Raise UserError if a group size does not divide a layer's input channels or exceeds all of them. It says what works."""
+    for place, (key, fmt, instead) in enumerate(
+        (("bits.weights", scheme.weights, "channel"), ("bits.activations", scheme.activations, "token"))
+    ):
+        if fmt is None or fmt.group_size is None or not layers:
+            continue
+        widths = {name: found[place] for name, found in layers.items()}
+        for name, width in widths.items():
+            fmt.check_width(name, width, key, beside=widths.values())
+        if (widest := max(widths.values())) < fmt.group_size:
+            raise UserError(
+                f"{key}.group_size={fmt.group_size}: no layer has so many input channels, the widest has {widest};"
+                f" use {key}.granularity={instead} {key}.group_size=null"
+            )

@@ -1,0 +1,117 @@
+"""From a float model to a quantized one: transform, then round and correct. Only this module replaces layers."""
+
+import logging
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from sqbench.models.base import Model
+from sqbench.models.folding import share
+from sqbench.pipeline.layer_formats import check_widths, formats_of
+from sqbench.pipeline.points import crosses, place_points, quantized_points
+from sqbench.pipeline.report import describe_layer, empty_report, guessed_ranges, sizes, warn_of_floats
+from sqbench.progress import track
+from sqbench.quant.formats import Format
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
+from sqbench.quant.operations import Point
+from sqbench.quant.statistics import InputStatistics
+from sqbench.recipes.recipe import Recipe
+from sqbench.recipes.task import Task
+from sqbench.transforms.base import Change, Move
+from sqbench.transforms.batchnorm import FoldBatchNorms
+from sqbench.transforms.proof import sound
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def quantize(task: Task, recipe: Recipe) -> Model:
+    """The model of a task, quantized by a recipe. The float model does not change and shares all parts that are not replaced.
+
+    The result's `report` has the layers with their signal-to-noise ratios and outliers, the groups with their exponents, the
+    refused groups with reasons, and the number of training steps (0).
+
+    Raises:
+        UserError: a group size does not divide a layer, or a part of the recipe finds nothing to work on.
+    """
+    report = empty_report()
+    if recipe.is_float:
+        return task.model.with_module(task.model.module, report)
+    check_widths(task)
+    changed, changes, refused = transformed(task, recipe)
+    report["groups"] = [entry for change in changes if (entry := change.about()) is not None]
+    report["refused"] = [{"group": name, "reason": reason} for name, reason in refused]
+    if task.scheme.is_float:
+        return task.model.with_module(changed.model.module, report)
+    module = share(changed.model.module)
+    report["per_layer"] = _replace_layers(module, changed, recipe)
+    place_points(module, quantized_points(task), lambda point: _point(recipe, task, point))
+    report.update(sizes(task))
+    warn_of_floats(task)
+    if guessed := guessed_ranges(task):
+        report["guessed"] = guessed
+        log.warning(
+            "%s: the input ranges of %d of %d layers are a guess, that of N(0, 1): nothing is known of what %s reads, for example",
+            *(task.model.name, len(guessed), len(formats_of(task)), guessed[0]),
+        )
+    return task.model.with_module(module, report)
+
+
+def transformed(task: Task, recipe: Recipe) -> tuple[Task, list[Change], list[tuple[str, str]]]:
+    """The task after all transforms of a recipe, the changes that were made, and the names of refused ones with reasons."""
+    points = quantized_points(task)
+    crossing = f"its channels cross a tensor that bits.ops={task.scheme.ops} quantizes, and whose range after scaling is not known"
+    refused, made = list(task.topology.refused), []
+    for transform in (*recipe.transforms, FoldBatchNorms()):
+        wanted = transform.changes(task)
+        barred = [change for change in wanted if isinstance(change, Move) and crosses(change.group, points)]
+        kept, wrong = sound(task, [change for change in wanted if change not in barred])
+        refused += [*((change.name, crossing) for change in barred), *wrong]
+        task = task.after(kept)
+        made += kept
+    return task, made, refused
+
+
+def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[str, Any]]:
+    """Replace the layers of a module, which shares the tensors of the task's model. Return their entries for the record."""
+    assert recipe.rounding is not None
+    formats, entries = formats_of(task), []
+    site = task.topology.site
+    readers = Counter((site[name], activations) for name, (_, activations) in formats.items())
+    quantizers: dict[tuple[str, Format | None], ActivationQuantizer | None] = {}
+    for name, (weights, activations) in track(formats.items(), "quantize"):
+        layer, stats = module.get_submodule(name), task.of_layer(name)
+        key = site[name], activations
+        if key not in quantizers:
+            quantizers[key] = _activation(recipe, activations, stats, readers[key], layer)
+        encoded, repaired = None, layer
+        notes: dict[str, Any] = {}
+        if weights is not None:
+            limits = recipe.ranges.weight_limits(name, weight_of(layer), stats, weights)
+            encoded, notes = recipe.rounding.encode(name, weight_of(layer), stats, weights, limits)
+            for correction in recipe.corrections:
+                repaired, more = correction.correct(repaired, encoded, stats)
+                notes |= more
+        quantized = QuantLayer(repaired, encoded, quantizers[key])
+        module.set_submodule(name, quantized)
+        entries.append({**describe_layer(name, weight_of(layer), quantized, stats), **notes})
+    return entries
+
+
+def _activation(
+    recipe: Recipe, fmt: Format | None, stats: InputStatistics, readers: int, layer: nn.Module
+) -> ActivationQuantizer | None:
+    if fmt is None:
+        return None
+    kind = kind_of(layer)
+    limits = None if fmt.dynamic else recipe.ranges.activation_limits(stats, fmt)
+    return ActivationQuantizer(fmt, limits, readers, axis=-1 if kind is None else kind.axis)
+
+
+def _point(recipe: Recipe, task: Task, point: Point) -> ActivationQuantizer:
+    assert task.scheme.activations is not None
+    fmt = task.scheme.activations.ungrouped("token")
+    limits = None if fmt.dynamic else recipe.ranges.activation_limits(task.statistics.inputs[point.site], fmt)
+    return ActivationQuantizer(fmt, limits)

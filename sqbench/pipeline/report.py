@@ -1,0 +1,114 @@
+"""The report on a quantized model: how much is quantized, what is left in float, and the effect on every layer."""
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from sqbench.models.parameters import ROLES
+from sqbench.pipeline.layer_formats import formats_of, narrow_layers
+from sqbench.pipeline.points import quantized_points
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, weight_of
+from sqbench.quant.outliers import describe
+from sqbench.quant.statistics import InputStatistics
+from sqbench.recipes.task import Task
+
+log = logging.getLogger(__name__)
+
+
+def empty_report() -> dict[str, Any]:
+    """The report of a model that was not changed."""
+    return {
+        "layers": 0,
+        "weights": 0,
+        "coverage": 0.0,
+        "parameters": {},
+        "narrow": [],
+        "points": 0,
+        "gradient_steps": 0,
+        "groups": [],
+        "refused": [],
+        "floating": [],
+        "per_layer": [],
+    }
+
+
+def sizes(task: Task) -> dict[str, Any]:
+    """How much is quantized, and which matrices stay in float without being asked to."""
+    return {
+        "layers": len(task.topology.layers),
+        "weights": count_weights(task),
+        "coverage": coverage(task),
+        "parameters": count_parameters(task),
+        "narrow": narrow_layers(task),
+        "points": len(quantized_points(task)),
+        "floating": [{"layer": name, "reason": reason, "weights": _held(task, name)} for name, reason in task.topology.floating],
+    }
+
+
+def share_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of a report that tables show: layers, layers narrower than a group, the share of weights left in float unasked."""
+    parameters = report.get("parameters")
+    if not parameters:
+        return {}
+    left = parameters["floating"] / sum(parameters.values())
+    return {"layers": report["layers"], "narrow": len(report["narrow"]), "floating": left}
+
+
+def count_parameters(task: Task) -> dict[str, int]:
+    """How many parameters are quantized, and how many have each other role. The sum is the whole model, tied ones once."""
+    roles = task.model.topology.roles
+    chosen = {f"{name}.weight" for name in task.topology.layers}
+    counts = dict.fromkeys(("quantized", *(role for role in ROLES if role != "layer")), 0)
+    for name, parameter in task.model.module.named_parameters():
+        role = roles[name]
+        counts["quantized" if name in chosen else "kept" if role == "layer" else role] += parameter.numel()
+    return counts
+
+
+def _held(task: Task, name: str) -> int:
+    """The number of weights of an entry of `floating`, which is a layer or a bare parameter."""
+    parameters = dict(task.model.module.named_parameters())
+    found = parameters.get(name, parameters.get(f"{name}.weight"))
+    return 0 if found is None else found.numel()
+
+
+def warn_of_floats(task: Task) -> None:
+    """Log a warning if matrices stay in float without being asked to, because a table would not show which."""
+    if floating := task.topology.floating:
+        name, reason = max(floating, key=lambda entry: _held(task, entry[0]))
+        counts = count_parameters(task)
+        share = 100 / sum(counts.values())
+        log.warning(
+            "%s: %.1f %% of the weights stay in float though nobody asked for it, and %.1f %% are quantized; the largest is %s: %s",
+            *(task.model.name, share * counts["floating"], share * counts["quantized"], name, reason),
+        )
+
+
+def guessed_ranges(task: Task) -> list[str]:
+    """Layers whose static input range is a guess: no input was seen, and no norm writes the tensor."""
+    static = [name for name, (_, activations) in formats_of(task).items() if activations is not None and not activations.dynamic]
+    return [name for name in static if task.topology.site[name] in task.statistics.guessed]
+
+
+def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputStatistics) -> dict[str, Any]:
+    """The effect on one layer: outliers of its input, noise of its weight and (on the sample rows) of its input."""
+    entry: dict[str, Any] = {
+        "layer": name,
+        "format": str(layer.format or "float"),
+        "weight_sqnr_db": round(sqnr_db(weight, weight_of(layer.simulated())), 3),
+        **{name: float(f"{value:.6g}") for name, value in describe(stats).items()},  # short: there can be hundreds of layers
+    }
+    if isinstance(layer.activation, ActivationQuantizer):
+        entry["input_sqnr_db"] = round(sqnr_db(stats.rows, layer.activation(stats.rows)), 3)
+    return entry
+
+
+def count_weights(task: Task) -> int:
+    """How many weights are quantized."""
+    return sum(weight_of(task.model.module.get_submodule(name)).numel() for name in task.topology.layers)
+
+
+def coverage(task: Task) -> float:
+    """The quantized share of all weights in layers and embeddings. Tied weights count once."""
+    return count_weights(task) / sum(parameter.numel() for parameter in task.model.module.parameters() if parameter.dim() >= 2)

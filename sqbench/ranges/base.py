@@ -1,0 +1,32 @@
+"""The interface of ranges: the clipping range of an input, from its statistics, and those of the blocks of a weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+from sqbench.recipes.part import Part, Registry
+
+
+@dataclass(frozen=True)
+class Ranges(Part):
+    """Which clipping range does a tensor get? Min-max, unless a subclass says otherwise."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        """The clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
+        return ranges.minmax(stats, fmt)
+
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+        """Clipping ranges over the blocks of a weight [out, in]. None takes each block's own minimum and maximum."""
+        return None
+
+    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
+        """The reason why these ranges make no sense under a scheme. None if they do."""
+        return None
+
+
+RANGES: Registry[Ranges] = Registry("ranges")

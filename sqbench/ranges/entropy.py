@@ -1,0 +1,17 @@
+"""Entropy calibration: the range that loses the least information."""
+
+from dataclasses import dataclass
+
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+from sqbench.ranges.base import RANGES, Ranges
+
+
+@RANGES.register("entropy")
+@dataclass(frozen=True)
+class Entropy(Ranges):
+    """Activation ranges after TensorRT's KL-divergence recipe (Migacz, 2017), for any bit-width. Zeros do not count."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.entropy(stats, fmt)

@@ -1,0 +1,32 @@
+"""Min-max calibration and its two averaged variants, which other tools also call min-max."""
+
+from dataclasses import dataclass
+
+from sqbench.quant import ranges
+from sqbench.quant.formats import Format
+from sqbench.quant.statistics import InputStatistics
+from sqbench.ranges.base import RANGES, Ranges
+
+
+@RANGES.register("minmax")
+@dataclass(frozen=True)
+class MinMax(Ranges):
+    """Activation ranges are the global minimum and maximum over the calibration set (Jacob et al., 2018)."""
+
+
+@RANGES.register("ema_minmax")
+@dataclass(frozen=True)
+class EmaMinMax(Ranges):
+    """Activation ranges are moving averages of each batch's minimum and maximum (torch.ao's MovingAverageMinMaxObserver)."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.ema_minmax(stats, fmt)
+
+
+@RANGES.register("mean_minmax")
+@dataclass(frozen=True)
+class MeanMinMax(Ranges):
+    """Activation ranges are the means of each batch's minimum and maximum."""
+
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+        return ranges.mean_minmax(stats, fmt)

@@ -1,0 +1,41 @@
+"""The interface of rounding: from a weight, its clipping ranges and the statistics of the layer's input to codes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sqbench.quant.codec import EncodedTensor
+from sqbench.quant.formats import Format
+from sqbench.quant.ranges import Limits
+from sqbench.quant.statistics import InputStatistics
+from sqbench.recipes.part import Part, Registry
+
+
+@dataclass(frozen=True)
+class Rounding(Part, ABC):
+    """Which code does each weight get?"""
+
+    trains: ClassVar[bool] = False  # takes gradient steps on labelled examples, in sqbench.training
+
+    @abstractmethod
+    def encode(
+        self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format, limits: Limits | None
+    ) -> tuple[EncodedTensor, dict[str, Any]]:
+        """The codes of a weight, and entries for its layer in the record.
+
+        Args:
+            layer: its name, for messages.
+            weight: [out, in].
+            stats: of the layer's input.
+            limits: clipping ranges over the weight's blocks. None is each block's own minimum and maximum.
+        """
+
+    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
+        """The reason why this rounding makes no sense under a scheme, in the form of a point's identity. None if it does."""
+        return None
+
+
+ROUNDINGS: Registry[Rounding] = Registry("rounding")

@@ -1,0 +1,191 @@
+"""GPTQ: round column by column, and let the columns that follow make up for each error (Frantar et al., 2022)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sqbench.errors import UserError
+from sqbench.models.folding import wide
+from sqbench.quant.affine import QParams, block_range, dequantize, qparams, quantize, to_blocks
+from sqbench.quant.codec import EncodedTensor
+from sqbench.quant.formats import Format
+from sqbench.quant.ranges import Limits
+from sqbench.quant.statistics import InputStatistics
+from sqbench.recipes.part import Effort
+from sqbench.rounding.base import ROUNDINGS, Rounding
+
+RAISES = 8  # times that the damping is multiplied by 10 before a layer is given up
+
+
+@ROUNDINGS.register("gptq")
+@dataclass(frozen=True)
+class Gptq(Rounding):
+    """The codes with the least error of the layer's outputs over the calibration tokens, found greedily.
+
+    Min-max ranges of a group are those of the weights that are left when its turn comes, with the errors of earlier columns in
+    them. Other ranges are those of the original weight.
+
+    Attributes:
+        damping: the share of the mean diagonal of H = 2 mean(x x^T) that is added to the diagonal.
+        block: columns that are rounded before the rest of the weight is updated. The reference takes the range of a group from the
+            weights as they were when its block began, so this is part of the method.
+        act_order: columns with the largest inputs come first. In a format with groups it needs `static_groups`.
+        static_groups: the range of a group is that of the original weight.
+    """
+
+    damping: float = 0.01
+    block: int = 128
+    act_order: bool = False
+    static_groups: bool = False
+
+    def __post_init__(self) -> None:
+        self.require("damping", 0 < self.damping <= 1, "must be a number above 0, up to 1; 0.01 is the paper's")
+        self.require("block", self.block >= 1, "must be 1 or more; 128 is the paper's")
+
+    def needs(self, scheme: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({"gram"}) if scheme.get("weights") else frozenset()
+
+    def effort(self, scheme: Mapping[str, Any]) -> Effort:
+        return Effort(30.0 * bool(scheme.get("weights")))  # measured: the time of rounding to nearest so many times
+
+    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
+        weights = scheme.get("weights")
+        if not weights:
+            return "chooses codes of weights, and this scheme leaves weights in float; use bits=w4a16, for example"
+        if self.act_order and weights.get("group_size") is not None and not self.static_groups:
+            return "act_order=true would tear groups of neighbours apart; use static_groups=true with it, or act_order=false"
+        return None
+
+    def encode(
+        self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format, limits: Limits | None
+    ) -> tuple[EncodedTensor, dict[str, Any]]:
+        """See `Rounding.encode`. The entry `damping` is there if a Cholesky factor needed more than was asked for.
+
+        Raises:
+            UserError: the inputs of the layer have no second moments, or no damping makes them positive definite.
+        """
+        gram = stats.second_moments
+        if gram is None or gram.shape != (weight.shape[1], weight.shape[1]):
+            raise UserError(
+                f"rounding=gptq: {layer} is no layer whose inputs' second moments are known (a convolution, for example);"
+                " use layers=... to leave it out, or rounding=nearest"
+            )
+        found = solve(weight, gram, fmt, limits, self)
+        return EncodedTensor(found.codes, *found.params, fmt), {} if found.damping == self.damping else {"damping": found.damping}
+
+
+class Solution(NamedTuple):
+    """The codes [out, in] of a weight, the parameters of its blocks, and the damping that its Cholesky factor needed."""
+
+    codes: Tensor
+    params: QParams
+    damping: float
+
+
+@torch.no_grad()
+def solve(weight: Tensor, gram: Tensor, fmt: Format, limits: Limits | None, how: Gptq) -> Solution:
+    """Round a weight by its inputs' second moments.
+
+    With `act_order` and groups that are not static, a group is `group_size` columns in the order of rounding.
+
+    Args:
+        weight: [out, in].
+        gram: [in, in], X^T X up to a positive factor, which changes nothing.
+        limits: clipping ranges over the blocks of the weight. None takes those of the blocks themselves.
+
+    Raises:
+        UserError: the matrix has no Cholesky factor under any damping.
+    """
+    columns = weight.shape[1]
+    size = fmt.group_size or columns
+    left = wide(weight).clone()
+    hessian = gram.double()
+    params = None if limits is None else qparams(*limits, fmt)
+    if params is None and fmt.group_size is None:
+        params = qparams(*block_range(to_blocks(left, fmt)), fmt)
+    dead = hessian.diagonal() == 0
+    hessian = hessian + torch.diag(dead.double())
+    left[:, dead] = 0
+    if params is None and how.static_groups:
+        params = qparams(*block_range(to_blocks(left, fmt)), fmt)
+    order = hessian.diagonal().argsort(descending=True, stable=True) if how.act_order else None
+    if order is not None:
+        left, hessian = left[:, order], hessian[order][:, order]
+    factor, damping = cholesky_of_inverse(hessian, how.damping)
+    group_of = torch.arange(columns, device=weight.device) // size if order is None else order // size
+    codes, chosen = _columns(left.t().contiguous(), factor.to(left.dtype), fmt, params, group_of.tolist(), how.block)
+    if order is not None:
+        codes = codes[order.argsort()]
+    return Solution(codes.t().contiguous(), chosen, damping)
+
+
+def cholesky_of_inverse(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """The upper Cholesky factor U of (H + damping mean(diag H) I)^-1 = U^T U, and the damping. A failure raises it tenfold.
+
+    Raises:
+        UserError: `RAISES` times were not enough.
+    """
+    mean = hessian.diagonal().mean()
+    for _ in range(RAISES):
+        damped = hessian + torch.diag((damping * mean).expand(len(hessian)))
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed and bool(upper.isfinite().all()):
+                return upper, damping
+        damping *= 10
+    raise UserError(
+        f"rounding=gptq: second moments have no Cholesky factor with a damping of {damping / 10:g}; use rounding=nearest"
+    )
+
+
+def _columns(
+    left: Tensor, factor: Tensor, fmt: Format, params: QParams | None, group_of: list[int], block: int
+) -> tuple[Tensor, QParams]:
+    """The codes [in, out] of a weight, and the parameters of its blocks.
+
+    Args:
+        left: [in, out], the transposed weight, so that a column of the weight lies in one piece. It is overwritten.
+        factor: [in, in] upper.
+        params: of the blocks; None takes them from the weights that are left when a group begins.
+        group_of: the group of every column.
+    """
+    codes = torch.empty(left.shape, dtype=torch.int8, device=left.device)
+    size = fmt.group_size or len(left)
+    found: list[QParams] = []
+    own = params
+    for start in range(0, len(left), block):
+        stop = min(start + block, len(left))
+        before = left[start:stop].clone() if params is None else left  # a group's range comes from these
+        errors = torch.empty_like(left[start:stop])
+        for index in range(start, stop):
+            if params is None and index % size == 0:
+                own = qparams(*block_range(_of_group(left, before, start, index, size)), fmt)
+                found.append(own)
+            assert own is not None
+            column = own if params is None else _of_column(params, fmt, group_of[index])
+            values = left[index].unsqueeze(1)
+            code = quantize(values, column, fmt)
+            codes[index] = code.squeeze(1)
+            error = (values - dequantize(code, column)).squeeze(1) / factor[index, index]
+            left[index:stop].addr_(factor[index, index:stop], error, alpha=-1)
+            errors[index - start] = error
+        left[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
+    if params is not None:
+        return codes, params
+    scale, zero = (torch.stack([one[part] for one in found], 1) for part in (0, 1))
+    return codes, QParams(scale, zero)
+
+
+def _of_group(left: Tensor, before: Tensor, start: int, index: int, size: int) -> Tensor:
+    """The weights [out, size] of the group that begins at a column. Those of the current block are as it began."""
+    inside = before[index - start : index - start + size]
+    return torch.cat([inside, left[index + len(inside) : index + size]]).t()
+
+
+def _of_column(params: QParams, fmt: Format, group: int) -> QParams:
+    """Scale and zero-point [out, 1] of a column, or [1, 1] for one scale in all."""
+    return params if fmt.group_size is None else QParams(params.scale[:, group], params.zero_point[:, group])
