@@ -1,6 +1,6 @@
 """Declarations of metrics. An evaluation makes them, a record carries them, and tables read them. Nobody guesses from a name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -86,8 +86,7 @@ def main_metric(metrics: Iterable[Metric]) -> Metric:
     return min(whole or found, key=lambda metric: metric.rank, default=Metric(""))
 
 
-def agreed(one: Metric, other: Metric) -> Metric:
-    """What two declarations of a metric say together. A direction on which they disagree is unknown."""
-    if one.better == other.better or other.better is None:
-        return one
-    return replace(one, better=other.better if one.better is None else None)
+def agreed(metrics: Collection[Metric]) -> Metric:
+    """What several declarations of one metric say together, without outcome. A direction on which they disagree is unknown."""
+    directions = {metric.better for metric in metrics} - {None}
+    return replace(next(iter(metrics)), better=directions.pop() if len(directions) == 1 else None, outcome=None)

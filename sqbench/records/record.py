@@ -110,7 +110,7 @@ class Record:
         schema = content.get("schema")
         if schema not in (1, SCHEMA):
             raise UnknownSchema(content)
-        told = schema1.upgraded(content) if schema == 1 else dict(content)
+        told = schema1.upgraded(content, _MEMBERS) if schema == 1 else dict(content)
         told.pop("checksum", None)
         if brief:
             told.pop("quantized", None)

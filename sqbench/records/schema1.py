@@ -4,7 +4,7 @@ The tables below are the facts that the first version knew of metrics by their n
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -46,12 +46,12 @@ _OWN = {
 }
 
 
-def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The members of a record of schema 1 in the form of today. Its `schema` stays 1.
+def upgraded(content: Mapping[str, Any], members: Collection[str]) -> dict[str, Any]:
+    """The members of a record of schema 1 in the form of today. Its `schema` stays 1. Members that are not known today go.
 
     `config.eval` had the settings of all evaluations. Those of others are left out.
     """
-    told = {name: value for name, value in content.items() if name != "outcomes"}
+    told = {name: value for name, value in content.items() if name in members}
     outcomes = content.get("outcomes", {})
     names = {**content.get("metrics", {}), **content.get("delta", {}), **outcomes} or dict.fromkeys(_headline(content))
     told["declared"] = {name: _with(declared(name), outcomes.get(name)) for name in names}

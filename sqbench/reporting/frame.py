@@ -92,14 +92,11 @@ def _named(frame: pd.DataFrame) -> Iterator[tuple[str, Metric, bool]]:
 
 def _declared(records: Iterable[Record]) -> dict[str, Metric]:
     """The metrics of all records. Rows of one metric share a declaration, whatever versions their records come from."""
-    found: dict[str, Metric] = {}
-    seen: dict[str, Metric] = {}
+    found: dict[str, dict[Metric, None]] = defaultdict(dict)
     for record in records:
         for name, metric in record.declared.items():
-            if seen.get(name) != metric:
-                seen[name] = metric
-                found[name] = agreed(found[name], metric) if name in found else replace(metric, outcome=None)
-    return found
+            found[name][metric] = None
+    return {name: agreed(metrics) for name, metrics in found.items()}
 
 
 def _with_baselines(records: Iterable[Record]) -> list[_Line]:

@@ -168,6 +168,6 @@ def layers_frame(records: Iterable[Record]) -> pd.DataFrame:
             **{noise: entry.get(noise, math.nan) for noise, _ in NOISE},
         }
         for row, (name, at) in enumerate(zip(label, named["at"], strict=True))
-        for index, entry in enumerate(points[at][0]["quantized"]["per_layer"])
+        for index, entry in enumerate(points[at][0].quantized["per_layer"])
     ]
     return pd.DataFrame(rows).assign(model=models[0])
