@@ -5,7 +5,9 @@ import json
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError
+from sqbench.records.record import Record
 from sqbench.search.space import space_of
 from sqbench.search.study import KEPT, Study
 
@@ -17,7 +19,8 @@ def study(*overrides, rungs=1, seed=0, metric=None, direction=None):
 
 def record(value, metric="perplexity", **more):
     identity = {"eval": {"name": "top1" if metric == "top1" else "perplexity"}}
-    return {"point_id": f"{value:.12f}", "identity": identity, "metrics": {metric: value, **more}}
+    declared = {metric: Metric(metric, "higher" if metric == "top1" else "lower")} if metric in ("perplexity", "top1") else {}
+    return Record(f"{value:.12f}", identity, {}, metrics={metric: value, **more}, declared=declared)
 
 
 def search(found, values, trials, at_once=1):
