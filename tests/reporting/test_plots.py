@@ -163,7 +163,7 @@ def test_the_pictures_of_the_committed_results_are_whole(study: str, monkeypatch
         return []
 
     monkeypatch.setattr(plot, "_save", look)
-    models = {record["config"]["model"]["name"] for record in Store(folder).records(brief=True)}
+    models = {record.config["model"]["name"] for record in Store(folder).records(brief=True)}
     for model, make in itertools.product(sorted(models), (plot.alpha, plot.pareto, plot.layers)):
         for bits in (None, ["w8a8"], ["w4a16"]):
             with contextlib.suppress(UserError):  # no such points, or too many lines for one picture

@@ -218,12 +218,12 @@ def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
 
 
 def test_tables_of_groups_and_widths_and_the_spread_over_layers(tmp_path):
-    record = build("smoothquant", "w8a8", "auto")
-    record.quantized |= {
+    quantized = {
         "per_layer": [{"layer": "q", "input_sqnr_db": 30.0}, {"layer": "k", "input_sqnr_db": None}],
         "groups": [{"source": "norm", "readers": ["q", "k"], "alpha": 0.6}],
         "allocation": {"budget": 4.5, "groups": [{"group": "q", "bits": 3}]},
     }
+    record = build("smoothquant", "w8a8", "auto", quantized=quantized)
     mirror(record, tmp_path)
     (folder,) = run_folders(tmp_path, record.point_id)
     tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text())["data"] for path in folder.rglob("media/table/*.json")}
