@@ -101,9 +101,9 @@ def evaluation_of(chosen: DictConfig, kind: str) -> Chosen:
         raise UserError(f"eval={name}: is for {' and '.join(kinds)}, and this model reads {kind}; use eval=auto")
     cls = EVALUATIONS[name].settings
     keys = [field.name for field in fields(cls)]
-    for key, value in content.items():
+    for key in content:
         if key not in keys:
-            raise UserError(f"eval.{key}={value}: {_elsewhere(key, common['name'], keys)}")
+            raise UserError(f"eval.{key}: {_elsewhere(key, common['name'], keys)}")
     if lacking := [key for key in keys if key not in content]:
         raise UserError(f"eval.name={name}: lacks eval.{lacking[0]}; use eval={name}, which brings its settings")
     shared = _typed(EvalConfig, common)
