@@ -58,19 +58,7 @@ def sensitivity_frame(records: Iterable[Record], points: Collection[str]) -> pd.
         )
         rows += [{"study": number_, **row, "rank": place} for place, row in enumerate(ordered, 1)]
     columns = (
-        "study",
-        *_STUDY,
-        "rank",
-        "layers",
-        "kl_to_fp",
-        "metric",
-        "change",
-        "low",
-        "high",
-        "level",
-        "weights",
-        "share",
-        DECLARED,
+        *("study", *_STUDY, "rank", "layers", "kl_to_fp", "metric", "change", "low", "high", "level", "weights", "share", DECLARED),
     )
     return pd.DataFrame(rows, columns=list(columns)).astype({"weights": "Int64"})
 

@@ -33,7 +33,7 @@ outcomes = st.builds(
     st.lists(names, min_size=1, max_size=2).map(tuple),
     st.none() | names,
     st.none() | names,
-    st.lists(st.tuples(names, names), max_size=2, unique_by=lambda pair: pair[0]).map(tuple),
+    st.lists(st.tuples(names, names), max_size=2, unique_by=lambda pair: pair[0]).map(lambda pairs: tuple(sorted(pairs))),
 )
 metrics = st.builds(
     Metric,
