@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.storage import digest
 
@@ -83,10 +84,9 @@ def main() -> None:
         folder = Path(name)
         path = Path(given["record"]) if "record" in given else one_record(folder / "one")
         record = json.loads(path.read_bytes())
-        del record["checksum"]
         store = Store(folder)
         start = time.perf_counter()
-        sizes = [store.write(made).stat().st_size for made in copies(record, count)]
+        sizes = [store.write(Record.from_json(made)).stat().st_size for made in copies(record, count)]
         print(
             f"{count} records of {len(record['quantized']['per_layer'])} layers, {sum(sizes) / 1e6:.0f} MB, {os.cpu_count()} cores"
         )

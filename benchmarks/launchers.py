@@ -9,6 +9,7 @@ thread wherever records are compared, because sums in another order differ in th
 all cores, the fair reference for speed. A launcher whose plugin or programs are missing is named and left out.
 """
 
+import copy
 import importlib.util
 import json
 import os
@@ -65,12 +66,13 @@ def options(launcher: str) -> list[str]:
 def comparable(results: Path) -> dict[str, str]:
     """Point id -> record as text with the hash of its samples, without times and places.
 
-    Left out are `cost`, `checksum` (it covers `cost`), `config.results_dir`, and that folder wherever it is named. Left out of
+    Left out are `cost`, `config.results_dir`, and that folder wherever it is named. Left out of
     `provenance` are `time`, `sweep` (named by the time), `command` (with the folder and the launcher) and `device` (which GPU).
     """
     store, found = Store(results), {}
-    for record in store.records():
-        del record["cost"], record["checksum"], record["config"]["results_dir"]
+    for whole in store.records():
+        record = copy.deepcopy(whole.to_json())
+        del record["cost"], record["config"]["results_dir"]
         for name in ("time", "sweep", "command", "device"):
             del record["provenance"][name]
         samples = store.folder(record["point_id"]) / "samples.parquet"

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.collect import BITS, METHODS, MODELS, SEEDS, copies, run
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.reporting.surfaces import Tensors, as_data
 
@@ -75,10 +76,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, draw = Path(name), random.Random(0)
         store = Store(folder)
-        del record["checksum"]
         total = math.prod(map(len, (MODELS, METHODS, BITS, SEEDS)))
         for made in itertools.islice(copies(record, total), 0, None, max(1, total // count)):
-            store.write(stirred(made, draw))
+            store.write(Record.from_json(stirred(made, draw)))
         for layer in range(2):
             surface(folder, f"layer-{layer}", np.random.default_rng(layer))
         seconds, _, peak = run("report", f"results_dir={folder}")

@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqbench.claims.__main__ import INDEX
 from sqbench.errors import UserError, known
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.storage import write_text
 
@@ -111,7 +111,7 @@ def readme(studies: Iterable[Study]) -> str:
         " table and verdict again from the committed records and compares them byte for byte.",
     ]
     for study in studies:
-        records = [record for record in Store(FOLDER / study.name).records(brief=True) if record["status"] == "ok"]
+        records = [record for record in Store(FOLDER / study.name).records(brief=True) if record.finished]
         commands = "\n".join(f"    python -m {command}" for command in (*study.run, *study.read))
         files = sorted(path.relative_to(FOLDER) for path in (FOLDER / study.name).rglob("*") if path.suffix in (".md", ".png"))
         links = "\n".join(f"- [{path}]({path})" for path in files)
@@ -119,17 +119,17 @@ def readme(studies: Iterable[Study]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _where(records: Sequence[dict[str, Any]]) -> str:
+def _where(records: Sequence[Record]) -> str:
     """Machines, versions, dates and minutes of some records, as text."""
     if not records:
         return "Not run."
     told = set()
     for record in records:
-        hardware, versions = record["provenance"]["hardware"], record["provenance"]["versions"]
+        hardware, versions = record.provenance["hardware"], record.provenance["versions"]
         machine = f"{hardware['processor']} ({hardware['cpu_capability']}, {hardware['threads']} threads)"
         told.add(f"{machine}, Python {versions['python']}, torch {versions['torch']}")
-    days = sorted({record["provenance"]["time"][:10] for record in records})
-    minutes = sum(record["cost"]["seconds"]["total"] for record in records) / 60
+    days = sorted({record.provenance["time"][:10] for record in records})
+    minutes = sum(record.cost["seconds"]["total"] for record in records) / 60
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"{len(records)} points, {minutes:.0f} minutes, {span}: {'; '.join(sorted(told))}."
 

@@ -121,7 +121,7 @@ def _account(seen: Seen, results: Path, logs: Path, points: int, seconds: float)
     twice = seen.rewritten | {point for point, times in said.items() if times > 1}
     claims = [path for path in results.rglob("*") if path.name == "claim.json" or path.suffix == ".claim"]
     wrong = {
-        "points without a whole record": points - sum(record["status"] == "ok" for record in whole),
+        "points without a whole record": points - sum(record.finished for record in whole),
         "computed twice": len(twice),
         "claims that seem alive": sum(map(held, claims)),
         "damaged files": len(list(results.rglob("*.corrupt*"))),

@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for record in store.records():
         mirror(
             record,
-            store.samples(record["point_id"]),
+            store.samples(record.point_id),
             mode=given.mode,
             project=given.project,
             entity=given.entity,
             results_dir=store.root,
-            sweep=record["provenance"]["sweep"] or "single",
+            sweep=record.provenance["sweep"] or "single",
         )
         count += 1
     sys.stdout.write(f"{count} points\n")

@@ -11,13 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 from sqbench.config import compose_config
 from sqbench.errors import UserError
 from sqbench.overrides import TROUBLE, quoted
+from sqbench.records.record import Record
 
 _OF_THE_RUN = ("results_dir", "cache_dir", "tracker", "force", "plan", "isolate", "limits", "threads", "retry")  # change no number
 
 
-def again(record: Mapping[str, Any]) -> str:
+def again(record: Record) -> str:
     """The command that makes a record again. Empty if it has none. A command that no longer composes is returned unchanged."""
-    command = str(record["provenance"].get("command", ""))
+    command = str(record.provenance.get("command", ""))
     program, overrides = (words := shlex.split(command))[:3], words[3:]
     if program != ["python", "-m", "sqbench.run"]:
         return command
@@ -25,7 +26,7 @@ def again(record: Mapping[str, Any]) -> str:
         today = dict(_leaves(OmegaConf.to_container(compose_config(*overrides), resolve=True)))
     except (UserError, OmegaConfBaseException, *TROUBLE):
         return command
-    then, data = dict(_leaves(record["config"])), record["identity"]["data"]
+    then, data = dict(_leaves(record.config)), record.identity["data"]
     changed = [
         f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}"
         for key, value in then.items()

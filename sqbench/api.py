@@ -17,7 +17,7 @@ from sqbench.data import Batches, Examples
 from sqbench.data.base import Unseen
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
-from sqbench.evaluation import EVALUATIONS, Result, defaults_of, natural_evaluation
+from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
 from sqbench.models import Model
 from sqbench.models.norms import writers
 from sqbench.models.streaming import StreamedModel
@@ -229,9 +229,9 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
         UserError: the evaluation does not support this kind of model, or has no such setting.
     """
     chosen = natural_evaluation(name, model.kind)
-    if model.kind not in EVALUATIONS[chosen].settings:
-        raise UserError(f"name={name}: is for {' and '.join(EVALUATIONS[chosen].settings)}, {model.name} reads {model.kind}")
-    defaults = defaults_of(chosen, model.kind)
+    if model.kind not in (kinds := EVALUATIONS[chosen].kinds):
+        raise UserError(f"name={name}: is for {' and '.join(kinds)}, {model.name} reads {model.kind}")
+    defaults = own_settings(chosen, model.kind)
     if other := sorted(settings.keys() - defaults.keys()):
         raise UserError(f"{other[0]}={settings[other[0]]}: {known(other[0], defaults)}")
     return EVALUATIONS[chosen].run(model, examples, reference, **defaults | settings)

@@ -8,7 +8,7 @@ from sqbench import config, models
 from sqbench.data import Corpus, Examples, Windows
 from sqbench.data.images import ImageExamples, LabelledImages
 from sqbench.errors import UserError
-from sqbench.evaluation import EVALUATIONS, natural_evaluation
+from sqbench.evaluation import evaluation_of
 from sqbench.models import Model
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
@@ -47,12 +47,9 @@ def check_window(cfg: DictConfig, source: models.Source) -> None:
     if source.context is not None and cfg.data.window > source.context:
         most = f"takes at most {source.context} tokens; use data.window={source.context}"
         raise UserError(f"data.window={cfg.data.window}: {cfg.model.name} {most}")
-    reads = EVALUATIONS[natural_evaluation(cfg.eval.name, "text")].settings.get("text", ())
-    if source.context is not None and "decode" in reads and cfg.eval.prompt + cfg.eval.decode > source.context:
-        asked = f"eval.prompt={cfg.eval.prompt} eval.decode={cfg.eval.decode}"
-        raise UserError(f"{asked}: {cfg.model.name} takes at most {source.context} tokens; use fewer")
-    if "beams" in reads and cfg.eval.prompt > cfg.data.window:
-        raise UserError(f"eval.prompt={cfg.eval.prompt}: a prompt begins a window; use data.window={cfg.data.window} or less")
+    kind = models.LOADERS[cfg.model.loader].kind
+    if kind == "text":
+        evaluation_of(cfg.eval, kind).settings.check_fit(cfg.data.window, source.context, cfg.model.name)
 
 
 def check_sizes(cfg: DictConfig, source: models.Source) -> None:

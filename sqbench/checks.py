@@ -13,7 +13,7 @@ def check(cfg: DictConfig) -> None:
     """Raise UserError for any value that cannot work, without loading anything."""
     from sqbench.data import SOURCES
     from sqbench.data.base import CALIBRATES
-    from sqbench.evaluation import EVALUATIONS, natural_evaluation
+    from sqbench.evaluation import evaluation_of
     from sqbench.execution import BACKENDS
     from sqbench.models import LOADERS
     from sqbench.models.image import HEADS
@@ -45,12 +45,8 @@ def check(cfg: DictConfig) -> None:
     if kind != found:
         fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
         raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; use data={', '.join(fitting)}")
-    if cfg.eval.name != "auto":
-        choose("eval.name", EVALUATIONS)
-        kinds = EVALUATIONS[cfg.eval.name].settings
-        if kind not in kinds:
-            raise UserError(f"eval={cfg.eval.name}: is for {' and '.join(kinds)}, {cfg.model.name} reads {kind}; use eval=auto")
-    EVALUATIONS[natural_evaluation(cfg.eval.name, kind)].check(cfg.eval)
+    judged = evaluation_of(cfg.eval, kind)
+    judged.check()
     recipe = recipe_of(cfg)
     if recipe.trains and kind != "images":
         raise UserError(f"method={cfg.method.name}: trains on labelled images, and {cfg.model.name} reads {kind}; use a PTQ method")
@@ -64,8 +60,8 @@ def check(cfg: DictConfig) -> None:
     at_least("retry", 0)
     if cfg.noise != 0:
         at_least("noise", 2)
-        if (name := natural_evaluation(cfg.eval.name, kind)) and EVALUATIONS[name].beside is not None:
-            raise UserError(f"noise={cfg.noise}: eval={name} measures time, which has its own spread; use noise=0")
+        if judged.evaluation.beside is not None:
+            raise UserError(f"noise={cfg.noise}: eval={judged.name} measures time, which has its own spread; use noise=0")
     if cfg.threads is not None:
         at_least("threads", 1)
     for key in ("limits.seconds", "limits.memory_gb"):
@@ -89,15 +85,9 @@ def check(cfg: DictConfig) -> None:
     at_least("model.head_images", 1)
     at_least("calibration.windows", 1)
     at_least("calibration.search_windows", 1)
-    at_least("eval.resamples", 100)
-    for key in ("repetitions", "batch", "prompt", "decode", "beams"):
-        at_least(f"eval.{key}", 1)
-    at_least("eval.warmup", 0)
     for key in ("seed", "calibration.seed"):
         if not -(2**63) <= OmegaConf.select(cfg, key) < 2**63:
             raise UserError(f"{key}={OmegaConf.select(cfg, key)}: must be a number of 64 bits")
-    if not 0 < cfg.eval.level < 1:
-        raise UserError(f"eval.level={cfg.eval.level}: must be a number between 0 and 1, 0.95 for example")
     if cfg.layers == EACH:
         raise UserError(f"layers={EACH}: stands for many points, one for each group of layers; a sweep (-m) runs them")
     scheme = scheme_of(cfg)

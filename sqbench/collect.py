@@ -15,14 +15,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.answer import reader
+from sqbench.comparison import main_metric
 from sqbench.errors import UserError, known
 from sqbench.overrides import pasted
+from sqbench.records.fields import FILTERS
+from sqbench.records.record import Record
 from sqbench.records.store import Store, refuse_collection
-from sqbench.reporting.frame import results_frame
+from sqbench.reporting.frame import metrics_of, results_frame
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.latex import to_latex, to_paper
 from sqbench.reporting.noise import told_most
-from sqbench.reporting.order import FILTERS, main_metric
 from sqbench.reporting.outliers import OUTLIERS, outliers_frame, write_outliers
 from sqbench.reporting.selection import check_examples, select
 from sqbench.reporting.sensitivity import SENSITIVITY, sensitivity_frame, write_sensitivity
@@ -78,21 +80,21 @@ def collect(config: CollectConfig) -> tuple[str, list[Path]]:
         return write_outliers(outliers_frame(Store(config.results_dir).records(points), points), folder)
     if config.metric == SENSITIVITY:
         return write_sensitivity(sensitivity_frame(Store(config.results_dir).records(points), points), folder)
-    metric = config.metric or main_metric(shown["metric"])
+    metric = config.metric or main_metric(metrics_of(shown).values()).name
     grid = lay_out(shown, config.rows, config.columns, metric)
-    check_examples(shown, config.rows, config.columns, metric)
+    check_examples(shown, config.rows, config.columns, grid.metric)
     grid = tested(grid, records, Store(config.results_dir).samples)
-    grid = replace(grid, notes=(*grid.notes, *share_notes(record for record in records if record["point_id"] in points)))
+    grid = replace(grid, notes=(*grid.notes, *share_notes(record for record in records if record.point_id in points)))
     latex = to_latex
     if config.style == Style.paper:
-        experiment = experiment_of(record for record in records if record["point_id"] in points)
+        experiment = experiment_of(record for record in records if record.point_id in points)
         latex = partial(to_paper, experiment=experiment, heading=config.caption or "", label=config.label or "")
     elif config.caption or config.label:
         raise UserError("caption and label are of style=paper; style=plain says what the table shows by itself")
     return to_markdown(grid), write_tables(frame, grid, folder, latex)  # long.csv always has all results
 
 
-def records_of(results_dir: str, command: str) -> list[dict[str, Any]]:
+def records_of(results_dir: str, command: str) -> list[Record]:
     """All whole records of a results folder, without `quantized`.
 
     Args:
@@ -111,11 +113,11 @@ def records_of(results_dir: str, command: str) -> list[dict[str, Any]]:
     return records
 
 
-def experiment_of(records: Iterable[Mapping[str, Any]]) -> str:
+def experiment_of(records: Iterable[Record]) -> str:
     """The name of the experiment in the commands of all of these points. Empty if there is no common one."""
     named = set()
     for record in records:
-        words = shlex.split(record["provenance"].get("command", ""))
+        words = shlex.split(record.provenance.get("command", ""))
         named.add(next((word.partition("=")[2] for word in words if word.startswith(("experiment=", "+experiment="))), ""))
     return named.pop() if len(named) == 1 else ""
 

@@ -138,7 +138,7 @@ def brings(extra: str) -> str:
 
 
 def _has(loaded: Any, key: str) -> bool:
-    return loaded is not None and OmegaConf.select(loaded.config, key, default=None) is not None
+    return loaded is not None and missing(loaded.config, key) is None
 
 
 @contextmanager

@@ -98,18 +98,11 @@ class SchemeConfig:
 
 @dataclass
 class EvalConfig:
+    """The keys of `eval` that every evaluation has. Its own ones are those of its settings (`sqbench.evaluation`)."""
+
     name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
-    resamples: int = 10_000  # of the sign-flip test, and of the bootstrap of speeds
-    level: float = 0.95  # of the intervals
-    repetitions: int = 5  # latency: measurements; each times both models, one after the other
-    warmup: int = 1  # latency: repetitions before the measurements, which do not count
-    batch: int = 8  # latency: images at once; generation: prompts at once; lm_eval: requests at once
-    prompt: int = 128  # latency, generation: tokens that are read at once
-    decode: int = 16  # latency, generation: tokens that are written after the prompt, one by one
-    beams: int = 1  # generation: width of the beam search; 1 is greedy decoding
-    tasks: list[str] = field(default_factory=list)  # lm_eval: names, YAML files, TEMPLATE:FILE; see conf/eval/lm_eval.yaml
-    limit: int | None = None  # lm_eval: documents of each task, from its start; null is all
-    fewshot: int | None = None  # lm_eval: examples before each question; null is the task's own number
+    resamples: int = MISSING  # of the sign-flip test, and of the bootstrap of speeds
+    level: float = MISSING  # of the intervals
 
 
 @dataclass
@@ -141,11 +134,11 @@ class RunConfig:
     ranges: Any = MISSING  # the same in conf/ranges
     corrections: list[str] = field(default_factory=list)  # repairs after rounding, besides the method's own: bias
     bits: SchemeConfig = MISSING
-    eval: EvalConfig = MISSING
+    eval: Any = MISSING  # the keys of EvalConfig, and the fields of that evaluation's settings
     tracker: TrackerConfig = MISSING
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default
     layers: Any = None  # fnmatch patterns of the layers to quantize, or of modules around them; null: all; each: sweep over groups
-    mixed: str | None = None  # auto: each group of layers gets its own width, by its measured damage (sqbench/methods/mixed.py)
+    mixed: str | None = None  # auto: each group of layers gets its own width, by its measured damage (sqbench/pipeline/mixed.py)
     budget: float | None = None  # of mixed=auto: average bits per weight over the quantized layers, codes alone
     widths: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])  # of mixed=auto: bits to choose from
     head: str | None = None  # own, probe or knn; null is the model's own default

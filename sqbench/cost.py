@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from sqbench.comparison import SIZE
 from sqbench.effort import estimate
+from sqbench.records.record import Record
 from sqbench.storage import canonical_json, digest
 
 if TYPE_CHECKING:
     from sqbench.runner import Point
 
-Record = Mapping[str, Any]
 
 ENOUGH = 64  # finished points of one kind that are used, the last in the order of their names
 SHARED = ("baseline", "calibrate")  # stages whose result other points reuse
@@ -54,14 +55,14 @@ class History:
 
     def __init__(self, records: Iterable[Record]) -> None:
         """Index the records of a results folder. Failed records are ignored."""
-        self.sizes: dict[str, int | None] = {}
+        self.sizes: dict[str, float | None] = {}
         self.there: set[str] = set()
         self.alike: dict[tuple[Any, ...], deque[Record]] = {}
         for record in records:
-            if record["status"] != "ok":
+            if not record.finished:
                 continue
-            identity = record["identity"]
-            self.sizes[identity["model"]["weights"]] = record["baseline"].get("weight_bytes")
+            identity = record.identity
+            self.sizes[identity["model"]["weights"]] = record.baseline.get(SIZE.name)
             self.there.update(_shared(identity).values())
             for key in _keys(identity):
                 self.alike.setdefault(key, deque(maxlen=ENOUGH)).append(record)
@@ -79,8 +80,8 @@ class History:
             """Seconds that a stage of this point would take at the rate of each record."""
             mine, found = _work(stage, identity, size), []
             for record in near:
-                theirs = _work(stage, record["identity"], self.sizes[record["identity"]["model"]["weights"]])
-                found.append(record["cost"]["seconds"].get(stage, 0.0) * (mine / theirs if mine and theirs else 1.0))
+                theirs = _work(stage, record.identity, self.sizes[record.identity["model"]["weights"]])
+                found.append(record.cost["seconds"].get(stage, 0.0) * (mine / theirs if mine and theirs else 1.0))
             return found
 
         def paid(stage: str) -> float:
@@ -88,11 +89,11 @@ class History:
             return next((most for near in kin if (most := max(at_their_rates(stage, near))) > 0), 0.0)
 
         nearest = kin[0]
-        own = {stage for record in nearest for stage in record["cost"]["seconds"]} - {"total", "load", "noise", *SHARED}
-        rest = statistics.median(_rest(record["cost"]["seconds"]) for record in nearest)
+        own = {stage for record in nearest for stage in record.cost["seconds"]} - {"total", "load", "noise", *SHARED}
+        rest = statistics.median(_rest(record.cost["seconds"]) for record in nearest)
         seconds = {stage: statistics.median(at_their_rates(stage, nearest)) for stage in own}
         basis = f"{len(nearest)} finished point{'s' * (len(nearest) > 1)} like it"
-        strange = foreseen is not None and _searches(nearest[-1]["identity"]) != _searches(identity)
+        strange = foreseen is not None and _searches(nearest[-1].identity) != _searches(identity)
         if strange and foreseen is not None:  # of another method: its search says nothing about this search
             speed = seconds["evaluate"] / foreseen[0]["evaluate"] if seconds.get("evaluate") and "evaluate" in foreseen[0] else 1.0
             seconds = {stage: spent for stage, spent in seconds.items() if stage not in METHODS_OWN}
@@ -162,7 +163,7 @@ def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield paths, shared
 
 
-def _work(stage: str, identity: Mapping[str, Any], size: int | None) -> float | None:
+def _work(stage: str, identity: Mapping[str, Any], size: float | None) -> float | None:
     """The amount of work of a stage, in units of its own. None if it is unknown, as for all images of a data set."""
     data = identity["data"] if stage in ("baseline", "evaluate") else identity["calibration"] if stage == "calibrate" else None
     if size is None or (data is not None and data.get("windows", data.get("images")) is None):
@@ -195,12 +196,12 @@ def _rest(seconds: Mapping[str, float]) -> float:
     return max(0.0, seconds["total"] - sum(spent for stage, spent in seconds.items() if stage != "total"))
 
 
-def _memory(near: Iterable[Record], size: int | None, sizes: Mapping[str, int | None]) -> int | None:
+def _memory(near: Iterable[Record], size: float | None, sizes: Mapping[str, float | None]) -> int | None:
     """Peak bytes of points like this one. The part above that of a process without a model is scaled by model size."""
     base = psutil.Process().memory_info().rss  # this process has loaded the same libraries and no model
     found = []
     for record in near:
-        cost, theirs = record["cost"], sizes[record["identity"]["model"]["weights"]]
+        cost, theirs = record.cost, sizes[record.identity["model"]["weights"]]
         held = cost.get("peak_gpu_bytes", cost["peak_rss_bytes"])
         if held is not None:
             scale = size / theirs if size and theirs else 1.0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from sqbench.evaluation import EVALUATIONS
 from sqbench.models.extent import Extent
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format
@@ -32,7 +33,6 @@ DESCRIBED = 4  # roundings of every weight that cost as much as its noise in the
 COPIES = 3  # of the weights: loaded, for the fast float kernel, and quantized; the last two are float32
 TRAINED = 4  # further copies while training: gradients, two moments, the best epoch
 LOGITS = 6  # copies of a batch's predictions that an evaluation holds at once, of both models
-SINGLE_PASS = ("perplexity", "top1")  # evaluations that see every example once; the length of the others is unknown
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Work:
 def work_of(point: "Point") -> Work | None:
     """The amounts of work of a point. None if the length of the evaluation is unknown, or with mixed precision."""
     identity, cfg = point.identity, point.cfg
-    if identity["eval"]["name"] not in SINGLE_PASS or "mixed" in identity:
+    if not EVALUATIONS[identity["eval"]["name"]].single_pass or "mixed" in identity:
         return None
     data, calibration = identity["data"], identity["calibration"] or {}
     window = data.get("window", 1)

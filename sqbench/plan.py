@@ -76,7 +76,7 @@ def _state(point: "Point", store: Store) -> str:
     record = store.read(point.id, brief=True)
     if record is None or point.cfg.force:
         return "to do"
-    return {"ok": "finished", "failed": "failed, to do again"}[record["status"]]
+    return "finished" if record.finished else "failed, to do again"
 
 
 def forecast(points: Sequence["Point"], store: Store) -> dict[str, float]:

@@ -197,12 +197,12 @@ def parsed(kind: Kind, arguments: Sequence[str]) -> tuple[PlotConfig, list[str]]
 
 def _records(config: RecordsConfig) -> tuple[Any, str]:
     """The chosen rows of the long frame, and the metric."""
-    from sqbench.reporting.frame import results_frame
+    from sqbench.comparison import main_metric
+    from sqbench.reporting.frame import metrics_of, results_frame
     from sqbench.reporting.noise import told_most
-    from sqbench.reporting.order import main_metric
 
     frame = chosen(results_frame(told_most(records_of(config.results_dir, "plot KIND"))), config.where)
-    return frame, config.metric or main_metric(frame["metric"])
+    return frame, config.metric or main_metric(metrics_of(frame).values()).name
 
 
 def _save(config: PlotConfig, figure: Any, *names: str) -> list[Path]:

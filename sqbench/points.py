@@ -17,11 +17,12 @@ from sqbench.overrides import put, read
 from sqbench.progress import console, output
 from sqbench.quiet import quiet
 from sqbench.records.changes import changes
+from sqbench.records.fields import FILTERS
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.records.upkeep import KINDS, remains
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.listing import changes_table, diff_table, points_table
-from sqbench.reporting.order import FILTERS
 
 USAGE = f"""python -m sqbench.points [VERB] [results_dir=FOLDER ...]
 
@@ -50,7 +51,7 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
     _expect(names, 0, "list")
     from sqbench.records.identity import REVISION
 
-    records = {record["point_id"]: record for record in records_of(config.results_dir, "points")}
+    records = {record.point_id: record for record in records_of(config.results_dir, "points")}
     frame = chosen(results_frame(records.values()), config.where)
     output.print(points_table(frame, records, REVISION))
 
@@ -62,7 +63,7 @@ def shown(config: PointsConfig, names: Sequence[str]) -> None:
 
     record = found(config, names[0])
     parts = ("point_id", "status", "error", "metrics", "delta", "cost", "identity", "provenance")
-    _say(OmegaConf.to_yaml(OmegaConf.create({name: record[name] for name in parts})).rstrip())
+    _say(OmegaConf.to_yaml(OmegaConf.create({name: getattr(record, name) for name in parts})).rstrip())
     if line := again(record):
         _say(f"again: {line}")
 
@@ -82,15 +83,15 @@ def why(config: PointsConfig, names: Sequence[str]) -> None:
     record = found(config, names[0])
     settings.register()
     try:
-        today = identify(OmegaConf.merge(OmegaConf.structured(settings.RunConfig), record["config"]))  # type: ignore[arg-type]
+        today = identify(OmegaConf.merge(OmegaConf.structured(settings.RunConfig), record.config))  # type: ignore[arg-type]
     except (UserError, OmegaConfBaseException) as error:
-        _say(f"{record['point_id']}: its configuration no longer works: {str(error).splitlines()[0]}")
+        _say(f"{record.point_id}: its configuration no longer works: {str(error).splitlines()[0]}")
         return
-    if today.id == record["point_id"]:
-        _say(f"{record['point_id']}: as its configuration gives it today; running it again would skip it")
+    if today.id == record.point_id:
+        _say(f"{record.point_id}: as its configuration gives it today; running it again would skip it")
         return
-    _say(f"{record['point_id']}: its configuration gives {today.id} today, because of")
-    output.print(changes_table(changes(record["identity"], today.identity)))
+    _say(f"{record.point_id}: its configuration gives {today.id} today, because of")
+    output.print(changes_table(changes(record.identity, today.identity)))
 
 
 def intervals(config: PointsConfig, names: Sequence[str]) -> None:
@@ -99,7 +100,7 @@ def intervals(config: PointsConfig, names: Sequence[str]) -> None:
     from sqbench.records.renewal import renewed
 
     store = Store(folder_of(config))
-    finished = [record["point_id"] for record in store.records(brief=True) if record["status"] == "ok"]
+    finished = [record.point_id for record in store.records(brief=True) if record.finished]
     changed, without = 0, []
     for point_id in finished:
         record, samples = store.read(point_id), store.samples(point_id)
@@ -107,7 +108,7 @@ def intervals(config: PointsConfig, names: Sequence[str]) -> None:
             without.append(point_id)
             continue
         again = renewed(record, samples)
-        if again["delta"] != record["delta"]:
+        if again.delta != record.delta:
             store.write(again)
             changed += 1
     _say(f"{changed} of {len(finished)} points have other intervals now")
@@ -136,13 +137,13 @@ def clean(config: PointsConfig, names: Sequence[str]) -> None:
 VERBS = {"list": listed, "show": shown, "diff": diff, "why": why, "intervals": intervals, "clean": clean}
 
 
-def found(config: PointsConfig, name: str) -> dict[str, Any]:
+def found(config: PointsConfig, name: str) -> Record:
     """The record whose id begins with `name`.
 
     Raises:
         UserError: there is none, or several.
     """
-    records = {record["point_id"]: record for record in records_of(config.results_dir, "points")}
+    records = {record.point_id: record for record in records_of(config.results_dir, "points")}
     matches = [point_id for point_id in records if point_id.startswith(name)]
     if len(matches) != 1:
         raise UserError(

@@ -14,20 +14,18 @@ from rich.text import Text
 
 from sqbench.answer import reader
 from sqbench.collect import chosen, every, records_of
+from sqbench.comparison import Metric
 from sqbench.errors import UserError, known
 from sqbench.progress import output
 from sqbench.records.store import Store
 from sqbench.reporting.advice import advice
 from sqbench.reporting.candidates import candidates
-from sqbench.reporting.frame import results_frame
-from sqbench.reporting.order import EXACT
+from sqbench.reporting.frame import metric_of, metrics_of, results_frame
 from sqbench.reporting.recommendation import Wanted, recommend
 from sqbench.reporting.studies import Study, studies
 from sqbench.reporting.timings import WORKLOADS
-from sqbench.reporting.units import SPEEDS
 
 DEVICES = ("cpu", "cuda")
-_NO_LOSS = {*SPEEDS, *EXACT}  # speeds and sizes are gains and no loss of accuracy
 
 
 @dataclass
@@ -51,14 +49,14 @@ def recommendations(config: RecommendConfig) -> Iterator[RenderableType]:
         UserError: a value cannot work, or there is nothing to choose from.
     """
     wanted = _wanted(config)
-    records = {record["point_id"]: record for record in records_of(config.results_dir, "recommend")}
+    records = {record.point_id: record for record in records_of(config.results_dir, "recommend")}
     everything = results_frame(records.values())
     found = [study for study in studies(chosen(everything, config.where)) if _decides(study, config.metric)]
     if not found:
         raise UserError(_nothing(everything, config))
     store = Store(Path(config.results_dir).expanduser())
     for study in found:
-        metric = config.metric or study.metric
+        metric = config.metric or study.metric.name
         among = candidates(study, everything, records, store, metric, config.device)
         images = config.speed is None and any("images_per_s" in one.speeds for one in among.items)
         asked = replace(wanted, speed="images_per_s") if images else wanted
@@ -83,16 +81,22 @@ def _wanted(config: RecommendConfig) -> Wanted:
 def _decides(study: Study, metric: str | None) -> bool:
     """Whether a study has quantized points with a metric that is neither a speed nor a size."""
     quantized = study.frame[study.frame["method"] != "fp"]
-    asked = metric or study.metric
-    return asked not in _NO_LOSS and bool((quantized["metric"] == asked).any())
+    asked = study.metric if metric is None else metric_of(study.frame, metric)
+    return _is_accuracy(asked) and bool((quantized["metric"] == asked.name).any())
+
+
+def _is_accuracy(metric: Metric) -> bool:
+    """Whether a metric can lose by quantization. Speeds and sizes are its gains."""
+    return not (metric.speed or metric.exact)
 
 
 def _nothing(frame: pd.DataFrame, config: RecommendConfig) -> str:
-    metrics = sorted({name for name in frame["metric"] if name and not name.startswith("delta_")})
+    metrics = metrics_of(frame)
     if config.metric is not None and config.metric not in metrics:
         return f"metric={config.metric}: {known(config.metric, metrics)}"
     if config.metric is not None:
-        return f"metric={config.metric}: is no metric of accuracy; {known('', [name for name in metrics if name not in _NO_LOSS])}"
+        fitting = [name for name, metric in metrics.items() if _is_accuracy(metric)]
+        return f"metric={config.metric}: is no metric of accuracy; {known('', fitting)}"
     return (
         f"results_dir={config.results_dir}: no quantized point with a metric of accuracy;"
         " `python -m sqbench.run -m method=smoothquant,awq alpha=0.3,0.5,0.8` makes six"

@@ -19,7 +19,7 @@ from sqbench.calibration import Statistics
 from sqbench.comparison import shortfall
 from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
-from sqbench.evaluation import EVALUATIONS, Result, noise, settings_of
+from sqbench.evaluation import EVALUATIONS, Result, evaluation_of, noise
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.locks import Busy
@@ -32,7 +32,8 @@ from sqbench.recipes.task import Task
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
-from sqbench.records.store import SCHEMA, Store
+from sqbench.records.record import Record
+from sqbench.records.store import Store
 from sqbench.reporting.units import number
 from sqbench.rounding.trained import Qat
 from sqbench.storage import digest
@@ -100,89 +101,72 @@ def run_point(cfg: DictConfig, overrides: list[str], sweep: str | None = None) -
         )
     mirrored(record, samples, cfg, sweep)
     seconds = time.perf_counter() - start
-    if record["status"] == "failed":
-        message = record["error"]["message"]
+    if not record.finished:
+        message = (record.error or {})["message"]
         return Outcome(point.id, "failed", overrides, seconds, message, f"{point}: {message}")
-    metric = EVALUATIONS[point.identity["eval"]["name"]].headline(record["metrics"])
-    shown = number(record["metrics"][metric], metric)
-    return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: {metric} {shown}")
+    metric = record.metric(EVALUATIONS[point.identity["eval"]["name"]].headline(record.metrics))
+    shown = number(record.metrics[metric.name], metric)
+    return Outcome(point.id, "done", overrides, seconds, summary=f"{point}: {metric.name} {shown}")
 
 
-def mirrored(record: dict[str, Any], samples: pd.DataFrame | None, cfg: DictConfig, sweep: str | None) -> None:
+def mirrored(record: Record, samples: pd.DataFrame | None, cfg: DictConfig, sweep: str | None) -> None:
     """Copy a written record to Weights & Biases, as `cfg.tracker` says."""
     how, root = cfg.tracker, Store(cfg.results_dir).root
     mirror(record, samples, mode=how.mode, project=how.project, entity=how.entity, results_dir=root, sweep=sweep or "single")
 
 
-def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
+def compute(point: Point, store: Store, overrides: list[str], sweep: str | None) -> tuple[Record, pd.DataFrame | None]:
     """The record and per-example outcomes of a point. An error inside becomes a failed record."""
     watch = Stopwatch()
     reset_peaks()
-    record = _blank(point)
-    samples = None
+    record, samples = _blank(point), None
     fingerprints: dict[str, Any] = {"model": point.source.fingerprint, **point.corpus.fingerprints()}
     try:
         result, float_result, examples = flow(point, store, watch)
         samples = result.samples
-        evaluation, how = EVALUATIONS[point.identity["eval"]["name"]], point.cfg.eval
-        differences = evaluation.differences(samples, how.resamples, how.level)
-        record.update(
+        evaluation, how = EVALUATIONS[point.identity["eval"]["name"]], point.identity["eval"]
+        differences = evaluation.differences(samples, how["resamples"], how["level"])
+        record = replace(
+            record,
             metrics=result.metrics,
+            declared={name: metric for name, metric in evaluation.declared(samples).items() if name in result.metrics},
             baseline=float_result.metrics,
             delta={metric: difference.as_dict() for metric, difference in differences.items()},
-            outcomes={metric: outcome.as_dict() for metric, outcome in evaluation.outcomes(samples).items()},
             share=share_of(result.model.report or {}),
             quantized=result.model.report or {},
+            noise=result.noise or {},
         )
-        if result.noise is not None:
-            record["noise"] = result.noise
         _refuse_nonfinite(record)
-        if caution := shortfall(record["delta"].get(evaluation.headline(result.metrics), {})):
+        if caution := shortfall(record.delta.get(evaluation.headline(result.metrics), {})):
             log.debug("%s", caution)  # in the point's own log: the sweep says it once, at its end
         fingerprints |= {**examples.about(), "evaluated": len(samples)}
     except Exception as error:  # noqa: BLE001 (whatever breaks a point must not break the sweep; it is in the record)
         log.debug("%s", traceback.format_exc())
         trouble = {"type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
-        record = _blank(point) | {"status": "failed", "error": trouble}
-        samples = None
-    record["cost"] = {
-        "seconds": watch.total(),
-        **peaks(),
-        "weight_bytes": record["metrics"].get("weight_bytes"),
-    }
-    record["provenance"] = provenance(fingerprints, overrides, sweep, gpus.name(device_of(point.cfg.device)))
-    return record, samples
+        record, samples = replace(_blank(point), status="failed", error=trouble), None
+    return replace(
+        record,
+        cost={"seconds": watch.total(), **peaks(), "weight_bytes": record.metrics.get("weight_bytes")},
+        provenance=provenance(fingerprints, overrides, sweep, gpus.name(device_of(point.cfg.device))),
+    ), samples
 
 
-def broken(
-    point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float, device: str
-) -> dict[str, Any]:
+def broken(point: Point, error: dict[str, str], overrides: list[str], sweep: str | None, seconds: float, device: str) -> Record:
     """The failed record of a point whose process could not write one."""
-    return {
-        **_blank(point),
-        "status": "failed",
-        "error": error,
-        "cost": {"seconds": {"total": round(seconds, 3)}, "peak_rss_bytes": None, "weight_bytes": None},
-        "provenance": provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep, device),
-    }
+    return replace(
+        _blank(point),
+        status="failed",
+        error=error,
+        cost={"seconds": {"total": round(seconds, 3)}, "peak_rss_bytes": None, "weight_bytes": None},
+        provenance=provenance({"model": point.source.fingerprint, **point.corpus.fingerprints()}, overrides, sweep, device),
+    )
 
 
-def _blank(point: Point) -> dict[str, Any]:
-    """The record of a point before it has any result."""
-    return {
-        "schema": SCHEMA,
-        "point_id": point.id,
-        "status": "ok",
-        "error": None,
-        "identity": point.identity,
-        "config": OmegaConf.to_container(point.cfg, resolve=True),
-        "metrics": {},
-        "baseline": {},
-        "delta": {},
-        "outcomes": {},
-        "share": {},
-        "quantized": {},
-    }
+def _blank(point: Point) -> Record:
+    """The record of a point before it has any result, with the metrics that its evaluation declares beforehand."""
+    config: dict[str, Any] = OmegaConf.to_container(point.cfg, resolve=True)  # type: ignore[assignment]
+    declared = {metric.name: metric for metric in EVALUATIONS[point.identity["eval"]["name"]].metrics}
+    return Record(point.id, point.identity, config, declared=declared)
 
 
 def checkpoint_of(store: Store, point: Point) -> Path:
@@ -190,7 +174,7 @@ def checkpoint_of(store: Store, point: Point) -> Path:
     return store.folder(point.id) / "checkpoint.safetensors"
 
 
-def _refuse_nonfinite(record: dict[str, Any]) -> None:
+def _refuse_nonfinite(record: Record) -> None:
     """Raise ArithmeticError, naming the place, if a result is NaN or infinite. No record holds such a number."""
 
     def walk(value: Any, place: str) -> None:
@@ -200,7 +184,7 @@ def _refuse_nonfinite(record: dict[str, Any]) -> None:
             walk(inner, f"{place}.{key}")
 
     for part in ("metrics", "baseline", "delta", "quantized", "noise"):
-        walk(record.get(part), part)
+        walk(getattr(record, part), part)
 
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
@@ -217,8 +201,9 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
     recipe, scheme = recipe_of(cfg), scheme_of(cfg)
     model.topology.restricted(scheme.layers)  # a pattern that names no layer must fail before anything is computed
     name = point.identity["eval"]["name"]
-    evaluation, settings = EVALUATIONS[name], settings_of(name, model.kind, cfg.eval)
-    judged = settings | ({"inputs": inputs} if (inputs := evaluation.inputs(cfg.eval)) else {})
+    asked = evaluation_of(cfg.eval, model.kind)
+    evaluation, settings = asked.evaluation, asked.used()
+    judged = settings | ({"inputs": inputs} if (inputs := asked.settings.inputs()) else {})
     with watch.stage("baseline"):
         swift: Model = _shared("swift", same_model, lambda: lower(model, "sim"))  # the same on this machine's faster float kernel
         beside = swift if evaluation.beside is None else model  # speed is compared with plain torch

@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sqbench.comparison import Metric
+from sqbench.records import schema1
+from sqbench.records.record import Record
 from sqbench.storage import digest
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -27,7 +30,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 def build(
     method: str = "smoothquant", bits: str = "w8a8", alpha: Any = None, perplexity: float = 15.1, **changes: Any
 ) -> dict[str, Any]:
-    """A finished record. `changes` replace values, nested ones with `__` between the keys: `identity__seed=1`.
+    """A finished record of schema 1. `changes` replace values, nested ones with `__` between keys: `identity__seed=1`.
 
     Its `point_id` follows from the identity, as in a real record; `status="failed"` empties the results.
     """
@@ -69,9 +72,20 @@ def build(
     return record
 
 
-def write(results_dir: Path, *records: dict[str, Any]) -> None:
+def metric(name: str) -> Metric:
+    """The metric of this name, as a record of schema 1 declares it."""
+    return Metric.of(name, schema1.declared(name))
+
+
+def made(*arguments: Any, **changes: Any) -> Record:
+    """The record of `build`, as a store reads it."""
+    return Record.from_json(build(*arguments, **changes))
+
+
+def write(results_dir: Path, *records: dict[str, Any] | Record) -> None:
     """Put records where a run leaves them, sealed as the store does it."""
-    for record in records:
+    for given in records:
+        record = given.to_json() if isinstance(given, Record) else given
         path = results_dir / "runs" / record["point_id"] / "record.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({**record, "checksum": digest(record)}), encoding="utf-8")

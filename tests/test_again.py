@@ -1,22 +1,23 @@
 """The line that makes a point again gives the record's own settings, whatever the defaults are today."""
 
 import shlex
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from examples import build
+from examples import made
 from omegaconf import OmegaConf
 
 from sqbench.again import again
 from sqbench.config import compose_config
+from sqbench.records.record import Record
 
 LINE = "python -m sqbench.run method=rtn bits=w4a16 'data.path=a b'"
 
 
-def of_today(*changes: str) -> dict[str, Any]:
+def of_today(*changes: str) -> Record:
     """A record of `LINE` whose settings differ from those that the line gives today."""
     config = OmegaConf.to_container(compose_config(*shlex.split(LINE)[3:], *changes), resolve=True)
-    return build("rtn", "w4a16", config=config, provenance__command=LINE)
+    return made("rtn", "w4a16", config=config, provenance__command=LINE)
 
 
 def test_a_line_that_gives_the_same_settings_stays() -> None:
@@ -33,7 +34,7 @@ def test_defaults_that_have_changed_since_are_given() -> None:
 
 def test_windows_are_nothing_to_a_model_of_images() -> None:
     record = of_today("data.windows=8")
-    record["identity"]["data"] = {"test": "b" * 64, "images": 100}
+    record = replace(record, identity={**record.identity, "data": {"test": "b" * 64, "images": 100}})
     assert again(record) == LINE
 
 
@@ -41,4 +42,4 @@ def test_windows_are_nothing_to_a_model_of_images() -> None:
     "command", ["", "pytest", "python -m sqbench.run method=gone bits=w4a16", "python -m sqbench.run no.such=1"]
 )
 def test_a_line_that_no_longer_composes_stays(command: str) -> None:
-    assert again(build(provenance__command=command)) == command
+    assert again(made(provenance__command=command)) == command

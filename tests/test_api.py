@@ -13,7 +13,7 @@ import sqbench
 from sqbench import api
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
-from sqbench.evaluation import EVALUATIONS
+from sqbench.evaluation import EVALUATIONS, evaluation_of
 from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
 
 PAGE = CONF_DIR.parent / "docs" / "api.md"
@@ -52,16 +52,18 @@ def test_the_package_offers_its_verbs_only() -> None:
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_an_evaluation_has_the_defaults_of_the_command_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, keys in EVALUATIONS[name].settings.items():
-        chosen = api.compose_config("model.name=x", f"eval={name}").eval
+    for kind in EVALUATIONS[name].kinds:
+        defaults = evaluation_of(api.compose_config("model.name=x", f"eval={name}").eval, kind).used()
+        keys = list(defaults)
         seen: dict[str, object] = {}
         fake = dataclasses.replace(EVALUATIONS[name], run=lambda *arguments, seen=seen, **settings: seen.update(settings))
         monkeypatch.setitem(EVALUATIONS, name, fake)
         api.evaluate(SimpleNamespace(kind=kind, name="x"), None, name=name)  # type: ignore[arg-type]
-        assert seen == {key: chosen[key] for key in keys}
+        assert seen == defaults
         if keys:
-            api.evaluate(SimpleNamespace(kind=kind, name="x"), None, name=name, **{keys[0]: "changed"})  # type: ignore[arg-type]
-            assert seen == {key: chosen[key] for key in keys} | {keys[0]: "changed"}
+            changed = "changed"
+            api.evaluate(SimpleNamespace(kind=kind, name="x"), None, name=name, **{keys[0]: changed})  # type: ignore[arg-type]
+            assert seen == defaults | {keys[0]: changed}
 
 
 def test_what_an_evaluation_does_not_know_is_refused(tiny, windows) -> None:  # type: ignore[no-untyped-def]

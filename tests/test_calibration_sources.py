@@ -25,7 +25,7 @@ def other(tmp_path: Path) -> Path:
 def by_source(results: Path) -> dict[str, list[dict[str, Any]]]:
     """The records of every source, in order of their seeds."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for record in sorted(Store(results).records(), key=lambda record: record["identity"]["seed"]):
+    for record in sorted(Store(results).records(), key=lambda record: record.identity["seed"]):
         source = set(results_frame([record])["source"]) - {""}
         found.setdefault(source.pop(), []).append(record)
     return found
@@ -40,11 +40,11 @@ def test_every_source_is_a_point_and_a_row_of_a_table(command: Command, results:
     assert "12 combinations are 8 points" in ended.err  # random tokens are the same whatever the text would have been
     found = by_source(results)
     assert {source: len(records) for source, records in found.items()} == {"data": 2, "other": 2, "random": 2, "weights": 2}
-    loss = {source: records[0]["metrics"]["kl_to_fp"] for source, records in found.items()}
+    loss = {source: records[0].metrics["kl_to_fp"] for source, records in found.items()}
     assert loss["data"] < loss["weights"]
     for source, (first, second) in found.items():
-        assert first["metrics"]["kl_to_fp"] != second["metrics"]["kl_to_fp"], source  # a seed is a draw of each
-        assert ("guessed" in first["quantized"]) == (source == "weights")
+        assert first.metrics["kl_to_fp"] != second.metrics["kl_to_fp"], source  # a seed is a draw of each
+        assert ("guessed" in first.quantized) == (source == "weights")
     assert "4 of 14 layers are a guess, that of N(0, 1)" in ended.err
     assert len(list((results / "cache" / "calibration").glob("*.safetensors"))) == 6  # weights tell their statistics in no time
     table, _ = collect(CollectConfig(str(results), rows=["method", "source"]))
@@ -59,13 +59,13 @@ def test_weight_only_methods_calibrate_without_inputs_too(command: Command, resu
     ended = command("-m", "method=awq,rtn", "bits=w4a16", "alpha=auto", "calibration.source=weights,random")
     assert ended.code == 0, ended.err
     losses = {
-        (record["identity"]["method"]["name"], source): record["metrics"]["kl_to_fp"]
+        (record.identity["method"]["name"], source): record.metrics["kl_to_fp"]
         for source, records in by_source(results).items()
         for record in records
     }
     assert losses["rtn", "weights"] == losses["rtn", "random"]  # it reads no statistics
     assert losses["awq", "weights"] != losses["awq", "random"]
-    assert all("guessed" not in record["quantized"] for record in Store(results).records())
+    assert all("guessed" not in record.quantized for record in Store(results).records())
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from sqbench.collect import CollectConfig, chosen, collect, every, records_of
 from sqbench.config import CONF_DIR
 from sqbench.errors import UserError
+from sqbench.records.fields import FILTERS, GROUPABLE
 from sqbench.reporting.frame import results_frame
-from sqbench.reporting.order import FILTERS, GROUPABLE, labels
+from sqbench.reporting.order import labels
 
 
 @pytest.fixture

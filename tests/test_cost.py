@@ -12,19 +12,20 @@ from sqbench.cost import Cost, History, wall_clock
 from sqbench.models.base import Extent
 from sqbench.plan import summary, verdict
 from sqbench.records.outcome import Outcome
+from sqbench.records.record import Record
 
 STAGES = {"load": 2.0, "baseline": 10.0, "calibrate": 20.0, "quantize": 4.0, "lower": 1.0, "evaluate": 8.0, "total": 46.0}
 CACHED = STAGES | {"load": 0.1, "baseline": 0.01, "calibrate": 0.2, "total": 14.31}
 
 
-def finished(seconds: dict[str, float], **changes: Any) -> dict[str, Any]:
-    return examples.build(alpha=0.5, cost__seconds=seconds, **changes)
+def finished(seconds: dict[str, float], **changes: Any) -> Record:
+    return examples.made(alpha=0.5, cost__seconds=seconds, **changes)
 
 
 def point(size: int | None = None, **changes: Any) -> Any:
     """A point of which nothing else is known than the bytes of its weights."""
     extent = None if size is None else Extent(size // 4, 0.0, 0, 0, 0)
-    identity = examples.build(**{"alpha": 0.3, **changes})["identity"]
+    identity = examples.made(**{"alpha": 0.3, **changes}).identity
     return SimpleNamespace(identity=identity, source=SimpleNamespace(extent=lambda: extent))
 
 

@@ -16,18 +16,18 @@ Command = Callable[..., Ended]
 def test_both_backends_end_to_end(command: Command, results: Path) -> None:
     ended = command("-m", "method=smoothquant", "alpha=0.5", "bits=w8a8_dynamic,w8a8,w8a16,w4a16", "backend=sim,int")
     assert ended.code == 0, ended.err
-    records = {(r["identity"]["scheme"]["name"], r["identity"]["backend"]): r for r in Store(results).records()}
+    records = {(r.identity["scheme"]["name"], r.identity["backend"]): r for r in Store(results).records()}
     assert len(records) == 8
     for (bits, backend), record in records.items():
-        execution = record["quantized"]["execution"]
+        execution = record.quantized["execution"]
         layers = [layer for entry in execution for layer in entry["layers"]]
-        assert sorted(layers) == sorted(entry["layer"] for entry in record["quantized"]["per_layer"])
+        assert sorted(layers) == sorted(entry["layer"] for entry in record.quantized["per_layer"])
         if backend == "sim":
             assert {entry["kernel"] for entry in execution} == {"simulated"}
             continue
         simulated = records[bits, "sim"]
-        assert record["metrics"]["perplexity"] == pytest.approx(simulated["metrics"]["perplexity"], rel=1e-3)
-        assert record["metrics"]["weight_bytes"] == simulated["metrics"]["weight_bytes"]
+        assert record.metrics["perplexity"] == pytest.approx(simulated.metrics["perplexity"], rel=1e-3)
+        assert record.metrics["weight_bytes"] == simulated.metrics["weight_bytes"]
         assert all(entry["reason"] for entry in execution if entry["kernel"] == "simulated")
 
 
@@ -42,9 +42,9 @@ def test_without_a_compiler_the_numbers_are_the_same(command: Command, results: 
     monkeypatch.setattr(compiler, "load", compiler.load.__wrapped__)  # as in a new process
     ended = command("-m", "method=rtn", "bits=w4a16", "backend=sim,int")
     assert ended.code == 0
-    sim, executed = sorted(Store(results).records(), key=lambda record: record["identity"]["backend"] == "int")
-    assert executed["metrics"] == sim["metrics"]
-    (entry,) = executed["quantized"]["execution"]
+    sim, executed = sorted(Store(results).records(), key=lambda record: record.identity["backend"] == "int")
+    assert executed.metrics == sim.metrics
+    (entry,) = executed.quantized["execution"]
     assert entry["kernel"] == "simulated"
     assert "SQBENCH_NATIVE" in entry["reason"]
     assert "14 of 14 layers are simulated" in ended.err

@@ -92,7 +92,7 @@ def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def numbers(results: Path) -> dict[str, Any]:
     """What every record says, by point."""
-    return {record["point_id"]: {key: record[key] for key in NUMBERS} for record in Store(results).records()}
+    return {record.point_id: {key: getattr(record, key) for key in NUMBERS} for record in Store(results).records()}
 
 
 def finished(results: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -387,7 +387,7 @@ def test_a_clock_that_goes_back_changes_no_duration(
     with monkeypatch.context() as patch:
         patch.setattr("time.time", lambda: 2e9 - 3600 * next(ticks))
         assert command(*SWEEP).code == 0
-    seconds = [record["cost"]["seconds"] for record in Store(results).records()]
+    seconds = [record.cost["seconds"] for record in Store(results).records()]
     assert all(0 <= value < 100 for record in seconds for value in record.values())
     completes(command, results, whole)
 

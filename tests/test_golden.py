@@ -89,15 +89,15 @@ def found(folder: Path) -> dict[str, dict[str, float]]:
         assert not end.value.code, sweep
     points = {}
     for record in Store(folder / "results").records():
-        layers, change = record["quantized"]["per_layer"], record["delta"]["perplexity"]
+        layers, change = record.quantized["per_layer"], record.delta["perplexity"]
         sqnr = {
             f"mean {key}": sum(layer[key] for layer in layers) / len(layers)
             for key in ("weight_sqnr_db", "input_sqnr_db")
             if key in layers[0]
         }
-        interval = {f"perplexity {key}": change[key] + record["baseline"]["perplexity"] for key in ("low", "high")}
-        metrics = {key: record["metrics"][key] for key in ("perplexity", "kl_to_fp", "agreement", "weight_bytes")}
-        points[label(record["identity"])] = metrics | interval | sqnr
+        interval = {f"perplexity {key}": change[key] + record.baseline["perplexity"] for key in ("low", "high")}
+        metrics = {key: record.metrics[key] for key in ("perplexity", "kl_to_fp", "agreement", "weight_bytes")}
+        points[label(record.identity)] = metrics | interval | sqnr
     return dict(sorted(points.items()))
 
 

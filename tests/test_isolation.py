@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow  # every child imports torch
 
 
 def records(results):
-    return {record["identity"]["method"]["name"]: record for record in Store(results).records()}
+    return {record.identity["method"]["name"]: record for record in Store(results).records()}
 
 
 def without_costs(record):
     """A record but for what differs from run to run."""
-    kept = {key: value for key, value in record.items() if key not in ("checksum", "cost")}
-    kept["provenance"] = {key: value for key, value in record["provenance"].items() if key not in ("time", "command", "sweep")}
-    kept["config"] = {key: value for key, value in record["config"].items() if key not in ("isolate", "results_dir")}
+    kept = {key: value for key, value in record.to_json().items() if key != "cost"}
+    kept["provenance"] = {key: value for key, value in record.provenance.items() if key not in ("time", "command", "sweep")}
+    kept["config"] = {key: value for key, value in record.config.items() if key not in ("isolate", "results_dir")}
     return kept
 
 
@@ -51,17 +51,17 @@ def test_what_kills_a_point_is_one_failed_record(command, results, monkeypatch, 
     ended = command("-m", "method=rtn,fp", "isolate=true", *options)
     assert ended.code == 1
     found = records(results)
-    assert found["rtn"]["status"] == "failed"
-    assert found["rtn"]["error"]["type"] == "Killed"
-    assert said in found["rtn"]["error"]["message"]
+    assert found["rtn"].status == "failed"
+    assert found["rtn"].error["type"] == "Killed"
+    assert said in found["rtn"].error["message"]
     assert said.split(";")[0] in ended.out
-    assert found["rtn"]["error"]["message"] in json.dumps(found["rtn"])
+    assert found["rtn"].error["message"] in json.dumps(found["rtn"].to_json())
     if "float" in found or "fp" in found:
-        assert found["fp"]["status"] == "ok"
+        assert found["fp"].status == "ok"
     assert not list(results.glob("runs/*/claim.json"))
     monkeypatch.delenv(FAULT)
     assert command("-m", "method=rtn,fp").code == 0
-    assert {record["status"] for record in records(results).values()} == {"ok"}
+    assert {record.status for record in records(results).values()} == {"ok"}
 
 
 @pytest.mark.parametrize(("fault", "options", "started"), [
@@ -79,7 +79,7 @@ def test_points_share_a_process_until_one_fails(command, results, monkeypatch, t
     assert ended.code == bool(fault), ended
     assert len(seen) == started
     assert not [process for process in seen if process.is_alive()]
-    found = {name: record["status"] for name, record in records(results).items()}
+    found = {name: record.status for name, record in records(results).items()}
     assert found == {"rtn": "failed" if fault else "ok", "minmax": "ok", "fp": "ok"}
 
 
@@ -108,7 +108,7 @@ def test_what_kills_a_point_after_its_record_leaves_it_as_it_is(command, results
     ended = command("method=rtn", "isolate=true")
     assert ended.code == 0, ended
     assert "1 done" in ended.out
-    assert records(results)["rtn"]["status"] == "ok"
+    assert records(results)["rtn"].status == "ok"
 
 
 def test_a_child_that_cannot_begin_says_why(command, results, monkeypatch, tmp_path):
@@ -117,14 +117,14 @@ def test_a_child_that_cannot_begin_says_why(command, results, monkeypatch, tmp_p
     ended = command("method=rtn", "limits.seconds=100")  # which a child has to be there for
     assert ended.code == 1, ended
     assert "IsADirectoryError" in ended.out
-    assert "IsADirectoryError" in records(results)["rtn"]["error"]["message"]
+    assert "IsADirectoryError" in records(results)["rtn"].error["message"]
     assert "Traceback" not in ended.out + ended.err
 
 
 def test_a_crash_leaves_where_it_was_in_the_record(command, results, monkeypatch):
     monkeypatch.setenv(FAULT, "segv@quantize")
     assert command("method=rtn", "isolate=true").code == 1
-    assert "in fault" in records(results)["rtn"]["error"]["traceback"]
+    assert "in fault" in records(results)["rtn"].error["traceback"]
 
 
 def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp_path):
@@ -133,7 +133,7 @@ def test_a_failure_that_passes_is_tried_again(command, results, monkeypatch, tmp
     ended = command("method=rtn", "isolate=true", "retry=1")
     assert ended.code == 0
     assert "trying again, 1 of 1" in ended.out + ended.err
-    assert records(results)["rtn"]["status"] == "ok"
+    assert records(results)["rtn"].status == "ok"
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -167,4 +167,4 @@ def test_the_child_starts_with_its_own_gpu_and_a_dead_ones_record_names_it(comma
     assert command("method=rtn", "isolate=true").code == 1
     assert seen == ["3"]
     assert os.environ[gpus.VISIBLE] == "2,3"
-    assert records(results)["rtn"]["provenance"]["device"] == "CUDA_VISIBLE_DEVICES=3"
+    assert records(results)["rtn"].provenance["device"] == "CUDA_VISIBLE_DEVICES=3"

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def plain(text: str) -> list[list[str]]:
 def check_record(record: dict[str, Any], results: Path) -> None:
     """Every field of the contract, and that they agree with each other."""
     assert record.keys() == SCHEMA
-    assert (record["schema"], record["status"], record["error"]) == (1, "ok", None)
+    assert (record["schema"], record["status"], record["error"]) == (2, "ok", None)
     assert record["point_id"] == digest(record["identity"])[:12]
     assert record["checksum"] == digest({key: value for key, value in record.items() if key != "checksum"})
     assert record["identity"].keys() == {
@@ -533,20 +534,20 @@ def test_intervals_are_made_again_from_the_samples_of_a_point(
     assert command("method=rtn", "bits=w4a16").code == 0
     store = Store(results)
     (whole,) = store.records()
-    path = store.folder(whole["point_id"]) / "record.json"
+    path = store.folder(whole.point_id) / "record.json"
     as_run = path.read_bytes()
     capsys.readouterr()
     assert points.main(["intervals", f"results_dir={results}"]) == 0
     assert capsys.readouterr().out == "0 of 1 points have other intervals now\n"
-    changes = whole["delta"] | {"perplexity": whole["delta"]["perplexity"] | {"low": -99.0, "test": "of an earlier version"}}
-    store.write({key: value for key, value in whole.items() if key != "checksum"} | {"delta": changes})
+    changed = {**whole.delta["perplexity"], "low": -99.0, "test": "of an earlier version"}
+    store.write(replace(whole, delta={**whole.delta, "perplexity": changed}))
     assert path.read_bytes() != as_run
     assert points.main(["intervals", f"results_dir={results}"]) == 0
     assert capsys.readouterr().out == "1 of 1 points have other intervals now\n"
     assert path.read_bytes() == as_run
-    (store.folder(whole["point_id"]) / "samples.parquet").unlink()
+    (store.folder(whole.point_id) / "samples.parquet").unlink()
     assert points.main(["intervals", f"results_dir={results}"]) == 2
-    assert whole["point_id"] in capsys.readouterr().err
+    assert whole.point_id in capsys.readouterr().err
     assert path.read_bytes() == as_run
 
 

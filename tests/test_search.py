@@ -38,7 +38,7 @@ def search(tiny_folder: Path, text_file: Path, results: Path, capsys: pytest.Cap
 
 
 def records(results: Path) -> dict[str, dict[str, Any]]:
-    return {record["point_id"]: record for record in Store(results).records()}
+    return {record.point_id: record for record in Store(results).records()}
 
 
 def study(results: Path) -> dict[str, Any]:
@@ -64,21 +64,21 @@ def test_a_search_is_a_sweep_of_normal_points(search: Command, command: Command,
     assert [trial["state"] for trial in told["trials"]] == ["complete"] * 4
     for trial in told["trials"]:
         (point_id,) = trial["points"]
-        assert trial["parameters"] == {"alpha": found[point_id]["identity"]["method"]["alpha"]}
-        assert trial["values"] == [found[point_id]["metrics"]["perplexity"]]
-    best = min(found.values(), key=lambda record: record["metrics"]["perplexity"])
-    assert told["trials"][told["best"]]["points"] == [best["point_id"]]
+        assert trial["parameters"] == {"alpha": found[point_id].identity["method"]["alpha"]}
+        assert trial["values"] == [found[point_id].metrics["perplexity"]]
+    best = min(found.values(), key=lambda record: record.metrics["perplexity"])
+    assert told["trials"][told["best"]]["points"] == [best.point_id]
     assert f"best of 4 trials: perplexity {best['metrics']['perplexity']:.2f} at alpha=" in ended.out
     assert f"· point {best['point_id']}\n" in ended.out
     (line,) = (line for line in ended.out.splitlines() if line.startswith("    python -m sqbench.run"))
-    assert line.strip() == best["provenance"]["command"]
+    assert line.strip() == best.provenance["command"]
     again = paste(line, cwd=tmp_path)
     assert (again.returncode, f"skipped {best['point_id']}" in again.stderr) == (0, True), again.stderr
 
     latest = sweeps.latest(results)
     assert latest is not None
     assert sorted(latest.points) == sorted(latest.todo) == sorted(found)
-    alphas = ",".join(str(record["identity"]["method"]["alpha"]) for record in found.values())
+    alphas = ",".join(str(record.identity["method"]["alpha"]) for record in found.values())
     assert counts(command("-m", "method=smoothquant", "bits=w8a8", f"alpha={alphas}")) == "4 skipped"
 
 
@@ -99,7 +99,7 @@ def test_a_search_goes_on_where_it_was(search: Command, results: Path, tmp_path:
 @pytest.mark.slow
 def test_it_is_as_good_as_the_grid(search: Command, command: Command, results: Path) -> None:
     assert command("-m", "method=smoothquant", "bits=w8a8", "alpha=0.3,0.5,0.8").code == 0
-    grid = [record["metrics"]["kl_to_fp"] for record in records(results).values()]
+    grid = [record.metrics["kl_to_fp"] for record in records(results).values()]
     ended = search(*ALPHA, trials=12, metric="kl_to_fp")
     assert ended.code == 0, ended.err
     told = study(results)
@@ -113,7 +113,7 @@ def test_trials_that_start_badly_end_early(search: Command, results: Path) -> No
     assert ended.code == 0, ended.err
     found, told = records(results), study(results)
     for trial in told["trials"]:
-        windows = [found[point_id]["identity"]["data"]["windows"] for point_id in trial["points"]]
+        windows = [found[point_id].identity["data"]["windows"] for point_id in trial["points"]]
         assert windows == [1, 2, 4][: len(windows)]
         assert (trial["state"] == "complete") == (len(windows) == 3)
     states = [trial["state"] for trial in told["trials"]]
@@ -146,7 +146,7 @@ def test_a_failed_point_is_one_failed_trial(
     assert (ended.code, counts(ended)) == (1, "2 done, 1 failed")
     assert "best of 3 trials, 1 without a result: perplexity" in ended.out
     first, *others = study(results)["trials"]
-    assert (first["state"], "No space left" in first["error"], len(first["points"])) == ("fail", True, 1)
+    assert (first["state"], "No space left" in first.error, len(first["points"])) == ("fail", True, 1)
     assert [trial["state"] for trial in others] == ["complete"] * 2
     monkeypatch.delenv(ONCE)
     nothing = search(*ALPHA, trials=2, seed=5)

@@ -23,4 +23,4 @@ def test_points_survive_random_kills_and_are_computed_once(tmp_path):
     assert found["kills"] >= 1
     assert set(found["wrong"].values()) == {0}
     records = list(Store(tmp_path / "stress" / "results").records())
-    assert sorted(record["identity"]["method"]["alpha"] for record in records) == [index / POINTS for index in range(POINTS)]
+    assert sorted(record.identity["method"]["alpha"] for record in records) == [index / POINTS for index in range(POINTS)]

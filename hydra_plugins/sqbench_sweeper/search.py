@@ -181,7 +181,8 @@ class SearchSweeper(CheckedSweeper):
         if best is None:
             lines = [f"no best: {trials}"]
         else:
-            point_id, value = best.user_attrs["points"][-1], number(best.user_attrs["values"][-1], self.study.metric)
+            point_id = best.user_attrs["points"][-1]
+            value = number(best.user_attrs["values"][-1], self.study.declared)
             outcome = next(outcome for outcome in self.outcomes.values() if outcome.point_id == point_id)
             drawn = " ".join(f"{key}={item}" for key, item in rounded(best.params).items())
             lines = [

@@ -58,10 +58,10 @@ def _side(points: Iterable[tuple[str, ...]], ids: Ids, store: Store) -> Side:
     records, samples = [], []
     for words in points:
         record = store.read(ids[words]) if words in ids else None
-        if record is None or record["status"] != "ok":
-            why = "was not run" if record is None else f"failed: {record['error']['message']}"
+        if record is None or not record.finished:
+            why = "was not run" if record is None else f"failed: {(record.error or {})['message']}"
             raise UserError(f"point {' '.join(words)} {why}")
-        table = store.samples(record["point_id"])
+        table = store.samples(record.point_id)
         if table is None:
             raise UserError(f"point {' '.join(words)} has no whole samples.parquet any more: running it with force=true makes one")
         records.append(record)

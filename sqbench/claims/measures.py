@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from sqbench.comparison import Outcome, mean_difference, over_seeds
 from sqbench.errors import UserError, known
-from sqbench.evaluation import EVALUATIONS
-from sqbench.evaluation.latency import FIGURES
+from sqbench.records.record import Record
 
 Values = NDArray[np.float64]
 SEED, RESAMPLES, LEVEL = 20260401, 10_000, 0.95
+_NUMBERS = ("metrics", "baseline", "delta", "share", "quantized", "noise", "cost")  # the parts of a record that hold numbers
 _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
@@ -43,7 +43,7 @@ class Effect:
 class Side:
     """A finished point, or one point per seed, with their per-example outcomes."""
 
-    records: Sequence[dict[str, Any]]
+    records: Sequence[Record]
     samples: Sequence[pd.DataFrame]
 
 
@@ -84,8 +84,8 @@ def change(of: Side, against: Side | None, *, metric: str) -> Effect:
 
 
 def _outcome(side: Side, metric: str) -> Outcome:
-    names = {record["identity"]["eval"]["name"] for record in side.records}
-    outcomes = EVALUATIONS[names.pop()].outcomes(side.samples[0])
+    declared = side.records[0].declared
+    outcomes = {name: one.outcome for name, one in declared.items() if one.outcome is not None}
     if metric not in outcomes:
         raise UserError(f"metric={metric}: {known(metric, outcomes)}")
     return outcomes[metric]
@@ -100,8 +100,8 @@ def number(of: Side, against: Side | None, *, path: str) -> Effect:
     return Effect(value, value, value, len(own), "as recorded", spread)
 
 
-def _at(record: Mapping[str, Any], path: str) -> float:
-    value: Any = record
+def _at(record: Record, path: str) -> float:
+    value: Any = {name: getattr(record, name) for name in _NUMBERS}
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
             names = value if isinstance(value, Mapping) else ()
@@ -122,7 +122,7 @@ def layers(of: Side, against: Side | None, *, field: str, statistic: str = "medi
         other = _per_layer(against.records[0], field, where)
         own = {name: value - other[name] for name, value in own.items() if name in other}
     if not own:
-        raise UserError(f"field={field} where={where}: no layer of {of.records[0]['config']['model']['name']} has it")
+        raise UserError(f"field={field} where={where}: no layer of {of.records[0].config['model']['name']} has it")
     numbers = np.array([own[name] for name in sorted(own)])
     if statistic == "max":
         value = float(numbers.max())
@@ -132,14 +132,14 @@ def layers(of: Side, against: Side | None, *, field: str, statistic: str = "medi
     return _bootstrap(numbers, np.median, "bootstrap over layers")
 
 
-def _per_layer(record: dict[str, Any], field: str, where: str) -> dict[str, float]:
-    rows = record["quantized"]["per_layer"]
+def _per_layer(record: Record, field: str, where: str) -> dict[str, float]:
+    rows = record.quantized["per_layer"]
     return {row["layer"]: row[field] for row in rows if field in row and fnmatch.fnmatch(row["layer"], where)}
 
 
 def speed(of: Side, against: Side | None, *, metric: str) -> Effect:
     """The speed as a multiple of the float32 model timed in turns (`eval=latency`). Against another side, the ratio of both."""
-    columns = {name: stage for figures in FIGURES.values() for name, (stage, _) in figures.items()}
+    columns = {name: one.timed for name, one in of.records[0].declared.items() if one.speed}
     if metric not in columns:
         raise UserError(f"metric={metric}: {known(metric, columns)}")
     column = columns[metric]

@@ -8,17 +8,24 @@ from sqbench.comparison.differences import (
     speedup,
 )
 from sqbench.comparison.intervals import shortfall
+from sqbench.comparison.metrics import HIGHER, LOWER, SIZE, Metric, agreed, main_metric
 from sqbench.comparison.outcomes import Outcome, differences, over_seeds, stderr_name
 from sqbench.comparison.resampling import BOOTSTRAP_SEED
 from sqbench.comparison.significance import POWER, holm, minimum_detectable
 
 __all__ = [
     "BOOTSTRAP_SEED",
+    "HIGHER",
+    "LOWER",
     "POWER",
+    "SIZE",
     "Difference",
+    "Metric",
     "Outcome",
+    "agreed",
     "differences",
     "holm",
+    "main_metric",
     "mean_difference",
     "minimum_detectable",
     "over_seeds",

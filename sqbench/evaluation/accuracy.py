@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sqbench.comparison import Outcome
+from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.data.images import ImageExamples
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.models.image import ImageModel
@@ -13,6 +13,14 @@ from sqbench.progress import track
 
 BATCH = 32  # images at once
 TOP = 5
+BY = ("image",)
+METRICS = (
+    Metric("top1", HIGHER, "%", 0.01, 2, place=20, outcome=Outcome("proportion", "correct", BY)),
+    Metric("top5", HIGHER, "%", 0.01, 2, place=21, outcome=Outcome("proportion", "correct5", BY)),
+    Metric("kl_to_fp", LOWER, place=50, outcome=Outcome("mean", "kl", BY)),
+    Metric("agreement", HIGHER, decimals=3, place=51),
+    SIZE,
+)
 RETRY = "the images have changed, or reading fails now and then: with the folder cache/baselines removed both are read anew"
 
 
@@ -92,9 +100,4 @@ def _as_reference(result: Result) -> Result:
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 
 
-def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    known = {"top1": ("proportion", "correct"), "top5": ("proportion", "correct5"), "kl_to_fp": ("mean", "kl")}
-    return {metric: Outcome(kind, column, ("image",)) for metric, (kind, column) in known.items() if column in samples}
-
-
-ACCURACY = Evaluation({"images": ()}, "top1", accuracy, _as_reference, outcomes=_outcomes)
+ACCURACY = Evaluation(("images",), METRICS, accuracy, _as_reference, single_pass=True)

@@ -1,16 +1,16 @@
 """The interface of every evaluation: metrics and per-example outcomes, and their paired differences from the float model's."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sqbench.comparison import Difference, Outcome, differences
-from sqbench.config import EvalConfig
+from sqbench.comparison import Difference, Metric, differences, speedup
+from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.tracing import first_tensor
 
@@ -41,42 +41,88 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """The own settings of an evaluation. Each field is a key of `eval`, and `conf/eval` holds its default."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work. Nothing is loaded."""
+
+    def check_fit(self, window: int, context: int | None, model: str) -> None:
+        """Raise UserError for texts that do not fit into a window of the data, or into the context of a language model.
+
+        Args:
+            window: tokens.
+            context: the most tokens that the model takes. None if it has no limit.
+            model: its name, for the message.
+        """
+
+    def used(self, kind: str) -> dict[str, Any]:
+        """The settings that the numbers on this kind of data depend on, as plain data."""
+        return asdict(self)
+
+    def inputs(self) -> dict[str, Any]:
+        """Other inputs that the numbers depend on, for the identity, such as fingerprints of files."""
+        return {}
+
+
+def require(settings: Settings, least: Mapping[str, int]) -> None:
+    """Raise UserError if a setting is smaller than its least value. None stands for no limit and passes."""
+    for key, smallest in least.items():
+        value = getattr(settings, key)
+        if value is not None and value < smallest:
+            raise UserError(f"eval.{key}={value}: must be {smallest} or more")
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One way to judge a model.
 
     Attributes:
-        settings: kind of data -> the keys of `eval` that its numbers depend on. Other kinds are not supported.
-        metric: the headline metric, if the result has it.
+        kinds: the kinds of data that it supports, `text` or `images`.
+        metrics: its metrics. The first is the headline.
         run: (model, examples, reference or None, **settings) -> result.
         as_reference: float result -> result with the columns and metrics of a comparison, which others are compared with.
+        settings: the dataclass of its own settings.
+        declare: samples -> metrics, where these are known only afterwards. None takes `metrics`.
         size: kind of data -> the key of the number of examples. Empty if fewer examples make it neither cheaper nor rougher.
         beside: dtype in which the float model runs again beside every point. None keeps its result, in its own dtype.
-        check: raises UserError for invalid values of `eval`. It loads nothing.
-        outcomes: samples -> metric -> the column that the metric averages. Points are also compared with each other by it.
-        comparison: (samples, resamples, level) -> metric -> difference from the float model. None uses the means of `outcomes`.
-        inputs: values of `eval` -> other inputs that its numbers depend on, for the identity, such as fingerprints of files.
+        single_pass: whether it sees every example once, so that its time can be foreseen.
     """
 
-    settings: Mapping[str, tuple[str, ...]]
-    metric: str
+    kinds: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     run: Callable[..., Result]
     as_reference: Callable[[Result], Result]
+    settings: type[Settings] = Settings
+    declare: Callable[[pd.DataFrame], Sequence[Metric]] | None = None
     size: Mapping[str, str] = field(default_factory=lambda: {"text": "data.windows", "images": "data.images"})
     beside: str | None = None
-    check: Callable[[EvalConfig], None] = lambda chosen: None
-    inputs: Callable[[EvalConfig], dict[str, Any]] = lambda chosen: {}
-    outcomes: Callable[[pd.DataFrame], dict[str, Outcome]] = lambda samples: {}
-    comparison: Callable[[pd.DataFrame, int, float], dict[str, Difference]] | None = None
+    single_pass: bool = False
+
+    def declared(self, samples: pd.DataFrame) -> dict[str, Metric]:
+        """The metrics of a result by name. Those whose column the samples lack are left out."""
+        found = self.metrics if self.declare is None else self.declare(samples)
+        return {metric.name: metric for metric in found if metric.column is None or metric.column in samples}
 
     def differences(self, samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-        """Metric -> paired difference from the float model. The samples also hold the float model's values."""
-        if self.comparison is not None:
-            return self.comparison(samples, resamples, level)
-        return differences(samples, self.outcomes(samples), resamples, level)
+        """Metric -> paired difference from the float model. The samples also hold the float model's values.
+
+        The difference of a speed is how many times as fast as float the model is. It is a ratio of seconds.
+        """
+        declared = self.declared(samples)
+        speeds = {name: metric.timed for name, metric in declared.items() if metric.timed is not None}
+        outcomes = {name: metric.outcome for name, metric in declared.items() if metric.outcome is not None}
+        found = {
+            name: speedup(samples[stage].to_numpy(), samples[f"{stage}_fp"].to_numpy(), resamples=resamples, level=level)
+            for name, stage in speeds.items()
+            if f"{stage}_fp" in samples
+        }
+        return found | differences(samples, outcomes, resamples, level)
 
     def headline(self, metrics: Mapping[str, float]) -> str:
         """The metric to show in a line about a result: the headline metric if present, else the first."""
-        return self.metric if self.metric in metrics else next(iter(metrics))
+        first = self.metrics[0].name
+        return first if first in metrics else next(iter(metrics))
 
 
 def first_nonfinite(model: Model, inputs: Tensor) -> str:

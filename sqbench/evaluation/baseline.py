@@ -15,7 +15,7 @@ from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.models.base import Model
 from sqbench.storage import digest
 
-VERSION = 4  # of the cached content; part of the cache key
+VERSION = 5  # of the cached content; part of the cache key
 
 
 def reference(model: Model, examples: Examples, name: str, folder: Path, **settings: Any) -> Result:

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench.errors import UserError
+
 log = logging.getLogger(__name__)
+
+
+def check_context(prompt: int, decode: int, context: int | None, model: str) -> None:
+    """Raise UserError if a prompt and what is written after it, in tokens, are longer than the context of a model."""
+    if context is not None and prompt + decode > context:
+        raise UserError(f"eval.prompt={prompt} eval.decode={decode}: {model} takes at most {context} tokens; use fewer")
 
 
 class Decoder:

@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from sqbench.comparison import Outcome
+from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.evaluation.base import EvaluationError
 from sqbench.storage import digest
 
@@ -21,6 +22,18 @@ PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # these metrics are exp of the mean, the others the mean itself
 BY = ("task", "doc_hash", "copy")  # identify a document; `copy` numbers equal ones
 PASSAGES = ("passage", "article", "story")  # fields with a text that several questions of a task are about
+ACCURACY = Metric("acc", HIGHER, "%", 0.01, 2, place=30)
+# lm-eval's own metrics as tables show them. Their direction comes from the task. All others have four decimals and no unit.
+SHOWN = {
+    "perplexity": Metric("perplexity", decimals=2, place=10),
+    "bits_per_byte": Metric("bits_per_byte", place=11),
+    "word_perplexity": Metric("word_perplexity", decimals=2, place=12),
+    "byte_perplexity": Metric("byte_perplexity", place=13),
+    "acc": ACCURACY,
+    "acc_norm": Metric("acc_norm", HIGHER, "%", 0.01, 2, place=31),
+    "exact_match": Metric("exact_match", HIGHER, "%", 0.01, 1, place=40),
+}
+_BETTER = {True: HIGHER, False: LOWER}
 
 
 def metric_name(task: str, key: str) -> str:
@@ -32,7 +45,7 @@ def samples_of(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -
     """A frame with a row per document and metric. Documents about the same text share a `passage`, and others have their own."""
     rows: list[dict[str, Any]] = []
     for name, documents in logged.items():
-        aggregations = tasks[name].aggregation()
+        aggregations, better = tasks[name].aggregation(), tasks[name].higher_is_better()
         keys = {_key(metric, document): metric for document in documents for metric in document["metrics"]}
         main = next((key for key in keys if keys[key] == "acc"), next(iter(keys)))
         for document in documents:
@@ -42,6 +55,7 @@ def samples_of(logged: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -
                 row = {"task": name, "doc_hash": document["doc_hash"], "passage": passage}
                 row["metric"] = metric_name(name, _key(metric, document))
                 row |= {"main": metric * (how == "mean" and _key(metric, document) == main), "aggregation": how}
+                row["better"] = _BETTER.get(better.get(metric), "")
                 rows.append(row | parts(document[metric], how))
     samples = pd.DataFrame(rows)
     samples.insert(2, "copy", samples.groupby(["metric", "doc_hash"]).cumcount())
@@ -87,21 +101,35 @@ def paired(samples: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return samples.assign(value_fp=other["value"].to_numpy()[others.get_indexer(keys)])
 
 
-def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    """Metric -> outcome, for every metric that is made of a mean and for the means over tasks.
+def declared(samples: pd.DataFrame) -> list[Metric]:
+    """Every metric of the tasks, and the means over tasks. Metrics that are no mean have no outcome.
 
     Documents about one passage are drawn together. A mean over tasks weighs a document by 1 over the number of its task's
     documents. Its interval includes the spread between tasks.
     """
     plain = {name: ("main", "share", rows) for name, rows in samples.groupby("main", sort=False) if name}
     tasks = {name: ("metric", "weight", rows) for name, rows in samples.groupby("metric", sort=False)}
-    found = {}
+    found = [SIZE]
     for name, (column, weights, rows) in {**plain, **tasks}.items():
-        if rows["value"].notna().all():
-            alike = rows[weights].nunique() == 1
-            binary = alike and rows["value"].isin((0, 1)).all()
-            kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
-            clusters = "passage" if rows["passage"].nunique() < len(rows) else None
-            where = ((column, str(name)),)
-            found[str(name)] = Outcome(kind, "value", BY, None if alike else weights, clusters, where)
+        shown = SHOWN.get(_kind(str(name)), Metric(""))
+        directions = set(rows["better"])  # of a mean over tasks there may be several
+        better = directions.pop() if len(directions) == 1 else ""
+        outcome = _outcome(rows, column, str(name), weights)
+        found.append(replace(shown, name=str(name), better=better or None, part=column == "metric", outcome=outcome))
     return found
+
+
+def _kind(name: str) -> str:
+    """lm-eval's own name of a metric, without task and filter."""
+    return name.rpartition("/")[2].partition(",")[0]
+
+
+def _outcome(rows: pd.DataFrame, column: str, name: str, weights: str) -> Outcome | None:
+    """The outcome that a metric averages. None if an outcome of a document is not a number."""
+    if rows["value"].isna().any():
+        return None
+    alike = rows[weights].nunique() == 1
+    binary = alike and rows["value"].isin((0, 1)).all()
+    kind = "perplexity" if rows["aggregation"].iloc[0] in EXPONENTIAL else "proportion" if binary else "mean"
+    clusters = "passage" if rows["passage"].nunique() < len(rows) else None
+    return Outcome(kind, "value", BY, None if alike else weights, clusters, ((column, name),))

@@ -1,22 +1,59 @@
 """The effect of quantization on generated text, compared with the float model's text after the same prompts."""
 
+from dataclasses import dataclass
+
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sqbench.comparison import Outcome
-from sqbench.config import EvalConfig
+from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation.base import Evaluation, Result, require_finite
+from sqbench.evaluation.base import Evaluation, Result, Settings, require, require_finite
 from sqbench.evaluation.causality import require_causal
-from sqbench.evaluation.decoding import beam_search
+from sqbench.evaluation.decoding import beam_search, check_context
 from sqbench.models.language import LanguageModel
 from sqbench.progress import track
 
 NGRAM = 4  # tokens in the groups that repetition counts
 PAIRED = ("loglik", "repetition")  # columns that are also computed for the float model's text
+BY = ("window",)
+METRICS = (
+    Metric("exact_match", HIGHER, "%", 0.01, 1, place=40, outcome=Outcome("proportion", "exact", BY)),
+    Metric("prefix", HIGHER, decimals=1, place=41, outcome=Outcome("mean", "prefix", BY)),
+    Metric("agreement", HIGHER, decimals=3, place=51, outcome=Outcome("mean", "agreement", BY)),
+    Metric("loglik", HIGHER, decimals=3, place=53, outcome=Outcome("mean", "loglik", BY)),
+    Metric("repetition", LOWER, "%", 0.01, 1, place=54, outcome=Outcome("mean", "repetition", BY)),
+    SIZE,
+)
+
+
+@dataclass(frozen=True)
+class GenerationSettings(Settings):
+    """The settings of eval=generation.
+
+    Attributes:
+        prompt: tokens that are read at once, from the start of a window.
+        decode: tokens that are written after them, one by one.
+        beams: width of the beam search. 1 is greedy decoding.
+        batch: prompts at once.
+    """
+
+    prompt: int
+    decode: int
+    beams: int
+    batch: int
+
+    def check(self) -> None:
+        require(self, {"prompt": 1, "decode": 1, "beams": 1, "batch": 1})
+        if self.decode < NGRAM:
+            raise UserError(f"eval.decode={self.decode}: must be {NGRAM} or more, repetition counts groups of {NGRAM} tokens")
+
+    def check_fit(self, window: int, context: int | None, model: str) -> None:
+        check_context(self.prompt, self.decode, context, model)
+        if self.prompt > window:
+            raise UserError(f"eval.prompt={self.prompt}: a prompt begins a window; use data.window={window} or less")
 
 
 @torch.no_grad()
@@ -91,7 +128,7 @@ def _shared(text: Tensor, other: Tensor) -> dict[str, list[object]]:
 
 
 def _metrics(samples: pd.DataFrame, model: LanguageModel) -> dict[str, float]:
-    means = {metric: float(samples[one.column].mean()) for metric, one in _outcomes(samples).items() if one.column in samples}
+    means = {one.name: float(samples[one.column].mean()) for one in METRICS if one.column is not None and one.column in samples}
     return {**means, "weight_bytes": float(model.stored_bytes)}
 
 
@@ -103,21 +140,4 @@ def _as_reference(result: Result) -> Result:
     return Result(_metrics(samples, result.model), samples, result.model, result.kept)
 
 
-def _outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    own = {name: Outcome("mean", name, ("window",)) for name in ("prefix", "agreement", *PAIRED)}
-    return {"exact_match": Outcome("proportion", "exact", ("window",)), **own}
-
-
-def _check(chosen: EvalConfig) -> None:
-    if chosen.decode < NGRAM:
-        raise UserError(f"eval.decode={chosen.decode}: must be {NGRAM} or more, repetition counts groups of {NGRAM} tokens")
-
-
-GENERATION = Evaluation(
-    {"text": ("prompt", "decode", "beams", "batch")},
-    "exact_match",
-    generation,
-    _as_reference,
-    check=_check,
-    outcomes=_outcomes,
-)
+GENERATION = Evaluation(("text",), METRICS, generation, _as_reference, GenerationSettings)

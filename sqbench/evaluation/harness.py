@@ -6,6 +6,7 @@ import math
 import os
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
@@ -13,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sqbench.comparison import stderr_name
-from sqbench.config import EvalConfig
+from sqbench.comparison import SIZE, stderr_name
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.base import Evaluation, Result, Settings, require
 from sqbench.evaluation.causality import require_causal
-from sqbench.evaluation.documents import metric_name, outcomes, paired, samples_of
+from sqbench.evaluation.documents import ACCURACY, declared, metric_name, paired, samples_of
 from sqbench.evaluation.tasks import asked, manager, require_examples
 from sqbench.models.language import LanguageModel
 
@@ -36,7 +36,7 @@ def harness(
     fewshot: int | None,
     batch: int,
 ) -> Result:
-    """lm-eval's results of `tasks` (see `EvalConfig`). For a float model they equal lm-eval's own with the same batches exactly.
+    """lm-eval's results of `tasks` (see `HarnessSettings`). For a float model they equal lm-eval's own with the same batches.
 
     Every request begins with the tokens that begin every window (`data.bos`). With `auto`, two things differ from lm-eval. A
     request that is cut to the model's context keeps these tokens, and rolling perplexity does not predict them.
@@ -46,9 +46,10 @@ def harness(
 
     Samples have a row per document and metric. Their columns are `task`, `doc_hash`, `copy` (number among equal documents),
     `passage` (equal for documents about one text), `metric` as above, `aggregation` (lm-eval's name for how rows make the metric),
-    `value` (nats or bits for perplexities), `weight`, `outcome`, `main` and `share`. An outcome that is not a number is JSON in
-    `outcome`, and its value is NaN. `main` is the plain name in rows of a task's main metric. `share` is 1 over the number of the
-    task's documents. Against a reference there is also `value_fp`, paired by document.
+    `better` (`higher` or `lower`, as the task says, or empty), `value` (nats or bits for perplexities), `weight`, `outcome`, `main`
+    and `share`. An outcome that is not a number is JSON in `outcome`, and its value is NaN. `main` is the plain name in rows of a
+    task's main metric. `share` is 1 over the number of the task's documents. Against a reference there is also `value_fp`, paired
+    by document.
 
     Keep `batch` equal if activations are quantized per tensor and dynamically. The padding of a batch then changes its ranges.
 
@@ -134,27 +135,38 @@ def _as_reference(result: Result) -> Result:
     return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
 
 
-def _check(chosen: EvalConfig) -> None:
-    for key, least in (("limit", 1), ("fewshot", 0)):
-        value = getattr(chosen, key)
-        if value is not None and value < least:
-            raise UserError(f"eval.{key}={value}: must be {least} or more, or null")
-    for task in asked(chosen.tasks):
-        task.specify(chosen.fewshot)
+@dataclass(frozen=True)
+class HarnessSettings(Settings):
+    """The settings of eval=lm_eval.
 
+    Attributes:
+        tasks: names, YAML files, TEMPLATE:FILE; see conf/eval/lm_eval.yaml.
+        limit: documents of each task, from its start. None is all.
+        fewshot: examples before each question. None is the task's own number.
+        batch: requests at once.
+    """
 
-def _inputs(chosen: EvalConfig) -> dict[str, Any]:
-    """The content of the tasks instead of their paths, and the version of lm-eval."""
-    return {"tasks": {task.name: task.inputs for task in asked(chosen.tasks)}, "lm_eval": version("lm_eval")}
+    tasks: list[str]
+    limit: int | None
+    fewshot: int | None
+    batch: int
+
+    def check(self) -> None:
+        require(self, {"limit": 1, "fewshot": 0, "batch": 1})
+        for task in asked(self.tasks):
+            task.specify(self.fewshot)
+
+    def inputs(self) -> dict[str, Any]:
+        """The content of the tasks instead of their paths, and the version of lm-eval."""
+        return {"tasks": {task.name: task.inputs for task in asked(self.tasks)}, "lm_eval": version("lm_eval")}
 
 
 LM_EVAL = Evaluation(
-    {"text": ("tasks", "limit", "fewshot", "batch")},
-    "acc",
+    ("text",),
+    (ACCURACY, SIZE),
     harness,
     _as_reference,
+    HarnessSettings,
+    declare=declared,
     size={"text": "eval.limit"},
-    check=_check,
-    inputs=_inputs,
-    outcomes=outcomes,
 )

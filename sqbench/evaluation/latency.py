@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sqbench.comparison import Difference, speedup
+from sqbench.comparison import HIGHER, LOWER, SIZE, Metric
 from sqbench.data import Examples
 from sqbench.data.images import ImageExamples
 from sqbench.data.text import Windows
-from sqbench.evaluation.base import Evaluation, Result
+from sqbench.evaluation.base import Evaluation, Result, Settings, require
 from sqbench.evaluation.causality import require_causal
-from sqbench.evaluation.decoding import Decoder
+from sqbench.evaluation.decoding import Decoder, check_context
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
 from sqbench.progress import track
@@ -31,6 +32,47 @@ FIGURES: dict[str, dict[str, tuple[str, str | None]]] = {
     },
     "images": {"latency_ms": ("first_s", None), "images_per_s": ("batch_s", "batch")},
 }
+SPEEDS = (
+    Metric("latency_ms", LOWER, decimals=2, place=63, timed="first_s"),
+    Metric("tokens_per_s", HIGHER, decimals=1, place=60, timed="first_s"),
+    Metric("decode_tokens_per_s", HIGHER, decimals=1, place=61, timed="decode_s"),
+    Metric("images_per_s", HIGHER, decimals=1, place=62, timed="batch_s"),
+)
+METRICS = (
+    *SPEEDS,
+    *(Metric(f"{speed.name}{suffix}", speed.better) for speed in SPEEDS for suffix in QUANTILES if suffix),
+    SIZE,
+    Metric("resident_bytes", LOWER, "MB", 1e6, 1, place=901, exact=True),
+)
+
+
+@dataclass(frozen=True)
+class LatencySettings(Settings):
+    """The settings of eval=latency.
+
+    Attributes:
+        repetitions: measurements. Each times both models, one after the other.
+        warmup: repetitions before the measurements, which do not count.
+        batch: images at once.
+        prompt: tokens that are read at once.
+        decode: tokens that are written after the prompt, one by one.
+    """
+
+    repetitions: int
+    warmup: int
+    batch: int
+    prompt: int
+    decode: int
+
+    def check(self) -> None:
+        require(self, {"repetitions": 1, "warmup": 0, "batch": 1, "prompt": 1, "decode": 1})
+
+    def check_fit(self, window: int, context: int | None, model: str) -> None:
+        check_context(self.prompt, self.decode, context, model)
+
+    def used(self, kind: str) -> dict[str, Any]:
+        others = ("batch",) if kind == "text" else ("prompt", "decode")
+        return {key: value for key, value in asdict(self).items() if key not in others}
 
 
 @torch.no_grad()
@@ -144,21 +186,4 @@ def _as_reference(result: Result) -> Result:
     return Result(result.metrics, result.samples.assign(**own), result.model, None, result.baseline)
 
 
-def _speedups(samples: pd.DataFrame, resamples: int, level: float) -> dict[str, Difference]:
-    """Metric -> speed as a multiple of the float model's. It is a ratio of seconds for every unit of the metric."""
-    figures = FIGURES["text" if "decode_s" in samples else "images"]
-    return {
-        name: speedup(samples[stage].to_numpy(), samples[f"{stage}_fp"].to_numpy(), resamples=resamples, level=level)
-        for name, (stage, _) in figures.items()
-    }
-
-
-LATENCY = Evaluation(
-    {"text": ("repetitions", "warmup", "prompt", "decode"), "images": ("repetitions", "warmup", "batch")},
-    "latency_ms",
-    latency,
-    _as_reference,
-    size={},
-    beside="float32",
-    comparison=_speedups,
-)
+LATENCY = Evaluation(("text", "images"), METRICS, latency, _as_reference, LatencySettings, size={}, beside="float32")

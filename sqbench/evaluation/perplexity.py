@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sqbench.comparison import Outcome
+from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.data.text import Windows
 from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
@@ -17,6 +17,14 @@ from sqbench.progress import track
 
 MOST_NATS = 100.0  # mean per token of a window; a perplexity of 1e43 means "broken", and exp overflows soon after
 KEEP_BYTES = 2**30  # most bytes of float outputs to keep; beyond that the float model runs again beside every point
+BY = ("window",)
+METRICS = (
+    Metric("perplexity", LOWER, decimals=2, place=10, outcome=Outcome("perplexity", "nll", BY, weights="tokens")),
+    Metric("bits_per_byte", LOWER, place=11),
+    Metric("kl_to_fp", LOWER, place=50, outcome=Outcome("mean", "kl", BY)),
+    Metric("agreement", HIGHER, decimals=3, place=51, outcome=Outcome("mean", "agreement", BY)),
+    SIZE,
+)
 
 
 @torch.no_grad()
@@ -102,12 +110,4 @@ def as_reference(result: Result) -> Result:
     return Result({**result.metrics, "kl_to_fp": 0.0, "agreement": 1.0}, samples, result.model, result.kept)
 
 
-def outcomes(samples: pd.DataFrame) -> dict[str, Outcome]:
-    return {
-        "perplexity": Outcome("perplexity", "nll", ("window",), weights="tokens"),
-        "kl_to_fp": Outcome("mean", "kl", ("window",)),
-        "agreement": Outcome("mean", "agreement", ("window",)),
-    }
-
-
-PERPLEXITY = Evaluation({"text": ()}, "perplexity", perplexity, as_reference, outcomes=outcomes)
+PERPLEXITY = Evaluation(("text",), METRICS, perplexity, as_reference, single_pass=True)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from sqbench.config import device_of
 from sqbench.data import Corpus
 from sqbench.data.images import ImageCorpus
-from sqbench.evaluation import EVALUATIONS, natural_evaluation, settings_of
+from sqbench.evaluation import evaluation_of
 from sqbench.models import LOADERS, Source
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.rounding.trained import Qat
@@ -35,10 +35,6 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         model["head"] = {"name": chosen, **fitted}
     chosen = {"how": cfg.mixed, "budget": cfg.budget, "widths": sorted(set(cfg.widths))}
     mixed = {"mixed": chosen} if calibrated and cfg.mixed else {}
-    evaluation = natural_evaluation(cfg.eval.name, kind)
-    judged = {"name": evaluation, **settings_of(evaluation, kind, cfg.eval), **EVALUATIONS[evaluation].inputs(cfg.eval)}
-    if (beside := EVALUATIONS[evaluation].beside) is not None:
-        judged["beside"] = beside
     training = {}
     if isinstance(recipe.rounding, Qat) and isinstance(corpus, ImageCorpus):
         training = {"training": corpus.trained_on(recipe.rounding.images, cfg.seed)}
@@ -51,7 +47,7 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
         "scheme": scheme_of(cfg).as_dict(),
         **mixed,
         "calibration": calibrated_on if calibrated else None,
-        "eval": {**judged, "resamples": cfg.eval.resamples, "level": cfg.eval.level},
+        "eval": evaluation_of(cfg.eval, kind).identity(),
         "seed": cfg.seed if calibrated else 0,
         **({"noise": cfg.noise} if cfg.noise else {}),
         "backend": cfg.backend if calibrated else "sim",

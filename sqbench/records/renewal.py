@@ -1,15 +1,16 @@
 """Renewal of a record's intervals from its samples. A better interval costs no new run."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from sqbench.comparison import Outcome, differences
+from sqbench.comparison import differences
+from sqbench.records.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def renewed(record: Mapping[str, Any], samples: "pd.DataFrame") -> dict[str, Any]:
+def renewed(record: Record, samples: "pd.DataFrame") -> Record:
     """A record with the changes against the float model, and their intervals and tests, as this version makes them.
 
     Speeds keep their intervals, because they are measured in turns and are no mean of examples.
@@ -18,8 +19,7 @@ def renewed(record: Mapping[str, Any], samples: "pd.DataFrame") -> dict[str, Any
         record: the whole record of a finished point.
         samples: its per-example outcomes.
     """
-    outcomes = {metric: Outcome.of(fields) for metric, fields in record.get("outcomes", {}).items()}
-    how = record["config"]["eval"]
+    outcomes = {name: metric.outcome for name, metric in record.declared.items() if metric.outcome is not None}
+    how = record.config["eval"]
     made = differences(samples, outcomes, how["resamples"], how["level"])
-    delta = record["delta"] | {metric: difference.as_dict() for metric, difference in made.items()}
-    return {**{key: value for key, value in record.items() if key != "checksum"}, "delta": delta}
+    return replace(record, delta={**record.delta, **{metric: difference.as_dict() for metric, difference in made.items()}})

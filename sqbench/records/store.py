@@ -3,14 +3,16 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqbench.errors import UserError
 from sqbench.locks import claim
 from sqbench.overrides import pasted
+from sqbench.records.record import Record, UnknownSchema
 from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLES = "samples.parquet"  # the per-example outcomes of a point
-SCHEMA = 1  # of record.json; raised when readers must know of a change
 PATIENCE = 2.0  # seconds; a child ends within them after its killed parent, whose point a launcher gives to another at once
 _BULK = b'"quantized":'  # the line with nearly all bytes of a record: the effect of quantization on every layer
 
@@ -59,10 +60,13 @@ class Store:
     def folder(self, point_id: str) -> Path:
         return self.runs / point_id
 
-    def read(self, point_id: str, *, brief: bool = False) -> dict[str, Any] | None:
+    def read(self, point_id: str, *, brief: bool = False) -> Record | None:
         """A point's record, None if there is none. A `brief` one lacks `quantized`.
 
         A damaged record is moved aside and counts as none.
+
+        Raises:
+            UnknownSchema: the record is of another version of sqbench.
         """
         path = self.folder(point_id) / "record.json"
         try:
@@ -76,7 +80,7 @@ class Store:
     def finished(self, point_id: str) -> bool:
         """Whether a point has a whole record with status ok, and the samples that belong to it. Damaged files are moved aside."""
         record = self.read(point_id, brief=True)
-        if record is None or record["status"] != "ok":
+        if record is None or not record.finished:
             return False
         path = self.folder(point_id) / SAMPLES
         try:
@@ -91,28 +95,42 @@ class Store:
         """When a point's record was written. See `sqbench.storage.written`."""
         return written(self.folder(point_id) / "record.json")
 
-    def write(self, record: dict[str, Any], samples: "pd.DataFrame | None" = None) -> Path:
+    def write(self, record: Record, samples: "pd.DataFrame | None" = None) -> Path:
         """Write a point's samples, then its record. The record holds the samples' checksum, because parquet has none."""
-        folder = self.folder(record["point_id"])
+        folder = self.folder(record.point_id)
         if samples is not None:
             with atomic_path(folder / SAMPLES) as part:
                 samples.to_parquet(part, index=False)
-                record = {**record, "samples": file_digest(part)}
-        path = folder / "record.json"
-        write_text(path, _text({**record, "checksum": digest(record)}))
+                record = replace(record, samples=file_digest(part))
+        path, content = folder / "record.json", record.to_json()
+        write_text(path, _text({**content, "checksum": digest(content)}))
         return path
 
-    def records(self, point_ids: Collection[str] | None = None, *, brief: bool = False) -> Iterator[dict[str, Any]]:
+    def records(
+        self,
+        point_ids: Collection[str] | None = None,
+        *,
+        brief: bool = False,
+        refused: Callable[[UnknownSchema], None] | None = None,
+    ) -> Iterator[Record]:
         """All whole records, or those of some points, by point id. Damaged ones are logged, skipped, and left where they are.
 
         Args:
             brief: leave out `quantized`, which tables do not need. That takes a twentieth of the time and memory.
+            refused: gets the error of each record of another version of sqbench, which is then left out.
+
+        Raises:
+            UnknownSchema: a record is of another version of sqbench, and there is no `refused`.
         """
         for path in sorted(self.runs.glob("*/record.json")):
             if point_ids is not None and path.parent.name not in point_ids:
                 continue
             try:
                 yield _verified(path, brief)
+            except UnknownSchema as reason:
+                if refused is None:
+                    raise
+                refused(reason)
             except CorruptFile as reason:
                 log.warning("%s is damaged (%s): left out; running its point again replaces it", path, reason)
 
@@ -141,9 +159,9 @@ def _move(path: Path, reason: object) -> None:
         log.warning("%s is damaged (%s), and cannot be moved aside (%s)", path, reason, error.strerror)
 
 
-def _samples_of(record: dict[str, Any], path: Path) -> bool:
+def _samples_of(record: Record, path: Path) -> bool:
     """Whether a file holds the samples of a record. A record of an earlier version has no checksum, and any file will do."""
-    return "samples" not in record or bool(record["samples"] == file_digest(path))
+    return record.samples is None or record.samples == file_digest(path)
 
 
 def _text(record: dict[str, Any]) -> str:
@@ -151,11 +169,12 @@ def _text(record: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(f"{canonical_json(key)}:{canonical_json(record[key])}" for key in sorted(record)) + "\n}\n"
 
 
-def _verified(path: Path, brief: bool) -> dict[str, Any]:
+def _verified(path: Path, brief: bool) -> Record:
     """A record whose checksum matches its content. A brief one lacks its bulk.
 
     Raises:
-        CorruptFile: the checksum does not match, or the file is no JSON object.
+        UnknownSchema: the record is of another version of sqbench.
+        CorruptFile: the checksum does not match, or the file is no record.
         FileNotFoundError: there is no record.
     """
     raw = path.read_bytes()
@@ -164,7 +183,9 @@ def _verified(path: Path, brief: bool) -> dict[str, Any]:
     sealed = b'"checksum":"%b",' % hashlib.sha256(body).hexdigest().encode() in lines
     try:
         if sealed:  # neither line is the last, which has no comma, because every record has a `status`
-            return dict(json.loads(b"".join(line for line in lines if not line.startswith(_BULK)) if brief else raw))
+            return Record.from_json(
+                json.loads(b"".join(line for line in lines if not line.startswith(_BULK)) if brief else raw), brief=brief
+            )
         record = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"no JSON: {error}") from error
@@ -175,4 +196,4 @@ def _verified(path: Path, brief: bool) -> dict[str, Any]:
             raise CorruptFile("checksum does not match")
     except ValueError as error:  # NaN, which no record holds
         raise CorruptFile(str(error)) from error
-    return {key: value for key, value in record.items() if key != "quantized"} if brief else record
+    return Record.from_json(record, brief=brief)

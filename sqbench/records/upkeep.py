@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqbench.errors import UserError, known
 from sqbench.locks import held
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 
 LEFT_OVER = 3600.0  # seconds after which a half-written file has no writer any more
@@ -52,7 +52,7 @@ def remains(store: Store, kinds: Collection[str], revision: int) -> list[Remains
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"clean {kind}: {known(kind, KINDS)}")
-    records = {record["point_id"]: record for record in store.records(brief=True)}
+    records = {record.point_id: record for record in store.records(brief=True)}
     found = []
     for folder in sorted(path for path in store.runs.iterdir() if path.is_dir() and not held(path / "claim.json")):
         found += [Remains(kind, *one) for kind in kinds for one in KINDS[kind](folder, records.get(folder.name), revision)]
@@ -62,31 +62,30 @@ def remains(store: Store, kinds: Collection[str], revision: int) -> list[Remains
 Found = Iterator[tuple[Path, str]]
 
 
-def _failed(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
-    if record is not None and record["status"] == "failed":
-        error = record["error"] or {}
-        yield folder, f"{error.get('type', 'Error')}: {error.get('message', '')}"
+def _failed(folder: Path, record: Record | None, revision: int) -> Found:
+    if record is not None and not record.finished:
+        yield folder, record.reason
 
 
-def _old(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
-    if record is not None and (was := record["identity"].get("revision")) != revision:
+def _old(folder: Path, record: Record | None, revision: int) -> Found:
+    if record is not None and (was := record.identity.get("revision")) != revision:
         yield folder, f"computed by revision {was} of the code, which is now {revision}"
 
 
-def _unfinished(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+def _unfinished(folder: Path, record: Record | None, revision: int) -> Found:
     if not (folder / "record.json").is_file():
         began = "training goes on from its checkpoint" if (folder / "checkpoint.safetensors").is_file() else "it starts anew"
         yield folder, f"no record; when the point is run again, {began}"
 
 
-def _damaged(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+def _damaged(folder: Path, record: Record | None, revision: int) -> Found:
     if record is None and (folder / "record.json").is_file():
         yield folder / "record.json", "its checksum does not match"
     for path in sorted(folder.glob("*.corrupt*")):
         yield path, "was set aside because it was damaged"
 
 
-def _claims(folder: Path, record: dict[str, Any] | None, revision: int) -> Found:
+def _claims(folder: Path, record: Record | None, revision: int) -> Found:
     if (claim := folder / "claim.json").is_file():
         yield claim, "the process that held it is dead"
     for path in sorted(folder.glob(".*.part")):
@@ -94,7 +93,7 @@ def _claims(folder: Path, record: dict[str, Any] | None, revision: int) -> Found
             yield path, "was never written to its end"
 
 
-KINDS: dict[str, Callable[[Path, dict[str, Any] | None, int], Found]] = {
+KINDS: dict[str, Callable[[Path, Record | None, int], Found]] = {
     "failed": _failed,
     "old": _old,
     "unfinished": _unfinished,

@@ -7,17 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench.comparison import Difference, holm
+from sqbench.comparison import SIZE, Difference, Metric, holm
+from sqbench.records.fields import SERIES, point_fields
+from sqbench.records.record import Record
 from sqbench.records.store import Store
-from sqbench.reporting.frame import point_fields
+from sqbench.reporting.frame import metric_of
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.noise import told_most
-from sqbench.reporting.order import lower_is_better, unsure
-from sqbench.reporting.series import SERIES, apart
+from sqbench.reporting.order import unsure
+from sqbench.reporting.series import apart
 from sqbench.reporting.significance import LEVEL, RESAMPLES, Side, compared, sides_of
 from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import speeds_of, timings
-from sqbench.reporting.units import change_text, number, unit_of
+from sqbench.reporting.units import change_text, number
 
 _FAR = 100_000  # examples: a larger number needed counts as out of reach
 
@@ -73,7 +75,6 @@ class Candidates:
     """The quantized points of a study, with their float model.
 
     Attributes:
-        lower: whether less of the metric is better.
         floating: the float model's value. NaN if unknown.
         float_megabytes: size of the float model's weights. NaN if unknown.
         examples: the number of examples behind the metric, as text with their name. Empty if unknown.
@@ -81,8 +82,7 @@ class Candidates:
         notes: sentences about the tests.
     """
 
-    metric: str
-    lower: bool
+    metric: Metric
     floating: float
     float_megabytes: float
     examples: str
@@ -126,14 +126,15 @@ class Candidates:
 def candidates(
     study: Study,
     frame: pd.DataFrame,
-    records: Mapping[str, dict[str, Any]],
+    records: Mapping[str, Record],
     store: Store,
-    metric: str,
+    name: str,
     device: str | None = None,
 ) -> Candidates:
     """The finished quantized points of a study.
 
     Args:
+        name: the metric.
         frame: the long frame of the results folder. Points with eval=latency are looked up in it.
         records: the records of its points, by id.
         device: the device whose speeds count. None counts every device.
@@ -141,21 +142,22 @@ def candidates(
     Raises:
         UserError: no point has the metric, or it is unknown which way is better.
     """
-    if (lower := lower_is_better(metric)) is None:
+    metric = metric_of(frame, name)
+    if (lower := metric.lower) is None:
         raise unsure(metric)
     told = told_most(list(records.values()))  # a point that ran with noise too is one candidate
-    rows = study.frame[study.frame["point_id"].isin({"", *(record["point_id"] for record in told)})]
-    grid = lay_out(rows, SERIES, (), metric)
+    rows = study.frame[study.frame["point_id"].isin({"", *(record.point_id for record in told)})]
+    grid = lay_out(rows, SERIES, (), name)
     known = sides_of(grid, told, store.samples)
     grid = compared(grid, told, known)
     cells = grid.cells.assign(apart=apart(grid.cells, grid.added))
     floats = cells[(cells["method"] == "fp") & cells["delta"].isna() & (cells["points"] > 0)]
     quantized = cells[cells["method"] != "fp"]
     done = quantized[quantized["points"] > 0]
-    stored = rows[rows["metric"] == "weight_bytes"].assign(megabytes=lambda sized: sized["value"] / unit_of("weight_bytes")[0])
+    stored = rows[rows["metric"] == SIZE.name].assign(megabytes=lambda sized: sized["value"] / SIZE.scale)
     sizes = dict(zip(stored["point_id"], stored["megabytes"], strict=True))
     timed = timings(frame, study, device)
-    sign, unit = (1 if lower else -1), unit_of(metric)[0]
+    sign = 1 if lower else -1
     items, sides, by = [], {}, ""
     for at, (place, cell) in enumerate(zip(done.index, done.itertuples(index=False), strict=True)):
         speeds, how = speeds_of(timed, point_fields(records[cell.ids[0]]))
@@ -163,7 +165,7 @@ def candidates(
         change = "" if math.isnan(cell.delta) else change_text(cell.delta, cell.low, cell.high, metric)
         clear = None if math.isnan(cell.p_holm) else not cell.unclear
         detectable = "" if math.isnan(cell.detectable) else number(cell.detectable, metric, extra=1)
-        size = [sizes[name] for name in cell.ids if name in sizes]
+        size = [sizes[one] for one in cell.ids if one in sizes]
         items.append(
             Candidate(
                 name_of(cell),
@@ -171,13 +173,13 @@ def candidates(
                 cell.alpha,
                 float(cell.value),
                 change,
-                sign * worst / unit,
+                sign * worst / metric.scale,
                 clear,
                 detectable,
                 sum(size) / len(size) if size else math.nan,
                 speeds,
                 how,
-                tuple(name for name in cell.ids if name),
+                tuple(one for one in cell.ids if one),
             )
         )
         if place in known:
@@ -187,7 +189,6 @@ def candidates(
     noun = by if by.endswith("s") else f"{by or 'example'}s"
     return Candidates(
         metric,
-        lower,
         float(floats["value"].iloc[0]) if len(floats) else math.nan,
         float(stored["megabytes"][stored["method"] == "fp"].max()),
         f"{counts[0]:,} {noun}" if len(counts) == 1 else "",

@@ -5,20 +5,21 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.comparison import Metric
 from sqbench.reporting.grid import Grid, wide
-from sqbench.reporting.units import SPEEDS, change_text, extra_decimals, number, unit_of
+from sqbench.reporting.units import change_text, extra_decimals, number
 
 VALUE = r"^(\S+)"  # the first word of a cell, which may be bold
 
 
-def value_text(cell: Any, metric: str) -> str:
+def value_text(cell: Any, metric: Metric) -> str:
     """The value of a cell: `15.10`, `15.10 ± 0.05` for several seeds, or `fail`."""
     if cell.points == 0:
         return "fail"
     return number(cell.value, metric) + f" ± {number(cell.seed_std, metric)}" * (cell.points > 1)
 
 
-def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
+def note_text(cell: Any, metric: Metric, *, with_n: bool = False) -> str:
     """The note of a cell: `3 seeds, +0.240 [0.200, 0.280]`, `-0.30 [-0.80, 0.20], n.s., detectable 0.60`, or `1 failed`.
 
     A speed has `x1.56 [1.39, 1.72], float 365.4`. Empty if there is nothing to add.
@@ -38,7 +39,7 @@ def note_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
     return ", ".join(notes)
 
 
-def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
+def cell_text(cell: Any, metric: Metric, *, with_n: bool = False) -> str:
     """Value and note of a cell: `15.10 (+0.240 [0.200, 0.400])`, `15.10 ± 0.05 (3 seeds, +0.240)`, `fail`, or a mean with failures.
 
     A change that is not significant is `n.s.`, with the change that the test would detect. If no change at all could be
@@ -50,9 +51,9 @@ def cell_text(cell: Any, metric: str, *, with_n: bool = False) -> str:
 
 def title(grid: Grid) -> str:
     """The title of a table: its metric, rows and columns."""
-    unit = unit_of(grid.metric)[1]
+    unit = grid.metric.unit
     across = f" and {', '.join(grid.columns)} (across)" * bool(grid.columns)
-    return f"{grid.metric}{f' ({unit})' * bool(unit)} by {', '.join(grid.rows)}" + " (down)" * bool(across) + across
+    return f"{grid.metric.name}{f' ({unit})' * bool(unit)} by {', '.join(grid.rows)}" + " (down)" * bool(across) + across
 
 
 def remarks(grid: Grid, place: str = "In brackets") -> list[str]:
@@ -64,7 +65,7 @@ def remarks(grid: Grid, place: str = "In brackets") -> list[str]:
         parts.append(f"Split by {', '.join(grid.added)}, so that no cell mixes them")
     if cells["delta"].notna().any():
         levels = " or ".join(f"{100 * level:.4g} %" for level in sorted(set(cells["level"][cells["low"].notna()])))
-        change = "how many times as fast as the float model" if grid.metric in SPEEDS else "the change against the float model"
+        change = "how many times as fast as the float model" if grid.metric.speed else "the change against the float model"
         parts.append(f"{place} {change}" + f" [and its {levels} interval]" * bool(levels))
     if cells["float"].notna().any():
         parts.append("float is the speed of that float model, which took turns with the point; a factor is the median over turns")

@@ -2,28 +2,41 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from sqbench.comparison import holm, stderr_name
-from sqbench.config import label_of
+from sqbench.comparison import Metric, agreed, holm, main_metric, stderr_name
 from sqbench.records.changes import flat
-from sqbench.reporting.order import EXACT, FIELDS, INTEGERS, as_float, in_order
+from sqbench.records.fields import CELLS, float_basis, named, point_fields
+from sqbench.records.fields import COLUMNS as FIELDS
+from sqbench.records.record import Record
+from sqbench.reporting.order import as_float, in_order
 from sqbench.storage import canonical_json
 
+CHANGE = "delta_"  # before the name of a metric: its change against the float model
+DECLARED = "declared"  # the column with the `Metric` of a row; no file holds it
 _SEEDS = ("seed", "calibration.seed")
 _TEST = ("p", "detectable", "gained", "lost", "flip_rate", "test")  # of a change; see sqbench.comparison.Difference
 _FLOATS = ("value", "stderr", "float", "low", "high", "level", "p", "p_holm", "detectable", "flip_rate")
+_INTEGERS = (*named(lambda field: field.integer), "n", "gained", "lost")
 COLUMNS = (
-    *("point_id", "status", "model", "head", "data", "eval", "method", "alpha", "bits", "weights", "activations", "ops", "seed"),
-    *("layers", "backend", "device", "window", "windows", "images", "beams", "samples", "source", "variant"),
-    *("metric", "value", "stderr", "float", "low", "high", "level", "n", "p", "p_holm", *_TEST[1:], "error"),
+    *FIELDS,
+    *("metric", "value", "stderr", "float", "low", "high", "level", "n", "p", "p_holm", *_TEST[1:], "error", DECLARED),
 )
 
 
-def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Line:
+    """A record as rows of the frame. `counts` is the number of examples by metric, where a change would tell it."""
+
+    record: Record
+    counts: Mapping[str, int | None]
+
+
+def results_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per point and metric, sorted, with the columns of `COLUMNS`.
 
     The change against the float model is a metric of its own, for example `delta_perplexity`. Its interval is in `low` and `high`.
@@ -35,129 +48,98 @@ def results_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Speeds are relative to a float model that took turns with the point. `float` is its speed in those turns. The float baseline is
     then the float model in the dtype that all points were timed beside. A float model in any other dtype is a point.
     """
-    points = [(record, point_fields(record)) for record in _with_baselines(records)]
-    for fields, variant in zip((fields for _, fields in points), _variants(points), strict=True):
+    lines = _with_baselines(records)
+    points = [point_fields(line.record) for line in lines]
+    for fields, variant in zip(points, _variants(lines, points), strict=True):
         fields["variant"] = variant
-    frame = pd.DataFrame([row for record, fields in points for row in _rows(record, fields)], columns=list(COLUMNS))
-    kinds = {name: "Int64" if name in INTEGERS else "float64" if name in _FLOATS else "str" for name in COLUMNS}
-    frame = frame.astype(kinds)
+    declared = _declared(line.record for line in lines)
+    rows = [row for line, fields in zip(lines, points, strict=True) for row in _rows(line, fields, declared)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    kinds = {name: "Int64" if name in _INTEGERS else "float64" if name in _FLOATS else "str" for name in COLUMNS}
+    frame = frame.astype(kinds | {DECLARED: "object"})
     frame["p_holm"] = frame.groupby("metric")["p"].transform(holm)
-    return in_order(frame, (*FIELDS, "seed", "point_id", "metric"))
+    order = {name: (*metric.rank[:2], metric.name + " delta" * change) for name, metric, change in _named(frame)}
+    order[""] = Metric("").rank
+    return in_order(frame, (*CELLS, "seed", "point_id", "metric"), {"metric": order})
 
 
-def point_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a record as flat columns."""
-    identity, scheme = record["identity"], record["identity"]["scheme"]
-    dtype = identity["model"].get("dtype", "float")
-    alpha = identity["method"].get("alpha")
-    weights = scheme.get("weights")
-    if "mixed" in identity:  # several widths: their average
-        weights = {**weights, "bits": format(identity["mixed"]["budget"], "g")}
-    calibration = identity.get("calibration") or {}
-    return {
-        "point_id": record["point_id"],
-        "status": record["status"],
-        "model": label_of(record["config"]["model"]),
-        "data": record["config"]["data"]["name"],
-        "eval": identity["eval"].get("name", ""),
-        "method": identity["method"]["name"],
-        "alpha": "" if alpha is None else alpha if isinstance(alpha, str) else format(alpha, ".10g"),
-        "bits": scheme["name"],
-        "weights": describe_format(weights) or dtype,
-        "activations": describe_format(scheme.get("activations")) or dtype,
-        "layers": ", ".join(scheme.get("layers", ())),
-        "ops": scheme.get("ops", ""),
-        "seed": identity.get("seed"),
-        "backend": identity.get("backend", ""),
-        "device": identity.get("device", ""),
-        "head": identity["model"].get("head", {}).get("name", ""),
-        "window": identity["data"].get("window"),
-        "windows": identity["data"].get("windows"),
-        "images": identity["data"].get("images"),
-        "beams": identity["eval"].get("beams"),
-        "samples": calibration.get("windows", calibration.get("images")),
-        "source": _source(calibration, identity["data"]),
-    }
+def metrics_of(frame: pd.DataFrame, *, compared: bool = False) -> dict[str, Metric]:
+    """The metrics of a frame by name, in the order of their rows. A frame of failed points has those that it should have had.
 
-
-def _source(calibration: dict[str, Any], data: dict[str, Any]) -> str:
-    """The source of the calibration: `data`, `other`, `random` or `weights`. Empty for the float model.
-
-    `data` are other examples of the evaluation's data set. `other` is another text.
+    Args:
+        compared: only those with a change against the float model.
     """
-    if not calibration:
-        return ""
-    return str(calibration.get("source", "data" if calibration.get("text") in (None, data.get("text")) else "other"))
+    found = {}
+    for name, metric, change in _named(frame):
+        if name and (change or not compared):
+            found[metric.name] = metric
+    if not found and not compared:
+        found = {metric.name: metric for _, metric, _ in _named(frame)}
+    return found
 
 
-def describe_format(fields: dict[str, Any] | None) -> str:
-    """A format in a few words, from the plain data of a record. The words are those of `sqbench.quant.formats.Format`.
-
-    >>> describe_format({"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64})
-    'int4 asym group 64'
-    """
-    if fields is None:
-        return ""
-    words = [f"int{fields['bits']}", "sym" if fields.get("symmetric", True) else "asym", fields.get("granularity", "tensor")]
-    if fields.get("group_size") is not None:
-        words.append(str(fields["group_size"]))
-    if fields.get("dynamic"):
-        words.append("dynamic")
-    return " ".join(words)
+def metric_of(frame: pd.DataFrame, name: str) -> Metric:
+    """What the rows of a frame know of a metric. Nothing is known of one that no row has."""
+    return metrics_of(frame).get(name) or Metric(name)
 
 
-def float_basis(record: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide the float result of a point. Points with equal settings saw the same examples."""
-    identity = record["identity"]
-    # The settings of the interval are left out. Speed is compared with one dtype for all.
-    basis = {name: identity.get(name) for name in ("model", "data", "eval", "device")}
-    if beside := identity["eval"].get("beside"):
-        basis["model"] = {**identity["model"], "dtype": beside}
-    basis["eval"] = {key: value for key, value in identity["eval"].items() if key not in ("resamples", "level")}
-    return basis
+def _named(frame: pd.DataFrame) -> Iterator[tuple[str, Metric, bool]]:
+    """Name, metric, and whether the name is of a change, once for each name in the column `metric`."""
+    rows = frame.drop_duplicates("metric")
+    for name, metric in zip(rows["metric"].tolist(), rows[DECLARED].tolist(), strict=True):
+        yield name, metric, name.startswith(CHANGE)
 
 
-def _with_baselines(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _declared(records: Iterable[Record]) -> dict[str, Metric]:
+    """The metrics of all records. Rows of one metric share a declaration, whatever versions their records come from."""
+    found: dict[str, dict[Metric, None]] = defaultdict(dict)
+    for record in records:
+        for name, metric in record.declared.items():
+            found[name][metric] = None
+    return {name: agreed(metrics) for name, metrics in found.items()}
+
+
+def _with_baselines(records: Iterable[Record]) -> list[_Line]:
     """The records, and each float baseline exactly once. It is its own record if it was run as a point, else a `baseline`."""
-    points: list[dict[str, Any]] = []
-    run: dict[str, dict[str, Any]] = {}
-    implied: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record["point_id"]):
-        identity, basis = record["identity"], float_basis(record)
+    points: list[_Line] = []
+    run: dict[str, _Line] = {}
+    implied: dict[str, list[_Line]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.point_id):
+        identity, basis = record.identity, float_basis(record)
         key = canonical_json(basis)
-        as_float = {"identity": {**basis, "method": {"name": "fp"}, "scheme": {"name": "fp"}}, "delta": {}}
-        as_float["counts"] = {name: delta.get("n") for name, delta in record["delta"].items()}
+        counts = {name: delta.get("n") for name, delta in record.delta.items()}
+        of_float = {**basis, "method": {"name": "fp"}, "scheme": {"name": "fp"}}
+        floating = replace(record, identity=of_float, delta={})
         if identity["method"]["name"] != "fp":
-            points.append(record)
-        elif record["status"] == "failed":
-            points.append({**record, **as_float})
+            points.append(_Line(record, counts))
+        elif not record.finished:
+            points.append(_Line(floating, counts))
         elif identity["model"] != basis["model"]:
-            points.append({**record, "identity": {**as_float["identity"], "model": identity["model"]}})
+            points.append(_Line(replace(record, identity={**of_float, "model": identity["model"]}), counts))
         else:
-            run.setdefault(key, {**record, **as_float})
-        if record["baseline"]:
-            implied[key].append({**record, **as_float, "point_id": "", "status": "ok", "metrics": record["baseline"]})
-    found = {key: _middle(alike) if alike[0]["identity"]["eval"].get("beside") else alike[0] for key, alike in implied.items()}
+            run.setdefault(key, _Line(floating, counts))
+        if record.baseline:
+            implied[key].append(_Line(replace(floating, point_id="", status="ok", metrics=record.baseline), counts))
+    found = {key: _middle(alike) if alike[0].record.identity["eval"].get("beside") else alike[0] for key, alike in implied.items()}
     return [*points, *{**found, **run}.values()]
 
 
-def _middle(alike: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _middle(alike: Sequence[_Line]) -> _Line:
     """One float baseline from several timed ones, one beside each point. Its metrics are their medians."""
-    names = set.intersection(*(set(record["metrics"]) for record in alike))
-    metrics = {
-        name: statistics.median(record["metrics"][name] for record in alike) for name in alike[0]["metrics"] if name in names
-    }
-    return {**alike[0], "metrics": metrics}
+    every = [line.record.metrics for line in alike]
+    names = set.intersection(*(set(metrics) for metrics in every))
+    metrics = {name: statistics.median(metrics[name] for metrics in every) for name in every[0] if name in names}
+    return replace(alike[0], record=replace(alike[0].record, metrics=metrics))
 
 
-def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+def _variants(lines: Sequence[_Line], points: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each point, the settings in which it differs from points with equal columns. Seeds do not count."""
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for index, (_, fields) in enumerate(points):
-        alike[tuple(fields.get(name) for name in FIELDS)].append(index)
+    for index, fields in enumerate(points):
+        alike[tuple(fields.get(name) for name in CELLS)].append(index)
     variants = [""] * len(points)
     for members in alike.values():
-        identities = [points[index][0]["identity"] for index in members]
+        identities = [lines[index].record.identity for index in members]
         parts = [part for part in set().union(*identities) if len({canonical_json(one.get(part)) for one in identities}) > 1]
         settings = [dict(flat({part: one.get(part) for part in parts})) for one in identities]
         names = sorted(set().union(*settings) - set(_SEEDS))
@@ -167,26 +149,26 @@ def _variants(points: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[s
     return variants
 
 
-def _rows(record: dict[str, Any], fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if record["status"] == "failed":
-        error = record["error"] or {}
-        yield {**fields, "metric": "", "error": f"{error.get('type', 'Error')}: {error.get('message', '')}"}
+def _rows(line: _Line, fields: Mapping[str, Any], declared: Mapping[str, Metric]) -> Iterator[dict[str, Any]]:
+    record = line.record
+    if not record.finished:
+        yield {**fields, "metric": "", "error": record.reason, DECLARED: main_metric(record.declared.values())}
         return
-    metrics, deltas, data = record["metrics"], record["delta"], record["identity"]["data"]
-    counts = record.get("counts") or {name: delta.get("n") for name, delta in deltas.items()}
-    errors = {name: stderr_name(name) for name in metrics}
-    for name in metrics.keys() - set(errors.values()):
-        repeated = record["identity"]["eval"].get("repetitions")
-        count = counts.get(name, None if "/" in name else repeated or data.get("windows", data.get("images")))
+    data, repeated = record.identity["data"], record.identity["eval"].get("repetitions")
+    errors = {name: stderr_name(name) for name in record.metrics}
+    for name in record.metrics.keys() - set(errors.values()):
+        metric = declared.get(name) or Metric(name)
+        count = line.counts.get(name, None if metric.part else repeated or data.get("windows", data.get("images")))
         yield {
             **fields,
             "metric": name,
-            "value": as_float(metrics[name]),
-            "stderr": as_float(metrics.get(errors[name])),
-            "n": None if name in EXACT else count,
+            "value": as_float(record.metrics[name]),
+            "stderr": as_float(record.metrics.get(errors[name])),
+            "n": None if metric.exact else count,
+            DECLARED: metric,
         }
-    timed = record["baseline"] if record["identity"]["eval"].get("beside") else {}
-    for name, delta in deltas.items():
+    timed = record.baseline if record.identity["eval"].get("beside") else {}
+    for name, delta in record.delta.items():
         known = {key: delta.get(key) for key in ("value", "low", "high", "level", "n", *_TEST)}
         known["float"] = timed.get(name)
-        yield {**fields, "metric": f"delta_{name}", **known}
+        yield {**fields, "metric": f"{CHANGE}{name}", **known, DECLARED: declared.get(name) or Metric(name)}

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sqbench.reporting.order import FIELDS, GROUPABLE, in_order, labels, rank
+from sqbench.comparison import Metric
+from sqbench.records.fields import CELLS, GROUPABLE
+from sqbench.reporting.frame import CHANGE, metric_of
+from sqbench.reporting.order import in_order, labels, rank
 from sqbench.reporting.selection import check_names
 
 _TESTED = ("low", "high", "level", "p", "detectable")  # of a change against the float model
@@ -20,7 +23,7 @@ class Grid:
     """One metric laid out for a table.
 
     Attributes:
-        metric: its name.
+        metric: the metric, as the points declare it.
         rows: the columns of the long frame that make the rows. Those in `added` come last.
         columns: the columns of the long frame that make the columns.
         added: the fields that were added to the rows. Without them, different results would share a cell.
@@ -34,7 +37,7 @@ class Grid:
         notes: further sentences of the caption.
     """
 
-    metric: str
+    metric: Metric
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     added: tuple[str, ...]
@@ -54,23 +57,25 @@ def lay_out(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], me
     failed = frame["status"] == "failed"
     if len(values):  # another evaluation would not give this metric
         failed &= frame["eval"].isin(set(values["eval"]))
-    deltas = frame[frame["metric"] == f"delta_{metric}"]
+    deltas = frame[frame["metric"] == f"{CHANGE}{metric}"]
     shown, deltas = (
         part.assign(**{name: labels(part[name]) for name in GROUPABLE}) for part in (pd.concat([values, frame[failed]]), deltas)
     )
     keys = [*rows, *columns]
     added: list[str] = []
-    for name in FIELDS:
+    for name in CELLS:
         if name not in keys and (shown.groupby(keys)[name].nunique() > 1).any():
             added.append(name)
             keys.append(name)
     changes = _by_cell(deltas, keys)
     cells = [dict(zip(keys, key, strict=True)) | _cell(found, changes.get(key, [])) for key, found in _by_cell(shown, keys).items()]
     measured = shown if (shown["method"] == "fp").all() else shown[shown["method"] != "fp"]
-    constant = [name for name in FIELDS if name not in keys and measured[name].nunique() == 1]
+    constant = [name for name in CELLS if name not in keys and measured[name].nunique() == 1]
     context = {name: measured[name].iloc[0] for name in constant if measured[name].iloc[0]}
     sides = (*rows, *added)
-    return Grid(metric, sides, tuple(columns), tuple(added), in_order(pd.DataFrame(cells), (*sides, *columns)), context)
+    return Grid(
+        metric_of(frame, metric), sides, tuple(columns), tuple(added), in_order(pd.DataFrame(cells), (*sides, *columns)), context
+    )
 
 
 def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
@@ -81,7 +86,7 @@ def wide(grid: Grid, text: Callable[[Any], str]) -> pd.DataFrame:
         texts[side, top] = text(cell)
     sides = list(dict.fromkeys(side for side, _ in texts))  # cells come sorted by rows
     tops = sorted({top for _, top in texts}, key=lambda top: [rank(*pair) for pair in zip(grid.columns, top, strict=True)])
-    header = _index(tops, grid.columns) if grid.columns else pd.Index([grid.metric])
+    header = _index(tops, grid.columns) if grid.columns else pd.Index([grid.metric.name])
     body = [[texts.get((side, top), "--") for top in tops] for side in sides]
     return pd.DataFrame(body, index=_index(sides, grid.rows), columns=header, dtype="str")
 

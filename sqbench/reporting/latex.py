@@ -33,7 +33,7 @@ def to_latex(grid: Grid) -> str:
         multirow_align="naive",  # the first of equal labels, then blanks: needs no \multirow package
         position_float="centering",
         caption=_typeset(caption(grid)),
-        label=f"tab:{slug(grid.metric)}",
+        label=f"tab:{slug(grid.metric.name)}",
     )
 
 
@@ -66,7 +66,7 @@ def to_paper(grid: Grid, experiment: str = "", heading: str = "", label: str = "
         r"\centering",
         r"\begin{threeparttable}",
         rf"\caption{{{_typeset(heading or told)}}}",
-        rf"\label{{{label or 'tab:' + '-'.join(slug(part) for part in (experiment, grid.metric) if part)}}}",
+        rf"\label{{{label or 'tab:' + '-'.join(slug(part) for part in (experiment, grid.metric.name) if part)}}}",
         _blocks(body, grid),
         r"\begin{tablenotes}[flushleft]\footnotesize",
         *(rf"\item[{mark}] {_typeset(error)}" for error, mark in marks.items()),

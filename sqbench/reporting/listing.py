@@ -10,15 +10,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sqbench.comparison import main_metric
 from sqbench.records.changes import changes
-from sqbench.reporting.order import main_metric
+from sqbench.records.record import Record
+from sqbench.reporting.frame import metrics_of
 from sqbench.reporting.terminal import as_text
 from sqbench.reporting.units import number
 
 _STYLES = {"ok": "green", "failed": "bold red"}
 
 
-def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], revision: int) -> Table:
+def points_table(frame: pd.DataFrame, records: Mapping[str, Record], revision: int) -> Table:
     """The points of a long frame, one per row: id, status, settings, main metric, seconds and notes.
 
     Args:
@@ -40,7 +42,7 @@ def points_table(frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], 
             Text(first["status"], style=_STYLES.get(first["status"], "")),
             *(as_text(first[name]) for name in ("model", "data", "method", "bits", "alpha")),
             as_text(_result(rows)),
-            as_text(f"{record['cost'].get('seconds', {}).get('total', math.nan):.0f}"),
+            as_text(f"{math.nan if record.seconds is None else record.seconds:.0f}"),
             as_text(_note(first, record, revision)),
         )
     return table
@@ -51,34 +53,34 @@ def _result(rows: pd.DataFrame) -> str:
     own = rows[~rows["metric"].str.startswith("delta_") & (rows["metric"] != "")]
     if own.empty:
         return "--"
-    metric = main_metric(own["metric"])
-    return f"{metric} {number(own.loc[own['metric'] == metric, 'value'].iloc[0], metric)}"
+    metric = main_metric(metrics_of(own).values())
+    return f"{metric.name} {number(own.loc[own['metric'] == metric.name, 'value'].iloc[0], metric)}"
 
 
-def _note(first: Any, record: Mapping[str, Any], revision: int) -> str:
+def _note(first: Any, record: Record, revision: int) -> str:
     notes = [str(first[name]) for name in ("layers", "variant") if first[name]]
     notes += [f"seed={first['seed']}"] * int(not pd.isna(first["seed"]) and first["seed"] != 0)
     notes += [f"backend={first['backend']}"] * (first["backend"] not in ("", "sim"))
-    if (was := record["identity"].get("revision")) != revision:
+    if (was := record.identity.get("revision")) != revision:
         notes.append(f"revision {was}, the code's is {revision}")
     return ", ".join([*notes, *[first["error"]] * isinstance(first["error"], str)])
 
 
-def diff_table(one: Mapping[str, Any], other: Mapping[str, Any]) -> Table:
+def diff_table(one: Record, other: Record) -> Table:
     """The differences between two records in identity, versions, hardware and code, then every metric of both."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("", one["point_id"], other["point_id"]):
+    for title in ("", one.point_id, other.point_id):
         table.add_column(as_text(title), overflow="fold")
     origin = ("versions", "hardware", "git")
     sides = [
-        {**record["identity"], **{name: record["provenance"].get(name) for name in origin}, "status": record["status"]}
+        {**record.identity, **{name: record.provenance.get(name) for name in origin}, "status": record.status}
         for record in (one, other)
     ]
     for row in changes(*sides):
         table.add_row(*map(as_text, row))
     table.add_section()
-    for metric in sorted(one["metrics"].keys() | other["metrics"].keys()):
-        values = [record["metrics"].get(metric) for record in (one, other)]
+    for metric in sorted(one.metrics.keys() | other.metrics.keys()):
+        values = [record.metrics.get(metric) for record in (one, other)]
         table.add_row(as_text(metric), *(as_text("--" if value is None else json.dumps(value)) for value in values))
     return table
 

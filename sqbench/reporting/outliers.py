@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from sqbench.errors import UserError
-from sqbench.reporting.frame import point_fields
+from sqbench.records.fields import point_fields
+from sqbench.records.record import Record
 from sqbench.reporting.tables import markdown_table
 from sqbench.storage import canonical_json, write_text
 
@@ -21,7 +22,7 @@ _SHOWN = ("ratio", "kurtosis", "range_used", "persistence", "persistence_tokens"
 _KEYS = ("model", "weights", "data", "calibration")
 
 
-def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -> pd.DataFrame:
+def outliers_frame(records: Iterable[Record], points: Collection[str]) -> pd.DataFrame:
     """One row per model, weights, data set, calibration draw and layer. `DIAGNOSTICS` are the columns.
 
     Args:
@@ -33,10 +34,10 @@ def outliers_frame(records: Iterable[dict[str, Any]], points: Collection[str]) -
     """
     seen: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        layers = record["quantized"].get("per_layer")
-        if record["point_id"] not in points or not layers or record["quantized"].get("groups"):
+        layers = record.quantized.get("per_layer")
+        if record.point_id not in points or not layers or record.quantized.get("groups"):
             continue
-        fields, identity = point_fields(record), record["identity"]
+        fields, identity = point_fields(record), record.identity
         calibration = identity["calibration"]
         draw = f"{calibration.get('images', calibration.get('windows'))}, seed {calibration['seed']}"
         # The fingerprint covers the image size too, so that models of the same name keep their own rows.

@@ -12,11 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError
-from sqbench.reporting import style, units
+from sqbench.reporting import style
 from sqbench.reporting.beside import Name, write
 from sqbench.reporting.grid import Grid
-from sqbench.reporting.order import better, lower_is_better
+from sqbench.reporting.order import better
 from sqbench.reporting.series import NOISE, curves, logarithmic, sized
 
 
@@ -87,14 +88,14 @@ def pareto_picture(frame: pd.DataFrame, metric: str) -> Figure:
                 text = label + (f" α={row.alpha}" if row.alpha else "")
                 first.append(Name(text, label, [(row.size, row.value)], looks["color"]))
         else:
-            rows = rows.sort_values("value", ascending=lower_is_better(metric) is not False)
+            rows = rows.sort_values("value", ascending=grid.metric.lower is not False)
             others.append(Name(label, label, list(zip(rows["size"], rows["value"], strict=True)), looks["color"]))
     _scale(axes.xaxis, cells["size"].tolist())
     axes.set_xlabel("weights as stored (MB)")
-    _value_axis(axes.yaxis, axes, metric, cells["value"].tolist())
+    _value_axis(axes.yaxis, axes, grid.metric, cells["value"].tolist())
     axes.margins(0.06, 0.1)
     style.titled(
-        figure, f"{_titles(metric)} against the size of the weights", "A ring: none is smaller and better. " + _caption(grid)
+        figure, f"{_titles(grid.metric)} against the size of the weights", "A ring: none is smaller and better. " + _caption(grid)
     )
     _named(axes, first + others)
     return figure
@@ -137,14 +138,13 @@ def _shared(names: Iterable[str]) -> str:
     return "".join(f"{level[0]}." for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
-def _titles(metric: str) -> str:
-    return metric[:1].upper() + metric[1:]
+def _titles(metric: Metric) -> str:
+    return metric.name[:1].upper() + metric.name[1:]
 
 
-def _value_axis(axis: Any, axes: Axes, metric: str, values: list[float]) -> None:
-    unit = units.unit_of(metric)[1]
-    notes = [note for note in (unit, better(metric)) if note]
-    axes.set_ylabel(f"{metric} ({', '.join(notes)})" if notes else metric)
+def _value_axis(axis: Any, axes: Axes, metric: Metric, values: list[float]) -> None:
+    notes = [note for note in (metric.unit, better(metric)) if note]
+    axes.set_ylabel(f"{metric.name} ({', '.join(notes)})" if notes else metric.name)
     _scale(axis, values)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqbench.reporting.candidates import Candidate, Candidates, Tie
 from sqbench.reporting.timings import WORKLOADS
-from sqbench.reporting.units import number, unit_of
+from sqbench.reporting.units import number
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def missing(one: Candidate, wanted: Wanted) -> str:
 
 def worse(found: Candidates, at: int) -> float:
     """A sort key for candidates, the most accurate first."""
-    return found.items[at].value * (1 if found.lower else -1)
+    return found.items[at].value * (1 if found.metric.lower else -1)
 
 
 def size(one: Candidate) -> float:
@@ -110,13 +110,13 @@ def facts(found: Candidates, at: int) -> list[str]:
 
 def loss(found: Candidates, at: int) -> str:
     """The loss of a candidate against the float model, in words."""
-    one, unit = found.items[at], unit_of(found.metric)[1]
+    one, metric = found.items[at], found.metric
     if not one.change:
-        return f"{found.metric} {number(one.value, found.metric)}{unit and ' ' + unit}, not compared with the float model"
+        return f"{metric.name} {number(one.value, metric)}{metric.unit and ' ' + metric.unit}, not compared with the float model"
     if one.clear is False:
         seen = found.examples or "the examples"
-        return f"no change that {seen} could show ({found.metric} {one.change}; {one.detectable} would have been found)"
-    return f"{found.metric} {one.change}"
+        return f"no change that {seen} could show ({metric.name} {one.change}; {one.detectable} would have been found)"
+    return f"{metric.name} {one.change}"
 
 
 def in_words(bits: str) -> str:

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError, known
-from sqbench.reporting.order import EXACT, GROUPABLE, METRICS, labels, rank
-
-# The fields that a point shares with its float baseline.
-_BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "device")
-# A table holds one value of each of these fields, unless they are rows or columns. They decide the examples and operations.
-_SETS = ("data", "eval", "window", "windows", "images", "ops")
+from sqbench.records.fields import BASIS, EXAMPLES, GROUPABLE
+from sqbench.reporting.order import labels, rank
 
 
 def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
@@ -31,7 +28,7 @@ def select(frame: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
                 raise UserError(f"where.{column}={name}: {known(name, present)}")
         if names is not None:
             keep &= pd.Series(labels(frame[column]), index=frame.index).isin(names)
-    shared = pd.Series(list(zip(*(labels(frame[name]) for name in _BASIS), strict=True)), index=frame.index, dtype=object)
+    shared = pd.Series(list(zip(*(labels(frame[name]) for name in BASIS), strict=True)), index=frame.index, dtype=object)
     keep |= float_lines(frame) & shared.isin(set(shared[keep]))
     return frame[keep].reset_index(drop=True)
 
@@ -52,18 +49,20 @@ def check_names(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]
                 raise UserError(f"{key}=[{','.join(names)}]: unknown name {name}; {known(name, GROUPABLE)}")
             if [*rows, *columns].count(name) > 1:
                 raise UserError(f"{key}=[{','.join(names)}]: {name} must stand only once in rows and columns")
-    metrics = set(frame["metric"]) - {""} or METRICS  # if every point failed, any known metric gives the table of failures
-    if metric not in metrics:
+    metrics = set(frame["metric"]) - {""}
+    if metrics and metric not in metrics:  # if every point failed, any metric gives the table of failures
         raise UserError(f"metric={metric}: {known(metric, metrics)}")
 
 
-def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: str) -> None:
+def check_examples(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metric: Metric) -> None:
     """Raise UserError if a table would mix results over different examples or with different op sets.
+
+    A table holds one value of each field that decides the examples or operations, unless the field is among rows or columns.
 
     Sizes may be mixed: they do not depend on the examples.
     """
-    shown = frame[(frame["metric"] == metric) & (frame["method"] != "fp")]
-    for name in _SETS if metric not in EXACT else ():
+    shown = frame[(frame["metric"] == metric.name) & (frame["method"] != "fp")]
+    for name in EXAMPLES if not metric.exact else ():
         values = sorted(set(labels(shown[name])) - {""}, key=lambda label: rank(name, label))
         if len(values) > 1 and name not in (*rows, *columns):
             differ = "quantize other operations" if name == "ops" else "are over other examples"

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from sqbench.comparison import SIZE
 from sqbench.errors import UserError
-from sqbench.reporting import units
-from sqbench.reporting.frame import point_fields
+from sqbench.records.fields import CELLS, SERIES, SIDES, point_fields
+from sqbench.records.record import Record
 from sqbench.reporting.grid import Grid, lay_out
-from sqbench.reporting.order import FIELDS, in_order, labels, lower_is_better
+from sqbench.reporting.order import in_order, labels
 
-SERIES = ("method", "bits", "alpha")
 MOST_LINES = 14  # a reader cannot follow more
 LOG_FROM = 20.0  # an axis is logarithmic from this ratio of largest to smallest value
 NOISE = (("input_sqnr_db", "layer input"), ("weight_sqnr_db", "layer weight"))
@@ -49,9 +48,10 @@ def shown_cells(grid: Grid) -> pd.DataFrame:
 
     The interval is the one of the paired difference from the float model, moved to the value: float value + [low, high].
     """
-    unit, _ = units.unit_of(grid.metric)
+    unit = grid.metric.scale
     cells = grid.cells[grid.cells["points"] > 0]
-    if (power := units.SPEEDS.get(grid.metric)) is not None:
+    if grid.metric.speed:
+        power = -1 if grid.metric.lower else 1  # a time falls with speed
         low, high = [cells["value"] * (cells[name] / cells["delta"]) ** power for name in ("low", "high")][::power]
         return cells.assign(low=low, high=high)
     reference = cells["value"] - cells["delta"]
@@ -120,22 +120,21 @@ def sized(frame: pd.DataFrame, metric: str) -> tuple[Grid, pd.DataFrame]:
     grid = lay_out(frame, SERIES, (), metric)
     if "data" in grid.added:
         same_basis(grid)
-    if metric == "weight_bytes" or "weight_bytes" not in set(frame["metric"]):
+    if metric == SIZE.name or SIZE.name not in set(frame["metric"]):
         raise UserError(f"metric={metric}: a picture against weight bytes needs points that have both")
     keys = list(grid.rows)
-    sizes = lay_out(frame, keys, (), "weight_bytes").cells
-    unit, _ = units.UNITS["weight_bytes"]
-    sizes = sizes.assign(size=sizes["value"] / unit)[[*keys, "size"]]
+    sizes = lay_out(frame, keys, (), SIZE.name).cells
+    sizes = sizes.assign(size=sizes["value"] / SIZE.scale)[[*keys, "size"]]
     cells = shown_cells(grid).merge(sizes, on=keys).dropna(subset=["value", "size"]).reset_index(drop=True)
     if cells.empty:
         raise UserError(f"metric={metric}: no finished point has it and a size")
-    best = front(cells["size"].tolist(), cells["value"].tolist(), lower=lower_is_better(metric))
+    best = front(cells["size"].tolist(), cells["value"].tolist(), lower=grid.metric.lower)
     named = [name for name in keys if name not in ("alpha", "weights", "activations")]
     texts = cells[named].agg(lambda row: " ".join(filter(None, row)), axis=1).str.replace(r"^fp fp", "float", regex=True)
     return grid, cells.assign(label=texts, front=cells.index.isin(best))
 
 
-def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def layers_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per point and layer.
 
     The columns are `label`, `method` and `bits` of the point, `index`, `layer`, `input_sqnr_db` and `weight_sqnr_db` (NaN if float)
@@ -144,16 +143,16 @@ def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Raises:
         UserError: there is nothing to show, there are more than `MOST_LINES` points, or several models.
     """
-    points = [(record, point_fields(record)) for record in records if record["quantized"].get("per_layer")]
+    points = [(record, point_fields(record)) for record in records if record.quantized.get("per_layer")]
     if not points:
         raise UserError("layers: no finished point has quantized layers; python -m sqbench.run method=rtn makes one")
     models = sorted({fields["model"] for _, fields in points})
     if len(models) > 1:
         raise UserError(f"layers: {len(models)} models ({', '.join(models)}) in one picture; use where.model={models[0]}")
     named = in_order(pd.DataFrame([{**fields, "at": at} for at, (_, fields) in enumerate(points)]), (*SERIES, "seed"))
-    texts = named.assign(**{name: labels(named[name]) for name in (*FIELDS, "seed") if name in named})
+    texts = named.assign(**{name: labels(named[name]) for name in (*CELLS, "seed") if name in named})
     label = texts["method"] + " " + texts["bits"] + texts["alpha"].map(lambda alpha: f" α={alpha}" if alpha else "")
-    for name in [name for name in ("ops", "head", "data", "images", "windows", "seed") if name in texts]:
+    for name in [name for name in SIDES if name in texts]:
         telling = texts.groupby(label)[name].transform("nunique") > 1
         label = label.where(~telling, label + f" {name}=" + texts[name])
     label = label.where(~label.duplicated(keep=False), label + " " + texts["point_id"])
@@ -169,6 +168,6 @@ def layers_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             **{noise: entry.get(noise, math.nan) for noise, _ in NOISE},
         }
         for row, (name, at) in enumerate(zip(label, named["at"], strict=True))
-        for index, entry in enumerate(points[at][0]["quantized"]["per_layer"])
+        for index, entry in enumerate(points[at][0].quantized["per_layer"])
     ]
     return pd.DataFrame(rows).assign(model=models[0])

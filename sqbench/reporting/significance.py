@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sqbench.comparison import POWER, Outcome, holm, over_seeds, shortfall
-from sqbench.reporting.frame import float_basis
+from sqbench.records.fields import float_basis
+from sqbench.records.record import Record
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.noise import noise_notes
-from sqbench.reporting.order import lower_is_better, unsure
+from sqbench.reporting.order import unsure
 from sqbench.storage import canonical_json
 
 MOST_CELLS = 300  # more would take too long to read and compare
@@ -44,20 +45,20 @@ class Side:
     floats: NDArray[Any] | None
 
 
-def sides_of(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> dict[int, Side]:
+def sides_of(grid: Grid, records: Sequence[Record], samples: Samples) -> dict[int, Side]:
     """The quantized cells of a table that have samples, by place. Empty if the table has more than `MOST_CELLS` quantized cells."""
     of_point, ids = _finished(records), grid.cells["ids"].tolist()
     outcomes, measured = _outcomes(grid, of_point), _measured(grid, of_point)
-    found = {} if len(measured) > MOST_CELLS else {place: _side(ids[place], outcomes, grid.metric, samples) for place in measured}
+    found = {} if len(measured) > MOST_CELLS else {place: _side(ids[place], outcomes, samples) for place in measured}
     return {place: side for place, side in found.items() if side is not None}
 
 
-def tested(grid: Grid, records: Sequence[Mapping[str, Any]], samples: Samples) -> Grid:
+def tested(grid: Grid, records: Sequence[Record], samples: Samples) -> Grid:
     """Return `compared` with the sides read from the samples of the points."""
     return compared(grid, records, sides_of(grid, records, samples))
 
 
-def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[int, Side]) -> Grid:
+def compared(grid: Grid, records: Sequence[Record], known: Mapping[int, Side]) -> Grid:
     """The table with `p_holm`, `unclear` and `best` filled in its cells, and notes that explain them.
 
     A cell is `unclear` if its change against the float model is not significant. An unclear cell is also `untested` if no change
@@ -75,7 +76,7 @@ def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[in
     level = float(cells["level"].max()) if cells["level"].notna().any() else LEVEL
     outcomes, measured = _outcomes(grid, of_point), _measured(grid, of_point)
     many = len(measured) > MOST_CELLS
-    cells, changes = _against_float(cells, known, of_point, grid.metric, level)
+    cells, changes = _against_float(cells, known, of_point, grid.metric.name, level)
     cells["untested"] = _untested(cells, changes, outcomes, level)
     best, pairs, left_out, split = _against_best(cells, grid, known, measured, of_point, level)
     cells["best"] = best
@@ -104,13 +105,13 @@ def compared(grid: Grid, records: Sequence[Mapping[str, Any]], known: Mapping[in
         notes.append(f"{len(measured)} cells are too many to compare with each other; at most {MOST_CELLS} are compared")
     elif left_out and best.any():
         notes.append(f"{left_out} of {len(measured)} cells are not compared with the best: no samples, or of other examples")
-    if len(known) > 1 and lower_is_better(grid.metric) is None:
+    if len(known) > 1 and grid.metric.lower is None:
         notes.append(f"No cell is bold: {unsure(grid.metric)}")
     shown = [of_point[point_id] for ids in cells["ids"] for point_id in ids if point_id]
-    kinds = {delta["test"] for record in shown if "test" in (delta := record["delta"].get(grid.metric, {}))}
+    kinds = {delta["test"] for record in shown if "test" in (delta := record.delta.get(grid.metric.name, {}))}
     if len(kinds) > 1:
         notes.append("Intervals come from different versions; python -m sqbench.points intervals makes all of them again")
-    deltas = [delta for record in shown if (delta := record["delta"].get(grid.metric, {})).get("held") is not None]
+    deltas = [delta for record in shown if (delta := record.delta.get(grid.metric.name, {})).get("held") is not None]
     if deltas:
         notes.append(shortfall(min(deltas, key=lambda delta: int(delta["held"]))))
     notes += noise_notes(shown, grid.metric)
@@ -121,27 +122,27 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
 
 
-def _finished(records: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {record["point_id"]: record for record in records if record["status"] == "ok"}
+def _finished(records: Sequence[Record]) -> dict[str, Record]:
+    return {record.point_id: record for record in records if record.finished}
 
 
-def _outcomes(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> dict[str, Outcome]:
+def _outcomes(grid: Grid, of_point: Mapping[str, Record]) -> dict[str, Outcome]:
     """The outcome of the metric for each point of a table. Points whose record has none are missing."""
     names = {point_id for ids in grid.cells["ids"] for point_id in ids if point_id}
-    return {name: Outcome.of(fields) for name in names if (fields := of_point[name].get("outcomes", {}).get(grid.metric))}
+    return {name: outcome for name in names if (outcome := of_point[name].outcome(grid.metric.name)) is not None}
 
 
-def _measured(grid: Grid, of_point: Mapping[str, Mapping[str, Any]]) -> list[int]:
+def _measured(grid: Grid, of_point: Mapping[str, Record]) -> list[int]:
     """The places of the cells that hold quantized points."""
     return [place for place, ids in enumerate(grid.cells["ids"]) if ids and _is_quantized(ids, of_point)]
 
 
-def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Mapping[str, Any]]) -> bool:
+def _is_quantized(ids: Sequence[str], of_point: Mapping[str, Record]) -> bool:
     """Whether a cell is quantized. The float model is the reference and never competes."""
-    return bool(ids[0]) and of_point[ids[0]]["identity"]["method"]["name"] != "fp"
+    return bool(ids[0]) and of_point[ids[0]].identity["method"]["name"] != "fp"
 
 
-def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samples: Samples) -> Side | None:
+def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], samples: Samples) -> Side | None:
     """The values of a cell by example. None if a point of the cell has no samples, or its points saw different examples."""
     values, floats, first = [], [], None
     for point_id in ids:
@@ -163,7 +164,7 @@ def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], metric: str, samp
 
 
 def _against_float(
-    cells: pd.DataFrame, known: Mapping[int, Side], of_point: Mapping[str, Mapping[str, Any]], metric: str, level: float
+    cells: pd.DataFrame, known: Mapping[int, Side], of_point: Mapping[str, Record], metric: str, level: float
 ) -> tuple[pd.DataFrame, dict[int, Mapping[str, Any]]]:
     """Test the change of each cell. One point is tested as in its record, several seeds by their mean on each example.
 
@@ -173,7 +174,7 @@ def _against_float(
     changes: dict[int, Mapping[str, Any]] = {}
     for place, ids in enumerate(cells["ids"]):
         if len(ids) == 1 and ids[0]:
-            changes[place] = of_point[ids[0]]["delta"].get(metric, {})
+            changes[place] = of_point[ids[0]].delta.get(metric, {})
     for place, side in known.items():
         if cells["points"][place] > 1 and side.floats is not None and not np.isnan(cells["delta"][place]):
             found = side.outcome.compare(side.rows, side.values, side.floats, RESAMPLES, level)
@@ -222,7 +223,7 @@ def _against_best(
     grid: Grid,
     known: Mapping[int, Side],
     measured: Sequence[int],
-    of_point: Mapping[str, Mapping[str, Any]],
+    of_point: Mapping[str, Record],
     level: float,
 ) -> tuple[NDArray[np.bool_], int, int, bool]:
     """Compare each cell with the best of its column.
@@ -233,10 +234,10 @@ def _against_best(
     """
     contests: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for place in known:
-        basis = canonical_json(float_basis(dict(of_point[cells["ids"][place][0]])))
+        basis = canonical_json(float_basis(of_point[cells["ids"][place][0]]))
         contests[(*(cells[name][place] for name in grid.columns), basis)].append(place)
     against, bold = {}, np.zeros(len(cells), dtype=bool)
-    if (lower := lower_is_better(grid.metric)) is None:  # no best exists
+    if (lower := grid.metric.lower) is None:  # no best exists
         return bold, 0, 0, False
     sign = 1 if lower else -1
     left_out = len(measured)

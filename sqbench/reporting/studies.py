@@ -5,12 +5,14 @@ from functools import cached_property
 
 import pandas as pd
 
-from sqbench.reporting.order import labels, main_metric
+from sqbench.comparison import Metric, main_metric
+from sqbench.records.fields import BASIS, EXAMPLES
+from sqbench.reporting.frame import metrics_of
+from sqbench.reporting.order import labels
 from sqbench.reporting.selection import select
-from sqbench.reporting.units import SPEEDS
 
 # Results that differ in one of these answer different questions. They never share an axis.
-BASIS = ("model", "head", "data", "eval", "window", "windows", "images", "beams", "ops")
+KEYS = tuple(dict.fromkeys([*(name for name in BASIS if name != "device"), *EXAMPLES]))
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,16 @@ class Study:
 
     label: str
     frame: pd.DataFrame
-    metric: str
+    metric: Metric
 
     @cached_property
-    def metrics(self) -> list[str]:
+    def metrics(self) -> list[Metric]:
         """The metrics with a change against the float model, and the divergence from it. `metric` comes first."""
-        compared = [name for name in dict.fromkeys(self.frame["metric"]) if f"delta_{name}" in set(self.frame["metric"])]
-        others = [name for name in (*compared, "kl_to_fp") if name in set(self.frame["metric"]) and name != self.metric]
-        return [self.metric, *dict.fromkeys(others)]
+        every = metrics_of(self.frame)
+        compared = metrics_of(self.frame, compared=True)
+        names = [name for name in every if name in compared] + ["kl_to_fp"]
+        others = dict.fromkeys(name for name in names if name in every and name != self.metric.name)
+        return [self.metric, *(every[name] for name in others)]
 
     @cached_property
     def points(self) -> list[str]:
@@ -44,23 +48,22 @@ def studies(frame: pd.DataFrame) -> list[Study]:
 
     A float baseline is in every study that has it as reference.
     """
-    texts = pd.DataFrame({name: labels(frame[name]) for name in BASIS})
+    texts = pd.DataFrame({name: labels(frame[name]) for name in KEYS})
     measured = list(texts[frame["method"] != "fp"].drop_duplicates().itertuples(index=False, name=None))
     covered = {key[:-1] for key in measured}
     alone = texts[frame["method"] == "fp"].drop_duplicates().itertuples(index=False, name=None)
     keys = [*measured, *(key for key in alone if key[:-1] not in covered)]
     always = ("model", "data", "eval")
-    telling = [name for at, name in enumerate(BASIS) if name in always or len({key[at] for key in keys}) > 1]
+    telling = [name for at, name in enumerate(KEYS) if name in always or len({key[at] for key in keys}) > 1]
     found = []
     for key in keys:
-        values = dict(zip(BASIS, key, strict=True))
+        values = dict(zip(KEYS, key, strict=True))
         rows = select(frame, **{name: [value] for name, value in values.items()})
         parts = [values[name] if name in always else f"{name} {values[name]}" for name in telling if values[name]]
         found.append(Study(" · ".join(parts), rows, headline(rows)))
-    return sorted(found, key=lambda study: (study.metric in SPEEDS, -len(study.points)))
+    return sorted(found, key=lambda study: (study.metric.speed, -len(study.points)))
 
 
-def headline(rows: pd.DataFrame) -> str:
+def headline(rows: pd.DataFrame) -> Metric:
     """The deciding metric of a study."""
-    compared = [name.removeprefix("delta_") for name in rows["metric"] if name.startswith("delta_")]
-    return main_metric(compared or rows["metric"])
+    return main_metric((metrics_of(rows, compared=True) or metrics_of(rows)).values())

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from sqbench.reporting.cells import caption, emboldened, printable, texts
+from sqbench.reporting.frame import DECLARED
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.latex import slug, to_latex
-from sqbench.reporting.units import SPEEDS
 from sqbench.storage import write_text
 
 _LONG_FLOAT = "%.10g"  # fewer digits than the noise of a float64 sum, more than any table shows
@@ -19,7 +19,7 @@ _LONG_FLOAT = "%.10g"  # fewer digits than the noise of a float64 sum, more than
 
 def to_long_csv(frame: pd.DataFrame) -> str:
     """The long frame with unscaled numbers, empty if unknown. It has a column `float` only if speeds were measured."""
-    frame = frame if frame["float"].notna().any() else frame.drop(columns="float")
+    frame = frame.drop(columns=[DECLARED, *["float"] * int(frame["float"].isna().all())])
     return frame.to_csv(index=False, float_format=_LONG_FLOAT, lineterminator="\n")
 
 
@@ -35,7 +35,7 @@ def to_wide_csv(grid: Grid) -> str:
         parts[" seed_std"] = wide(grid, lambda cell: _LONG_FLOAT % cell.seed_std if cell.points > 1 else "--")
         parts[" points"] = wide(grid, lambda cell: str(cell.points))
         parts[" failed"] = wide(grid, lambda cell: str(cell.failed))
-    changes = {"factor" if grid.metric in SPEEDS else "change": "delta", "low": "low", "high": "high"}
+    changes = {"factor" if grid.metric.speed else "change": "delta", "low": "low", "high": "high"}
     if (timed := grid.cells["float"].notna().any()) or ((grid.cells["points"] > 1) & grid.cells["delta"].notna()).any():
         parts |= {f" {name}": wide(grid, _shown(field)) for name, field in changes.items()}
     if timed:
@@ -72,7 +72,7 @@ def _aligned(escaped: list[list[str]], sides: int) -> str:
 
 def write_tables(frame: pd.DataFrame, grid: Grid, folder: Path, latex: Callable[[Grid], str] = to_latex) -> list[Path]:
     """Write `long.csv`, and the grid as `METRIC.csv`, `.tex` and `.md`. No file is ever written in part."""
-    stem = slug(grid.metric)
+    stem = slug(grid.metric.name)
     files = {"long.csv": to_long_csv(frame), f"{stem}.csv": to_wide_csv(grid)}
     files |= {f"{stem}.tex": latex(grid), f"{stem}.md": to_markdown(grid)}
     for name, text in files.items():

@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.records.fields import named
 from sqbench.reporting.order import labels
 from sqbench.reporting.studies import Study
 
 WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # metric -> timed work
 # The fields that decide the speed of a layer. A method changes only the values of weights and scales.
-_FORMATS = ("bits", "weights", "activations", "layers", "ops")
+_FORMATS = named(lambda field: field.speed)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """An Optuna study of points: which values to try next, which trials are worth all examples, and which was the best."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError, closest
 from sqbench.evaluation import EVALUATIONS
-from sqbench.reporting.order import lower_is_better, unsure
+from sqbench.records.record import Record
+from sqbench.reporting.order import unsure
 from sqbench.search.space import Space, rounded
 from sqbench.storage import write_text
 
@@ -32,6 +33,7 @@ class Study:
     def __init__(self, space: Space, rungs: int, seed: int, metric: str | None, direction: str | None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.rungs, self.metric, self.direction = space, rungs, metric, direction
+        self.declared = Metric(metric or "")  # as the records declare it, once there is one
         self._study = optuna.create_study(
             sampler=optuna.samplers.TPESampler(seed=seed),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=KEPT),
@@ -46,7 +48,7 @@ class Study:
         """The next choices of values."""
         return [self._study.ask(dict(self.space.dimensions)) for _ in range(count)]
 
-    def tell(self, trial: Trial, record: Mapping[str, Any]) -> bool:
+    def tell(self, trial: Trial, record: Record) -> bool:
         """Record the finished point of a trial's next rung. Return whether the trial goes on from there.
 
         Raises:
@@ -54,7 +56,7 @@ class Study:
         """
         value = self._value(record)
         values = [*trial.user_attrs.get("values", ()), value]
-        self._note(trial, record["point_id"], values=values)
+        self._note(trial, record.point_id, values=values)
         loss = value if self.direction == "minimize" else -value  # Optuna wants the direction before there is a metric
         if len(values) == self.rungs:
             self._study.tell(trial, loss)
@@ -90,15 +92,16 @@ class Study:
         }
         write_text(path, json.dumps(about, indent=1) + "\n")
 
-    def _value(self, record: Mapping[str, Any]) -> float:
-        metrics = record["metrics"]
+    def _value(self, record: Record) -> float:
+        metrics = record.metrics
         if self.metric is None:
-            self.metric = EVALUATIONS[record["identity"]["eval"]["name"]].headline(metrics)
+            self.metric = EVALUATIONS[record.identity["eval"]["name"]].headline(metrics)
         if self.metric not in metrics:
             raise UserError(f"hydra.sweeper.metric={self.metric}: {closest(self.metric, metrics)}")
+        self.declared = record.metric(self.metric)
         if self.direction is None:
-            if (lower := lower_is_better(self.metric)) is None:
-                raise UserError(f"{unsure(self.metric)}; hydra.sweeper.direction=minimize or maximize says so")
+            if (lower := self.declared.lower) is None:
+                raise UserError(f"{unsure(self.declared)}; hydra.sweeper.direction=minimize or maximize says so")
             self.direction = "minimize" if lower else "maximize"
         return float(metrics[self.metric])
 

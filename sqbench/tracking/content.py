@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.config import label_of
+from sqbench.records.record import Record
 from sqbench.storage import digest
 
 
@@ -20,13 +21,13 @@ class Picture:
     caption: str
 
 
-def name_of(record: dict[str, Any]) -> str:
+def name_of(record: Record) -> str:
     """The name of a run: model, method, bits, and unusual settings. Among 200 points of a sweep, no two should look the same."""
-    identity = record["identity"]
+    identity = record.identity
     scheme, alpha, evaluation = identity["scheme"], identity["method"].get("alpha"), identity["eval"]["name"]
     layers: list[str] = list(scheme.get("layers") or ())
     parts = (
-        (_short(label_of(record["config"]["model"])), True),
+        (_short(label_of(record.config["model"])), True),
         (identity["method"]["name"], True),
         (scheme["name"], True),
         (f"a={alpha}", alpha is not None),
@@ -39,22 +40,22 @@ def name_of(record: dict[str, Any]) -> str:
     return " ".join(text for text, told in parts if told)
 
 
-def tags_of(record: dict[str, Any]) -> list[str]:
+def tags_of(record: Record) -> list[str]:
     """The tags by which runs are filtered."""
-    identity, config = record["identity"], record["config"]
+    identity, config = record.identity, record.config
     names = (identity["method"]["name"], identity["scheme"]["name"], _short(label_of(config["model"])), config["data"]["name"])
-    return [*names, identity["eval"]["name"], identity["backend"], record["status"]]
+    return [*names, identity["eval"]["name"], identity["backend"], record.status]
 
 
-def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
+def numbers_of(record: Record) -> dict[str, Any]:
     """Status, metrics, differences from the float model, and costs. Nested names have slashes: `delta/perplexity/low`."""
-    nested = (item for part in ("delta", "cost") for item in _flat(part, record[part]))
-    return {"status": record["status"], **record["metrics"], **dict(nested)}
+    nested = (item for part in ("delta", "cost") for item in _flat(part, getattr(record, part)))
+    return {"status": record.status, **record.metrics, **dict(nested)}
 
 
-def tables_of(record: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def tables_of(record: Record) -> dict[str, pd.DataFrame]:
     """Tables of the quantized layers, of the groups whose scales moved, and of the widths of mixed precision."""
-    quantized = record["quantized"]
+    quantized = record.quantized
     rows = {
         "per_layer": quantized.get("per_layer"),
         "groups": quantized.get("groups"),
@@ -69,9 +70,9 @@ def spreads_of(tables: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
     return {f"layers/{name}": values for name in numbers if len(values := numbers[name].dropna().tolist())}
 
 
-def pictures_of(record: dict[str, Any], results_dir: Path) -> list[Picture]:
+def pictures_of(record: Record, results_dir: Path) -> list[Picture]:
     """The distributions that `sqbench.plot` has drawn of this point's weights under this point's method."""
-    identity, found = record["identity"], []
+    identity, found = record.identity, []
     wanted = _of(identity["model"]["weights"], identity["method"])
     for path in sorted((results_dir / "plots").glob("distributions-*.json")):
         try:

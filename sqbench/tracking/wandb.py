@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from sqbench.records.record import Record
 from sqbench.storage import canonical_json, write_text
 from sqbench.tracking import content
 
@@ -29,7 +30,7 @@ _unreachable = threading.Event()  # set by the first failure to reach the server
 
 
 def mirror(
-    record: dict[str, Any],
+    record: Record,
     samples: pd.DataFrame | None,
     *,
     mode: str,
@@ -60,14 +61,14 @@ def mirror(
             with _staging(Path(run.settings.sync_dir)):
                 _fill(run, record, samples, results_dir)
         finally:
-            run.finish(exit_code=0 if record["status"] == "ok" else 1)
+            run.finish(exit_code=0 if record.finished else 1)
     except TimeoutError as error:  # this run is whole on disk; the next one need not wait as long
         _give_up(error)
     except Exception as error:  # noqa: BLE001 (a mirror never fails a point, whatever the library raises)
-        log.warning("W&B run of point %s is incomplete: %s: %s", record["point_id"], type(error).__name__, error)
+        log.warning("W&B run of point %s is incomplete: %s: %s", record.point_id, type(error).__name__, error)
 
 
-def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, results_dir: Path, sweep: str) -> "wandb.Run":
+def _start(record: Record, mode: str, project: str, entity: str | None, results_dir: Path, sweep: str) -> "wandb.Run":
     """Begin the run, online if wanted and possible."""
     import wandb
 
@@ -75,17 +76,17 @@ def _start(record: dict[str, Any], mode: str, project: str, entity: str | None, 
     results_dir.mkdir(parents=True, exist_ok=True)
 
     def begin(mode: Literal["online", "offline"]) -> "wandb.Run":
-        _remove_older(results_dir, record["point_id"])
+        _remove_older(results_dir, record.point_id)
         return wandb.init(
             project=project,
             entity=entity,
             group=sweep[:128] or None,
-            job_type=record["identity"]["method"]["name"],
-            id=record["point_id"],
+            job_type=record.identity["method"]["name"],
+            id=record.point_id,
             name=content.name_of(record),
             tags=_tags(content.tags_of(record)),
-            notes=record["provenance"].get("command"),
-            config={**record["config"], "identity": record["identity"]},
+            notes=record.provenance.get("command"),
+            config={**record.config, "identity": record.identity},
             mode=mode,
             dir=str(results_dir),
             reinit="create_new",  # a run that the caller has open stays as it is
@@ -121,13 +122,13 @@ def _give_up(error: Exception) -> None:
     log.warning("W&B server unreachable: %s; logging offline, `wandb sync` uploads later", reason)
 
 
-def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None, results_dir: Path) -> None:
+def _fill(run: "wandb.Run", record: Record, samples: pd.DataFrame | None, results_dir: Path) -> None:
     """Log everything that a run shows: numbers, the learning curve, tables, distributions, and the record itself."""
     import wandb
 
     run.summary.update(content.numbers_of(record))
     run.define_metric("training/*", step_metric="training/epoch")
-    for entry in record["quantized"].get("training", {}).get("curve", []):
+    for entry in record.quantized.get("training", {}).get("curve", []):
         run.log({f"training/{name}": value for name, value in entry.items() if value is not None})
     tables = content.tables_of(record)
     shown: dict[str, Any] = {name: _table(frame) for name, frame in tables.items()}
@@ -139,8 +140,8 @@ def _fill(run: "wandb.Run", record: dict[str, Any], samples: pd.DataFrame | None
     if shown:
         run.log(shown)
     copy = Path(run.dir) / "record.json"
-    write_text(copy, canonical_json(record))
-    artifact = wandb.Artifact(f"record-{record['point_id']}", type="record")
+    write_text(copy, canonical_json(record.to_json()))
+    artifact = wandb.Artifact(f"record-{record.point_id}", type="record")
     artifact.add_file(str(copy), policy="immutable")  # it is a copy already
     run.log_artifact(artifact)
 

@@ -3,16 +3,18 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from examples import build
+from examples import made
 
 from sqbench.claims.measures import Effect, Side, change, layers, number, speed
 from sqbench.errors import UserError
+
+NLL = {"kind": "perplexity", "column": "nll", "by": ["window"], "weights": "tokens"}
 
 
 def text_side(*losses: np.ndarray, fp: np.ndarray) -> Side:
     """Points over the same windows, one per array of losses."""
     frames = [pd.DataFrame({"window": range(len(nll)), "tokens": 511, "nll": nll, "nll_fp": fp}) for nll in losses]
-    return Side([build() for _ in losses], frames)
+    return Side([made(outcomes={"perplexity": NLL}) for _ in losses], frames)
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def test_different_examples_are_refused(losses):
 
 
 def test_numbers_of_a_record():
-    side = Side([build(cost__seconds={"quantize": 4.0})], [])
-    other = Side([build(cost__seconds={"quantize": 2.0})], [])
+    side = Side([made(cost__seconds={"quantize": 4.0})], [])
+    other = Side([made(cost__seconds={"quantize": 2.0})], [])
     assert number(side, None, path="cost.seconds.quantize") == Effect(4.0, 4.0, 4.0, 1, "as recorded")
     assert number(side, other, path="cost.seconds.quantize").value == 2.0
     with pytest.raises(UserError, match="did you mean quantize"):
@@ -52,7 +54,7 @@ def test_numbers_of_a_record():
 def test_layers_are_compared_one_by_one():
     def side(*ratios: float) -> Side:
         rows = [{"layer": f"{number}.q_proj", "ratio": ratio} for number, ratio in enumerate(ratios)]
-        return Side([build(quantized={"per_layer": [*rows, {"layer": "down_proj", "ratio": 900.0}]})], [])
+        return Side([made(quantized={"per_layer": [*rows, {"layer": "down_proj", "ratio": 900.0}]})], [])
 
     found = layers(side(5.0, 20.0, 3.0), side(9.0, 25.0, 6.0), field="ratio", where="*q_proj")
     assert (found.value, found.n) == (-4.0, 3)
@@ -66,7 +68,7 @@ def test_speed_is_a_ratio_inside_each_repetition():
     def side(seconds: float) -> Side:
         drift = np.array([1.0, 1.5, 3.0])
         frame = pd.DataFrame({"repetition": range(3), "first_s": seconds * drift, "decode_s": drift, "first_s_fp": drift})
-        return Side([build(identity__eval={"name": "latency"})], [frame])
+        return Side([made(identity__eval={"name": "latency"}, metrics={"tokens_per_s": 100.0})], [frame])
 
     found = speed(side(0.5), None, metric="tokens_per_s")
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)

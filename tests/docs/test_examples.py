@@ -46,10 +46,10 @@ def records(results):
 @pytest.mark.slow
 def test_aciq_is_a_method_on_the_command_line(example, command, results):
     assert command("-m", CONF, "method=minmax,aciq", "bits=w8a8,w4a4").code == 0
-    found = {(record["identity"]["method"]["name"], record["identity"]["scheme"]["name"]): record for record in records(results)}
+    found = {(record.identity["method"]["name"], record.identity["scheme"]["name"]): record for record in records(results)}
     assert set(found) == {("minmax", "w8a8"), ("minmax", "w4a4"), ("aciq", "w8a8"), ("aciq", "w4a4")}
-    assert {record["status"] for record in found.values()} == {"ok"}
-    at_four = {method: record["metrics"]["kl_to_fp"] for (method, bits), record in found.items() if bits == "w4a4"}
+    assert {record.status for record in found.values()} == {"ok"}
+    at_four = {method: record.metrics["kl_to_fp"] for (method, bits), record in found.items() if bits == "w4a4"}
     assert at_four["aciq"] != at_four["minmax"]
 
 
@@ -73,7 +73,7 @@ def test_aciq_starts_as_a_script(tmp_path, tiny_folder, text_file, results):
     done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (record,) = records(results)
-    assert record["identity"]["method"] == {"name": "aciq"}
+    assert record.identity["method"] == {"name": "aciq"}
 
 
 @pytest.fixture
@@ -99,12 +99,13 @@ def test_convnet_is_a_model_on_the_command_line(example, weights, results, capsy
     few = ("data.images=200", "calibration.images=32", "eval.resamples=100", "tracker=none", f"results_dir={results}")
     chosen = ("model=convnet", f"model.checkpoint={weights}", "method=fp,minmax", "bits=w8a8,w4a4")
     assert call("-m", CONF, *chosen, *few, capsys=capsys).code == 0
-    found = {record["identity"]["scheme"]["name"]: record["metrics"] for record in records(results)}
+    found = {record.identity["scheme"]["name"]: record.metrics for record in records(results)}
     assert found["fp"]["top1"] > 0.8
     assert found["w8a8"]["kl_to_fp"] < found["w4a4"]["kl_to_fp"]
-    assert [
-        record["quantized"].get("layers", 0) for record in records(results) if record["identity"]["method"]["name"] == "minmax"
-    ] == [3, 3]
+    assert [record.quantized.get("layers", 0) for record in records(results) if record.identity["method"]["name"] == "minmax"] == [
+        3,
+        3,
+    ]
 
 
 def test_convnet_says_what_it_needs(example, results, capsys):
@@ -117,7 +118,7 @@ def test_jsonl_is_a_data_set_on_the_command_line(example, tmp_path, command, res
     corpus.write_text("".join(json.dumps({"text": part}) + "\n" for part in training_text()[:20_000].split("\n\n")))
     assert command(CONF, "data=jsonl", f"data.path={corpus}", "method=rtn", "bits=w8a16").code == 0
     (record,) = records(results)
-    assert (record["status"], record["config"]["data"]["name"]) == ("ok", "jsonl")
+    assert (record.status, record.config["data"]["name"]) == ("ok", "jsonl")
 
 
 def test_jsonl_names_the_line_that_is_wrong(example, tmp_path, command):

@@ -224,8 +224,8 @@ def test_the_page_of_records_has_the_keys_of_a_record(point):
     section = PAGES["docs/records.md"].partition("## record.json")[2].partition("\n## ")[0]
     table = re.findall(r"^\| (`[^|]+`) +\|(.*)\|$", section, re.MULTILINE)
     named = {name: rest for cell, rest in table for name in re.findall(r"`(\w+)`", cell)}
-    assert set(named) == set(point)
-    for part, inside in (("delta", point["delta"]["perplexity"]), ("quantized", point["quantized"])):
+    assert set(named) == {*point.to_json(), "checksum"}
+    for part, inside in (("delta", point.delta["perplexity"]), ("quantized", point.quantized)):
         words = set(re.findall(r"\w+", named[part]))
         assert {key for key in inside if key not in words} <= {"fused"}, part
 
@@ -234,13 +234,13 @@ def test_the_page_of_records_reads_them(point, results, monkeypatch, capsys):
     monkeypatch.chdir(results.parent)
     (code,) = [body for language, body in FENCE.findall(PAGES["docs/records.md"]) if language == "python"]
     exec(compile(code, "records.md", "exec"), {})  # noqa: S102 (our own text)
-    assert point["point_id"] in capsys.readouterr().out
+    assert point.point_id in capsys.readouterr().out
 
 
 def test_samples_have_the_columns_that_the_page_lists(point, results):
     import pandas as pd
 
-    columns = pd.read_parquet(results / "runs" / point["point_id"] / "samples.parquet").columns
+    columns = pd.read_parquet(results / "runs" / point.point_id / "samples.parquet").columns
     listed = re.search(r"^\| perplexity \| a window \| `([^`]+)`", PAGES["docs/records.md"], re.MULTILINE)
     assert set(columns) == set(listed[1].split())
 

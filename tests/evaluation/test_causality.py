@@ -14,7 +14,7 @@ from sqbench.models.language import LanguageModel
 from sqbench.models.streaming import stream_language_model
 
 NAMED = r"model\.name=Bert: its predictions depend on later tokens\. Other tokens after the first 8 change what it predicts"
-OF_TEXT = [name for name, evaluation in EVALUATIONS.items() if "text" in evaluation.settings]
+OF_TEXT = [name for name, evaluation in EVALUATIONS.items() if "text" in evaluation.kinds]
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}
 
 

@@ -175,12 +175,12 @@ def test_both_backends_and_several_widths_through_the_command_line(command: Comm
     assert "6 done" in ended.out
     assert "beams=3" in ended.out
     found = list(Store(results).records())
-    assert {record["identity"]["eval"]["beams"] for record in found} == {1, 3}
+    assert {record.identity["eval"]["beams"] for record in found} == {1, 3}
     for record in found:
-        samples = pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")
+        samples = pd.read_parquet(results / "runs" / record.point_id / "samples.parquet")
         assert len(samples) == 4
-        assert samples["exact"].mean() == record["metrics"]["exact_match"]
-        assert record["delta"]["loglik"]["value"] == pytest.approx(record["metrics"]["loglik"] - record["baseline"]["loglik"])
+        assert samples["exact"].mean() == record.metrics["exact_match"]
+        assert record.delta["loglik"]["value"] == pytest.approx(record.metrics["loglik"] - record.baseline["loglik"])
         assert samples["text"].map(len).gt(0).all()
     frame = results_frame(found)
     table = frame[(frame["metric"] == "loglik") & (frame["method"] == "rtn")]
@@ -192,9 +192,9 @@ def test_both_backends_and_several_widths_through_the_command_line(command: Comm
     assert cells[0] == ["method", "backend", "1", "3"]
     assert cells[2] == ["fp", "", "100.0", "100.0"]
     assert [line[:2] for line in cells[3:]] == [["rtn", "int"], ["rtn", "sim"]]
-    before = {record["point_id"]: record["metrics"] for record in found}
+    before = {record.point_id: record.metrics for record in found}
     assert "6 done" in command(*sweep, "force=true").out
-    assert {record["point_id"]: record["metrics"] for record in Store(results).records()} == before  # to the last bit
+    assert {record.point_id: record.metrics for record in Store(results).records()} == before  # to the last bit
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -214,5 +214,5 @@ def test_what_cannot_be_written_is_refused(command: Command, results: Path, chan
 def test_texts_of_any_kind_survive_a_record(command: Command, results: Path) -> None:
     assert command("method=rtn", "bits=w3a16", *LINE).code == 0
     (record,) = Store(results).records()
-    samples = pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")
+    samples = pd.read_parquet(results / "runs" / record.point_id / "samples.parquet")
     assert json.loads(json.dumps(samples["text"].tolist())) == samples["text"].tolist()

@@ -13,12 +13,11 @@ import torch
 from cli import Ended
 
 from sqbench.collect import main as collect
-from sqbench.config import EvalConfig
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
-from sqbench.evaluation import EvaluationError, Result, defaults_of, tasks
-from sqbench.evaluation.documents import outcomes, parts
-from sqbench.evaluation.harness import LM_EVAL, harness
+from sqbench.evaluation import EvaluationError, Result, own_settings, tasks
+from sqbench.evaluation.documents import declared, parts
+from sqbench.evaluation.harness import LM_EVAL, HarnessSettings, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
 from sqbench.models.language import LanguageModel
@@ -37,9 +36,14 @@ def calm(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("ERROR", logger="lm_eval")
 
 
+def settings(**given: Any) -> HarnessSettings:
+    """Those of a command line, but for those that are given."""
+    return HarnessSettings(**own_settings("lm_eval", "text") | given)
+
+
 def answers(model: LanguageModel, windows: Windows, reference: Result | None = None, **settings: Any) -> Result:
     """With the settings of a command line, but for those that are given."""
-    return harness(model, windows, reference, **defaults_of("lm_eval", "text") | settings)
+    return harness(model, windows, reference, **own_settings("lm_eval", "text") | settings)
 
 
 @pytest.fixture
@@ -244,9 +248,22 @@ def test_a_yaml_task_of_ones_own_runs(tiny: LanguageModel, windows: Windows, tmp
 
 def test_what_is_no_number_is_kept_as_it_is() -> None:
     rows = [{"task": "t", "doc_hash": hash_, "copy": 0, "metric": "t/f1", "main": "", "share": 0.5} for hash_ in "ab"]
-    samples = pd.DataFrame([row | {"aggregation": "f1"} | parts((0, 1), "f1") for row in rows])
+    samples = pd.DataFrame([row | {"aggregation": "f1", "better": "higher"} | parts((0, 1), "f1") for row in rows])
     assert samples["outcome"].tolist() == ["[0, 1]", "[0, 1]"]
-    assert outcomes(samples) == {}
+    found = {metric.name: metric for metric in declared(samples)}
+    assert (found["t/f1"].outcome, found["t/f1"].better) == (None, "higher")
+
+
+@pytest.mark.parametrize(("one", "other", "mean"), [("higher", "higher", "higher"), ("higher", "lower", None), ("", "", None)])
+def test_a_metric_is_better_as_its_task_says_and_a_mean_over_tasks_where_all_agree(one: str, other: str, mean: str | None) -> None:
+    rows = [
+        {"task": task, "doc_hash": "a", "copy": 0, "passage": "a", "metric": f"{task}/glossary", "main": "glossary", "share": 1.0}
+        | {"aggregation": "mean", "better": better, "value": 0.5, "weight": 1.0}
+        for task, better in (("t", one), ("u", other))
+    ]
+    found = {metric.name: metric for metric in declared(pd.DataFrame(rows))}
+    assert (found["t/glossary"].better, found["u/glossary"].better, found["glossary"].better) == (one or None, other or None, mean)
+    assert (found["t/glossary"].part, found["glossary"].part) == (True, False)
 
 
 def questions(folder: Path, *texts: str) -> Path:
@@ -279,11 +296,11 @@ def test_more_examples_than_a_file_has_are_refused_before_anything_is_loaded(
 ) -> None:
     asked = {"tasks": [f"multiple_choice:{questions(tmp_path, *texts)}"], "fewshot": fewshot}
     if refusal is None:
-        LM_EVAL.check(EvalConfig(name="lm_eval", **asked))
+        settings(**asked).check()
         assert "few/acc" in answers(tiny, windows, **asked).metrics
         return
     with pytest.raises(UserError) as error:
-        LM_EVAL.check(EvalConfig(name="lm_eval", **asked))
+        settings(**asked).check()
     assert str(error.value).startswith(f"eval.fewshot={fewshot}: {refusal}")
 
 
@@ -310,7 +327,7 @@ def test_byte_order_marks_in_tasks_are_no_text(tiny: LanguageModel, windows: Win
     lines.write_text("one\ntwo\n", encoding="utf-8-sig")
     (tmp_path / "lines.yaml").write_text(f"task: a\ndataset_path: text\ndataset_kwargs: {{data_files: {lines}}}", encoding="utf-8")
     with pytest.raises(UserError, match=r"lines\.txt begins with a byte order mark, .*; save it as UTF-8 without the mark"):
-        LM_EVAL.check(EvalConfig(name="lm_eval", tasks=[str(tmp_path / "lines.yaml")]))
+        settings(tasks=[str(tmp_path / "lines.yaml")]).check()
 
 
 @pytest.mark.parametrize(("tokens", "most"), [(1, 1), (40, 2), (200, 8)])
@@ -343,7 +360,7 @@ def test_the_logits_of_a_batch_have_a_bound_and_answers_do_not_depend_on_it(
 
 
 def identity(tasks_: list[str]) -> dict[str, Any]:
-    return LM_EVAL.inputs(EvalConfig(name="lm_eval", tasks=tasks_))
+    return settings(tasks=tasks_).inputs()
 
 
 def test_a_task_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
@@ -410,7 +427,7 @@ def test_a_task_that_cannot_work_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tasks, "manager", lambda listed: Listed())
     with pytest.raises(UserError) as error:
-        LM_EVAL.check(EvalConfig(name="lm_eval", tasks=entries))
+        settings(tasks=entries).check()
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -444,16 +461,16 @@ def test_points_of_a_sweep_are_records_samples_and_tables(
     assert ended.code == 0, ended.err
     assert "3 done" in ended.out
     records = list(Store(results).records())
-    by_backend = {record["identity"]["backend"]: record for record in records if record["identity"]["method"]["name"] == "rtn"}
+    by_backend = {record.identity["backend"]: record for record in records if record.identity["method"]["name"] == "rtn"}
     assert set(by_backend) == {"sim", "int"}
     for record in by_backend.values():
-        assert record["delta"]["smoke/acc"]["n"] == 40
-        assert record["metrics"]["smoke/acc_stderr"] > 0
-        assert record["baseline"]["smoke/acc"] > 0.5
-        samples = pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")
+        assert record.delta["smoke/acc"]["n"] == 40
+        assert record.metrics["smoke/acc_stderr"] > 0
+        assert record.baseline["smoke/acc"] > 0.5
+        samples = pd.read_parquet(results / "runs" / record.point_id / "samples.parquet")
         smoke = samples[samples["metric"] == "smoke/acc"]
-        assert smoke["value"].mean() == record["metrics"]["smoke/acc"]
-        assert smoke["value_fp"].mean() == record["baseline"]["smoke/acc"]
+        assert smoke["value"].mean() == record.metrics["smoke/acc"]
+        assert smoke["value_fp"].mean() == record.baseline["smoke/acc"]
         assert not samples.duplicated(["task", "doc_hash", "copy", "metric"]).any()
     assert len(list((results / "cache" / "baselines").glob("*.safetensors"))) == 1
     for metric in ("acc", "smoke/acc", "my_last_word/perplexity"):

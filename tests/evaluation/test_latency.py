@@ -21,11 +21,11 @@ from sqbench.comparison import speedup
 from sqbench.data import Windows
 from sqbench.data.images import ImageExamples
 from sqbench.errors import UserError
-from sqbench.evaluation import Result, natural_evaluation, settings_of
+from sqbench.evaluation import Result, natural_evaluation
 from sqbench.evaluation import latency as module
 from sqbench.evaluation.baseline import in_dtype, reference
 from sqbench.evaluation.decoding import Decoder, greedy
-from sqbench.evaluation.latency import LATENCY, latency
+from sqbench.evaluation.latency import LATENCY, LatencySettings, latency
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
@@ -239,11 +239,10 @@ def test_a_drift_of_the_machine_cancels_in_a_speedup() -> None:
 
 
 def test_settings_that_a_kind_does_not_have_are_no_part_of_its_points() -> None:
-    chosen = {"repetitions": 5, "warmup": 1, "batch": 8, "prompt": 128, "decode": 16}
-    assert settings_of("latency", "images", chosen) == {"repetitions": 5, "warmup": 1, "batch": 8}
-    assert settings_of("latency", "text", chosen).keys() == chosen.keys() - {"batch"}
-    assert settings_of("perplexity", "text", chosen) == {}
-    assert {natural_evaluation("auto", kind) for kind in LATENCY.settings} == {"perplexity", "top1"}  # never latency
+    chosen = LatencySettings(repetitions=5, warmup=1, batch=8, prompt=128, decode=16)
+    assert chosen.used("images") == {"repetitions": 5, "warmup": 1, "batch": 8}
+    assert chosen.used("text") == {"repetitions": 5, "warmup": 1, "prompt": 128, "decode": 16}
+    assert {natural_evaluation("auto", kind) for kind in LATENCY.kinds} == {"perplexity", "top1"}  # never latency
 
 
 RUN = ("eval=latency", "eval.prompt=16", "eval.decode=2", "eval.repetitions=2", "eval.warmup=0")
@@ -253,17 +252,17 @@ RUN = ("eval=latency", "eval.prompt=16", "eval.decode=2", "eval.repetitions=2", 
 def test_from_the_command_line_to_a_table(command: Any, results: Path, monkeypatch: Any, capsys: Any) -> None:
     ended = command("-m", *RUN, "method=fp,rtn", "bits=w8a16", "model.dtype=float32,bfloat16")
     assert ended.code == 0, ended.err
-    records = {r["identity"]["method"]["name"] + r["identity"]["model"]["dtype"]: r for r in Store(results).records()}
+    records = {r.identity["method"]["name"] + r.identity["model"]["dtype"]: r for r in Store(results).records()}
     assert len(records) == 4
     for name, record in records.items():
-        identity = record["identity"]["eval"]
+        identity = record.identity["eval"]
         assert identity.items() >= {"prompt": 16, "decode": 2, "repetitions": 2, "warmup": 0, "beside": "float32"}.items()
-        assert record["metrics"].keys() == record["baseline"].keys() >= {"latency_ms", "tokens_per_s", "resident_bytes"}
-        assert record["delta"]["tokens_per_s"]["n"] == 2
-        assert (record["delta"]["tokens_per_s"]["value"] == 1) == (name == "fpfloat32")
-        assert {"threads", "cpu_capability"} <= record["provenance"]["hardware"].keys()
-        assert len(pd.read_parquet(results / "runs" / record["point_id"] / "samples.parquet")) == 2
-    assert records["fpbfloat16"]["baseline"]["weight_bytes"] == records["fpfloat32"]["metrics"]["weight_bytes"]
+        assert record.metrics.keys() == record.baseline.keys() >= {"latency_ms", "tokens_per_s", "resident_bytes"}
+        assert record.delta["tokens_per_s"]["n"] == 2
+        assert (record.delta["tokens_per_s"]["value"] == 1) == (name == "fpfloat32")
+        assert {"threads", "cpu_capability"} <= record.provenance["hardware"].keys()
+        assert len(pd.read_parquet(results / "runs" / record.point_id / "samples.parquet")) == 2
+    assert records["fpbfloat16"].baseline["weight_bytes"] == records["fpfloat32"].metrics["weight_bytes"]
     frame = results_frame(records.values())
     grid = lay_out(frame, ["bits"], [], "tokens_per_s")
     assert len(grid.cells) == 4  # one float32 baseline, which is the point that was run

@@ -76,7 +76,7 @@ def test_a_sweep_on_prepacked_layers_has_the_same_numbers(
         floats._onednn_is_faster.cache_clear()
         monkeypatch.setenv("XDG_CACHE_HOME", str(results / folder))
         assert command(*asked, f"results_dir={results / folder}").code == 0
-        numbers.append({record["point_id"]: record["metrics"] for record in Store(results / folder).records()})
+        numbers.append({record.point_id: record.metrics for record in Store(results / folder).records()})
     plain, packed = numbers
     assert plain.keys() == packed.keys()
     for point, metrics in plain.items():

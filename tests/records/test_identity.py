@@ -87,10 +87,6 @@ NOTHING = {
     "data.path": ["{file}"],
     "calibration.path": ["{file}"],
     "eval.name": ["perplexity"],  # what auto stands for here
-    **{f"eval.{key}": ["7"] for key in ("repetitions", "warmup", "batch", "prompt", "decode", "beams")},  # of others
-    "eval.tasks": ["[a]"],  # of lm_eval
-    "eval.limit": ["7"],
-    "eval.fewshot": ["7"],
     "isolate": ["true"],
     "blockwise": ["true"],  # the same numbers, one block at a time
     "limits.seconds": ["7"],

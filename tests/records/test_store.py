@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sqbench.errors import UserError
 from sqbench.locks import Busy
 from sqbench.records import store as store_module
 from sqbench.records.outcome import Outcome
+from sqbench.records.record import Record, UnknownSchema
 from sqbench.records.store import Store
 from sqbench.storage import canonical_json, digest, file_digest
 
@@ -27,8 +29,8 @@ ID = "0123456789ab"
 SAMPLES = pd.DataFrame({"window": [0, 1], "nll": [1.5, 0.1 + 0.2], "nll_fp": [1.4, 0.3]})
 
 
-def record(point_id: str = ID, **changes: Any) -> dict[str, Any]:
-    return {"schema": 1, "point_id": point_id, "status": "ok", "metrics": {"perplexity": 5.706811999999999}, **changes}
+def record(point_id: str = ID, **changes: Any) -> Record:
+    return Record(point_id, {"seed": 0}, {}, **{"metrics": {"perplexity": 5.706811999999999}, **changes})
 
 
 @pytest.fixture
@@ -38,19 +40,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "results")
 
 
-def content(reading: dict[str, Any] | None) -> dict[str, Any]:
-    assert reading is not None
-    return {key: value for key, value in reading.items() if key != "checksum"}
-
-
-def test_a_record_comes_back_with_its_checksum(store: Store) -> None:
-    path = store.write(record(text="ü\n\x1b[31m"), SAMPLES)
+def test_a_record_comes_back_with_the_checksum_of_its_samples(store: Store) -> None:
+    path = store.write(record(error={"message": "ü\n\x1b[31m"}), SAMPLES)
     assert path == store.runs / ID / "record.json"
-    found = store.read(ID)
-    written = record(text="ü\n\x1b[31m", samples=file_digest(store.runs / ID / "samples.parquet"))
-    assert content(found) == written
-    assert found is not None
-    assert found["checksum"] == digest(written)
+    checksum = file_digest(store.runs / ID / "samples.parquet")
+    assert store.read(ID) == record(error={"message": "ü\n\x1b[31m"}, samples=checksum)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content.pop("checksum") == digest(content)
     assert store.finished(ID)
     pd.testing.assert_frame_equal(pd.read_parquet(store.runs / ID / "samples.parquet"), SAMPLES)
     assert sorted(file.name for file in path.parent.iterdir()) == ["record.json", "samples.parquet"]
@@ -58,24 +54,26 @@ def test_a_record_comes_back_with_its_checksum(store: Store) -> None:
 
 def test_the_same_record_is_the_same_bytes(store: Store) -> None:
     first = store.write(record()).read_bytes()
-    assert store.write(dict(reversed(record().items()))).read_bytes() == first
+    other = record(metrics=dict(reversed({"a": 1.0, "b": 2.0}.items())))
+    assert store.write(other).read_bytes() == store.write(record(metrics={"a": 1.0, "b": 2.0})).read_bytes() != first
 
 
 def test_the_lines_of_a_file_put_together_are_its_canonical_json(store: Store) -> None:
     """What lets a checksum be compared without parsing; and every member can be found with grep."""
-    written = record(quantized={"per_layer": [{"layer": "a: b,\n", "ratio": 1e-7}]}, text="ü\u2028")
-    lines = store.write(written).read_text(encoding="utf-8").split("\n")
+    made = record(quantized={"per_layer": [{"layer": "a: b,\n", "ratio": 1e-7}]}, error={"message": "ü\u2028"})
+    written = made.to_json()
+    lines = store.write(made).read_text(encoding="utf-8").split("\n")
     assert "".join(line for line in lines if not line.startswith('"checksum"')) == canonical_json(written)
     assert len(lines) == len(written) + 1 + 3  # the checksum; two brackets and the end
 
 
 @pytest.mark.parametrize("layout", [{}, {"indent": 1, "sort_keys": True}, {"separators": (",", ":"), "ensure_ascii": False}])
 def test_a_record_in_any_other_layout_is_read_and_checked_too(store: Store, layout: dict[str, Any]) -> None:
-    written = record(quantized={"layers": 2}, text="ü")
-    path = store.write(written)
+    made = record(quantized={"layers": 2}, error={"message": "ü"})
+    path, written = store.write(made), made.to_json()
     path.write_text(json.dumps({**written, "checksum": digest(written)}, **layout), encoding="utf-8")
-    assert content(store.read(ID)) == written
-    assert content(next(store.records(brief=True))) == {key: value for key, value in written.items() if key != "quantized"}
+    assert store.read(ID) == made
+    assert next(store.records(brief=True)) == replace(made, quantized={}, brief=True)
     path.write_text(path.read_text(encoding="utf-8").replace("5.7", "5.8"), encoding="utf-8")
     assert store.read(ID) is None
 
@@ -83,10 +81,12 @@ def test_a_record_in_any_other_layout_is_read_and_checked_too(store: Store, layo
 def test_a_brief_record_lacks_its_bulk_and_nothing_else(store: Store) -> None:
     written = record(quantized={"per_layer": [{"layer": "q_proj"}]})
     store.write(written)
-    brief = {key: value for key, value in written.items() if key != "quantized"}
-    assert content(store.read(ID, brief=True)) == brief
-    assert [content(found) for found in store.records(brief=True)] == [brief]
-    assert [content(found) for found in store.records()] == [written]
+    brief = replace(written, quantized={}, brief=True)
+    assert store.read(ID, brief=True) == brief
+    assert list(store.records(brief=True)) == [brief]
+    assert list(store.records()) == [written]
+    with pytest.raises(ValueError, match="was read without its layers and cannot be written"):
+        store.write(brief)
 
 
 def test_a_damaged_bulk_is_seen_without_being_read(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_bulk_is_seen_without_being_read(store: Store, caplog: pytest.
 def test_records_of_some_points_only(store: Store) -> None:
     for name in "cab":
         store.write(record(name * 12))
-    assert [found["point_id"] for found in store.records({"b" * 12, "c" * 12, "d" * 12})] == ["b" * 12, "c" * 12]
+    assert [found.point_id for found in store.records({"b" * 12, "c" * 12, "d" * 12})] == ["b" * 12, "c" * 12]
 
 
 def test_a_point_without_a_record_is_not_finished(store: Store) -> None:
@@ -113,7 +113,9 @@ def test_a_point_without_a_record_is_not_finished(store: Store) -> None:
 
 def test_a_failed_point_has_a_record_and_is_not_finished(store: Store) -> None:
     store.write(record(status="failed", error={"type": "E", "message": "m"}))
-    assert content(store.read(ID))["error"]["message"] == "m"
+    found = store.read(ID)
+    assert found is not None
+    assert found.reason == "E: m"
     assert not store.finished(ID)
 
 
@@ -146,8 +148,8 @@ def damages(whole: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"cut to {length}", whole[:length]
     yield "zeros", bytes(len(whole))
     yield "a list", b"[1, 2]"
-    yield "no checksum", json.dumps(record()).encode()
-    yield "another point's checksum", json.dumps({**record(), "checksum": digest(record("0" * 12))}).encode()
+    yield "no checksum", json.dumps(record().to_json()).encode()
+    yield "another point's checksum", json.dumps({**record().to_json(), "checksum": digest(record("0" * 12).to_json())}).encode()
     yield "not a number", whole.replace(b"5.70", b"NaN,").replace(b"5706811", b"")
     yield "infinite", whole.replace(b"5.706811999999999", b"1e999")
     yield "deep", b"[" * 100_000
@@ -164,7 +166,7 @@ def test_no_damage_goes_unseen(store: Store, caplog: pytest.LogCaptureFixture) -
         found = store.read(ID)
         if found is not None:  # white space between values carries nothing
             assert json.loads(broken) == json.loads(whole), what
-            assert content(found) == record(), what
+            assert found == record(), what
             continue
         assert not path.exists(), what
         (aside,) = path.parent.glob("record.json.corrupt*")
@@ -180,10 +182,26 @@ def test_listing_passes_damaged_records_over_says_so_and_leaves_them(store: Stor
         store.write(record(name * 12))
     bad = store.runs / ("b" * 12) / "record.json"
     bad.write_text(bad.read_text().replace("5.7", "5.8"))
-    assert [found["point_id"][0] for found in store.records()] == ["a", "c"]
+    assert [found.point_id[0] for found in store.records()] == ["a", "c"]
     assert f"{bad} is damaged (checksum does not match)" in caplog.text
     assert "running its point again" in caplog.text
     assert bad.exists()
+
+
+def test_a_record_of_a_newer_version_stays_and_is_never_computed_over(store: Store) -> None:
+    path = store.write(record())
+    newer = {**record().to_json(), "schema": 3, "of": "tomorrow"}
+    path.write_text(json.dumps({**newer, "checksum": digest(newer)}))
+    before = path.read_bytes()
+    for read in (lambda: store.read(ID), lambda: store.finished(ID), lambda: list(store.records())):
+        with pytest.raises(
+            UnknownSchema, match=f"point {ID}: its record has schema=3, and this sqbench reads 1 to 2; update sqbench"
+        ):
+            read()
+    refused: list[UnknownSchema] = []
+    assert list(store.records(refused=refused.append)) == []
+    assert [error.content["of"] for error in refused] == ["tomorrow"]
+    assert path.read_bytes() == before
 
 
 # ---------------------------------------------------------------- the folder itself

@@ -1,12 +1,13 @@
 """Records for tables."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from examples import build
+from examples import made
+
+from sqbench.records.record import Record
 
 
 @pytest.fixture
-def make_record() -> Callable[..., dict[str, Any]]:
-    return build
+def make_record() -> Callable[..., Record]:
+    return made

@@ -1,14 +1,17 @@
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sqbench.comparison import Metric, main_metric
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format
-from sqbench.reporting.frame import COLUMNS, describe_format, results_frame
-from sqbench.reporting.order import METHODS, labels, lower_is_better, main_metric, rank
+from sqbench.records.fields import describe_format
+from sqbench.reporting.frame import COLUMNS, metric_of, metrics_of, results_frame
+from sqbench.reporting.order import METHODS, labels, rank
 from sqbench.reporting.selection import select
 
 
@@ -24,7 +27,7 @@ def test_a_record_becomes_one_row_per_metric_and_delta(make_record):
     record = make_record("smoothquant", "w8a8", 0.5)
     frame = results_frame([record])
     assert tuple(frame.columns) == COLUMNS
-    point = frame[frame["point_id"] == record["point_id"]]
+    point = frame[frame["point_id"] == record.point_id]
     assert list(point["metric"]) == ["perplexity", "delta_perplexity", "kl_to_fp", "agreement", "weight_bytes"]
     row = point.iloc[0]
     assert list(row[["model", "data", "method", "alpha", "bits"]]) == ["smollm2", "pydoc", "smoothquant", "0.5", "w8a8"]
@@ -51,7 +54,7 @@ def test_a_baseline_that_was_run_is_not_repeated(make_record):
     # Records come in any order; which of them is met first must not matter.
     for records in (points, points[::-1]):
         row = one(results_frame(records), method="fp", metric="perplexity")
-        assert row["point_id"] == min(points[0]["point_id"], points[1]["point_id"])
+        assert row["point_id"] == min(points[0].point_id, points[1].point_id)
 
 
 def test_a_baseline_run_that_failed_stays_visible(make_record):
@@ -163,14 +166,28 @@ def test_select_names_what_is_there(make_record):
         select(results_frame([make_record("rtn"), make_record()]), method=["smothquant"])
 
 
-def test_less_repetition_and_more_of_what_agrees_are_better():
-    assert lower_is_better("repetition")
-    assert not any(lower_is_better(metric) for metric in ("exact_match", "prefix", "agreement", "loglik"))
+def test_the_rows_of_a_metric_know_it_and_its_change(make_record):
+    frame = results_frame([make_record(), make_record("rtn")])
+    assert list(metrics_of(frame)) == ["perplexity", "weight_bytes", "kl_to_fp", "agreement"]  # the float model has two
+    assert list(metrics_of(frame, compared=True)) == ["perplexity"]
+    assert (metric_of(frame, "perplexity").lower, metric_of(frame, "weight_bytes").unit) == (True, "MB")
+    assert metric_of(frame, "nobody_knows") == Metric("nobody_knows")
+    assert main_metric(metrics_of(frame).values()).name == "perplexity"
 
 
-def test_the_main_metric_is_the_first_in_order():
-    assert main_metric(["agreement", "delta_perplexity", "", "top1"]) == "top1"
-    assert main_metric([]) == "perplexity"
+def test_a_frame_of_failed_points_knows_the_metric_that_is_missing(make_record):
+    assert list(metrics_of(results_frame([make_record(status="failed")]))) == ["perplexity"]
+
+
+@pytest.mark.parametrize(("one", "other", "together"), [
+    ("lower", "lower", "lower"), (None, "higher", "higher"), ("higher", None, "higher"), ("lower", "higher", None),
+])  # fmt: skip
+def test_records_that_disagree_on_a_metric_leave_its_direction_open(make_record, one, other, together):
+    def declaring(method, better):
+        return replace(make_record(method), declared={"perplexity": Metric("perplexity", better, decimals=2)})
+
+    frame = results_frame([declaring("rtn", one), declaring("mse", other)])
+    assert {metric.better for metric in frame["declared"][frame["metric"] == "perplexity"]} == {together}
 
 
 @pytest.mark.parametrize("fields", [

@@ -83,7 +83,7 @@ def test_equal_labels_are_one_block(grid):
 def test_columns_that_share_a_label_are_one_block(make_record):
     records = [make_record("rtn", bits, backend=backend) for bits in ("w8a8", "w4a16") for backend in ("sim", "int")]
     for record, backend in zip(records, ("sim", "int") * 2, strict=True):
-        record["identity"]["backend"] = backend
+        record.identity["backend"] = backend
     text = to_paper(lay_out(results_frame(records), ["method"], ["bits", "backend"], "perplexity"))
     assert r"\multicolumn{2}{c}{w8a8} & \multicolumn{2}{c}{w4a16}" in text
     assert re.search(r"\\cmidrule\(lr\)\{3-4\} \\cmidrule\(lr\)\{5-6\}\nmethod & ", text)

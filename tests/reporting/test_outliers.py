@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from examples import build
+from examples import made
 
 from sqbench.errors import UserError
 from sqbench.reporting.outliers import DIAGNOSTICS, outliers_frame, write_outliers
@@ -13,13 +13,12 @@ def layer(name, ratio, **values):
 
 
 def record(model="vit", layers=(("fc1", 26.0), ("fc2", 2.0)), method="minmax", groups=(), **changes):
-    made = build(method, config__model__name=model, **changes)
-    made["quantized"] = {"per_layer": [layer(*one) for one in layers], "groups": list(groups)}
-    return made
+    quantized = {"per_layer": [layer(*one) for one in layers], "groups": list(groups)}
+    return made(method, config__model__name=model, quantized=quantized, **changes)
 
 
 def frame_of(*records):
-    return outliers_frame(records, {one["point_id"] for one in records})
+    return outliers_frame(records, {one.point_id for one in records})
 
 
 def test_a_model_has_each_layer_once_however_many_points_saw_it():
@@ -68,7 +67,7 @@ def test_files_hold_every_layer_and_the_summary_names_the_worst(tmp_path):
 
 def test_a_diagnostic_that_a_layer_lacks_is_empty_not_an_error(tmp_path):
     one = record(layers=[("stem", 2.0)])
-    del one["quantized"]["per_layer"][0]["persistence"]
+    del one.quantized["per_layer"][0]["persistence"]
     text, files = write_outliers(frame_of(one), tmp_path)
     assert pd.read_csv(files[0])["persistence"].isna().all()
     assert "nan" in text

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from PIL import Image
 
 from sqbench import plot
 from sqbench.errors import UserError
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.reporting import divisions, looks, plots, series, style, surfaces
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
 
-Make = Callable[..., dict[str, Any]]
+Make = Callable[..., Record]
 
 
 def layer_noise(count: int, top: float) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def layer_noise(count: int, top: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def records(make_record: Make) -> list[dict[str, Any]]:
+def records(make_record: Make) -> list[Record]:
     made = [make_record(alpha=alpha, perplexity=15 + i / 10) for i, alpha in enumerate((0.3, 0.5, 0.8, "auto"))]
     made += [make_record("awq", "w4a16", alpha, perplexity=16.0) for alpha in (0.3, 0.5)]
     made += [
@@ -39,9 +41,7 @@ def records(make_record: Make) -> list[dict[str, Any]]:
         make_record("mse", perplexity=900.0),
         make_record("rtn", "w4a16", status="failed"),
     ]
-    for place, record in enumerate(made):
-        record["quantized"] = record["quantized"] and layer_noise(6, 30 + place)
-    return made
+    return [replace(record, quantized=record.quantized and layer_noise(6, 30 + place)) for place, record in enumerate(made)]
 
 
 def tensors(name: str, scale: float) -> surfaces.Tensors:
@@ -163,7 +163,7 @@ def test_the_pictures_of_the_committed_results_are_whole(study: str, monkeypatch
         return []
 
     monkeypatch.setattr(plot, "_save", look)
-    models = {record["config"]["model"]["name"] for record in Store(folder).records(brief=True)}
+    models = {record.config["model"]["name"] for record in Store(folder).records(brief=True)}
     for model, make in itertools.product(sorted(models), (plot.alpha, plot.pareto, plot.layers)):
         for bits in (None, ["w8a8"], ["w4a16"]):
             with contextlib.suppress(UserError):  # no such points, or too many lines for one picture

@@ -63,7 +63,7 @@ def folder(results: Path) -> Path:
 
 def found_in(folder: Path, device: str | None = None) -> Candidates:
     found = read(folder)
-    study = next(study for study in found.studies if study.metric == "perplexity")
+    study = next(study for study in found.studies if study.metric.name == "perplexity")
     return candidates(study, found.frame, found.records, Store(folder), "perplexity", device)
 
 

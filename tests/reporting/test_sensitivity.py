@@ -4,21 +4,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from examples import build
+from examples import made
 
 from sqbench.errors import UserError
+from sqbench.records.record import Record
 from sqbench.reporting.sensitivity import sensitivity_frame, write_sensitivity
 
 
-def record(layers: str, kl: float, bits: str = "w4a16", **changes: Any) -> dict[str, Any]:
-    made = build("rtn", bits, identity__scheme__layers=[layers], metrics__kl_to_fp=kl, **changes)
-    if made["status"] == "ok":
-        made["quantized"] |= {"weights": 4096, "coverage": 0.125}
-    return made
+def record(layers: str, kl: float, bits: str = "w4a16", **changes: Any) -> Record:
+    quantized = {"weights": 4096, "coverage": 0.125}
+    return made("rtn", bits, identity__scheme__layers=[layers], metrics__kl_to_fp=kl, quantized=quantized, **changes)
 
 
-def frame_of(*records: dict[str, Any]) -> pd.DataFrame:
-    return sensitivity_frame(records, {one["point_id"] for one in records})
+def frame_of(*records: Record) -> pd.DataFrame:
+    return sensitivity_frame(records, {one.point_id for one in records})
 
 
 def test_the_worst_comes_first_and_failures_last() -> None:
@@ -42,7 +41,7 @@ def test_each_study_has_a_ranking_of_its_own() -> None:
 
 
 def test_points_of_all_layers_say_nothing() -> None:
-    whole, part = build("rtn", "w4a16"), record("a", 0.1)
+    whole, part = made("rtn", "w4a16"), record("a", 0.1)
     assert len(frame_of(whole, part)) == 1
     with pytest.raises(UserError, match=r"metric=sensitivity: no point here .* experiment=sensitivity makes some"):
         frame_of(whole)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
-from sqbench.reporting import order
+from sqbench.records.fields import SERIES
+from sqbench.records.record import Record
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
-from sqbench.reporting.order import lower_is_better
-from sqbench.reporting.series import SERIES, apart, curves, front, layers_frame, sized
+from sqbench.reporting.series import apart, curves, front, layers_frame, sized
 
-Make = Callable[..., dict[str, Any]]
+Make = Callable[..., Record]
 
 
-def grid(*records: dict[str, Any], metric: str = "perplexity") -> Grid:
+def grid(*records: Record, metric: str = "perplexity") -> Grid:
     return lay_out(results_frame(records), SERIES, (), metric)
 
 
@@ -88,7 +87,7 @@ def test_no_point_beats_the_front_and_the_front_beats_all_others(points: list[tu
 
 
 def test_points_and_their_sizes(make_record: Make) -> None:
-    def record(method: str, bits: str, perplexity: float, size: float) -> dict[str, Any]:
+    def record(method: str, bits: str, perplexity: float, size: float) -> Record:
         return make_record(method, bits, perplexity=perplexity, metrics={"perplexity": perplexity, "weight_bytes": size})
 
     frame = results_frame(
@@ -108,27 +107,8 @@ def test_a_size_against_itself_is_refused(make_record: Make) -> None:
         sized(results_frame([make_record()]), "weight_bytes")
 
 
-@pytest.mark.parametrize(
-    ("metric", "lower"),
-    [
-        *((name, True) for name in ("perplexity", "word_perplexity,none", "bits_per_byte", "kl_to_fp", "latency_ms")),
-        *((name, True) for name in ("wikitext/word_perplexity", "a/b/ter,none", "delta_perplexity", "latency_ms_p90")),
-        *((name, False) for name in ("top1", "agreement", "sqnr_db", "acc,none", "tokens_per_s", "images_per_s_p10")),
-        *((f"{task}/acc", False) for task in ("glossary", "lossless", "kl_divergences", "bytes", "latency", "perplexity_quiz")),
-        *((name, None) for name in ("glossary", "glossary/score", "lossless", "my_loss", "perplexity_rank", "acc_bytes_share")),
-    ],
-)
-def test_which_way_is_better_is_told_by_the_whole_name_of_a_metric(metric: str, lower: bool | None) -> None:
-    assert lower_is_better(metric) is lower
-
-
 def test_of_what_nobody_knows_better_from_worse_nothing_is_circled() -> None:
     assert front([1.0, 2.0], [5.0, 4.0], lower=None) == []
-
-
-def test_no_metric_is_both_and_all_in_the_natural_order_are_known() -> None:
-    assert not set(order.LOWER) & set(order.HIGHER)
-    assert {name: lower_is_better(name) for name in order.METRICS if lower_is_better(name) is None} == {}
 
 
 LAYERS = [{"layer": "a", "weight_sqnr_db": 40.0, "input_sqnr_db": 30.0}, {"layer": "b", "weight_sqnr_db": 41.0}]

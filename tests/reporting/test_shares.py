@@ -1,6 +1,6 @@
 """What tables say besides results: layers narrower than a group, and weights that stay in float unasked."""
 
-from examples import build
+from examples import made
 
 from sqbench.pipeline.report import share_of
 from sqbench.reporting.shares import share_notes
@@ -8,7 +8,7 @@ from sqbench.reporting.shares import share_notes
 
 def test_a_note_for_each_scheme_and_model_and_none_for_old_records() -> None:
     share = {"layers": 49, "narrow": 1, "floating": 0.686}
-    records = [build("rtn", "w4a16", share=share), build("awq", "w4a16", 0.5, share=share), build("rtn"), build("rtn", share={})]
+    records = [made("rtn", "w4a16", share=share), made("awq", "w4a16", 0.5, share=share), made("rtn"), made("rtn", share={})]
     assert share_notes(records) == [
         "w4a16 of smollm2: 1 of 49 layers have fewer input channels than a group, and no groups",
         "smollm2: 68.6 % of the weights stay in float unasked (quantized.floating names them)",

@@ -3,15 +3,18 @@
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from examples import metric
 from rich.console import Console
 
 from sqbench.comparison import Outcome
 from sqbench.errors import UserError
+from sqbench.records.record import Record
 from sqbench.reporting import significance
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
@@ -30,7 +33,7 @@ class Points:
 
     def __init__(self, make_record: Any) -> None:
         self.make_record = make_record
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
         self.samples: dict[str, pd.DataFrame] = {}
         self.read: list[str] = []
         self.base = np.random.default_rng(0).normal(2.7, 0.2, 16)
@@ -42,8 +45,8 @@ class Points:
         given = {"delta": {"perplexity": found.as_dict()}, "outcomes": {"perplexity": NLL.as_dict()}, **changes}
         record = self.make_record(method, bits, perplexity=float(np.exp(nll.mean())), **given)
         self.records.append(record)
-        self.samples[record["point_id"]] = samples
-        return str(record["point_id"])
+        self.samples[record.point_id] = samples
+        return str(record.point_id)
 
     def columns(self, point_id: str, names: Sequence[str]) -> pd.DataFrame | None:
         self.read.append(point_id)
@@ -98,13 +101,13 @@ def test_holm_is_over_the_table(points: Points) -> None:
     for draw, (method, change) in enumerate(changes.items()):
         points.add(method, change, noise=0.02, draw=draw)
     alone = points.records[:1]
-    p = alone[0]["delta"]["perplexity"]["p"]
+    p = alone[0].delta["perplexity"]["p"]
     assert 0.01 < p < 0.05
     one = significance.tested(lay_out(results_frame(alone), ["method"], ["bits"], "perplexity"), alone, points.columns)
     assert not one.cells["unclear"].any()
     points.add("histogram", 0.0, noise=0.03, draw=9)
     points.add("awq", 0.0, noise=0.03, draw=11)
-    alone[0]["delta"]["perplexity"]["low"] = 0.01
+    alone[0].delta["perplexity"]["low"] = 0.01
     cells = points.grid().cells.set_index("method")
     assert cells.at["rtn", "unclear"]
     assert cells.at["rtn", "p_holm"] == pytest.approx(3 * p)  # with the two that are less significant
@@ -136,9 +139,7 @@ def test_windows_that_do_not_change_do_not_count(points: Points) -> None:
     name = points.add("rtn", 0.0, noise=0.0)
     changed = points.base + np.where(np.arange(12) < 5, 0.1, 0.0)
     points.samples[name]["nll"] = changed
-    points.records[0]["delta"]["perplexity"] = NLL.compare(
-        NLL.rows(points.samples[name]), changed, points.base, 1000, 0.95
-    ).as_dict()
+    points.records[0].delta["perplexity"] = NLL.compare(NLL.rows(points.samples[name]), changed, points.base, 1000, 0.95).as_dict()
     assert "too few windows differ to test)" in to_markdown(points.grid())
 
 
@@ -177,8 +178,8 @@ def test_seeds_are_averaged_by_example_before_the_test(points: Points) -> None:
         points.add("mse", 0.2, draw=10 + seed, identity__seed=seed)
         points.add("awq", 0.0, draw=20 + seed, identity__seed=seed, noise=0.03)
     cells = points.grid().cells.set_index("method")
-    both = [points.samples[record["point_id"]]["nll"] for record in points.records if record["identity"]["method"]["name"] == "rtn"]
-    rows = NLL.rows(points.samples[points.records[0]["point_id"]])
+    both = [points.samples[record.point_id]["nll"] for record in points.records if record.identity["method"]["name"] == "rtn"]
+    rows = NLL.rows(points.samples[points.records[0].point_id])
     expected = NLL.compare(rows, np.mean(both, axis=0), points.base, 10_000, 0.95)
     assert (cells.at["rtn", "p"], cells.at["rtn", "detectable"]) == pytest.approx((expected.p, expected.detectable))
     assert cells.at["rtn", "seed_std"] > 0  # and stays the spread of the seeds
@@ -191,8 +192,8 @@ def test_mean_interval_and_spread_of_seeds_stand_together_in_every_style(points:
         points.add("rtn", 0.05, draw=seed, identity__seed=seed)
     grid = points.grid()
     (cell,) = grid.cells[grid.cells["method"] == "rtn"].itertuples()
-    losses = np.mean([points.samples[record["point_id"]]["nll"] for record in points.records], axis=0)
-    expected = NLL.compare(NLL.rows(points.samples[points.records[0]["point_id"]]), losses, points.base, 10_000, 0.95)
+    losses = np.mean([points.samples[record.point_id]["nll"] for record in points.records], axis=0)
+    expected = NLL.compare(NLL.rows(points.samples[points.records[0].point_id]), losses, points.base, 10_000, 0.95)
     assert cell.high - cell.low == pytest.approx(expected.high - expected.low)
     assert cell.low < cell.delta < cell.high
     value, change = f"{cell.value:.2f} ± {cell.seed_std:.2f}", f"{cell.delta:+.3f} [{cell.low:.3f}, {cell.high:.3f}]"
@@ -222,7 +223,7 @@ def test_answers_are_compared_by_the_exact_test_and_more_is_better(points: Point
         made = {"metrics": {"top1": correct.mean()}, "delta": {"top1": delta}, "outcomes": {"top1": RIGHT.as_dict()}}
         record = points.make_record(method, baseline={"top1": 0.9}, **made)
         points.records.append(record)
-        points.samples[record["point_id"]] = samples
+        points.samples[record.point_id] = samples
     assert points.bold(metric="top1") == {("mse", "w8a8"), ("awq", "w8a8")}  # three flips prove nothing
     text = to_markdown(points.grid(metric="top1"))
     assert "| **90.00** (+0.000 [-0.277, 0.277], n.s., detectable 0.395) |" in text
@@ -280,23 +281,29 @@ def test_a_record_without_tests_makes_the_table_that_it_made(points: Points, mak
 def test_other_examples_or_operations_are_refused_unless_they_are_rows_or_columns(make_record, change, message) -> None:
     frame = results_frame([make_record("rtn"), make_record("awq", **change)])
     with pytest.raises(UserError, match=message):
-        check_examples(frame, ["method"], ["bits"], "perplexity")
+        check_examples(frame, ["method"], ["bits"], metric("perplexity"))
     name = message.partition("=")[0]
-    check_examples(frame, ["method", name], ["bits"], "perplexity")
-    check_examples(frame, ["method"], ["bits", name], "perplexity")
+    check_examples(frame, ["method", name], ["bits"], metric("perplexity"))
+    check_examples(frame, ["method"], ["bits", name], metric("perplexity"))
     same = results_frame([make_record("rtn"), make_record("awq", identity__backend="int")])
-    check_examples(same, ["method"], ["bits"], "perplexity")
+    check_examples(same, ["method"], ["bits"], metric("perplexity"))
 
 
 def test_accuracy_of_a_task_called_glossary_is_no_loss_and_a_metric_that_nobody_knows_has_no_best(points: Points) -> None:
-    for metric, best in (("glossary/acc", {("awq", "w8a8")}), ("glossary/score", set())):
+    for name, best in (("glossary/acc", {("awq", "w8a8")}), ("glossary/score", set())):
         points.records.clear()
         points.add("rtn", 0.0, draw=1)
         points.add("awq", 0.5, draw=2)  # larger
-        for record in points.records:
-            for part in ("metrics", "delta", "outcomes"):
-                record[part][metric] = record[part]["perplexity"]
-        grid = points.grid(metric=metric)
+        points.records = [
+            replace(
+                record,
+                metrics={name: record.metrics["perplexity"]},
+                delta={name: record.delta["perplexity"]},
+                declared={name: replace(metric(name), outcome=NLL)},
+            )
+            for record in points.records
+        ]
+        grid = points.grid(metric=name)
         cells = grid.cells[grid.cells["best"]]
         assert set(cells[["method", "bits"]].itertuples(index=False, name=None)) == best
         assert any("is not known" in note for note in grid.notes) == (not best)

@@ -9,6 +9,7 @@ import pytest
 from examples import write
 from rich.console import Console
 
+from sqbench.records.record import Record
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.comparison import comparison
@@ -21,7 +22,7 @@ from sqbench.reporting.terminal import sweep_table
 
 
 @pytest.fixture
-def records(make_record: Any) -> list[dict[str, Any]]:
+def records(make_record: Any) -> list[Record]:
     """A bfloat16 float model and two formats, each timed beside float32 at another minute; float32 was no point itself."""
 
     def timed(method: str, bits: str, speed: float, floating: float, **changes: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def records(make_record: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def grid(records: list[dict[str, Any]]) -> Grid:
+def grid(records: list[Record]) -> Grid:
     return lay_out(results_frame(records), ["method", "bits"], [], "tokens_per_s")
 
 
@@ -67,7 +68,7 @@ def test_speed_factor_and_float_model_agree_in_every_row(grid: Grid) -> None:
         assert "x2.00 [1.80, 2.20], float 100.0" in style(grid)
 
 
-def test_csv_has_the_factor_its_interval_and_the_float_model(records: list[dict[str, Any]], grid: Grid) -> None:
+def test_csv_has_the_factor_its_interval_and_the_float_model(records: list[Record], grid: Grid) -> None:
     wide = pd.read_csv(io.StringIO(to_wide_csv(grid)), na_values="--").set_index(["method", "bits", "weights"])
     row = wide.loc["rtn", "w8a8", "int8 sym channel"]
     names = ["tokens_per_s", "tokens_per_s factor", "tokens_per_s low", "tokens_per_s high", "tokens_per_s float"]
@@ -77,7 +78,7 @@ def test_csv_has_the_factor_its_interval_and_the_float_model(records: list[dict[
     assert sorted(long["float"].dropna()) == [100.0, 110.0, 120.0]
 
 
-def test_the_terminal_and_the_report_have_a_column_for_the_float_model(records: list[dict[str, Any]], results: Path) -> None:
+def test_the_terminal_and_the_report_have_a_column_for_the_float_model(records: list[Record], results: Path) -> None:
     out = io.StringIO()
     Console(file=out, width=120).print(sweep_table(records))
     rows = [line.split() for line in out.getvalue().splitlines()]
@@ -96,7 +97,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_a_float_model_in_another_dtype_is_a_point(records: list[dict[str, Any]]) -> None:
+def test_a_float_model_in_another_dtype_is_a_point(records: list[Record]) -> None:
     frame = results_frame(records)
     chosen = select(frame, bits=["w8a8"])
     assert set(zip(chosen["method"], chosen["weights"], strict=True)) == {("fp", "float32"), ("rtn", "int8 sym channel")}

@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from examples import metric
 
 from sqbench.errors import UserError
 from sqbench.reporting.frame import results_frame
@@ -85,7 +86,7 @@ def test_golden_of_the_long_frame(make_record):
     error = {"type": "ValueError", "message": 'no, "range" here'}
     failed = make_record("rtn", "w4a16", point_id="bbbbbbbbbbbb", status="failed", error=error)
     record = make_record("rtn", point_id="aaaaaaaaaaaa")
-    record["delta"]["perplexity"] |= {
+    record.delta["perplexity"] |= {
         "p": 0.001,
         "detectable": 0.12,
         "gained": 3,
@@ -194,14 +195,14 @@ def test_wrong_names_are_answered_with_the_known_ones(frame, rows, columns, metr
         lay_out(frame, rows, columns, metric)
 
 
-@pytest.mark.parametrize(("metric", "value", "text"), [
+@pytest.mark.parametrize(("name", "value", "text"), [
     ("perplexity", 15.104, "15.10"), ("perplexity", 99999.0, "99999.00"), ("perplexity", 100000.0, "1.0e5"),
     ("perplexity", 1.26e12, "1.3e12"), ("perplexity", float("nan"), "nan"), ("perplexity", float("inf"), "inf"),
     ("perplexity", -0.001, "0.00"), ("kl_to_fp", 0.01234, "0.0123"), ("agreement", 0.9304, "0.930"),
     ("weight_bytes", 1.0449e8, "104.5"), ("acc,none", 0.25, "25.00"),
 ])  # fmt: skip
-def test_numbers(metric, value, text):
-    assert number(value, metric) == text
+def test_numbers(name, value, text):
+    assert number(value, metric(name)) == text
 
 
 @pytest.mark.parametrize(("change", "text"), [
@@ -209,7 +210,7 @@ def test_numbers(metric, value, text):
     ((12.3, -4.0, 28.123), "+12.30 [-4.00, 28.12]"), ((-0.0001, float("nan"), float("nan")), "+0.000"),
 ])  # fmt: skip
 def test_changes(change, text):
-    assert change_text(*change, "perplexity") == text
+    assert change_text(*change, metric("perplexity")) == text
 
 
 def test_every_name_is_escaped(make_record):

@@ -1,10 +1,12 @@
 """Metrics of lm-eval's tasks in tables: in order, in the unit of their kind, with their own number of examples."""
 
-from examples import build
+from dataclasses import replace
 
+from examples import made, metric
+
+from sqbench.comparison import main_metric
 from sqbench.reporting.frame import results_frame
 from sqbench.reporting.grid import lay_out
-from sqbench.reporting.order import family, main_metric, rank
 from sqbench.reporting.tables import to_markdown
 from sqbench.reporting.units import number
 
@@ -19,7 +21,7 @@ def record(method: str = "rtn", accuracy: float = 0.8, **changes):
         "a/f1,strict": 0.5,
         "weight_bytes": 1e8,
     }
-    return build(
+    return made(
         method,
         "w4a16",
         metrics=metrics,
@@ -30,14 +32,17 @@ def record(method: str = "rtn", accuracy: float = 0.8, **changes):
     )
 
 
-def test_a_tasks_metric_goes_by_the_name_of_its_kind():
-    assert [family(name) for name in ("acc", "a/acc", "a/b/acc,strict")] == ["acc"] * 3
+def test_a_task_of_schema_1_has_the_facts_of_its_kind():
+    assert [metric(name).unit for name in ("acc", "a/acc", "a/b/acc,strict", "acc/other")] == ["%", "%", "%", ""]
+    assert number(0.8015, metric("a/acc")) == number(0.8015, metric("acc")) == "80.15"
+
+
+def test_the_mean_over_tasks_comes_before_its_tasks():
     names = ["weight_bytes", "b/acc", "a/acc", "acc", "word/word_perplexity", "unknown", "a/f1", "kl_to_fp"]
-    ordered = sorted(names, key=lambda name: rank("metric", name))
+    ordered = [one.name for one in sorted(map(metric, names), key=lambda one: one.rank)]
     assert ordered == ["word/word_perplexity", "acc", "a/acc", "b/acc", "kl_to_fp", "weight_bytes", "unknown", "a/f1"]
-    assert main_metric(["weight_bytes", "a/perplexity", "a/acc", "acc"]) == "acc"
-    assert main_metric(["weight_bytes", "text/word_perplexity"]) == "text/word_perplexity"
-    assert number(0.8015, "a/acc") == number(0.8015, "acc") == "80.15"
+    assert main_metric(map(metric, ["weight_bytes", "a/perplexity", "a/acc", "acc"])).name == "acc"
+    assert main_metric(map(metric, ["weight_bytes", "text/word_perplexity"])).name == "text/word_perplexity"
 
 
 def test_examples_are_counted_by_task_and_never_by_windows():
@@ -51,8 +56,7 @@ def test_examples_are_counted_by_task_and_never_by_windows():
 def test_other_files_are_another_row_even_under_one_name():
     changed = {"name": "lm_eval", "tasks": {"a": {"file": "d" * 64}}}
     other = record(accuracy=0.7)
-    other["identity"] = {**other["identity"], "eval": changed}
-    other["point_id"] = "other"
+    other = replace(other, point_id="other", identity={**other.identity, "eval": changed})
     table = to_markdown(lay_out(results_frame([record(), other]), ["method"], [], "a/acc"))
     assert "a/acc (%)" in table
     assert "eval.tasks.a.file=cccccccccccc" in table

@@ -22,7 +22,7 @@ def line(text, *words):
 def test_a_sweep_shows_the_baseline_then_its_points(make_record):
     done = make_record("smoothquant", "w8a8", 0.5)
     before, failed = make_record("rtn", "w8a8", perplexity=16.0), make_record("awq", "w4a16", status="failed")
-    text = rendered(sweep_table([failed, done, before], skipped={before["point_id"]}))
+    text = rendered(sweep_table([failed, done, before], skipped={before.point_id}))
     header, _, *rows = [one.split() for one in text.splitlines() if one.strip()]
     assert header == ["method", "bits", "alpha", "ppl", "Δ", "fp", "[95%]", "KL", "agree", "MB", "s", "state"]
     assert rows == [

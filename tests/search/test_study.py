@@ -5,7 +5,9 @@ import json
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError
+from sqbench.records.record import Record
 from sqbench.search.space import space_of
 from sqbench.search.study import KEPT, Study
 
@@ -17,7 +19,9 @@ def study(*overrides, rungs=1, seed=0, metric=None, direction=None):
 
 def record(value, metric="perplexity", **more):
     identity = {"eval": {"name": "top1" if metric == "top1" else "perplexity"}}
-    return {"point_id": f"{value:.12f}", "identity": identity, "metrics": {metric: value, **more}}
+    better = {"perplexity": "lower", "top1": "higher", "glossary/acc": "higher"}
+    declared = {name: Metric(name, better.get(name)) for name in (metric, *more)}
+    return Record(f"{value:.12f}", identity, {}, metrics={metric: value, **more}, declared=declared)
 
 
 def search(found, values, trials, at_once=1):
@@ -89,7 +93,7 @@ def test_failed_trials_are_passed_over_and_all_is_written_down(tmp_path):
     assert (told["metric"], told["direction"], told["best"]) == ("perplexity", "minimize", 1)
     failed, done = told["trials"]
     assert (failed["state"], failed["error"], failed["points"]) == ("fail", "no range", ["0123"])
-    assert (done["state"], done["values"], done["points"]) == ("complete", [2.0], [record(2.0)["point_id"]])
+    assert (done["state"], done["values"], done["points"]) == ("complete", [2.0], [record(2.0).point_id])
     assert done["parameters"] == {"alpha": pytest.approx(second.params["alpha"], rel=1e-5)}
 
 

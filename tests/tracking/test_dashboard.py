@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from examples import build
+from examples import made as build
 
 from sqbench.tracking.content import numbers_of, tables_of
 
@@ -44,7 +44,7 @@ def test_the_json_is_that_of_the_golden_file(dashboard, tmp_path, capsys):
 def test_its_panels_show_what_runs_log(dashboard):
     """A panel over a name that no run has is an empty box."""
     record = build("smoothquant", "w8a8", 0.5)
-    record["quantized"]["groups"] = [{"source": "norm", "readers": ["q"], "alpha": 0.5}]
+    record.quantized["groups"] = [{"source": "norm", "readers": ["q"], "alpha": 0.5}]
     logged = {*numbers_of(record), *tables_of(record), "distributions", "layers/input_sqnr_db", "layers/weight_sqnr_db"}
     logged |= {"allocation", "latency_ms", *(f"cost/seconds/{stage}" for stage in dashboard.STAGES)}
     logged |= {f"training/{name}" for name in ("epoch", "loss", "validation_loss", "validation_top1")}

@@ -55,16 +55,16 @@ def summary_of(results_dir, point_id):
 def test_an_offline_run_holds_the_record(tmp_path):
     record = build("smoothquant", "w8a8", 0.5)
     mirror(record, tmp_path, samples=pd.DataFrame({"window": [0, 1], "nll": [2.5, None], "text": ["a", None]}))
-    found = summary_of(tmp_path, record["point_id"])
-    assert (found["run_id"], found["project"], found["state"]) == (record["point_id"], "demo", "finished")
+    found = summary_of(tmp_path, record.point_id)
+    assert (found["run_id"], found["project"], found["state"]) == (record.point_id, "demo", "finished")
     assert found["name"] == "smollm2 smoothquant w8a8 a=0.5"
     assert found["tags"] == ["smoothquant", "w8a8", "smollm2", "pydoc", "perplexity", "sim", "ok"]
-    assert found["config"] == {**record["config"], "identity": record["identity"]}
+    assert found["config"] == {**record.config, "identity": record.identity}
     summary = found["summary"]
-    assert {name: summary[name] for name in record["metrics"]} == record["metrics"]
+    assert {name: summary[name] for name in record.metrics} == record.metrics
     assert (summary["delta/perplexity/low"], summary["delta/perplexity/n"]) == (pytest.approx(0.14), 16)
     assert (summary["cost/seconds/total"], summary["status"]) == (12.34, "ok")
-    (folder,) = run_folders(tmp_path, record["point_id"])
+    (folder,) = run_folders(tmp_path, record.point_id)
     tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in folder.rglob("media/table/*.json")}
     assert tables["per_layer"]["columns"] == ["layer", "input_sqnr_db"]
     assert tables["per_layer"]["data"] == [["q_proj", 30.5]]
@@ -75,13 +75,13 @@ def test_an_offline_run_holds_the_record(tmp_path):
 def test_the_run_has_its_group_job_type_and_artifact_and_needs_nothing_outside(tmp_path):
     record = build("smoothquant", "w8a8", "auto")
     mirror(record, tmp_path)
-    (folder,) = run_folders(tmp_path, record["point_id"])
+    (folder,) = run_folders(tmp_path, record.point_id)
     entries = [json.loads(line) for line in inspect(folder).splitlines()]
     text = json.dumps(entries)
     assert '"alphas"' in text
     assert '"job_type": "smoothquant"' in text
     artifacts = {entry["artifact"]["name"]: entry["artifact"] for entry in entries if entry["type"] == "artifact"}
-    assert set(artifacts) == {f"record-{record['point_id']}", f"run-{record['point_id']}-per_layer"}
+    assert set(artifacts) == {f"record-{record.point_id}", f"run-{record.point_id}-per_layer"}
     for artifact in artifacts.values():
         for content in artifact["manifest"]["contents"]:
             assert Path(content["local_path"]).is_relative_to(folder)
@@ -91,7 +91,7 @@ def test_the_run_has_its_group_job_type_and_artifact_and_needs_nothing_outside(t
 def test_a_failed_point_is_a_failed_run(tmp_path):
     record = build("rtn", status="failed")
     mirror(record, tmp_path)
-    found = summary_of(tmp_path, record["point_id"])
+    found = summary_of(tmp_path, record.point_id)
     assert (found["state"], found["name"], found["summary"]["status"]) == ("failed", "smollm2 rtn w8a8", "failed")
     assert "per_layer" not in found["summary"]
 
@@ -100,7 +100,7 @@ def test_points_of_one_process_are_runs_of_their_own(tmp_path):
     records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
     for record in records:
         mirror(record, tmp_path)
-    names = [summary_of(tmp_path, record["point_id"])["name"] for record in records]
+    names = [summary_of(tmp_path, record.point_id)["name"] for record in records]
     assert names == ["smollm2 smoothquant w8a8 a=0.3", "smollm2 smoothquant w8a8 a=0.5"]
 
 
@@ -109,7 +109,7 @@ def test_a_point_done_again_replaces_its_run_and_no_other(tmp_path):
     again = {**first, "metrics": {"perplexity": 99.0}}
     for record in (first, other, again):
         mirror(record, tmp_path)
-    assert summary_of(tmp_path, first["point_id"])["summary"]["perplexity"] == 99.0
+    assert summary_of(tmp_path, first.point_id)["summary"]["perplexity"] == 99.0
     assert len(run_folders(tmp_path, other["point_id"])) == 1
 
 
@@ -137,8 +137,8 @@ def test_an_unreachable_server_costs_one_warning_and_no_point(tmp_path, monkeypa
     assert "127.0.0.1:9" in warning
     assert warning.endswith("; logging offline, `wandb sync` uploads later")
     for record in records:
-        assert summary_of(tmp_path, record["point_id"])["state"] == "finished"
-        (folder,) = run_folders(tmp_path, record["point_id"])  # nothing is left of the attempt
+        assert summary_of(tmp_path, record.point_id)["state"] == "finished"
+        (folder,) = run_folders(tmp_path, record.point_id)  # nothing is left of the attempt
         assert folder.name.startswith("offline-run-")
     assert capfd.readouterr() == ("", "")
 
@@ -149,7 +149,7 @@ def test_without_a_key_nobody_is_asked_for_one(tmp_path, monkeypatch, caplog):
     record = build(alpha=0.5)
     mirror(record, tmp_path, "online")
     assert "no API key" in caplog.text
-    assert summary_of(tmp_path, record["point_id"])["state"] == "finished"
+    assert summary_of(tmp_path, record.point_id)["state"] == "finished"
 
 
 def test_an_upload_that_never_ends_is_waited_for_once(tmp_path, monkeypatch, caplog):
@@ -182,7 +182,7 @@ def test_whatever_the_library_raises_stays_inside(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(tracker, "_fill", broken)
     record = build(alpha=0.5)
     mirror(record, tmp_path)
-    assert said(caplog) == [f"W&B run of point {record['point_id']} is incomplete: OSError: disk full"]
+    assert said(caplog) == [f"W&B run of point {record.point_id} is incomplete: OSError: disk full"]
 
 
 def test_the_callers_own_run_and_environment_stay(tmp_path, monkeypatch):
@@ -208,27 +208,27 @@ def test_long_names_become_valid_tags():
 def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
     record = build("qat", "w8a8")
     curve = [{"epoch": 0, "loss": None, "validation_top1": 0.5}, {"epoch": 1, "loss": 0.7, "validation_top1": 0.75}]
-    record["quantized"]["training"] = {"gradient_steps": 9, "curve": curve}
+    record.quantized["training"] = {"gradient_steps": 9, "curve": curve}
     mirror(record, tmp_path)
-    (folder,) = run_folders(tmp_path, record["point_id"])
+    (folder,) = run_folders(tmp_path, record.point_id)
     entries = [json.loads(line) for line in inspect(folder).splitlines()]
     assert "training/validation_top1" in json.dumps(entries)
-    summary = summary_of(tmp_path, record["point_id"])["summary"]
+    summary = summary_of(tmp_path, record.point_id)["summary"]
     assert summary["training/loss"] == 0.7
 
 
 def test_tables_of_groups_and_widths_and_the_spread_over_layers(tmp_path):
-    record = build("smoothquant", "w8a8", "auto")
-    record["quantized"] |= {
+    quantized = {
         "per_layer": [{"layer": "q", "input_sqnr_db": 30.0}, {"layer": "k", "input_sqnr_db": None}],
         "groups": [{"source": "norm", "readers": ["q", "k"], "alpha": 0.6}],
         "allocation": {"budget": 4.5, "groups": [{"group": "q", "bits": 3}]},
     }
+    record = build("smoothquant", "w8a8", "auto", quantized=quantized)
     mirror(record, tmp_path)
-    (folder,) = run_folders(tmp_path, record["point_id"])
+    (folder,) = run_folders(tmp_path, record.point_id)
     tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text())["data"] for path in folder.rglob("media/table/*.json")}
     assert tables == {"per_layer": [["q", 30.0], ["k", None]], "groups": [["norm", "q, k", 0.6]], "allocation": [["q", 3]]}
-    spread = summary_of(tmp_path, record["point_id"])["summary"]["layers/input_sqnr_db"]
+    spread = summary_of(tmp_path, record.point_id)["summary"]["layers/input_sqnr_db"]
     assert (spread["_type"], sum(spread["values"])) == ("histogram", 1)
 
 
@@ -240,14 +240,14 @@ def test_pictures_are_those_of_the_points_own_weights_and_method(tmp_path):
     plots.mkdir()
     for layer, owner in (("a", record), ("b", other)):
         Image.new("RGB", (8, 8)).save(plots / f"distributions-smollm2-{layer}.png")
-        of = {"weights": owner["identity"]["model"]["weights"], "method": owner["identity"]["method"]}
+        of = {"weights": owner.identity["model"]["weights"], "method": owner.identity["method"]}
         (plots / f"distributions-smollm2-{layer}.json").write_text(json.dumps({**of, "layer": layer, "told": "what it shows"}))
     (plots / "distributions-smollm2-c.json").write_text("{")
     mirror(record, tmp_path)
-    summary = summary_of(tmp_path, record["point_id"])["summary"]
+    summary = summary_of(tmp_path, record.point_id)["summary"]
     shown = summary["distributions"]
     assert (shown["_type"], shown["count"], shown["captions"]) == ("images/separated", 1, ["what it shows"])
-    (folder,) = run_folders(tmp_path, record["point_id"])
+    (folder,) = run_folders(tmp_path, record.point_id)
     assert [path.stat().st_size for path in folder.rglob("media/images/*.png")] == [
         (plots / "distributions-smollm2-a.png").stat().st_size
     ]
@@ -293,7 +293,7 @@ def test_a_results_folder_is_mirrored_as_a_whole(tmp_path, capsys):
     write(tmp_path, *records)
     assert wandb_mirror.main(["--results-dir", str(tmp_path), "--project", "again"]) == 0
     assert capsys.readouterr().out == "2 points\n"
-    assert [summary_of(tmp_path, record["point_id"])["state"] for record in records] == ["finished", "failed"]
+    assert [summary_of(tmp_path, record.point_id)["state"] for record in records] == ["finished", "failed"]
     with pytest.raises(SystemExit) as end:
         wandb_mirror.main(["--results-dir", str(tmp_path / "none")])
     assert end.value.code == 2

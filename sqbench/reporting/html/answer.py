@@ -13,7 +13,7 @@ from sqbench.reporting.order import rank
 from sqbench.reporting.recommendation import Wanted, in_words, loss, megabytes, nearest, recommend, sentence, worse
 from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import WORKLOADS
-from sqbench.reporting.units import SPEEDS, number, unit_of
+from sqbench.reporting.units import number
 
 MOST_COMPARED = 30  # candidates; of more, only the best of each format are compared with all: pairs grow quadratically
 
@@ -82,9 +82,9 @@ def answer(results: Results, study: Study) -> Answer:
     """The answer of a study, from tests that pair its points by example."""
     metric = study.metric
     try:
-        found = candidates(study, results.frame, results.records, Store(results.folder), metric)
+        found = candidates(study, results.frame, results.records, Store(results.folder), metric.name)
     except UserError as reason:
-        floats = study.frame[(study.frame["method"] == "fp") & (study.frame["metric"] == metric)]["value"].tolist()
+        floats = study.frame[(study.frame["method"] == "fp") & (study.frame["metric"] == metric.name)]["value"].tolist()
         floating = number(floats[0], metric) if floats else ""
         return Answer(named_metric(metric), "", "", floating, "", (), (), 0, (), f"There is no best: {reason}.", {})
     timed = tuple(name for name in WORKLOADS if any(name in one.speeds for one in found.items))
@@ -94,7 +94,7 @@ def answer(results: Results, study: Study) -> Answer:
     places = dict(sorted(places.items(), key=lambda item: rank("bits", item[0])))
     best = tuple(_best(found, at, timed) for at in places.values())
     # A study of speeds measures no loss, so it recommends nothing. Studies of accuracy recommend a format.
-    chosen = None if study.metric in SPEEDS else recommend(found, Wanted())
+    chosen = None if study.metric.speed else recommend(found, Wanted())
     return Answer(
         named_metric(metric),
         "" if chosen is None or chosen.use is None else sentence(found, chosen.use),
@@ -156,4 +156,5 @@ def _choices(found: Candidates, timed: tuple[str, ...], best: list[int]) -> dict
                 "apart": "" if ties is None else nearest(found, ties),
             }
         )
-    return {"metric": found.metric, "unit": unit_of(found.metric)[1], "speeds": [WORKLOADS[name] for name in timed], "items": items}
+    workloads = [WORKLOADS[name] for name in timed]
+    return {"metric": found.metric.name, "unit": found.metric.unit, "speeds": workloads, "items": items}

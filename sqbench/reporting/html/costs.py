@@ -77,7 +77,8 @@ def _grouped(results: Results, study: Study) -> dict[str, list[dict[str, Any]]]:
     """The costs of the finished points of every label, in the natural order."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for fields, _ in point_rows(study.frame):
-        cost = results.records.get(fields["point_id"], {}).get("cost")
+        record = results.records.get(fields["point_id"])
+        cost = {} if record is None else dict(record.cost)
         if cost and fields["status"] != "failed":
             alpha = f" α={fields['alpha']}" if fields["alpha"] else ""
             found[f"{fields['method']} {fields['bits']}{alpha}"].append(cost)

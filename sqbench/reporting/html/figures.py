@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.html.text import in_figure, named_metric
 from sqbench.reporting.looks import GREY
 from sqbench.reporting.series import logarithmic
-from sqbench.reporting.units import number, unit_of
+from sqbench.reporting.units import number
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def drawn(title: str, make: Callable[[], tuple[go.Figure, str]]) -> Figure:
     return Figure(title, told, str(figure.to_json()))
 
 
-def value_axis(figure: go.Figure, metric: str, values: Sequence[float]) -> None:
+def value_axis(figure: go.Figure, metric: Metric, values: Sequence[float]) -> None:
     """Set up the vertical axis of a metric."""
     kind = "log" if logarithmic(values) else "linear"
     figure.update_yaxes(title_text=in_figure(named_metric(metric, better=True)), type=kind)
@@ -64,11 +65,10 @@ def _lengths(upper: Iterable[float], lower: Iterable[float]) -> list[float]:
     return [0.0 if math.isnan(length) else length for length in lengths]
 
 
-def told(value: float, low: float, high: float, metric: str) -> str:
+def told(value: float, low: float, high: float, metric: Metric) -> str:
     """A value with its interval, `15.09 [15.02, 15.16]`, from numbers in the units of an axis."""
-    scale, unit = unit_of(metric)
-    value_, *ends = (number(part * scale, metric) for part in (value, low, high))
-    return f"{value_} {unit}".strip() + ("" if math.isnan(low) else f" [{', '.join(ends)}]")
+    value_, *ends = (number(part * metric.scale, metric) for part in (value, low, high))
+    return f"{value_} {metric.unit}".strip() + ("" if math.isnan(low) else f" [{', '.join(ends)}]")
 
 
 def intervals(grid: Grid) -> str:

@@ -5,8 +5,11 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sqbench.records.fields import SIDES
+from sqbench.records.record import Record
 from sqbench.reporting.html.results import Results, point_rows
 from sqbench.reporting.html.text import clean
+from sqbench.reporting.studies import KEYS
 
 BUDGET = 3_000_000  # bytes of the page that layers may take
 # Field of a layer in the record -> its title, its unit, and whether more is better (None: neither).
@@ -19,7 +22,7 @@ FIELDS: dict[str, tuple[str, str, bool | None]] = {
     "kurtosis": ("kurtosis of the input", "", None),
     "range_used": ("share of the range used", "", None),
 }
-_TELLING = ("samples", "source", "layers", "ops", "backend", "device", "variant")  # in a row's label if rows differ in it
+_TELLING = tuple(name for name in SIDES if name not in (*KEYS, "seed"))  # in a row's label if rows differ in it
 _DECIBELS = ("input_sqnr_db", "weight_sqnr_db")
 
 
@@ -45,14 +48,14 @@ def layers(results: Results) -> dict[str, Any]:
             left = len(drawn) - len(places)
             break
         if texts:
-            places[record["point_id"]] = {name: columns.setdefault(text, len(columns)) for name, text in texts.items()}
+            places[record.point_id] = {name: columns.setdefault(text, len(columns)) for name, text in texts.items()}
     shown = {point: {"label": label, "study": study, **places[point]} for point, (label, study) in named.items() if point in places}
     fields = {name: {"title": title, "unit": unit, "more": more} for name, (title, unit, more) in FIELDS.items()}
     return {"columns": [json.loads(text) for text in columns], "points": clean(shown), "fields": fields, "left": left}
 
 
-def _columns(record: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    done = record.get("quantized") or {}
+def _columns(record: Record) -> Iterable[tuple[str, str]]:
+    done = record.quantized
     entries = done.get("per_layer") or []
     if not entries:
         return

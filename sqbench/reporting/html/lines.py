@@ -5,24 +5,26 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
+from sqbench.comparison import Metric
 from sqbench.errors import UserError
+from sqbench.records.fields import SERIES
 from sqbench.reporting import looks
 from sqbench.reporting.candidates import name_of
 from sqbench.reporting.grid import lay_out
 from sqbench.reporting.html.figures import bars, intervals, reference, told, value_axis
 from sqbench.reporting.html.text import in_figure
-from sqbench.reporting.order import in_order, lower_is_better, unsure
-from sqbench.reporting.series import SERIES, Curve, apart, curves, shown_cells
+from sqbench.reporting.order import in_order, unsure
+from sqbench.reporting.series import Curve, apart, curves, shown_cells
 from sqbench.reporting.studies import Study
 
 
-def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
+def against_alpha(study: Study, metric: Metric) -> tuple[go.Figure, str]:
     """A line with a band for each method and bits. A method without alpha is level.
 
     Raises:
         UserError: no point has an alpha.
     """
-    grid = lay_out(study.frame, SERIES, (), metric)
+    grid = lay_out(study.frame, SERIES, (), metric.name)
     base, found = curves(grid)
     if not any(curve.alphas for curve in found):
         raise UserError(
@@ -44,7 +46,7 @@ def against_alpha(study: Study, metric: str) -> tuple[go.Figure, str]:
     return figure, f"{intervals(grid)}{level}"
 
 
-def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) -> None:
+def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: Metric) -> None:
     """Add a line, named at its right end. The point of `auto` stands alone, because `auto` is not a number."""
     colour, flat = looks.colour(curve.method), not curve.alphas
     rows = pd.DataFrame({"value": curve.values, "low": curve.low, "high": curve.high})
@@ -85,15 +87,15 @@ def _curve(figure: go.Figure, curve: Curve, places: list[float], metric: str) ->
         )
 
 
-def against_bits(study: Study, metric: str) -> tuple[go.Figure, str]:
+def against_bits(study: Study, metric: Metric) -> tuple[go.Figure, str]:
     """Every method at every format, at its best alpha. Formats go from wide to narrow.
 
     Raises:
         UserError: no point is quantized, or it is unknown which way the metric is better.
     """
-    if (lower := lower_is_better(metric)) is None:
+    if (lower := metric.lower) is None:
         raise unsure(metric)
-    grid = lay_out(study.frame, SERIES, (), metric)
+    grid = lay_out(study.frame, SERIES, (), metric.name)
     cells = shown_cells(grid)
     floats, cells = cells[cells["method"] == "fp"], cells[cells["method"] != "fp"]
     if cells.empty:

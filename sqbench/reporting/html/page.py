@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sqbench.comparison import Metric
 from sqbench.overrides import pasted
 from sqbench.reporting.html.answer import Answer, answer
 from sqbench.reporting.html.claims import claims
@@ -132,15 +133,15 @@ def _duration(seconds_: float) -> str:
 def _shown(results: Results, study: Study) -> Shown:
     metrics = study.metrics if len(results.studies) * len(study.metrics) * 2 <= _FIGURES else study.metrics[:1]
 
-    def each(of: Callable[[Study, str], tuple[go.Figure, str]]) -> list[Figure]:
-        return [drawn(metric, partial(of, study, metric)) for metric in metrics]
+    def each(of: Callable[[Study, Metric], tuple[go.Figure, str]]) -> list[Figure]:
+        return [drawn(metric.name, partial(of, study, metric)) for metric in metrics]
 
     return Shown(
         study,
         answer(results, study),
         [
-            drawn(f"{study.metric} against the bytes of the weights", partial(against_bytes, study)),
-            drawn(f"{study.metric} against speed", partial(against_speed, results, study)),
+            drawn(f"{study.metric.name} against the bytes of the weights", partial(against_bytes, study)),
+            drawn(f"{study.metric.name} against speed", partial(against_speed, results, study)),
         ],
         each(against_alpha),
         each(against_bits),

@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sqbench.locks import held
 from sqbench.records import sweeps
+from sqbench.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Progress:
         return self.total - self.left
 
 
-def progress(folder: Path, records: Mapping[str, Mapping[str, Any]], now: float | None = None) -> Progress | None:
+def progress(folder: Path, records: Mapping[str, Record], now: float | None = None) -> Progress | None:
     """The progress of the latest sweep. None if the folder never had a sweep and nothing runs."""
     now = time.time() if now is None else now
     running = tuple(sorted(path.parent.name for path in folder.glob("runs/*/claim.json") if held(path)))
@@ -49,7 +49,7 @@ def progress(folder: Path, records: Mapping[str, Mapping[str, Any]], now: float 
     if sweep is None:
         return Progress("", 0, 0, 0, 0, 0, running, None) if running else None
     written = {point: mtime for point in sweep.todo if (mtime := _written(folder, point)) >= sweep.started and point in records}
-    failed = sum(records[point]["status"] == "failed" for point in written)
+    failed = sum(not records[point].finished for point in written)
     left = len(sweep.todo) - len(written)
     pace = (max(written.values()) - sweep.started) / len(written) if written else None
     remaining = None if pace is None or not left else max(0.0, pace * left - (now - max(written.values())))

@@ -8,16 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench.records.store import SCHEMA, Store
+from sqbench.records.fields import CELLS
+from sqbench.records.record import Record, UnknownSchema
+from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
-from sqbench.reporting.order import FIELDS, labels
+from sqbench.reporting.order import labels
 from sqbench.reporting.studies import Study, studies
-from sqbench.reporting.units import number
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A record of another schema that cannot stand beside current ones, with the readable part of its content."""
+    """A record of a schema that this version cannot read, and the reason."""
 
     point_id: str
     schema: str
@@ -30,18 +31,18 @@ class Results:
     """A results folder.
 
     Attributes:
-        records: point id -> record without `quantized`, for every record that fits the frame.
+        records: point id -> record without `quantized`, for every record of a known schema.
         unread: the other records.
         frame: the long frame of `records`.
     """
 
     folder: Path
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Record]
     unread: tuple[Unread, ...]
     frame: pd.DataFrame
     studies: tuple[Study, ...]
 
-    def full(self, points: Sequence[str]) -> Iterable[dict[str, Any]]:
+    def full(self, points: Sequence[str]) -> Iterable[Record]:
         """Records with `quantized`, in the given order. Missing records are skipped."""
         store = Store(self.folder)
         return (record for point in points if (record := store.read(point)) is not None)
@@ -49,19 +50,15 @@ class Results:
 
 def read(folder: Path) -> Results:
     """Read a results folder that exists."""
-    records, unread = {}, []
-    for record in Store(folder).records(brief=True):
-        if record.get("schema") == SCHEMA or (reason := _why_not(record)) is None:
-            records[record["point_id"]] = record
-        else:
-            unread.append(_unread(record, reason))
+    refused: list[UnknownSchema] = []
+    records = {record.point_id: record for record in Store(folder).records(brief=True, refused=refused.append)}
     frame = results_frame(records.values())
-    return Results(folder, records, tuple(unread), frame, tuple(studies(frame)))
+    return Results(folder, records, tuple(map(_unread, refused)), frame, tuple(studies(frame)))
 
 
 def point_rows(frame: pd.DataFrame) -> list[tuple[dict[str, str], dict[str, Any]]]:
     """Every point of a frame, float baselines included: its fields as texts, and its rows by metric as named tuples."""
-    keys = ["point_id", "status", *FIELDS, "seed"]
+    keys = ["point_id", "status", *CELLS, "seed"]
     texts = zip(*(labels(frame[name]) for name in keys), strict=True)
     found: dict[tuple[str, ...], dict[str, Any]] = defaultdict(dict)
     for key, row in zip(texts, frame.itertuples(index=False), strict=True):
@@ -69,18 +66,6 @@ def point_rows(frame: pd.DataFrame) -> list[tuple[dict[str, str], dict[str, Any]
     return [(dict(zip(keys, key, strict=True)), rows) for key, rows in found.items()]
 
 
-def _why_not(record: dict[str, Any]) -> str | None:
-    """The reason why a record of another schema cannot stand beside current ones. None if it can."""
-    try:
-        point_rows(results_frame([record]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return f"{type(error).__name__} {error}"
-    return None
-
-
-def _unread(record: dict[str, Any], reason: str) -> Unread:
-    metrics = record.get("metrics")
-    numbers = metrics.items() if isinstance(metrics, dict) else ()
-    told = ", ".join(f"{name} {number(value, name)}" for name, value in numbers if isinstance(value, int | float))
-    name, schema, status = (str(record.get(key, "?")) for key in ("point_id", "schema", "status"))
-    return Unread(name, schema, status, told or f"no metrics; not readable: {reason}")
+def _unread(reason: UnknownSchema) -> Unread:
+    name, schema, status = (str(reason.content.get(key, "none")) for key in ("point_id", "schema", "status"))
+    return Unread(name, schema, status, str(reason))

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from sqbench.comparison import Metric
 from sqbench.reporting import order
-from sqbench.reporting.units import unit_of
 
 
 def visible(text: str) -> str:
@@ -43,8 +43,7 @@ def in_script(text: str) -> Markup:
     return Markup(text)
 
 
-def named_metric(metric: str, *, better: bool = False) -> str:
+def named_metric(metric: Metric, *, better: bool = False) -> str:
     """A metric with its unit, and optionally its direction: `top1 (%, higher is better)`."""
-    unit = unit_of(metric)[1]
-    notes = [*([unit] if unit else []), *([order.better(metric)] if better and order.better(metric) else [])]
-    return f"{metric} ({', '.join(notes)})" if notes else metric
+    notes = [note for note in (metric.unit, order.better(metric) * better) if note]
+    return f"{metric.name} ({', '.join(notes)})" if notes else metric.name

@@ -1,10 +1,9 @@
 """Texts of a point beside those of the float model. Points with eval=generation have two texts per prompt."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
+from sqbench.records.record import Record
 from sqbench.records.store import Store
 
 SHOWN = 3  # pairs of a point
@@ -26,11 +25,11 @@ class Pair:
     quantized: str
 
 
-def texts(store: Store, record: Mapping[str, Any]) -> tuple[Pair, ...]:
+def texts(store: Store, record: Record) -> tuple[Pair, ...]:
     """The texts of a point that differ earliest. Empty for other evaluations, and if samples are not kept."""
-    if record["identity"]["eval"].get("name") != "generation" or record["status"] != "ok":
+    if record.identity["eval"].get("name") != "generation" or not record.finished:
         return ()
-    table = store.samples(record["point_id"], ["window", "text", "text_fp"])
+    table = store.samples(record.point_id, ["window", "text", "text_fp"])
     if table is None:
         return ()
     pairs = []

@@ -8,23 +8,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sqbench.errors import UserError
+from sqbench.records.fields import SERIES, point_fields
 from sqbench.reporting.candidates import name_of
-from sqbench.reporting.frame import point_fields
 from sqbench.reporting.grid import Grid, lay_out
 from sqbench.reporting.html.figures import bars, intervals, told, value_axis
 from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.text import in_figure
 from sqbench.reporting.looks import GREY, colour, shape
-from sqbench.reporting.order import lower_is_better
-from sqbench.reporting.series import SERIES, apart, front, logarithmic, shown_cells, sized
+from sqbench.reporting.series import apart, front, logarithmic, shown_cells, sized
 from sqbench.reporting.studies import Study
 from sqbench.reporting.timings import WORKLOADS, Timing, speeds_of, timings
-from sqbench.reporting.units import SPEEDS
 
 
 def against_bytes(study: Study) -> tuple[go.Figure, str]:
     """The study's metric against the bytes of the weights."""
-    grid, cells = sized(study.frame, study.metric)
+    grid, cells = sized(study.frame, study.metric.name)
     return _front(grid, cells, "weights as stored (MB)"), f"Rings: no other point is smaller and better. {intervals(grid)}"
 
 
@@ -34,8 +32,8 @@ def against_speed(results: Results, study: Study) -> tuple[go.Figure, str]:
     Raises:
         UserError: no format was timed.
     """
-    if study.metric in SPEEDS:
-        raise UserError(f"{study.metric} is itself a speed; points with another evaluation have the other axis")
+    if study.metric.speed:
+        raise UserError(f"{study.metric.name} is itself a speed; points with another evaluation have the other axis")
     times = timings(results.frame, study, None)
     timed = {name for same in times.values() for one in same for name in one.speeds}
     if not timed:
@@ -44,12 +42,12 @@ def against_speed(results: Results, study: Study) -> tuple[go.Figure, str]:
             " python -m sqbench.run -m method=... bits=... eval=latency backend=int"
         )
     workload = next(name for name in WORKLOADS if name in timed)
-    grid = lay_out(study.frame, SERIES, (), study.metric)
+    grid = lay_out(study.frame, SERIES, (), study.metric.name)
     cells = shown_cells(grid).dropna(subset=["value"])
     found = [_speed(results, times, workload, cell) for cell in cells.itertuples(index=False)]
     cells = cells.assign(size=[speed for speed, _ in found], how=[how for _, how in found])
     cells = cells.dropna(subset=["size"]).reset_index(drop=True)
-    best = front([-speed for speed in cells["size"]], cells["value"].tolist(), lower=lower_is_better(study.metric))
+    best = front([-speed for speed in cells["size"]], cells["value"].tolist(), lower=study.metric.lower)
     labelled = ["float" if cell.method == "fp" else f"{cell.method} {cell.bits}" for cell in cells.itertuples(index=False)]
     cells = cells.assign(label=labelled, front=cells.index.isin(best))
     on = " or ".join(dict.fromkeys(how for how in cells["how"] if how))

@@ -41,12 +41,12 @@ def study(results: Path) -> Any:
         speed = {"metrics": {"tokens_per_s": 10.0}, "baseline": {"tokens_per_s": 4.0}, "delta": {"tokens_per_s": factor}}
         write(results, build("rtn", bits, identity__eval={"name": "latency"}, identity__backend="int", **speed))
     found = read(results)
-    return found, next(study for study in found.studies if study.metric == "perplexity")
+    return found, next(study for study in found.studies if study.metric.name == "perplexity")
 
 
 def test_alphas_in_order_and_auto_stands_alone_at_their_right(study: Any) -> None:
     _, one = study
-    figure, _ = lines.against_alpha(one, "perplexity")
+    figure, _ = lines.against_alpha(one, one.metric)
     line, auto = (trace for trace in figure.data if trace.name == "smoothquant w8a8")
     assert (list(line.x), list(line.y)) == ([0.3, 0.5], [15.4, 15.1])
     assert line.customdata[1] == "α 0.5: 15.10 [15.00, 15.20]"
@@ -54,13 +54,13 @@ def test_alphas_in_order_and_auto_stands_alone_at_their_right(study: Any) -> Non
     assert list(auto.y) == [15.2]
     assert auto.x[0] > 0.5
     assert (list(auto.text), auto.showlegend) == ([""], False)
-    level = traces(lambda: lines.against_alpha(one, "perplexity"))["rtn w8a8"]
+    level = traces(lambda: lines.against_alpha(one, one.metric))["rtn w8a8"]
     assert level["y"] == [16.0, 16.0]
 
 
 def test_bits_go_from_wide_to_narrow_at_the_best_alpha(study: Any) -> None:
     _, one = study
-    found = traces(lambda: lines.against_bits(one, "perplexity"))
+    found = traces(lambda: lines.against_bits(one, one.metric))
     assert [round(at) for at in found["rtn"]["x"]] == [0, 1]
     assert (found["rtn"]["y"], found["rtn"]["mode"]) == ([16.0, 18.0], "markers")  # nothing lies between two formats
     assert (found["smoothquant"]["y"], found["smoothquant"]["customdata"]) == (
@@ -116,7 +116,7 @@ def test_what_cannot_be_drawn_says_what_would_help(results: Path) -> None:
     found = read(results)
     one = found.studies[0]
     for make, hint in (
-        (lambda: lines.against_alpha(one, "perplexity"), "alpha=0.3,0.5,0.8"),
+        (lambda: lines.against_alpha(one, one.metric), "alpha=0.3,0.5,0.8"),
         (lambda: tradeoffs.against_speed(found, one), "eval=latency"),
     ):
         figure = drawn("title", make)
@@ -130,8 +130,8 @@ def test_tags_in_names_stay_text(results: Path) -> None:
     found = read(results)
     one = found.studies[0]
     for make in (
-        lambda: lines.against_alpha(one, "perplexity"),
-        lambda: lines.against_bits(one, "perplexity"),
+        lambda: lines.against_alpha(one, one.metric),
+        lambda: lines.against_bits(one, one.metric),
         lambda: tradeoffs.against_bytes(one),
         lambda: costs.seconds(found, one),
     ):

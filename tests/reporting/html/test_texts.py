@@ -18,7 +18,9 @@ def test_the_texts_that_part_the_earliest_come_first(results: Path) -> None:
     own, floating = ["the cat sat", "a <b>dog</b>", "same"], ["the cat ran", "one day", "same"]
     rows = pd.DataFrame({"window": [0, 1, 2], "text": own, "text_fp": floating})
     rows.to_parquet(results / "runs" / record["point_id"] / "samples.parquet")
-    found = texts(Store(results), record)
+    store = Store(results)
+    (read,) = store.records()
+    found = texts(store, read)
     assert found == (Pair(1, "", "one day", "a <b>dog</b>"), Pair(2, "same", "", ""), Pair(0, "the cat ", "ran", "sat"))
     told = page.render(results, now=0.0)
     assert '<td><span class="note">the cat </span>ran</td><td><span class="note">the cat </span>sat</td>' in told
