@@ -10,6 +10,7 @@ from rich.table import Table
 from sqbench.cost import Cost, History, wall_clock
 from sqbench.effort import gradient_steps
 from sqbench.progress import output
+from sqbench.records.fields import called
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 
@@ -45,7 +46,7 @@ def show_plan(points: Sequence["Point"], results_dir: str | Path) -> None:
         layers += [f"{steps[point.id]} steps" if steps[point.id] else ""] * train
         seconds = "?" if cost is None else f"{cost.seconds:.0f}"
         memory = "--" if cost is None or cost.memory is None else f"{cost.memory / 1e9:.1f}"
-        named = ("" if point.first else point.id, method["name"], scheme["name"], str(method.get("alpha", "")))
+        named = ("" if point.first else point.id, called(point.identity), scheme["name"], str(method.get("alpha", "")))
         table.add_row(*named, *layers, state, seconds, memory)
     output.print(table)
     if costs or unknown or not waiting:

@@ -29,6 +29,7 @@ from sqbench.planning import planning
 from sqbench.quiet import log_file
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.task import Task
+from sqbench.records.fields import called
 from sqbench.records.identity import identity, point_id
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
@@ -64,7 +65,7 @@ class Point:
         method = self.identity["method"]
         alpha = f" alpha={method['alpha']}" if "alpha" in method else ""
         layers = f" layers={','.join(self.identity['scheme'].get('layers', ()))}".removesuffix(" layers=")
-        return f"{method['name']} {self.identity['scheme']['name']}{alpha}{layers}"
+        return f"{called(self.identity)} {self.identity['scheme']['name']}{alpha}{layers}"
 
 
 def identify(cfg: DictConfig) -> Point:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqbench.config import label_of
 from sqbench.records.record import Record
+from sqbench.records.schema1 import parts_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,32 @@ def _of_data(name: str) -> Callable[[Record], Any]:
     return lambda record: record.identity["data"].get(name)
 
 
+def _part(axis: str) -> Callable[[Record], str]:
+    """The name of a part of the recipe. Empty for the float model."""
+
+    def read(record: Record) -> str:
+        told = record.identity.get("recipe") or parts_of(record.identity["method"]["name"])
+        return str(told.get(axis, ""))
+
+    return read
+
+
+def called(identity: Mapping[str, Any]) -> str:
+    """The method of an identity, with the parts that were chosen in place of its own.
+
+    >>> called({"method": {"name": "awq"}, "rounding": {"name": "gptq"}})
+    'awq + gptq'
+    """
+    chosen = [identity[axis]["name"] for axis in ("ranges", "rounding") if axis in identity]
+    return " + ".join([identity["method"]["name"], *chosen])
+
+
 TABLE = (
     Field("method", lambda record: record.identity["method"]["name"], 6, series=True),
     Field("bits", lambda record: record.identity["scheme"]["name"], 8, series=True, speed=True),
     Field("alpha", _alpha, 7, series=True, numeric=True),
+    Field("rounding", _part("rounding"), 23),
+    Field("ranges", _part("ranges"), 24),
     Field("model", lambda record: label_of(record.config["model"]), 2, basis=True),
     Field("head", lambda record: record.identity["model"].get("head", {}).get("name", ""), 3, basis=True),
     Field("data", lambda record: record.config["data"]["name"], 4, basis=True, examples=True),

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.config import label_of
+from sqbench.records.fields import called
 from sqbench.records.record import Record
 from sqbench.storage import digest
 
@@ -28,7 +29,7 @@ def name_of(record: Record) -> str:
     layers: list[str] = list(scheme.get("layers") or ())
     parts = (
         (_short(label_of(record.config["model"])), True),
-        (identity["method"]["name"], True),
+        (called(identity), True),
         (scheme["name"], True),
         (f"a={alpha}", alpha is not None),
         (scheme["ops"], scheme["ops"] != "linear"),
