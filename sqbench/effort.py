@@ -16,7 +16,7 @@ from torch.nn import functional
 from sqbench.methods import METHODS, configured
 from sqbench.methods.base import Effort
 from sqbench.models.extent import Extent
-from sqbench.quant.affine import round_trip
+from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
 

@@ -14,7 +14,7 @@ from sqbench.methods.base import Effort, Method, Move, Task, parse_alpha, regist
 from sqbench.methods.search import FINALISTS, block_losses, raced
 from sqbench.models.folding import Group
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import weight_of
 from sqbench.quant.statistics import InputStatistics

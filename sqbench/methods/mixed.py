@@ -11,8 +11,8 @@ from sqbench.methods.base import Task
 from sqbench.methods.layer_formats import formats_of
 from sqbench.models.base import Model
 from sqbench.progress import track
-from sqbench.quant.affine import round_trip
 from sqbench.quant.allocation import allocate
+from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of, with_weight
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sqbench.errors import UserError, known
 from sqbench.methods.base import Effort, Method, register
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, to_blocks
+from sqbench.quant.codec import block_range, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sqbench.comparison import holm, stderr_name
 from sqbench.config import label_of
+from sqbench.quant.formats import Format
 from sqbench.records.changes import flat
 from sqbench.reporting.order import EXACT, FIELDS, INTEGERS, as_float, in_order
 from sqbench.storage import canonical_json
@@ -98,12 +99,7 @@ def describe_format(fields: dict[str, Any] | None) -> str:
     """
     if fields is None:
         return ""
-    words = [f"int{fields['bits']}", "sym" if fields.get("symmetric", True) else "asym", fields.get("granularity", "tensor")]
-    if fields.get("group_size") is not None:
-        words.append(str(fields["group_size"]))
-    if fields.get("dynamic"):
-        words.append("dynamic")
-    return " ".join(words)
+    return str(Format.from_dict(fields))
 
 
 def float_basis(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sqbench.calibration import Statistics
 from sqbench.methods.awq import CLIP_RATIOS, Awq, clip_limits
 from sqbench.methods.base import Task
 from sqbench.models.language import LanguageModel
-from sqbench.quant.affine import round_trip, to_blocks
+from sqbench.quant.codec import round_trip, to_blocks
 from sqbench.quant.formats import Format
 
 W3 = Format(bits=3, symmetric=False, granularity="group", group_size=32)

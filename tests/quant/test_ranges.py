@@ -7,7 +7,7 @@ from torch import Tensor
 from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
 from sqbench.methods.mse import Mse
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.quant.codec import block_range, fake_quantize, qparams, round_trip, to_blocks
 from sqbench.quant.formats import Format
 
 ASYMMETRIC, SYMMETRIC = Format(bits=4, symmetric=False), Format(bits=4)
