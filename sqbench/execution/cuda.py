@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from sqbench.execution.accepts import ROUNDED, Accepts
 from sqbench.execution.codes import CodedLayer, Codes
 from sqbench.execution.torch_packed import TorchInt4Weight
 from sqbench.quant.layers import QuantLayer
@@ -65,6 +66,9 @@ class CudaInt4Weight(TorchInt4Weight):
     kernel = "cuda int4 weight-only"
     device = "cuda"
     dtypes = (torch.bfloat16,)
+    weights = Accepts(  # nobody has seen it multiply by a negative scale yet
+        "the GPU's int4 kernel takes weights", {**TorchInt4Weight.weights.values, "convention": ROUNDED}
+    )
     multiple = 8
 
     @classmethod
