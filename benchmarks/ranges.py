@@ -19,7 +19,7 @@ from torch.nn.functional import gelu
 
 from benchmarks.timing import arguments, chosen
 from sqbench.quant import ranges
-from sqbench.quant.affine import fake_quantize, qparams
+from sqbench.quant.codec import fake_quantize, qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.reporting.tables import markdown_table

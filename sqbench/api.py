@@ -1,7 +1,6 @@
 """The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def allocate(
         "dtype": str(parameter.dtype),
         "device": parameter.device.type,
         "sample": [fingerprint({"sample": statistics.sample}), list(statistics.sample.shape)],
-        "weights": None if scheme.weights is None else asdict(scheme.weights),
+        "weights": None if scheme.weights is None else scheme.weights.as_dict(),
         "groups": task.topology.siblings,
     }
     tensors, _ = compute() if folder is None else tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)

@@ -73,6 +73,15 @@ class CalibrationConfig:
 
 
 @dataclass
+class ScaleConfig:
+    """See sqbench.quant.scales.Scale."""
+
+    dtype: str | None = None  # null: scale_dtype, or else float32
+    rule: str = "absmax"
+    second: str = "none"
+
+
+@dataclass
 class FormatConfig:
     """See sqbench.quant.formats.Format."""
 
@@ -82,7 +91,10 @@ class FormatConfig:
     group_size: int | None = None
     dynamic: bool = False
     convention: str = "qmax"
-    scale_dtype: str = "float32"
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    scale_dtype: str | None = None  # the older name of scale.dtype
+    element: str = "int"
+    zero_point: str = "integer"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sqbench.evaluation import EVALUATIONS
 from sqbench.models.extent import Extent
-from sqbench.quant.affine import round_trip
+from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
 from sqbench.recipes.configured import is_float, recipe_of

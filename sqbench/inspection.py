@@ -15,7 +15,7 @@ from sqbench.config import device_of
 from sqbench.errors import UserError, closest
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
-from sqbench.quant.affine import qparams
+from sqbench.quant.codec import bounds, qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
 from sqbench.ranges import RANGES
@@ -102,7 +102,7 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
         columns = weight * scale if name == "smoothed" else weight  # the columns of a convolution are no input channels
         scaled = stats.scaled(scale) if name == "smoothed" else stats
         params = qparams(*told.activation_limits(scaled, fmt), fmt)
-        low, high = (float((code - params.zero_point) * params.scale) for code in (fmt.code_min, fmt.code_max))
+        low, high = (float(end) for end in bounds(params, fmt))
         ranges = _array(scaled.absmax), _array(columns.abs().amax(0))
         return Tensors(name, _array(activation / scale), _array(columns.t()), *ranges, (low, high))
 

@@ -6,14 +6,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.layers import QuantLayer, Shared, Stored, is_linear
+from sqbench.execution.accepts import Accepts
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared, Stored, is_linear
 
 
 class IntegerLayer(Stored):
     """Takes the place of `QuantLayer`s and computes the same function from integer codes. It holds no float weight.
 
+    A class declares what it accepts. All else is refused.
+
     Attributes:
         kernel: the kernel's name in records.
+        weights: the formats of weights that it accepts.
+        inputs: the formats of inputs that it accepts. None: inputs must be float.
+        simulates_inputs: whether it takes float inputs, and simulates the rounding of all others.
+        dtypes: the dtypes of models that it accepts.
         merges: whether one product may compute several layers that read the same tensor, with their outputs side by side.
         convolves: whether it takes convolutions rather than linear layers.
         device: the type of device that it runs on.
@@ -25,6 +32,10 @@ class IntegerLayer(Stored):
     merges: ClassVar[bool] = False
     convolves: ClassVar[bool] = False
     device: ClassVar[str] = "cpu"
+    weights: ClassVar[Accepts]
+    inputs: ClassVar[Accepts | None] = None
+    simulates_inputs: ClassVar[bool] = False
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.bfloat16, torch.float16)
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         """Make one layer of `layers`. There are several only if the class merges."""
@@ -43,9 +54,31 @@ class IntegerLayer(Stored):
         return is_linear(layer.layer) != cls.convolves and layer.weight.device.type == cls.device
 
     @classmethod
-    @abstractmethod
     def refusal(cls, layer: QuantLayer) -> str | None:
         """The reason why it cannot execute a layer that it takes, as a sentence for the record. None if it can."""
+        if layer.format is None:
+            return f"{cls.kernel} takes quantized weights, and these are float"
+        if layer.weight.dtype not in cls.dtypes:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in cls.dtypes)
+            return f"{cls.kernel} takes models in {names}, not {str(layer.weight.dtype).removeprefix('torch.')}"
+        return cls.weights.refusal(layer.format) or cls._refused_input(layer.activation) or cls.hindrance(layer)
+
+    @classmethod
+    def _refused_input(cls, activation: nn.Module | None) -> str | None:
+        if activation is None:
+            return (
+                None if cls.inputs is None or cls.simulates_inputs else f"{cls.kernel} takes quantized inputs, and these are float"
+            )
+        if type(activation) is not ActivationQuantizer:
+            return f"{cls.kernel} does not know how {type(activation).__name__} rounds inputs"
+        if cls.simulates_inputs:
+            return None
+        return f"{cls.kernel} takes float inputs" if cls.inputs is None else cls.inputs.refusal(activation.fmt)
+
+    @classmethod
+    def hindrance(cls, layer: QuantLayer) -> str | None:
+        """The reason why this machine, or a layer's size, stands in the way of formats that it accepts. None if nothing does."""
+        return None
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:

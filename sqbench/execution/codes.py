@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution import native
+from sqbench.execution.accepts import CODED_INPUTS, CODED_WEIGHTS, ROWS, STATIC
 from sqbench.execution.base import IntegerLayer
-from sqbench.quant.affine import QParams, block_range, qparams, quantize, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.codec import QParams, block_range, qparams, quantize, to_blocks
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 
 OFFSET = 128  # stored = code + 128 on CPUs: their 8-bit products take one unsigned operand
@@ -37,6 +37,7 @@ class CodeQuantizer(nn.Module):
         self.static = None if simulated.static is None else QParams(*(part.view(()) for part in simulated.static))
         # Kernels want Python numbers. Reading a tensor's value at every call would cost more than a small product.
         self.scale, self.zero_point = (1.0, 0) if self.static is None else (float(self.static.scale), int(self.static.zero_point))
+        self.one_pass = (ROWS if self.static is None else STATIC).refusal(self.fmt) is None
         self.shared = Shared(simulated.readers)
 
     def forward(self, x: Tensor) -> Codes:
@@ -47,7 +48,7 @@ class CodeQuantizer(nn.Module):
         if self.static is not None:
             known = self.scale, self.zero_point, self.fmt
             return Codes(self._rounded(x, self.static) if kernels is None else kernels.quantize_static(x, *known), self.static)
-        if kernels is not None and self.fmt.granularity == "token" and self.fmt.scale_dtype == "float32":
+        if kernels is not None:
             values, scale, zero = kernels.quantize_rows(x.reshape(-1, x.shape[-1]), self.fmt)
             return Codes(values.view(x.shape), QParams(scale.unsqueeze(1), zero.unsqueeze(1)))
         blocks = to_blocks(x, self.fmt)
@@ -58,6 +59,8 @@ class CodeQuantizer(nn.Module):
 
     def _kernels(self, x: Tensor) -> Any:
         """The module that rounds such a tensor in one pass over it. None if there is none."""
+        if not self.one_pass:
+            return None
         if self.unsigned:
             return native if native.takes(x) else None
         from sqbench.execution import triton_kernels  # Triton is not on every machine
@@ -84,6 +87,8 @@ class CodedLayer(IntegerLayer):
         output: the next layer's quantizer, if this layer writes that layer's codes instead of floats.
     """
 
+    weights = CODED_WEIGHTS
+    inputs = CODED_INPUTS
     unsigned: ClassVar[bool] = True
     scale: Tensor
     output: CodeQuantizer | None
@@ -130,19 +135,6 @@ class CodedLayer(IntegerLayer):
             codes = self.activation(x)
         result = self.product(codes)
         return result if self.output is not None else result.to(self.weight.dtype)
-
-
-def refuse_formats(weights: Format | None, activation: nn.Module | None) -> str | None:
-    """The reason why a pair of formats has no 8-bit product on any device. None if it may have one."""
-    if weights is None or not isinstance(activation, ActivationQuantizer):
-        return "needs quantized weights and activations"
-    if not weights.symmetric:
-        return "weights with zero-points have no kernel for integer activations"
-    if weights.granularity == "group":
-        return "weights in groups have no kernel for integer activations"
-    if activation.fmt.granularity == "group":
-        return "activations in groups have no integer kernel"
-    return None
 
 
 def rescale(product: Tensor, params: QParams, column_sums: Tensor, bias: Tensor | None, symmetric: bool) -> Tensor:

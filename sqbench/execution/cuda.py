@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sqbench.execution.codes import CodedLayer, Codes, refuse_formats
+from sqbench.execution.accepts import ROUNDED, Accepts
+from sqbench.execution.codes import CodedLayer, Codes
 from sqbench.execution.torch_packed import TorchInt4Weight
 from sqbench.quant.layers import QuantLayer
 
@@ -40,8 +41,8 @@ class CudaInt8(CodedLayer):
         self.column_sums: Tensor
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        return refuse_formats(layer.format, layer.activation) or refuse_gpu(INT8_CAPABILITY, layer.weight.device)
+    def hindrance(cls, layer: QuantLayer) -> str | None:
+        return refuse_gpu(INT8_CAPABILITY, layer.weight.device)
 
     def product(self, codes: Codes) -> Tensor:
         from sqbench.execution import triton_kernels
@@ -64,16 +65,18 @@ class CudaInt4Weight(TorchInt4Weight):
 
     kernel = "cuda int4 weight-only"
     device = "cuda"
+    dtypes = (torch.bfloat16,)
+    weights = Accepts(  # nobody has seen it multiply by a negative scale yet
+        "the GPU's int4 kernel takes weights", {**TorchInt4Weight.weights.values, "convention": ROUNDED}
+    )
     multiple = 8
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        if layer.weight.dtype != torch.bfloat16:
-            return f"the int4 kernel takes bfloat16, and the model is {layer.weight.dtype}"
+    def hindrance(cls, layer: QuantLayer) -> str | None:
         _, width = layer.shape
         if width % (TILES * 16):
             return f"the int4 kernel takes a multiple of {TILES * 16} input channels, not {width}"
-        return super().refusal(layer) or refuse_gpu(INT4_CAPABILITY, layer.weight.device)
+        return super().hindrance(layer) or refuse_gpu(INT4_CAPABILITY, layer.weight.device)
 
     def pack(self, codes: Tensor) -> Tensor:
         unsigned = (codes + 8).to(torch.uint8)

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from sqbench.execution.compiler import library, unavailable
 from sqbench.quant.formats import Format
+from sqbench.quant.scales import FLOAT32
 
 OFFSET = 128
 PANEL = 16  # as in kernels/common.h
@@ -195,7 +196,7 @@ def _by_columns(values: Tensor) -> Tensor:
 
 
 def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize every row in its own range. The bits are those of `affine`, and x is read once.
+    """Quantize every row in its own range. The bits are those of `codec`, and x is read once.
 
     Args:
         x: [M, K] float32.
@@ -210,12 +211,12 @@ def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fake_quantize_rows(x: Tensor, fmt: Format) -> Tensor:
-    """Quantize and dequantize every row, as `affine.fake_quantize` does. That includes rows with nan or infinity."""
+    """Quantize and dequantize every row, as `codec.fake_quantize` does. That includes rows with nan or infinity."""
     return _quantize_rows(x, fmt, torch.empty_like(x), None, None)
 
 
 def _quantize_rows(x: Tensor, fmt: Format, out: Tensor, scale: Tensor | None, zero: Tensor | None) -> Tensor:
-    assert fmt.scale_dtype == "float32"
+    assert fmt.scale == FLOAT32
     assert x.dtype == torch.float32
     _check(x)
     if out.numel():
@@ -232,7 +233,7 @@ def quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor
 
 
 def fake_quantize_static(x: Tensor, scale: float, zero: float, fmt: Format) -> Tensor:
-    """Quantize and dequantize in a static range, as `affine.fake_quantize` does."""
+    """Quantize and dequantize in a static range, as `codec.fake_quantize` does."""
     return _quantize_static(x, scale, zero, fmt, torch.empty_like(x))
 
 

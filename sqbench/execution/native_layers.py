@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sqbench.execution import native
+from sqbench.execution.accepts import EVERY_DTYPE, SYMMETRIC, Accepts, Multiples
 from sqbench.execution.base import IntegerLayer
-from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes, refuse_formats
+from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes
 from sqbench.execution.simulated import OnePassQuantizer
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
@@ -30,8 +31,8 @@ class NativeInt8(CodedLayer):
         self.column_sums: Tensor
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        return refuse_formats(layer.format, layer.activation) or native.unavailable()
+    def hindrance(cls, layer: QuantLayer) -> str | None:
+        return native.unavailable()
 
     def fuses(self, post: str) -> bool:
         return True
@@ -54,6 +55,21 @@ class NativeInt8(CodedLayer):
         return result.view(*codes.values.shape[:-1], self.out_features)
 
 
+def _weights(bits: range) -> Accepts:
+    """All integer weights of these widths."""
+    return Accepts(
+        "native weight-only kernels take weights",
+        {
+            "bits": bits,
+            "symmetric": (True, False),
+            "granularity": ("tensor", "channel", "group"),
+            "group_size": Multiples(8),
+            "convention": SYMMETRIC,
+            "scale": EVERY_DTYPE,
+        },
+    )
+
+
 class NativeWeightOnly(IntegerLayer):
     """A linear layer on float32 inputs, whose weight stays in 4 or 8 bits in memory. Scales are per channel or group.
 
@@ -61,6 +77,8 @@ class NativeWeightOnly(IntegerLayer):
     """
 
     merges = True
+    simulates_inputs = True
+    dtypes = (torch.float32,)
     bits: ClassVar[int]
 
     def __init__(self, layers: list[QuantLayer]) -> None:
@@ -80,13 +98,11 @@ class NativeWeightOnly(IntegerLayer):
 
     @classmethod
     def takes(cls, layer: QuantLayer) -> bool:
-        return super().takes(layer) and layer.format is not None and (layer.format.bits <= 4) == (cls.bits == 4)
+        return super().takes(layer) and layer.format is not None and layer.format.bits in cls.weights.values["bits"]
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
+    def hindrance(cls, layer: QuantLayer) -> str | None:
         assert layer.format is not None
-        if layer.weight.dtype != torch.float32:
-            return f"native weight-only kernels take float32, and the model is {layer.weight.dtype}"
         _, in_features = layer.shape
         groups = in_features // (layer.format.group_size or in_features)
         return native.refuses(in_features, groups) or native.unavailable()
@@ -106,6 +122,7 @@ class NativeInt4Weight(NativeWeightOnly):
 
     kernel = "native int4 weight-only"
     bits = 4
+    weights = _weights(range(2, 5))
 
 
 class NativeInt8Weight(NativeWeightOnly):
@@ -113,6 +130,7 @@ class NativeInt8Weight(NativeWeightOnly):
 
     kernel = "native int8 weight-only"
     bits = 8
+    weights = _weights(range(5, 9))
 
 
 def _requantization(output: CodeQuantizer) -> native.Requantization:

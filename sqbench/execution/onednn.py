@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from sqbench.execution.codes import OFFSET, CodedLayer, Codes, refuse_formats, rescale
+from sqbench.execution.accepts import CODED_INPUTS, Accepts
+from sqbench.execution.codes import OFFSET, CodedLayer, Codes, rescale
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of
 
 LINEAR_POSTS = {
@@ -55,9 +56,7 @@ class OneDnnLayer(CodedLayer):
         self.input_zero = self.activation.zero_point + OFFSET
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        if (reason := refuse_formats(layer.format, layer.activation)) is not None:
-            return reason
+    def hindrance(cls, layer: QuantLayer) -> str | None:
         assert layer.format is not None
         # 7-bit codes fit with every activation: 255 (64 + 64) < 2^15
         if layer.format.bits > 7 and not sums_exactly():
@@ -119,6 +118,10 @@ class OneDnnConv(OneDnnLayer):
 
     kernel = "onednn int8 convolution"
     convolves = True
+    inputs = Accepts(
+        "8-bit convolutions take inputs",  # a window spans many pixels, which must share a scale
+        {**CODED_INPUTS.values, "granularity": ("tensor",)},
+    )
     posts = CONV_POSTS
 
     def __init__(self, layers: list[QuantLayer]) -> None:
@@ -135,16 +138,13 @@ class OneDnnConv(OneDnnLayer):
         self.packed = torch.ops.onednn.qconv_prepack(codes, self.scale, self.input_scale, self.input_zero, *self.geometry, None)
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        if (reason := super().refusal(layer)) is not None:
+    def hindrance(cls, layer: QuantLayer) -> str | None:
+        if (reason := super().hindrance(layer)) is not None:
             return reason
         assert isinstance(layer.activation, ActivationQuantizer)
         assert isinstance(layer.layer, nn.Conv2d)
-        fmt = layer.activation.fmt
-        if fmt.granularity != "tensor":
-            return "convolutions have a kernel for per-tensor activations only: a window spans many pixels"
-        if fmt.dynamic and not fmt.symmetric:
-            return "convolutions have no kernel for a zero-point that changes at run time"
+        if layer.activation.fmt.dynamic and not layer.activation.fmt.symmetric:
+            return "8-bit convolutions have no kernel for a zero-point that changes at run time"
         if layer.layer.padding_mode != "zeros" or layer.layer.padding == "same":
             return f"padding {layer.layer.padding_mode} {layer.layer.padding} has no integer kernel"
         return None

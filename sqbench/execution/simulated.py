@@ -3,17 +3,22 @@
 from torch import Tensor, nn
 
 from sqbench.execution import native
+from sqbench.execution.accepts import ROWS, STATIC
 from sqbench.execution.floats import FloatLinear, prefers_onednn
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, StandIn, Stored, is_linear
 
 
 class OnePassQuantizer(nn.Module):
-    """Fake-quantizes like the `ActivationQuantizer` that it is made from, bit for bit. A native kernel reads the input once."""
+    """Fake-quantizes like the `ActivationQuantizer` that it is made from, bit for bit.
+
+    A native kernel reads the input once. Formats that it does not accept go through the codec.
+    """
 
     def __init__(self, simulated: ActivationQuantizer) -> None:
         super().__init__()
         self.simulated = simulated
         static = simulated.static
+        self.one_pass = (ROWS if static is None else STATIC).refusal(simulated.fmt) is None
         self.scale, self.zero_point = (1.0, 0) if static is None else (float(static.scale), int(static.zero_point))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -21,10 +26,10 @@ class OnePassQuantizer(nn.Module):
 
     def _quantized(self, x: Tensor) -> Tensor:
         fmt = self.simulated.fmt
-        if native.takes(x):
+        if self.one_pass and native.takes(x):
             if self.simulated.static is not None:
                 return native.fake_quantize_static(x, self.scale, self.zero_point, fmt)
-            if fmt.granularity == "token" and fmt.scale_dtype == "float32" and self.simulated.axis in (-1, x.dim() - 1):
+            if self.simulated.axis in (-1, x.dim() - 1):
                 return native.fake_quantize_rows(x.view(-1, x.shape[-1]), fmt).view(x.shape)
         return self.simulated.quantized(x)
 

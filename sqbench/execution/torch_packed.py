@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sqbench.execution.accepts import EVERY_DTYPE, SYMMETRIC, Accepts
 from sqbench.execution.base import IntegerLayer
 from sqbench.quant.layers import QuantLayer
 
-GROUPS = (32, 64, 128, 256)
+HALVES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
 
 
 class TorchInt8Weight(IntegerLayer):
@@ -19,6 +20,11 @@ class TorchInt8Weight(IntegerLayer):
 
     kernel = "torch int8 weight-only"
     merges = True
+    dtypes = HALVES
+    weights = Accepts(
+        "torch's int8 kernel takes weights",
+        {"bits": range(5, 9), "granularity": ("channel",), "convention": SYMMETRIC, "scale": EVERY_DTYPE},
+    )
 
     def __init__(self, layers: list[QuantLayer]) -> None:
         super().__init__(layers)
@@ -30,14 +36,7 @@ class TorchInt8Weight(IntegerLayer):
 
     @classmethod
     def takes(cls, layer: QuantLayer) -> bool:
-        return super().takes(layer) and _is_weight_only(layer) and layer.format is not None and layer.format.bits > 4
-
-    @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        fmt = layer.format
-        if fmt is None or fmt.granularity != "channel" or not fmt.symmetric:
-            return f"torch's int8 kernel takes symmetric weights per channel, not {fmt}"
-        return None
+        return super().takes(layer) and _is_for(cls, layer)
 
     def run(self, x: Tensor) -> Tensor:
         result = torch.ops.aten._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.packed, self.scale)
@@ -50,6 +49,18 @@ class TorchInt4Weight(IntegerLayer):
 
     kernel = "torch int4 weight-only"
     merges = True
+    dtypes = HALVES
+    weights = Accepts(
+        "torch's int4 kernel takes weights",
+        {
+            "bits": range(2, 5),
+            "symmetric": (True, False),
+            "granularity": ("group",),
+            "group_size": (32, 64, 128, 256),
+            "convention": SYMMETRIC,
+            "scale": EVERY_DTYPE,
+        },
+    )
     multiple: ClassVar[int] = 16  # of output channels
 
     def __init__(self, layers: list[QuantLayer]) -> None:
@@ -69,13 +80,10 @@ class TorchInt4Weight(IntegerLayer):
 
     @classmethod
     def takes(cls, layer: QuantLayer) -> bool:
-        return super().takes(layer) and _is_weight_only(layer) and layer.format is not None and layer.format.bits <= 4
+        return super().takes(layer) and _is_for(cls, layer)
 
     @classmethod
-    def refusal(cls, layer: QuantLayer) -> str | None:
-        assert layer.format is not None
-        if layer.format.group_size not in GROUPS:
-            return f"torch's int4 kernel takes groups of {', '.join(map(str, GROUPS))}, not {layer.format}"
+    def hindrance(cls, layer: QuantLayer) -> str | None:
         if layer.shape[0] % cls.multiple:
             return f"torch's int4 kernel takes a multiple of {cls.multiple} output channels, not {layer.shape[0]}"
         return None
@@ -94,6 +102,7 @@ class TorchInt4Weight(IntegerLayer):
         return result.view(*x.shape[:-1], self.out_features)
 
 
-def _is_weight_only(layer: QuantLayer) -> bool:
-    """Whether only the weight is quantized, and activations are in half precision."""
-    return layer.activation is None and layer.weight.dtype in (torch.bfloat16, torch.float16)
+def _is_for(kernel: type[IntegerLayer], layer: QuantLayer) -> bool:
+    """Whether only the weight is quantized, to bits that the kernel takes, and activations are in half precision."""
+    narrow = layer.format is not None and layer.format.bits in kernel.weights.values["bits"]
+    return narrow and layer.activation is None and layer.weight.dtype in HALVES

@@ -43,7 +43,7 @@ CUTS = {  # by their largest number of rows; the fastest of those tried on an H2
 
 @triton.jit
 def _codes(x, scale, zero, LOW: tl.constexpr, HIGH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return clamp(round(x / scale) + zero), as `sqbench.quant.affine.quantize` computes it."""
+    """Return clamp(round(x / scale) + zero), as `sqbench.quant.codec.quantize` computes it."""
     steps = tl.minimum(tl.maximum(tl.div_rn(x, scale), -FAR), FAR)
     return tl.minimum(tl.maximum((steps + ROUNDER) - ROUNDER + zero, LOW), HIGH).to(tl.int8)
 
@@ -75,7 +75,7 @@ def _quantize_static(  # type: ignore[no-untyped-def]
 
 
 def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of every row in its own range, with scales and zero-points. The bits are those of `affine`, in one pass.
+    """Codes of every row in its own range, with scales and zero-points. The bits are those of `codec`, in one pass.
 
     Args:
         x: [M, K], float.

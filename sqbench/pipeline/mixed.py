@@ -10,8 +10,8 @@ from torch.nn.functional import log_softmax
 from sqbench.models.base import Model
 from sqbench.pipeline.layer_formats import formats_of
 from sqbench.progress import track
-from sqbench.quant.affine import round_trip
 from sqbench.quant.allocation import allocate
+from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of, with_weight
 from sqbench.recipes.task import Task

@@ -1,1 +1,1 @@
-"""The shared quantizer: formats, the affine map, range estimation, quantized modules. It needs only torch."""
+"""The shared quantizer: formats, the codec, range estimation, quantized modules. It needs only torch."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sqbench.quant.affine import qparams
+from sqbench.quant.codec import qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 

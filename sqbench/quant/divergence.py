@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from sqbench.quant.affine import qparams
+from sqbench.quant.codec import qparams
 from sqbench.quant.density import Histogram, prefix_sums, squared_errors
 from sqbench.quant.formats import Format
 

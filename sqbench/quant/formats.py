@@ -1,12 +1,15 @@
 """Number formats and schemes: bit-widths, and which values share a scale. Data only, no tensors."""
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sqbench.errors import UserError, known
+from sqbench.quant.scales import FLOAT32, Scale
 
-SCALE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ELEMENTS = {"int": range(2, 9)}  # element -> the widths in bits that it comes in
+CONVENTIONS = ("qmax", "half_range", "signed")
+ZERO_POINTS = ("integer",)
 # Op set -> what it quantizes, in words.
 OP_SETS = {
     "linear": "linear and convolution layers",
@@ -17,17 +20,21 @@ OP_SETS = {
 
 @dataclass(frozen=True)
 class Format:
-    """A uniform integer format.
+    """A number format. Every field is a choice of its own. A field's default means "as before the field existed".
 
     Attributes:
-        bits: 2 to 8.
-        symmetric: the zero-point is fixed at 0. Otherwise it is an integer.
+        bits: the width of a code.
+        symmetric: there is no zero-point.
         granularity: which values share one scale. One of the whole `tensor`, an output `channel` of a weight, a `token` (row) of
             an activation, or a `group` of `group_size` neighbours along the input axis.
         dynamic: ranges come from the tensor at run time, not from calibration (activations only).
-        convention: the rule for symmetric scales. `qmax` is absmax / (2^(b-1) - 1) without the code -2^(b-1) (SmoothQuant,
-            llm-awq). `half_range` is absmax / ((2^b - 1) / 2) with that code (torchao, FQ-ViT).
-        scale_dtype: the dtype that scales are rounded to and stored in.
+        convention: the rule for symmetric integers. `qmax` is absmax / (2^(b-1) - 1) without the code -2^(b-1) (SmoothQuant,
+            llm-awq). `half_range` is absmax / ((2^b - 1) / 2) with that code (torchao, FQ-ViT). `signed` divides the end of the
+            range that is larger in magnitude by -2^(b-1), so that end has the code -2^(b-1) exactly, and the scale is negative if
+            it is the upper end (NNCF, AutoRound; weights only).
+        scale: the dtype and the rule of scales.
+        element: what codes are. `int` is a signed integer.
+        zero_point: what zero-points are, where there are any.
     """
 
     bits: int = 8
@@ -36,7 +43,9 @@ class Format:
     group_size: int | None = None
     dynamic: bool = False
     convention: str = "qmax"
-    scale_dtype: str = "float32"
+    scale: Scale = FLOAT32
+    element: str = "int"
+    zero_point: str = "integer"
 
     @property
     def code_min(self) -> int:
@@ -53,31 +62,38 @@ class Format:
         """The number of scale steps from 0 to the largest magnitude if symmetric, else from the smallest value to the largest."""
         if not self.symmetric:
             return 2**self.bits - 1
-        return self.code_max if self.convention == "qmax" else (2**self.bits - 1) / 2
+        steps = {"qmax": self.code_max, "half_range": (2**self.bits - 1) / 2, "signed": 2 ** (self.bits - 1)}
+        return steps[self.convention]
 
     def check(self, key: str, *, activations: bool) -> None:
         """Raise UserError that names `key` if the format cannot be executed."""
 
         def refuse(field: str, works: str) -> UserError:
-            return UserError(f"{key}.{field}={getattr(self, field)}: {works}")
+            return UserError(f"{key}.{field}={getattr(self, field)}: must be {works}")
 
-        if not 2 <= self.bits <= 8:
-            raise refuse("bits", "must be 2 to 8 (16-bit activations are the model's own float: leave `activations` null)")
-        allowed = ("tensor", "token", "group") if activations else ("tensor", "channel", "group")
-        if self.granularity not in allowed:
-            raise refuse("granularity", f"must be one of {', '.join(allowed)} here")
-        if self.convention not in ("qmax", "half_range"):
-            raise refuse("convention", "must be qmax or half_range")
-        if self.scale_dtype not in SCALE_BYTES:
-            raise refuse("scale_dtype", f"must be one of {', '.join(SCALE_BYTES)}")
+        def choose(field: str, names: Collection[str]) -> None:
+            if getattr(self, field) not in names:
+                raise refuse(field, f"one of {', '.join(names)}")
+
+        choose("element", ELEMENTS)
+        widths = ELEMENTS[self.element]
+        if self.bits not in widths:
+            floats = "16-bit activations are the model's own float: leave `activations` null"
+            raise refuse("bits", f"{min(widths)} to {max(widths)} ({floats})")
+        choose("zero_point", ZERO_POINTS)
+        choose("granularity", ("tensor", "token", "group") if activations else ("tensor", "channel", "group"))
+        choose("convention", CONVENTIONS)
+        if self.convention == "signed" and (activations or not self.symmetric):
+            raise refuse("convention", "qmax or half_range: signed is for weights with symmetric=true")
+        self.scale.check(f"{key}.scale")
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("group_size", "a size with granularity=group, null without")
         if self.group_size is not None and self.group_size < 1:
-            raise refuse("group_size", "must be a positive number")
+            raise refuse("group_size", "a positive number")
         if self.dynamic and not activations:
-            raise refuse("dynamic", "must be false: weights are quantized once")
+            raise refuse("dynamic", "false: weights are quantized once")
         if activations and self.granularity in ("token", "group") and not self.dynamic:
-            raise refuse("dynamic", f"must be true: {self.granularity} ranges of activations exist only at run time")
+            raise refuse("dynamic", f"true: {self.granularity} ranges of activations exist only at run time")
 
     def ungrouped(self, granularity: str) -> "Format":
         """The same format with another granularity in place of groups."""
@@ -113,13 +129,42 @@ class Format:
         codes = out_features * in_features
         blocks = {"tensor": 1, "channel": out_features, "group": codes // (self.group_size or 1)}[self.granularity]
         code_bits = (codes + (0 if self.symmetric else blocks)) * self.bits
-        return -(-code_bits // 8) + blocks * SCALE_BYTES[self.scale_dtype]
+        return -(-code_bits // 8) + blocks * self.scale.bytes
 
     def __str__(self) -> str:
         """For example `int4 asym group 64` or `int8 sym token dynamic`."""
-        words = [f"int{self.bits}", "sym" if self.symmetric else "asym", self.granularity]
+        name = f"int{self.bits}" if self.element == "int" else self.element
+        words = [name, "sym" if self.symmetric else "asym", self.granularity]
         words += [str(self.group_size)] * (self.group_size is not None) + ["dynamic"] * self.dynamic
         return " ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The format as plain data, in the form of a record.
+
+        The fields of the first records are always there, `scale_dtype` for `scale.dtype`. Later fields are there only if they are
+        not the default. So a new field changes the identity of no point that does not use it.
+        """
+        plain = {name: getattr(self, name) for name in _FIRST} | {"scale_dtype": self.scale.dtype}
+        chosen = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in (*_FIRST, "scale")}
+        later = {name: value for name, value in chosen.items() if value != getattr(Format, name)}
+        scale = {name: value for name, value in asdict(self.scale).items() if name != "dtype" and value != getattr(Scale, name)}
+        return plain | later | ({"scale": scale} if scale else {})
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], key: str = "weights") -> "Format":
+        """The format from plain data, as in a YAML file or a record. A field that is missing or null has its default.
+
+        Raises:
+            UserError: `scale_dtype` and `scale.dtype` differ. `key` is in its message.
+        """
+        own = {name: value for name, value in plain.items() if value is not None}
+        scale = {name: value for name, value in own.pop("scale", {}).items() if value is not None}
+        if (dtype := own.pop("scale_dtype", None)) is not None and scale.setdefault("dtype", dtype) != dtype:
+            raise UserError(f"{key}.scale_dtype={dtype}: must be {key}.scale.dtype={scale['dtype']}, which is the same, or null")
+        return cls(**own, scale=Scale(**scale))
+
+
+_FIRST = ("bits", "symmetric", "granularity", "group_size", "dynamic", "convention")  # fields of the first records
 
 
 @dataclass(frozen=True)
@@ -178,13 +223,19 @@ class Scheme:
 
     def as_dict(self) -> dict[str, Any]:
         """The scheme as plain data, in the form of a record. `layers` and `widths` appear only if they are set."""
-        fields = asdict(self)
+        slots = {"weights": self.weights, "activations": self.activations}
+        formats = {slot: fmt and fmt.as_dict() for slot, fmt in slots.items()}
         chosen = {"layers": list(self.layers or ()), "widths": dict(self.widths)}
-        return {key: value for key, value in (fields | chosen).items() if key not in chosen or value}
+        plain = {"name": self.name, **formats, "ops": self.ops, "edge_bits": self.edge_bits}
+        return plain | {key: value for key, value in chosen.items() if value}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Scheme":
-        """The scheme from plain data, as in a YAML file of `conf/bits` or a record. `layers` and `widths` are not read."""
-        formats = {key: None if fields.get(key) is None else Format(**fields[key]) for key in ("weights", "activations")}
-        weights, activations = formats["weights"], formats["activations"]
-        return cls(fields["name"], weights, activations, fields.get("ops", "linear"), fields.get("edge_bits"))
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Scheme":
+        """The scheme from plain data, as in a YAML file of `conf/bits` or a record."""
+
+        def format_of(key: str) -> Format | None:
+            return None if plain.get(key) is None else Format.from_dict(plain[key], f"bits.{key}")
+
+        layers, widths = tuple(plain.get("layers") or ()), tuple((plain.get("widths") or {}).items())
+        ops, edges = plain.get("ops", "linear"), plain.get("edge_bits")
+        return cls(plain["name"], format_of("weights"), format_of("activations"), ops, edges, layers or None, widths)

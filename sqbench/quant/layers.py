@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
-from sqbench.quant.codec import EncodedTensor, decode
+from sqbench.quant.codec import EncodedTensor, Limits, QParams, block_range, decode, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
 
 
@@ -138,7 +137,7 @@ class ActivationQuantizer(nn.Module):
     Layers that read the same tensor share one quantizer.
     """
 
-    def __init__(self, fmt: Format, limits: tuple[Tensor, Tensor] | None = None, readers: int = 1, axis: int = -1) -> None:
+    def __init__(self, fmt: Format, limits: Limits | None = None, readers: int = 1, axis: int = -1) -> None:
         """`axis` holds the channels. The range of a token or a group runs along it."""
         super().__init__()
         assert fmt.dynamic == (limits is None), "static formats need limits, dynamic formats have none"

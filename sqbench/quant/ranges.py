@@ -8,14 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import Limits, block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence
 from sqbench.quant.formats import Format
 from sqbench.quant.range_search import search
 from sqbench.quant.statistics import InputStatistics
 
-Limits = tuple[Tensor, Tensor]
 Estimator = Callable[[InputStatistics, Format], Limits]
 AT_ONCE = 1 << 18  # weights rounded at once, so few that they stay in the processor's cache
 LOOK = 5  # ratios between two checks whether smaller ones can still win
@@ -112,7 +111,7 @@ def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 1
 def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
     """The best ratio of each block."""
     lo, hi = block_range(blocks)
-    slack = qparams(lo, hi, fmt).scale  # rounded zero-points and scales can put the last levels outside, by less than a step
+    slack = qparams(lo, hi, fmt).scale.abs()  # rounded zero-points and scales can put the last levels outside, by less than a step
     best_ratio = torch.ones_like(lo)
     best_error = torch.full_like(lo, torch.inf)
     for step in range(steps, 0, -1):

@@ -1,6 +1,6 @@
-"""Fake quantization that gradients pass through. Rounding is that of `affine`. Ranges follow the tensor or are learned.
+"""Fake quantization that gradients pass through. Rounding is that of `codec`. Ranges follow the tensor or are learned.
 
-A *range* decides the clipping range of blocks (`affine.to_blocks`) and how gradients pass. Training ends by reading its `limits`. A
+A *range* decides the clipping range of blocks (`codec.to_blocks`) and how gradients pass. Training ends by reading its `limits`. A
 `QuantLayer` and an `ActivationQuantizer` with these limits compute the same as the trained layer.
 """
 
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sqbench.quant.affine import QParams, block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import Limits, QParams, block_range, bounds, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
-
-Limits = tuple[Tensor, Tensor]
 
 MOMENTUM = 0.99  # of moving ranges, the value of torch.ao's MovingAverageMinMaxObserver
 
@@ -27,9 +25,10 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, blocks: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
         # A value within half a step of the last code has that code. Without its gradient the largest weights could not move.
-        low, high = (fmt.code_min - zero_point - 0.5) * scale, (fmt.code_max - zero_point + 0.5) * scale
+        params = QParams(scale, zero_point)
+        low, high = bounds(params, fmt, beyond=0.5)
         ctx.save_for_backward((blocks >= low) & (blocks <= high))
-        return fake_quantize(blocks, QParams(scale, zero_point), fmt)
+        return fake_quantize(blocks, params, fmt)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -49,14 +48,14 @@ class LearnedStepSize(torch.autograd.Function):
         result = fake_quantize(blocks, QParams(scale, zero_point), fmt)
         scaled = blocks / scale
         inside = (scaled >= fmt.code_min - zero_point) & (scaled <= fmt.code_max - zero_point)
-        ctx.save_for_backward(inside, result / scale - scaled * inside)
+        ctx.save_for_backward(inside, result / scale - scaled * inside, scale.sign())
         ctx.factor = factor
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inside, by_step = ctx.saved_tensors
-        return grad * inside, (grad * by_step).sum(-1, keepdim=True) * ctx.factor, None, None, None, None
+        inside, by_scale, sign = ctx.saved_tensors
+        return grad * inside, (grad * by_scale).sum(-1, keepdim=True) * sign * ctx.factor, None, None, None, None
 
 
 class Range(nn.Module):
@@ -68,7 +67,7 @@ class Range(nn.Module):
 
     @abstractmethod
     def limits(self, blocks: Tensor | None = None) -> Limits:
-        """(lo, hi) for `affine.qparams`, without gradient. Only ranges that follow the blocks need `blocks`."""
+        """(lo, hi) for `codec.qparams`, without gradient. Only ranges that follow the blocks need `blocks`."""
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         """Fake-quantized blocks. `sharing` is the number of elements of one example that share a scale."""
@@ -112,21 +111,23 @@ class LearnedStep(Range):
     """A learned step (LSQ) for every block. A zero-point, if the format has one, keeps its first value.
 
     The parameter is log s, so s stays positive. Adam ignores a gradient's size, so its updates are relative to s. The gradient to s
-    itself is the paper's.
+    itself is the paper's. Under the convention `signed`, the scale is s with the sign of its first value.
     """
 
     zero_point: Tensor
+    sign: Tensor
 
     def __init__(self, fmt: Format, limits: Limits, mean: Tensor | None = None) -> None:
         """Start from clipping ranges [blocks, 1], or from the paper's 2 mean|x| / sqrt(Qp) if `mean` |x| of the blocks is given."""
         super().__init__(fmt)
         params = qparams(*limits, fmt)
-        step = params.scale
+        step = params.scale.abs()
         if mean is not None:
             by_mean = 2 * mean / self._outermost(params.zero_point).sqrt()
             step = torch.where(by_mean > torch.finfo(step.dtype).tiny, by_mean.to(step.dtype), step)
         self.log_step = nn.Parameter(step.detach().log())
         self.register_buffer("zero_point", params.zero_point.detach().clone())
+        self.register_buffer("sign", params.scale.detach().sign(), persistent=False)
 
     def _outermost(self, zero_point: Tensor) -> Tensor:
         """The paper's Qp. With a zero-point, its distance to the farther end of the codes. Both are the same for unsigned data."""
@@ -138,6 +139,8 @@ class LearnedStep(Range):
         step, fmt = self.log_step.detach().exp(), self.fmt
         if fmt.symmetric:
             bound = step * fmt.levels
+            if fmt.convention == "signed":  # only the end that has the code -2^(b-1)
+                return -bound * (self.sign > 0), bound * (self.sign < 0)
             return -bound, bound
         return (fmt.code_min - self.zero_point) * step, (fmt.code_max - self.zero_point) * step
 

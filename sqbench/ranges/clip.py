@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
+from sqbench.quant.codec import block_range, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.base import RANGES, Ranges

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.config import label_of
+from sqbench.quant.formats import Format
 from sqbench.records.record import Record
 from sqbench.records.schema1 import parts_of
 
@@ -172,11 +173,4 @@ def describe_format(told: Mapping[str, Any] | None) -> str:
     >>> describe_format({"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64})
     'int4 asym group 64'
     """
-    if told is None:
-        return ""
-    words = [f"int{told['bits']}", "sym" if told.get("symmetric", True) else "asym", told.get("granularity", "tensor")]
-    if told.get("group_size") is not None:
-        words.append(str(told["group_size"]))
-    if told.get("dynamic"):
-        words.append("dynamic")
-    return " ".join(words)
+    return "" if told is None else str(Format.from_dict(told))

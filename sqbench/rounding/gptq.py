@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sqbench.errors import UserError
 from sqbench.models.folding import wide
-from sqbench.quant.affine import QParams, block_range, dequantize, qparams, quantize, to_blocks
-from sqbench.quant.codec import EncodedTensor
+from sqbench.quant.codec import EncodedTensor, QParams, block_range, dequantize, qparams, quantize, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.ranges import Limits
 from sqbench.quant.statistics import InputStatistics

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sqbench.errors import UserError, known
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, to_blocks
-from sqbench.quant.codec import EncodedTensor
+from sqbench.quant.codec import EncodedTensor, block_range, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sqbench.errors import UserError
 from sqbench.models.folding import Group
-from sqbench.quant.affine import to_blocks
+from sqbench.quant.codec import to_blocks
 from sqbench.quant.layers import weight_of
 from sqbench.recipes.part import Effort, parse_alpha
 from sqbench.recipes.task import Task

@@ -11,7 +11,7 @@ from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.pipeline.layer_formats import formats_of
 from sqbench.progress import track
-from sqbench.quant.affine import round_trip
+from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
 from sqbench.quant.ranges import Limits

@@ -199,7 +199,7 @@ def test_layers_without_a_kernel_are_simulated_and_named(
         executed = lower(api.quantize(tiny, statistics, "rtn", odd), "int")
     assert kernels(executed) == {"simulated": 14}
     (entry,) = executed.report["execution"]
-    assert "groups" in entry["reason"]
+    assert "granularity tensor or channel, not group" in entry["reason"]
     assert "14 of 14 layers are simulated" in caplog.text
     with caplog.at_level(logging.WARNING, "sqbench"):
         caplog.clear()

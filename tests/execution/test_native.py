@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
 
 from sqbench.execution import native
-from sqbench.quant.affine import QParams, block_range, dequantize, fake_quantize, qparams, quantize
+from sqbench.quant.codec import QParams, block_range, dequantize, fake_quantize, qparams, quantize
 from sqbench.quant.formats import Format
 
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no native kernels: {native.unavailable()}")

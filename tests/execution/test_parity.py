@@ -19,10 +19,10 @@ from sqbench.execution.native_layers import NativeInt4Weight, NativeInt8, Native
 from sqbench.execution.onednn import OneDnnConv, OneDnnLinear
 from sqbench.execution.simulated import SimulatedLayer
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
-from sqbench.quant.affine import block_range, qparams, quantize, to_blocks
-from sqbench.quant.codec import encode
+from sqbench.quant.codec import block_range, encode, qparams, quantize, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, weight_of
+from sqbench.quant.scales import Scale
 
 WIDTH, OUT = 128, 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,11 +30,14 @@ WEIGHTS = {
     **{f"int{bits} channel": Format(bits, granularity="channel") for bits in (2, 4, 6, 8)},
     "int8 tensor": Format(8),
     "int8 half range": Format(8, granularity="channel", convention="half_range"),
+    "int8 signed channel": Format(8, granularity="channel", convention="signed"),
+    "int6 signed tensor": Format(6, convention="signed"),
+    "int4 signed group": Format(4, granularity="group", group_size=32, convention="signed"),
     "int8 asym channel": Format(8, symmetric=False, granularity="channel"),
     "int8 group": Format(8, granularity="group", group_size=32),
     "int4 asym group": Format(4, symmetric=False, granularity="group", group_size=64),
     "int3 asym group": Format(3, symmetric=False, granularity="group", group_size=32),
-    "int4 group bfloat16": Format(4, granularity="group", group_size=32, scale_dtype="bfloat16"),
+    "int4 group bfloat16": Format(4, granularity="group", group_size=32, scale=Scale("bfloat16")),
 }
 INPUTS = {
     "float": None,
@@ -131,6 +134,12 @@ EXECUTED = [
     (NativeInt4Weight, "linear", "int3 asym group", "int8 token"),
     (NativeInt8Weight, "transposed", "int8 asym channel", "float"),
     (NativeInt8Weight, "linear", "int8 group", "float"),
+    (OneDnnLinear, "linear", "int8 signed channel", "int8 asym token"),
+    (OneDnnLinear, "linear", "int6 signed tensor", "int8 static"),
+    (OneDnnConv, "conv", "int6 signed tensor", "int8 static"),
+    (NativeInt8, "linear", "int8 signed channel", "int8 static"),
+    (NativeInt4Weight, "linear", "int4 signed group", "float"),
+    (NativeInt8Weight, "linear", "int8 signed channel", "float"),
 ]
 
 
@@ -146,8 +155,8 @@ def test_kernels_take_the_formats_they_are_for(kernel: type[IntegerLayer], kind:
 @pytest.mark.parametrize(
     ("kernel", "weights"),
     [
-        *((TorchInt8Weight, weights) for weights in ("int8 channel", "int6 channel")),
-        *((TorchInt4Weight, weights) for weights in ("int4 asym group", "int3 asym group", "int4 group bfloat16")),
+        *((TorchInt8Weight, weights) for weights in ("int8 channel", "int6 channel", "int8 signed channel")),
+        *((TorchInt4Weight, f"int{kind}") for kind in ("4 asym group", "3 asym group", "4 group bfloat16", "4 signed group")),
     ],
 )
 def test_half_precision_weight_only(kernel: type[IntegerLayer], weights: str, dtype: torch.dtype) -> None:
@@ -160,7 +169,7 @@ def test_half_precision_weight_only(kernel: type[IntegerLayer], weights: str, dt
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
-@pytest.mark.parametrize("weights", ["int8 channel", "int8 half range", "int4 channel"])
+@pytest.mark.parametrize("weights", ["int8 channel", "int8 half range", "int8 signed channel", "int4 channel"])
 @pytest.mark.parametrize("inputs", ["int8 static", "int8 token", "int8 asym token", "int8 asym tensor"])
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_cuda_int8(weights: str, inputs: str, tokens: int) -> None:

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("triton")
 
 from sqbench.execution import triton_kernels as kernels
-from sqbench.quant.affine import block_range, qparams, quantize
+from sqbench.quant.codec import block_range, qparams, quantize
 from sqbench.quant.formats import Format
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ import torch
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.models.language import LanguageModel
-from sqbench.quant.affine import round_trip, to_blocks
+from sqbench.quant.codec import round_trip, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.ranges.clip import CLIP_RATIOS, clip_limits
 from sqbench.recipes.task import Task

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqbench.quant.affine import fake_quantize, qparams
+from sqbench.quant.codec import fake_quantize, qparams
 from sqbench.quant.density import Histogram, expected_error, squared_errors
 from sqbench.quant.formats import Format
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.ranges import observed, shapes
 from sqbench.quant import ranges
-from sqbench.quant.affine import qparams, quantize
+from sqbench.quant.codec import qparams, quantize
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence, without_zeros
 from sqbench.quant.formats import Format

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sqbench.errors import UserError
 from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.scales import Scale
 
 
 def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
@@ -17,7 +18,7 @@ def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
     assert Format(bits=8, granularity="tensor").stored_bytes(10, 64) == 640 + 4
     group = Format(bits=4, symmetric=False, granularity="group", group_size=32)
     assert group.stored_bytes(10, 64) == (640 + 20) // 2 + 20 * 4  # 20 groups: a 4-bit zero-point and a float32 scale each
-    assert Format(bits=3, granularity="channel", scale_dtype="float16").stored_bytes(10, 64) == 240 + 20
+    assert Format(bits=3, granularity="channel", scale=Scale("float16")).stored_bytes(10, 64) == 240 + 20
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,14 @@ def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
         ({"group_size": 64}, False, ["group_size=64"]),
         ({"granularity": "group", "group_size": -1}, False, ["group_size=-1", "positive"]),
         ({"dynamic": True}, False, ["dynamic=True", "weights"]),
-        ({"convention": "other"}, False, ["convention=other", "qmax or half_range"]),
-        ({"scale_dtype": "float8"}, False, ["scale_dtype=float8", "float32, float16, bfloat16"]),
+        ({"convention": "other"}, False, ["convention=other", "qmax, half_range, signed"]),
+        ({"convention": "signed"}, True, ["convention=signed", "qmax or half_range"]),
+        ({"convention": "signed", "symmetric": False}, False, ["convention=signed", "qmax or half_range", "symmetric=true"]),
+        ({"element": "int4"}, False, ["element=int4", "must be one of int"]),
+        ({"zero_point": "float"}, False, ["zero_point=float", "must be one of integer"]),
+        ({"scale": Scale(rule="floor")}, False, ["bits.w.scale.rule=floor", "must be one of absmax"]),
+        ({"scale": Scale(second="float32")}, False, ["bits.w.scale.second=float32", "must be one of none"]),
+        ({"scale": Scale("float8")}, False, ["bits.w.scale.dtype=float8", "float32, float16, bfloat16"]),
     ],
 )
 def test_impossible_formats_are_refused(fields: dict, activations: bool, words: list[str]) -> None:
@@ -109,3 +116,63 @@ def test_plain_data_says_only_what_was_chosen() -> None:
     assert set(scheme.as_dict()) == {"name", "weights", "activations", "ops", "edge_bits"}
     chosen = replace(scheme, layers=("fc1",), widths=(("fc1", 3),)).as_dict()
     assert chosen == {**scheme.as_dict(), "layers": ["fc1"], "widths": {"fc1": 3}}
+
+
+RECORDED = {  # as in the committed records
+    "activations": None,
+    "edge_bits": None,
+    "name": "w4a16",
+    "ops": "linear",
+    "weights": {
+        "bits": 4,
+        "convention": "qmax",
+        "dynamic": False,
+        "granularity": "group",
+        "group_size": 64,
+        "scale_dtype": "float32",
+        "symmetric": False,
+    },
+}
+
+
+def test_a_record_of_the_first_days_is_read_and_written_again_word_for_word() -> None:
+    """The plain data is part of a point's identity: a default that is written differently would be another point."""
+    scheme = Scheme.from_dict(RECORDED)
+    assert scheme == Scheme("w4a16", Format(4, symmetric=False, granularity="group", group_size=64))
+    assert scheme.as_dict() == RECORDED
+
+
+def test_a_later_field_is_written_only_where_it_was_chosen() -> None:
+    old = set(Format().as_dict())
+    assert old == set(RECORDED["weights"])  # type: ignore[arg-type]
+    chosen = Format(element="e2m1", zero_point="float", scale=Scale("e8m0", rule="floor"))
+    assert chosen.as_dict() == {
+        **Format().as_dict(),
+        "scale_dtype": "e8m0",
+        "element": "e2m1",
+        "zero_point": "float",
+        "scale": {"rule": "floor"},
+    }
+    assert Format.from_dict(chosen.as_dict()) == chosen
+
+
+@given(
+    bits=st.integers(2, 8),
+    symmetric=st.booleans(),
+    size=st.sampled_from([None, 32]),
+    convention=st.sampled_from(["qmax", "half_range", "signed"]),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    layers=st.sampled_from([None, ("fc1", "fc2")]),
+    widths=st.sampled_from([(), (("fc1", 3), ("fc2", 6))]),
+)
+def test_plain_data_and_back(bits, symmetric, size, convention, dtype, layers, widths) -> None:  # type: ignore[no-untyped-def]
+    fmt = Format(bits, symmetric, "group" if size else "channel", size, False, convention, Scale(dtype))
+    scheme = Scheme("mine", fmt, Format(bits, dynamic=True, granularity="token"), "full", 8, layers, widths)
+    assert Scheme.from_dict(json.loads(json.dumps(scheme.as_dict()))) == scheme
+
+
+def test_a_scale_may_be_said_in_two_ways_but_not_differently() -> None:
+    old, new = {"scale_dtype": "float16", "scale": {"dtype": None}}, {"scale_dtype": None, "scale": {"dtype": "float16"}}
+    assert Format.from_dict(old) == Format.from_dict(new) == Format(scale=Scale("float16"))
+    with pytest.raises(UserError, match=r"bits\.weights\.scale_dtype=float16: must be bits\.weights\.scale\.dtype=bfloat16"):
+        Scheme.from_dict({"name": "w", "weights": {"scale_dtype": "float16", "scale": {"dtype": "bfloat16"}}})

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sqbench.quant.affine import round_trip
-from sqbench.quant.codec import encode
+from sqbench.quant.codec import encode, round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, set_weight, sqnr_db, stored_bytes, weight_of
 

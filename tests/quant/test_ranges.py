@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
 from sqbench.quant import ranges
-from sqbench.quant.affine import block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.quant.codec import block_range, fake_quantize, qparams, round_trip, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.ranges.mse import Mse
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
-from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
-from sqbench.quant.codec import encode
+from sqbench.quant.codec import block_range, encode, fake_quantize, qparams, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import QuantLayer, weight_of
+from sqbench.quant.scales import Scale
 from sqbench.quant.trainable import (
     LearnedStep,
     LearnedStepSize,
@@ -34,8 +34,8 @@ formats = st.builds(
     symmetric=st.booleans(),
     granularity=st.sampled_from(["tensor", "channel"]),
     convention=st.sampled_from(["qmax", "half_range"]),
-    scale_dtype=st.sampled_from(["float32", "float16"]),
-)
+    scale=st.builds(Scale, st.sampled_from(["float32", "float16"])),
+) | st.builds(Format, bits=st.integers(2, 8), granularity=st.sampled_from(["tensor", "channel"]), convention=st.just("signed"))
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -108,6 +108,31 @@ def test_learned_step_gradient_is_that_of_its_surrogate(fmt: Format, seed: int) 
     assert s.grad is not None
     torch.testing.assert_close(s.grad, (by_step * upstream).sum().view(1, 1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(leaf.grad, by_x * upstream, rtol=1e-5, atol=1e-5)
+
+
+def test_a_negative_scale_learns_as_its_mirror_image_does() -> None:
+    """The larger end is 4, so the scale is -0.5. Turned round, it is 0.5, and everything else is the same."""
+    x = normal(1, 24, dtype=torch.float64)
+    found = []
+    for sign in (1, -1):
+        end = torch.full((1, 1), -4.0 * sign, dtype=torch.float64)
+        range_ = LearnedStep(Format(4, convention="signed"), (end.clamp(max=0), end.clamp(min=0)))
+        leaf = (sign * x).requires_grad_()
+        result = range_(leaf, 24)
+        (sign * result * x).sum().backward()
+        assert qparams(*range_.limits(), range_.fmt).scale.item() == 0.5 * sign
+        assert range_.log_step.grad is not None
+        found.append((sign * result, sign * leaf.grad, range_.log_step.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert found[0][2].abs() > 0
+
+
+def test_straight_through_passes_gradients_inside_a_negative_scale() -> None:
+    leaf = torch.tensor([[-1.0, 0.0, 8.0, 7.9]], requires_grad=True)
+    OwnRange(Format(4, convention="signed"))(leaf, 4).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [[1, 1, 1, 1]]
 
 
 def test_steps_start_where_they_are_told_to() -> None:

@@ -58,11 +58,13 @@ CHANGES = {
     "bits.weights.group_size": ["32"],
     "bits.weights.convention": ["half_range"],
     "bits.weights.scale_dtype": ["float16"],
+    "bits.weights.scale.dtype": ["bfloat16"],
     "bits.activations.bits": ["4"],
     "bits.activations.symmetric": ["false"],
     "bits.activations.dynamic": ["false bits.activations.granularity=tensor"],
     "bits.activations.convention": ["half_range"],
     "bits.activations.scale_dtype": ["bfloat16"],
+    "bits.activations.scale.dtype": ["float16"],
     "bits.ops": ["linear+matmul", "full"],
     "bits.edge_bits": ["8"],
     "eval.resamples": ["999"],
@@ -117,6 +119,8 @@ NOTHING = {
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
     *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
     *("method.natural", "bits.name", "device"),
+    *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
+    *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
 }
 
 
@@ -159,6 +163,12 @@ def test_what_reads_no_text_depends_on_none(source: str) -> None:
     chosen = f"calibration.source={source}"
     assert known_as(chosen, other=Text("", "d" * 64)) == known_as(chosen)
     assert known_as(chosen, "seed=1") != known_as(chosen)
+
+
+def test_the_older_word_for_the_dtype_of_scales_is_the_same_point() -> None:
+    assert known_as("bits.weights.scale_dtype=float16") == known_as("bits.weights.scale.dtype=float16")
+    with pytest.raises(UserError, match=r"bits\.weights\.scale_dtype=float16: must be bits\.weights\.scale\.dtype=bfloat16"):
+        known_as("bits.weights.scale_dtype=float16", "bits.weights.scale.dtype=bfloat16")
 
 
 def test_each_change_is_a_point_of_its_own() -> None:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.quant.affine import block_range, qparams, to_blocks
-from sqbench.quant.codec import EncodedTensor, decode, encode
+from sqbench.quant.codec import EncodedTensor, block_range, decode, encode, qparams, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.rounding.gptq import Gptq, cholesky_of_inverse, solve
 

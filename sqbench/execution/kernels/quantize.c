@@ -1,6 +1,6 @@
 // Quantization of activations, in one pass over memory.
 //
-// The arithmetic is that of `quant/affine.py`, operation by operation, and so are the results, bit by bit.
+// The arithmetic is that of `quant/codec.py`, operation by operation, and so are the results, bit by bit.
 
 #include "common.h"
 
