@@ -19,7 +19,7 @@ from sqbench.quant.codec import bounds, qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
 from sqbench.ranges import RANGES
-from sqbench.recipes.configured import recipe_of, scheme_of
+from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.reporting.divisions import Division
@@ -136,7 +136,8 @@ def division_of(seen: Inspected, name: str | None) -> tuple[Group, Division, flo
         raise UserError(f"layer={name}: {closest(str(name), names)}. Groups: {'; '.join(map(str, groups))}")
     move = seen.move(group)
     if move is None:
-        raise UserError(f"method={seen.recipe.name}: moves nothing between {group}; use method=smoothquant or awq")
+        able = ", ".join(other for other in method_names() if named(other).transforms)
+        raise UserError(f"method={seen.recipe.name}: moves nothing between {group}; {able} do")
     folded = share(seen.model.module)
     fold(folded, group, move.scale)
     tops: list[Any] = [module.get_submodule(group.source) for module in (seen.model.module, folded)]

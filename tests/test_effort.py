@@ -20,11 +20,9 @@ from sqbench.effort import Machine
 from sqbench.models.extent import of_images, of_language
 from sqbench.models.folder import stored
 from sqbench.models.language import LanguageModel
-from sqbench.ranges.mse import Mse
+from sqbench.recipes.configured import named
 from sqbench.rounding.trained import Qat
 from sqbench.training.fit import split
-from sqbench.transforms.awq import ActivationAware
-from sqbench.transforms.smoothing import Smooth
 
 Command = Callable[..., Ended]
 
@@ -79,13 +77,19 @@ def test_what_no_meta_device_runs_is_unknown() -> None:
 
 
 def test_searches_say_how_often_they_replay_the_sample() -> None:
-    fixed = ActivationAware(alpha=0.5, clip=False).effort(W4)
+    fixed = named("awq", alpha=0.5, clip=False).effort(W4)
     assert (fixed.roundings, fixed.replays) == (1, 0)
-    searching = ActivationAware(pairs=False).effort(W4)
+    searching = named("awq", pairs=False).effort(W4)
     assert searching.replays == 20 / 4 + 4 * 3 / 4  # a quarter of the sample for all twenty, the rest for four
-    assert searching.roundings > ActivationAware(alpha=0.5).effort(W4).roundings > Mse(steps=10).effort(W4).roundings > 1
-    assert ActivationAware().effort({"weights": None}).replays == 0
-    assert Smooth().effort(W4).replays == 0 < Smooth(alpha="auto").effort(W4).replays
+    assert searching.roundings > named("awq", alpha=0.5).effort(W4).roundings > named("mse", steps=10).effort(W4).roundings > 1
+    assert named("awq").effort({"weights": None}).replays == 0
+    assert named("smoothquant").effort(W4).replays == 0 < named("smoothquant", alpha="auto").effort(W4).replays
+    assert named("gptq").effort(W4).roundings > named("rtn").effort(W4).roundings == 1
+
+
+def test_the_images_of_a_training_are_those_of_its_part() -> None:
+    assert named("qat", epochs=2).effort(W4).learnt(1000) == Qat(epochs=2).effort(W4).learnt(1000) != (0, 0)
+    assert named("awq").effort(W4).learnt(1000) == (0, 0)
 
 
 @given(images=st.integers(10, 300), taken=st.none() | st.integers(8, 400), batch=st.integers(2, 64), share=st.floats(0, 0.5))

@@ -23,7 +23,7 @@ NORM = "model.layers.0.post_attention_layernorm"
 
 @pytest.fixture
 def seen(tiny, statistics, windows) -> Inspected:  # type: ignore[no-untyped-def]
-    return Inspected(Task(tiny, statistics, W8A8), named("smoothquant", alpha=0.5), "smoothquant", windows.calibration[:1], 16)
+    return Inspected(Task(tiny, statistics, W8A8), named("smoothquant", alpha=0.5), windows.calibration[:1], 16)
 
 
 def test_the_smoothed_state_is_what_the_folded_model_reads(seen: Inspected, tiny: LanguageModel) -> None:
@@ -32,7 +32,7 @@ def test_the_smoothed_state_is_what_the_folded_model_reads(seen: Inspected, tiny
     assert original.activation.shape == (64, 64)
     assert original.weight.shape == (64, 192)
     quantized = api.quantize(tiny, seen.task.statistics, named("smoothquant", alpha=0.5), Scheme("fp"))
-    folded = Inspected(Task(quantized, seen.task.statistics, W8A8), named("smoothquant", alpha=0.5), "smoothquant", seen.inputs, 16)
+    folded = Inspected(Task(quantized, seen.task.statistics, W8A8), named("smoothquant", alpha=0.5), seen.inputs, 16)
     np.testing.assert_allclose(smoothed.activation, inspection._captured(folded, UP), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(smoothed.weight, quantized.module.get_submodule(UP).weight.T, rtol=1e-4)
     np.testing.assert_allclose(original.activation @ original.weight, smoothed.activation @ smoothed.weight, rtol=1e-2, atol=1e-3)
@@ -52,7 +52,7 @@ def test_ranges_are_those_that_a_run_clips_to(seen: Inspected) -> None:
     assert smoothed.limits[1] < original.limits[1] / 10
     clipped = states_of(seen, UP, "percentile")[0][0]
     assert clipped.limits[1] <= original.limits[1]
-    symmetric = Inspected(Task(seen.model, seen.task.statistics, Scheme("s", None, Format(8))), seen.method, "s", seen.inputs, 16)
+    symmetric = Inspected(Task(seen.model, seen.task.statistics, Scheme("s", None, Format(8))), seen.recipe, seen.inputs, 16)
     low, high = states_of(symmetric, UP, "minmax")[0][0].limits
     assert low == -high
 
@@ -60,14 +60,14 @@ def test_ranges_are_those_that_a_run_clips_to(seen: Inspected) -> None:
 @pytest.mark.parametrize("method", ["smoothquant", "rtn"])
 def test_a_layer_that_nothing_is_moved_to_stands_alone(seen: Inspected, method: str) -> None:
     layer = "model.layers.0.mlp.down_proj" if method == "smoothquant" else UP
-    other = Inspected(seen.task, named(method), method, seen.inputs, 16)
+    other = Inspected(seen.task, named(method), seen.inputs, 16)
     states, done = states_of(other, layer, "minmax")
     assert [state.name for state in states] == ["original"]
     assert done == f"Not smoothed: {method} moves nothing there"
 
 
 def test_pairs_are_smoothed_where_the_method_moves_them(seen: Inspected) -> None:
-    pairs = Inspected(seen.task, named("smoothquant", alpha=0.5, pairs=True), "smoothquant", seen.inputs, 16)
+    pairs = Inspected(seen.task, named("smoothquant", alpha=0.5, pairs=True), seen.inputs, 16)
     (_, smoothed), done = states_of(pairs, "model.layers.0.mlp.down_proj", "minmax")
     assert done.startswith("Smoothed: model.layers.0.mlp.up_proj -> down_proj")
     assert smoothed.activation.shape == (64, 192)
@@ -101,7 +101,7 @@ def test_without_a_name_the_first_group_is_divided(seen: Inspected) -> None:
 
 def test_a_method_without_moves_names_those_that_have_them(seen: Inspected) -> None:
     with pytest.raises(UserError, match=r"method=rtn: moves nothing between .*; awq, smoothquant do"):
-        division_of(Inspected(seen.task, named("rtn"), "rtn", seen.inputs, 16), None)
+        division_of(Inspected(seen.task, named("rtn"), seen.inputs, 16), None)
 
 
 def test_a_dynamic_format_is_shown_as_one_range_for_the_tensor() -> None:
@@ -118,6 +118,6 @@ def test_loading_is_that_of_a_run(tiny_folder: Path, text_file: Path, tmp_path: 
     seen = inspected(cfg, 2, tmp_path)
     model, examples = api.load(cfg=cfg)
     assert torch.equal(seen.inputs, examples.calibration[:2])
-    assert (seen.calibrated, seen.name, seen.task.scheme.name) == (3, "awq", "w4a16")
+    assert (seen.calibrated, seen.recipe.name, seen.task.scheme.name) == (3, "awq", "w4a16")
     assert len(list((tmp_path / "calibration").glob("*.safetensors"))) == 1
     assert seen.model.fingerprint == model.fingerprint

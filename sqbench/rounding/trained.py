@@ -133,6 +133,11 @@ class QatLsq(Qat):
         self.require("start", self.start in STARTS, known(str(self.start), STARTS))
         self.require("step_lr", 0 <= self.step_lr <= 1000, "must be a multiple of method.lr from 0 to 1000")
 
+    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
+        if (scheme.get("weights") or {}).get("convention") == "signed":
+            return "learns the logarithms of scales, and convention=signed has negative ones; use qmax or half_range"
+        return super().refusal(scheme)
+
     @property
     def range_lr(self) -> float:
         return self.lr * self.step_lr

@@ -9,6 +9,7 @@ from sqbench.models.language import LanguageModel
 from sqbench.quant.codec import round_trip, to_blocks
 from sqbench.quant.formats import Format
 from sqbench.ranges.clip import CLIP_RATIOS, clip_limits
+from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task
 from sqbench.transforms.awq import ActivationAware
 
@@ -107,12 +108,12 @@ def test_clipping_minimises_the_output_error_per_block(fmt: Format) -> None:
 
 
 def test_query_and_key_are_not_clipped(tiny: LanguageModel, statistics: Statistics) -> None:
-    method = api.configured(api.configure("method=awq"))
+    ranges = named("awq").ranges
     stats = statistics.inputs["model.layers.0.self_attn.q_proj"]
     for name, clipped in (("q_proj", False), ("k_proj", False), ("v_proj", True)):
         layer = f"model.layers.0.self_attn.{name}"
         weight = tiny.module.get_submodule(layer).weight
-        assert (method.weight_limits(layer, weight, stats, W3) is not None) == clipped
+        assert (ranges.weight_limits(layer, weight, stats, W3) is not None) == clipped
 
 
 def test_fixed_alpha_is_the_exponent_of_every_group(tiny: LanguageModel, statistics: Statistics) -> None:
