@@ -18,7 +18,8 @@ from sqbench.methods.base import Effort
 from sqbench.models.extent import Extent
 from sqbench.quant.affine import round_trip
 from sqbench.quant.formats import Format
-from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
+from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.blocks import GRAM_BLOCK
 
 if TYPE_CHECKING:
     from sqbench.runner import Point

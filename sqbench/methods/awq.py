@@ -15,7 +15,7 @@ from sqbench.methods.search import FINALISTS, block_losses, raced
 from sqbench.models.folding import Group
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of
 from sqbench.quant.statistics import InputStatistics
 
@@ -94,12 +94,15 @@ class Awq(Method):
         tried = self.grid + min(self.grid, FINALISTS + 1)
         return Effort(1 + clipped + tried, raced(self.grid) * (1.4 if self.pairs else 1.0))  # a pair's block is only its reader
 
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return frozenset({"blocks"}) if self.clip and scheme.weights is not None else frozenset()
+
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
             return None
-        if stats.gram.shape[0] * stats.gram.shape[1] != weight.shape[1]:
+        if stats.blocks.shape[0] * stats.blocks.shape[1] != weight.shape[1]:
             return None  # a convolution's columns are pixels of a patch, which the Gram blocks do not cover
-        return clip_limits(weight, stats.gram, fmt)
+        return clip_limits(weight, stats.blocks, fmt)
 
 
 def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:

@@ -84,6 +84,10 @@ class Method:
         """Scales to fold, in any order."""
         return []
 
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        """Names of the collectors (`sqbench.statistics`) that the method reads, besides those that always run."""
+        return frozenset()
+
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         """The work of the method under a scheme, in the form of a point's identity. A plan foresees only this work."""
         return Effort()
@@ -95,6 +99,12 @@ class Method:
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         """Clipping ranges over the blocks of a weight [out, in]. None takes each block's own minimum and maximum."""
         return None
+
+
+def with_static_inputs(scheme: Scheme, *names: str) -> frozenset[str]:
+    """The collectors that a static range of inputs needs. Nothing for a scheme without such ranges."""
+    static = scheme.activations is not None and not scheme.activations.dynamic
+    return frozenset(names) if static else frozenset()
 
 
 METHODS: dict[str, type[Method]] = {}

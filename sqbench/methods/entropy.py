@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from sqbench.methods.base import Method, register
+from sqbench.methods.base import Method, register, with_static_inputs
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 
 
@@ -12,6 +12,9 @@ from sqbench.quant.statistics import InputStatistics
 @dataclass(frozen=True)
 class Entropy(Method):
     """Activation ranges after TensorRT's KL-divergence recipe (Migacz, 2017), for any bit-width. Zeros do not count."""
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "histogram")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.entropy(stats, fmt)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.methods.base import Effort, Method, register
+from sqbench.methods.base import Effort, Method, register, with_static_inputs
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 
 
@@ -34,6 +34,9 @@ class Mse(Method):
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         return Effort(1.0 + self.steps * bool(scheme.get("weights")))
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "histogram")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from sqbench.errors import UserError
-from sqbench.methods.base import Method, register
+from sqbench.methods.base import Method, register, with_static_inputs
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 
 
@@ -22,6 +22,9 @@ class Percentile(Method):
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise UserError(f"method.percentile={self.percentile}: must be a number above 50 and up to 100, 99.999 for example")
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "histogram")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.percentile(stats, fmt, self.percentile)

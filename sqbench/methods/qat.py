@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.methods.base import Effort, Method, register
+from sqbench.methods.base import Effort, Method, register, with_static_inputs
 from sqbench.quant import ranges
 from sqbench.quant.affine import block_range, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
 
@@ -98,6 +98,8 @@ class Qat(Method):
         return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, self.activation_limits(stats, fmt))
 
 
+NEEDS = {"mse": "histogram"}  # the collector that a start reads besides those that always run
+
 STARTS: dict[str, tuple[Callable[..., ranges.Limits], Callable[..., ranges.Limits]]] = {  # of activations, of weights
     "mean": (ranges.minmax, own_limits),
     "minmax": (ranges.minmax, own_limits),
@@ -129,6 +131,9 @@ class QatLsq(Qat):
     @property
     def range_lr(self) -> float:
         return self.lr * self.step_lr
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, *([NEEDS[self.start]] if self.start in NEEDS else []))
 
     def weight_range(self, weight: Tensor, fmt: Format) -> Range:
         mean = to_blocks(weight, fmt).abs().mean(-1, keepdim=True)
