@@ -1,7 +1,7 @@
 """Files of collectors: a point that needs one more reads the model once more, for that one alone. Large matrices take turns."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ EVERYTHING = frozenset(COLLECTORS)
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Names]]:
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[Names]:
     """What was collected in every pass over the model, in order: the names of collectors, of all layers together."""
     found: list[Names] = []
     module = importlib.import_module("sqbench.calibration.observe")  # the package has a function of that name
@@ -33,7 +33,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Names]]:
         return before(*args)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(module, "_pass", counted)
-    yield found
+    return found
 
 
 def calibrate(model: Model, windows: Windows, folder: Path | None, *needs: str, points: bool = False) -> Statistics:

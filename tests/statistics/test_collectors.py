@@ -111,9 +111,8 @@ def test_columns_of_a_convolution_times_its_weight_are_its_output(name: str) -> 
     weight = weight_of(layer).unflatten(0, (groups, -1))
     with torch.no_grad():
         bias = layer.bias.detach().view(1, groups, 1, -1).transpose(1, 2) if layer.bias is not None else 0.0
-        products = (
-            torch.stack([part @ weight.transpose(1, 2) for part in parts]).transpose(1, 2) + bias
-        )  # [images, places, groups, out]
+        products = torch.stack([part @ weight.transpose(1, 2) for part in parts]).transpose(1, 2)  # [images, places, groups, out]
+        products = products + bias
         torch.testing.assert_close(products.flatten(2).transpose(1, 2), layer(x).flatten(2), rtol=1e-4, atol=1e-5)
 
 
