@@ -1,6 +1,6 @@
 """The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sqbench import assembly, calibration, data, models, tensorfile, training
 from sqbench.calibration import Statistics
+from sqbench.calibration.observe import Names
+from sqbench.calibration.shelf import Shelf
 from sqbench.checks import check
 from sqbench.config import CalibrationConfig, compose_config
 from sqbench.data import Batches, Examples
@@ -25,6 +27,7 @@ from sqbench.pipeline.mixed import Allocation, measure, mix
 from sqbench.pipeline.quantize import quantize as _quantize
 from sqbench.quant.formats import Scheme
 from sqbench.quant.operations import Point
+from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
@@ -63,37 +66,51 @@ def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = N
 
 
 def calibrate(
-    model: Model, inputs: Tensor | Batches, *, search: int | None = None, points: bool = False, folder: Path | None = None
+    model: Model,
+    inputs: Tensor | Batches,
+    *,
+    needs: Iterable[str] | None = None,
+    search: int | None = None,
+    points: bool = False,
+    folder: Path | None = None,
 ) -> Statistics:
     """Statistics of every quantizable tensor over model inputs, from one streaming pass.
 
     Args:
         inputs: token windows [B, window], or `Batches` such as `examples.calibration`. `Unseen` inputs are not read. The
             statistics then come from the weights alone.
+        needs: names of collectors (`sqbench.statistics.COLLECTORS`), `method.needs(scheme)` for example. None is everything
+            except `gram`, the full matrices X^T X. Ranges, sums and sample rows are always collected.
         search: how many inputs a search over block outputs may replay. None is the default of the command line.
         points: also collect the tensors that no layer reads. Op sets beyond `linear` quantize them.
         folder: a cache; None computes without one.
 
     Raises:
-        UserError: `points` is set and the inputs are `Unseen`. Weights say nothing about tensors that no layer reads.
+        UserError: `points` is set and the inputs are `Unseen`. Weights say nothing about tensors that no layer reads. Or Gram
+            matrices do not fit into memory, and there is no folder. Or no collector has such a name.
     """
     if search is None:
         search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
     if isinstance(inputs, Unseen):
         if points:
             raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; use bits.ops=linear")
-        return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search)
+        return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search, needs)
     inside, sites = model.topology.points if points else (), model.topology.sites
 
-    def collector(sites: Sequence[str], inputs: Tensor | Batches, inside: Sequence[Point], search: int = 0) -> Statistics:
-        if isinstance(model, StreamedModel):
-            return calibration.collect_blockwise(model, sites, inputs, search)
-        return calibration.collect(model.module, model.body, sites, inputs, search, inside)
-
     if folder is None:
-        return collector(sites, inputs, inside, search)
+        if isinstance(model, StreamedModel):
+            return calibration.collect_blockwise(model, sites, inputs, search, needs)
+        return calibration.collect(model.module, model.body, sites, inputs, search, inside, needs)
+
+    def observer(
+        names: Names, sites: Sequence[str], batches: Batches, inside: Sequence[Point], shelf: Shelf | None
+    ) -> dict[str, InputStatistics]:
+        if isinstance(model, StreamedModel):
+            return calibration.observe_blockwise(model, names, sites, batches, shelf)
+        return calibration.observe(model.module, model.body, names, sites, batches, inside, shelf)
+
     about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
-    return calibration.collect_cached(collector, sites, inputs, search, inside, **about, folder=folder)
+    return calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
 
 
 def allocate(

@@ -17,9 +17,10 @@ from sqbench.evaluation import EVALUATIONS
 from sqbench.models.extent import Extent
 from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format
-from sqbench.quant.statistics import GRAM_BLOCK, InputStatistics
+from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.configured import is_float, recipe_of
 from sqbench.recipes.part import Effort
+from sqbench.statistics.blocks import GRAM_BLOCK
 
 if TYPE_CHECKING:
     from sqbench.runner import Point

@@ -18,6 +18,7 @@ from sqbench.models.folding import Group, fold, share
 from sqbench.quant.codec import bounds, qparams
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
+from sqbench.quant.statistics import MissingStatistics
 from sqbench.ranges import RANGES
 from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
@@ -97,11 +98,17 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     stats = seen.task.statistics.inputs[topology.site[layer]]
     fmt = shown_format(seen.task.scheme.activations)
     told = RANGES.find(ranges)()
+    rough: list[str] = []  # states whose range is only that of the sample rows
 
     def state(name: str, scale: Tensor) -> Tensors:
         columns = weight * scale if name == "smoothed" else weight  # the columns of a convolution are no input channels
         scaled = stats.scaled(scale) if name == "smoothed" else stats
-        params = qparams(*told.activation_limits(scaled, fmt), fmt)
+        try:
+            limits = told.activation_limits(scaled, fmt)
+        except MissingStatistics:  # this range reads what no scale can be pushed through
+            limits = told.activation_limits(scaled.approximated(), fmt)
+            rough.append(name)
+        params = qparams(*limits, fmt)
         low, high = (float(end) for end in bounds(params, fmt))
         ranges = _array(scaled.absmax), _array(columns.abs().amax(0))
         return Tensors(name, _array(activation / scale), _array(columns.t()), *ranges, (low, high))
@@ -113,7 +120,9 @@ def states_of(seen: Inspected, layer: str, ranges: str) -> tuple[list[Tensors], 
     if group is None or move is None:
         why = f"{seen.recipe.name} moves nothing there" if group else "it is in no smoothing group"
         return [original], f"Not smoothed: {why}"
-    return [original, state("smoothed", group.spread(move.scale).float())], f"Smoothed: {group}, alpha {move.alpha:.4g}"
+    states = [original, state("smoothed", group.spread(move.scale).float())]
+    about = f"; its {ranges} range is estimated from the sample rows" * bool(rough)
+    return states, f"Smoothed: {group}, alpha {move.alpha:.4g}{about}"
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.locks import Busy
 from sqbench.models import Model, Source
+from sqbench.needs import collected_for
 from sqbench.pipeline.report import share_of
 from sqbench.planning import planning
 from sqbench.quiet import log_file
@@ -229,11 +230,12 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             result = evaluation.run(model, examples, float_result, **settings)
         return result, result.baseline or result, examples
     with watch.stage("calibrate"):
-        search, inside = assembly.search_size(cfg, model), scheme.ops != "linear"
+        search, inside, needs = assembly.search_size(cfg, model), scheme.ops != "linear", collected_for(cfg)
+        kept = cache / "calibration"
         statistics: Statistics = _shared(
             "statistics",
-            (*same_model, search, inside),
-            lambda: api.calibrate(swift, examples.calibration, search=search, points=inside, folder=cache / "calibration"),
+            (*same_model, search, inside, needs),
+            lambda: api.calibrate(swift, examples.calibration, needs=needs, search=search, points=inside, folder=kept),
         )
     allocation = None
     if cfg.mixed is not None:

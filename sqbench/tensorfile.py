@@ -48,10 +48,10 @@ def load(path: Path) -> Content:
 
 def cached(path: Path, compute: Callable[[], Content]) -> Content:
     """The content of `path` if it is intact, else computed and stored. One process computes while others wait for the file."""
-    if (found := _whole(path)) is not None:
+    if (found := whole(path)) is not None:
         return found
     with turn(path.with_name(f"{path.name}.claim"), path.parent.name):
-        if (found := _whole(path)) is not None:  # from another process, while we waited
+        if (found := whole(path)) is not None:  # from another process, while we waited
             return found
         content = compute()
         save(path, *content)
@@ -59,7 +59,7 @@ def cached(path: Path, compute: Callable[[], Content]) -> Content:
     return content
 
 
-def _whole(path: Path) -> Content | None:
+def whole(path: Path) -> Content | None:
     """The content of a file. None if there is no file, or if it was damaged; then it is moved aside."""
     if not path.is_file():
         return None

@@ -1,29 +1,22 @@
-"""The streaming pass: it sees every quantizable tensor of a model once. Its statistics serve any method, bits and alpha."""
+"""Statistics of a model's tensors. They serve any method, bits and alpha that reads no further collector."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sqbench import tensorfile
+from sqbench.calibration.observe import CalibrationError, observe
 from sqbench.data.base import Batches
-from sqbench.progress import track
-from sqbench.quant.layers import channels_last
-from sqbench.quant.operations import Point, visiting
-from sqbench.quant.statistics import ROWS, InputStatistics
+from sqbench.errors import UserError
+from sqbench.quant.operations import Point
+from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics import Gram, complete
+from sqbench.statistics.windows import window_of
 from sqbench.storage import digest
 
-log = logging.getLogger(__name__)
-
-VERSION = 2  # of the collected statistics, part of the cache key
-
-
-class CalibrationError(Exception):
-    """Calibration saw NaN or infinity, or no input at all."""
+__all__ = ["CalibrationError", "Statistics", "as_batches", "collect", "replay_sample"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,24 @@ class Statistics:
     inputs: dict[str, InputStatistics]
     sample: Tensor
     guessed: frozenset[str] = frozenset()
+
+    def gram_of(self, module: nn.Module, site: str, layer: str) -> Gram:
+        """The second moments of what a layer multiplies with its weight.
+
+        Args:
+            module: the model's module.
+            site: the site of the layer, whose own window of the tensor was collected.
+
+        Raises:
+            UserError: the layer reads the tensor through another window than the site's layer, or no matrix was collected.
+        """
+        own, collected = (window_of(module.get_submodule(name)) for name in (layer, site))
+        if own != collected:
+            raise UserError(
+                f"{layer}: reads the same tensor as {site} through another window (kernel, stride, padding or groups), and"
+                f" second moments were collected for {site} only; leave it out with layers=..., or use rounding=nearest"
+            )
+        return self.inputs[site].gram
 
 
 def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:
@@ -58,7 +69,6 @@ def replay_sample(batches: Batches, count: int) -> Tensor:
     return torch.cat(kept)[:count].clone() if kept else torch.empty(0)
 
 
-@torch.no_grad()
 def collect(
     module: nn.Module,
     run: Callable[[Tensor], Any],
@@ -66,95 +76,20 @@ def collect(
     inputs: Tensor | Batches,
     search: int = 4,
     points: Sequence[Point] = (),
+    needs: Iterable[str] | None = None,
 ) -> Statistics:
     """Run the inputs through the model batch by batch and collect the statistics of every site's tensor.
 
     Args:
-        run: one forward pass over a batch. It may leave out the model's head.
-        sites: names of layers. The first positional input of each is observed.
+        run, sites, points: as for `observe`.
         inputs: model inputs. Each input of a tensor [B, ...] is a batch.
         search: how many inputs to keep as the replay sample.
-        points: tensors inside modules to observe too.
+        needs: names of collectors. None is everything except `gram`.
 
     Raises:
         CalibrationError: a layer saw NaN or infinity (the error names it), or there was nothing to calibrate on.
+        UserError: an unknown collector, or Gram matrices that do not fit into memory.
     """
-    found: dict[str, InputStatistics] = {}
     batches = as_batches(inputs)
-    keep_rows = max(1, -(-ROWS // max(len(batches), 1)))
-
-    def take(site: str, x: Tensor) -> None:
-        if site not in found:
-            found[site] = InputStatistics.empty(x.shape[-1], x.device)
-        try:
-            found[site].update(x, keep_rows)
-        except FloatingPointError as error:
-            raise CalibrationError(f"{error} in the input of {site} during calibration") from error
-
-    def observe(name: str) -> Callable[..., None]:
-        return lambda layer, args: take(name, channels_last(layer, args[0]))
-
-    def visit(point: Point, x: Tensor) -> Tensor:
-        take(point.site, point.rows(x))
-        return x
-
-    handles = [module.get_submodule(name).register_forward_pre_hook(observe(name)) for name in sites]
-    try:
-        with visiting(module, list(points), visit):
-            for batch in track(batches, "calibrate"):
-                run(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not found:
-        raise CalibrationError("no input to calibrate on: every example was corrupt")
-    return Statistics(found, replay_sample(batches, search))
-
-
-def collect_cached(
-    collector: Callable[[Sequence[str], Batches, Sequence[Point]], Statistics],
-    sites: Sequence[str],
-    inputs: Tensor | Batches,
-    search: int,
-    points: Sequence[Point] = (),
-    *,
-    fingerprint: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    folder: Path,
-) -> Statistics:
-    """The statistics of a collector, read from `folder` if the same model saw the same inputs before.
-
-    Layers and points have separate cache files, so the collector may run once for each.
-
-    Args:
-        collector: `collect` for one model. It takes sites, inputs and points.
-        fingerprint, dtype, device: those of the model. They are part of the cache key.
-    """
-    batches = as_batches(inputs, sealed=True)
-    found: dict[str, InputStatistics] = {}
-    for wanted, inside in ((list(sites), []), ([], list(points))):
-        names = wanted or [point.site for point in inside]
-        if not names:
-            continue
-        key = {
-            "version": VERSION,
-            "model": fingerprint,
-            "batches": batches.fingerprint,
-            "sites": names,
-            "dtype": str(dtype),
-            "device": device.type,
-        }
-
-        def compute(wanted: list[str] = wanted, inside: list[Point] = inside, key: dict[str, Any] = key) -> tensorfile.Content:
-            statistics = collector(wanted, batches, inside)
-            tensors = {f"{name}/{part}": value for name, one in statistics.inputs.items() for part, value in one.tensors().items()}
-            return tensors, key
-
-        tensors, _ = tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
-        by_site: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            site, _, part = name.rpartition("/")
-            by_site.setdefault(site, {})[part] = value.to(device) if value.dim() else value
-        found |= {site: InputStatistics.from_tensors(by_site[site]) for site in names if site in by_site}
+    found = observe(module, run, complete(needs), sites, batches, points)
     return Statistics(found, replay_sample(batches, search))

@@ -16,6 +16,8 @@ from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of, with_weight
 from sqbench.recipes.task import Task
 
+NEEDS = frozenset({"blocks"})  # collectors that `mix` reads
+
 
 @dataclass(frozen=True)
 class Portion:
@@ -109,7 +111,7 @@ def mix(task: Task, measured: dict[str, float], widths: list[int], budget: float
     known = task.scheme.weights.bits
     for name, layers in track(task.topology.siblings.items(), "noise"):
         weights = {layer: weight_of(task.model.module.get_submodule(layer)) for layer in layers}
-        grams = {layer: task.statistics.inputs[task.topology.site[layer]].gram for layer in layers}
+        grams = {layer: task.statistics.inputs[task.topology.site[layer]].blocks for layer in layers}
         noise = dict.fromkeys((*widths, known), 0.0)
         for bits in noise:
             noise[bits] = sum(_noise(weights[layer], grams[layer], formats[layer][0], bits) for layer in layers)

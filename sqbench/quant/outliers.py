@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from sqbench.quant.statistics import InputStatistics, top_size
+from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.rows import count_top, top_size
 
+NEEDS = frozenset({"histogram", "blocks"})  # collectors of a whole report; without them kurtosis and range_used are left out
 CENTRAL = 0.999  # the share of values for which `range_used` gives the part of the range
 
 
@@ -21,12 +23,14 @@ def describe(stats: InputStatistics) -> dict[str, float]:
     persistence_tokens: agreement of the sample rows' sets.
     chance: the value of both if the largest channels were drawn at random each time.
 
-    A single channel has neither `chance` nor a persistence. A persistence is also absent if there are no two sets to compare. After
-    `InputStatistics.scaled`, kurtosis, range_used and the examples' sets come from the sample rows.
+    A single channel has neither `chance` nor a persistence. A persistence is also absent if there are no two sets to compare, and
+    kurtosis and range_used if their collectors (`NEEDS`) did not run. After `InputStatistics.scaled`, kurtosis, range_used and the
+    examples' sets come from the sample rows.
     """
+    stats = stats.approximated()
     channels = len(stats.low)
     absmax = stats.absmax.double().cpu()
-    live = absmax[absmax > 0] if stats.reach else absmax.new_zeros(1)
+    live = absmax[absmax > 0] if absmax.any() else absmax.new_zeros(1)
     median, p90, p99 = torch.quantile(live, absmax.new_tensor([0.5, 0.9, 0.99])).tolist()
     numbers = {
         "absmax": float(live.max()),
@@ -34,18 +38,19 @@ def describe(stats: InputStatistics) -> dict[str, float]:
         "channel_p90": p90,
         "channel_p99": p99,
         "ratio": float(live.max()) / median if median else 1.0,
-        "kurtosis": _kurtosis(stats),
-        "range_used": _range_used(stats),
+        **({"kurtosis": _kurtosis(stats)} if stats.has("histogram", "blocks") else {}),
+        **({"range_used": _range_used(stats)} if stats.has("histogram") else {}),
     }
     if channels == 1:
         return numbers
     size = top_size(channels)
     numbers["chance"] = size / (2 * channels - size)
-    by_token = InputStatistics.empty(channels, stats.rows.device)
-    by_token.count_top(stats.rows.abs())
-    for name, counted in (("persistence", stats), ("persistence_tokens", by_token)):
-        if counted.examples > 1:
-            numbers[name] = agreement(counted.top, counted.examples)
+    for name, (top, examples) in (
+        ("persistence", (stats.top, stats.examples)),
+        ("persistence_tokens", count_top(stats.rows.abs())),
+    ):
+        if examples > 1:
+            numbers[name] = agreement(top, examples)
     return numbers
 
 
@@ -71,7 +76,7 @@ def _kurtosis(stats: InputStatistics) -> float:
     if not stats.reach or stats.low.min() == stats.high.max():
         return 0.0
     mean = float(stats.sum.sum()) / values
-    squares = float(stats.gram.diagonal(dim1=1, dim2=2).double().sum())
+    squares = float(stats.blocks.diagonal(dim1=1, dim2=2).double().sum())
     edges = torch.linspace(-stats.reach, stats.reach, len(stats.bins) + 1, dtype=torch.float64) - mean
     width = 2 * stats.reach / len(stats.bins)
     counts = stats.bins.double().cpu()

@@ -1,162 +1,154 @@
-"""Streaming statistics of one tensor, taken batch by batch. Memory is O(channels + bins) for any number of tokens."""
+"""Streaming statistics of one tensor, taken batch by batch: what its collectors have seen."""
 
-import copy
-import math
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-BINS = 4096  # of the streaming histogram. Its reach is at most twice the largest |x|: at least 2048 bins cover [-absmax, absmax]
-SMALLEST_REACH = -100  # exponent of the smallest reach, a power of two: bins per unit must fit float32
-EMA_MOMENTUM = 0.9  # torch.ao's MovingAverageMinMaxObserver keeps 1 - 0.01 per step. 0.9 forgets within a 32-batch calibration.
-GRAM_BLOCK = 128
-ROWS = 128  # sample rows kept in total, for any length of calibration
-TOP_SHARE = 0.01  # share of the channels that count as an example's largest
+from sqbench.errors import UserError
+from sqbench.statistics import COLLECTORS, EVERYDAY, Batch, Collector, Gram, StoredGram
+from sqbench.statistics.base import Columns
+from sqbench.statistics.blocks import Blocks
+from sqbench.statistics.extremes import Averages, Extremes
+from sqbench.statistics.histogram import Bins
+from sqbench.statistics.rows import Rows
+
+C = TypeVar("C", bound=Collector)
 
 
-def gram_block(channels: int) -> int:
-    """Width of the diagonal Gram blocks: the largest power of two up to 128 that divides the channels."""
-    block = GRAM_BLOCK
-    while channels % block:
-        block //= 2
-    return block
-
-
-def top_size(channels: int) -> int:
-    """How many of an example's channels count as its largest: one in a hundred, at least one."""
-    return max(1, round(TOP_SHARE * channels))
-
-
-def count_bins(x: Tensor, reach: float) -> Tensor:
-    """Histogram of x over [-reach, reach] in BINS equal bins: [BINS] int64. All values of x must lie inside.
-
-    The counts equal those of torch.histc, which takes twelve times as long. `reach` is a power of two, so the number of bins per
-    unit is one too. Multiplying by it is exact. Only the shift rounds, as in torch.histc.
-    """
-    place = torch.add(x.new_tensor(BINS / 2), x, alpha=BINS / 2 / reach)
-    counts = torch.bincount(place.short().flatten(), minlength=BINS + 1)
-    counts[BINS - 1] += counts[BINS]  # values equal to reach
-    return counts[:BINS]
+class MissingStatistics(UserError):
+    """Somebody reads a collector that was not collected, or one that a scale has made wrong."""
 
 
 @dataclass
 class InputStatistics:
-    """Streaming statistics of one activation with C channels (its last axis).
+    """Streaming statistics of one activation with C channels (its last axis). Memory is bounded for any number of tokens.
+
+    The collectors' fields are properties here. `sqbench.statistics` describes them.
 
     Attributes:
-        tokens, batches: how many rows of C values, and how many calls, have been seen.
-        low, high: [C] smallest and largest value of every channel.
-        sum, abs_sum: [C] float64 sums of x and of |x|.
-        batch_low, batch_high: sums over batches of the batch's own minimum and maximum.
-        ema_low, ema_high: moving averages of the batch's own minimum and maximum.
-        bins: [BINS] int64 counts over [-reach, reach].
-        reach: a power of two, so that doubling it merges neighbouring bins exactly.
-        gram: [C / b, b, b] diagonal blocks of X^T X. They give the exact output error of any weight error inside a block.
-        rows: [R, C] sample rows, at most ROWS, evenly spaced within their batch.
-        top: [C] int64, in how many examples a channel's absmax was among the `top_size(C)` largest.
-        examples: how many examples `top` has counted. Each has at least `top_size(C)` channels other than 0.
+        collectors: by name.
+        site: the layer or point that reads the tensor.
+        lost: collectors that a scale or a second tensor has made wrong. They must be collected again.
+
+    Raises:
+        MissingStatistics: on reading a field of a collector that is not there. The message names it and the site.
     """
 
-    tokens: int
-    batches: int
-    low: Tensor
-    high: Tensor
-    sum: Tensor
-    abs_sum: Tensor
-    batch_low: float
-    batch_high: float
-    ema_low: float
-    ema_high: float
-    bins: Tensor
-    reach: float
-    gram: Tensor
-    rows: Tensor
-    top: Tensor
-    examples: int
+    collectors: dict[str, Collector]
+    site: str = "this tensor"
+    lost: frozenset[str] = field(default=frozenset())
 
     @classmethod
-    def empty(cls, channels: int, device: torch.device | str = "cpu") -> "InputStatistics":
-        """Statistics before the first batch."""
-        block = gram_block(channels)
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=device)
-
-        return cls(
-            tokens=0,
-            batches=0,
-            low=zeros(channels),
-            high=zeros(channels),
-            sum=zeros(channels, dtype=torch.float64),
-            abs_sum=zeros(channels, dtype=torch.float64),
-            batch_low=0.0,
-            batch_high=0.0,
-            ema_low=0.0,
-            ema_high=0.0,
-            bins=zeros(BINS, dtype=torch.int64),
-            reach=0.0,
-            gram=zeros(channels // block, block, block),
-            rows=zeros(0, channels),
-            top=zeros(channels, dtype=torch.int64),
-            examples=0,
-        )
+    def empty(
+        cls,
+        channels: int,
+        device: torch.device | str = "cpu",
+        names: Iterable[str] = EVERYDAY,
+        site: str = "this tensor",
+    ) -> "InputStatistics":
+        """Statistics before the first batch, by the collectors with these names."""
+        return cls({name: cls_.empty(channels, device) for name, cls_ in COLLECTORS.items() if name in set(names)}, site)
 
     @torch.no_grad()
-    def update(self, x: Tensor, keep_rows: int = 4) -> None:
+    def update(self, x: Tensor, keep_rows: int = 4, columns: Columns | None = None) -> None:
         """Add one batch [examples, ..., C].
+
+        Args:
+            columns: what the layer multiplies with its weight; None if these are the channels.
 
         Raises:
             FloatingPointError: a value is NaN or infinite.
         """
-        by_example = x.reshape(len(x), -1, x.shape[-1]).float()
-        lows, highs = by_example.amin(1), by_example.amax(1)
-        low, high = lows.amin(0), highs.amax(0)
-        x = by_example.flatten(0, 1)
-        batch_low, batch_high = float(low.min()), float(high.max())
-        largest = max(-batch_low, batch_high)
-        if not largest < float("inf"):  # also false for NaN, which amin and amax pass on
-            raise FloatingPointError("NaN or infinity")
-        first = self.batches == 0
-        self.low = low if first else torch.minimum(self.low, low)
-        self.high = high if first else torch.maximum(self.high, high)
-        self.sum += x.sum(0)
-        self.abs_sum += x.abs().sum(0)
-        self.batch_low += batch_low
-        self.batch_high += batch_high
-        self.ema_low = batch_low if first else self.ema_low * EMA_MOMENTUM + batch_low * (1 - EMA_MOMENTUM)
-        self.ema_high = batch_high if first else self.ema_high * EMA_MOMENTUM + batch_high * (1 - EMA_MOMENTUM)
-        self._widen(largest)
-        if self.reach:
-            self.bins += count_bins(x, self.reach)
-        groups = x.unflatten(1, (self.gram.shape[0], -1)).transpose(0, 1)
-        self.gram.baddbmm_(groups.transpose(1, 2), groups)
-        picked = torch.linspace(0, len(x) - 1, min(keep_rows, ROWS - len(self.rows), len(x)), device=x.device).long()
-        self.rows = torch.cat([self.rows, x[picked]])
-        self.count_top(torch.maximum(-lows, highs))
-        self.tokens += len(x)
-        self.batches += 1
+        batch = Batch.of(x, keep_rows, columns)
+        for collector in self.collectors.values():
+            collector.update(batch)
 
-    def _widen(self, largest: float) -> None:
-        """Double the histogram's reach until it covers `largest`."""
-        if largest == 0 or largest <= self.reach:
-            return
-        if not self.reach:
-            self.reach = 2.0 ** max(math.ceil(math.log2(largest)), SMALLEST_REACH)
-        while self.reach < largest:
-            merged = self.bins.view(-1, 2).sum(1)
-            self.bins = torch.zeros_like(self.bins)
-            self.bins[BINS // 4 : 3 * BINS // 4] = merged
-            self.reach *= 2
+    def has(self, *names: str) -> bool:
+        """Whether all of these collectors can be read."""
+        return set(names) <= self.collectors.keys()
 
-    def count_top(self, absmax: Tensor) -> None:
-        """Add the channel absmax [E, C] of examples. An example with fewer than `top_size(C)` channels other than 0 is skipped."""
-        size = top_size(absmax.shape[1])
-        values, channels = absmax.topk(size, dim=1)
-        counted = channels[values[:, -1] > 0]
-        self.top += torch.bincount(counted.flatten(), minlength=absmax.shape[1])
-        self.examples += len(counted)
+    def _of(self, kind: type[C]) -> C:
+        name = kind.name
+        if name in self.lost:
+            raise MissingStatistics(
+                f"{self.site}: its {name} was collected before a scale moved or tensors were joined, and cannot follow;"
+                " collect it again from the changed model"
+            )
+        if name not in self.collectors:
+            raise MissingStatistics(f"{self.site}: its {name} was not collected; use calibrate(..., needs=[{name!r}, ...])")
+        return self.collectors[name]  # type: ignore[return-value]
+
+    @property
+    def tokens(self) -> int:
+        return self._of(Extremes).tokens
+
+    @property
+    def batches(self) -> int:
+        return self._of(Extremes).batches
+
+    @property
+    def low(self) -> Tensor:
+        return self._of(Extremes).low
+
+    @property
+    def high(self) -> Tensor:
+        return self._of(Extremes).high
+
+    @property
+    def sum(self) -> Tensor:
+        return self._of(Extremes).sum
+
+    @property
+    def abs_sum(self) -> Tensor:
+        return self._of(Extremes).abs_sum
+
+    @property
+    def batch_low(self) -> float:
+        return self._of(Averages).batch_low
+
+    @property
+    def batch_high(self) -> float:
+        return self._of(Averages).batch_high
+
+    @property
+    def ema_low(self) -> float:
+        return self._of(Averages).ema_low
+
+    @property
+    def ema_high(self) -> float:
+        return self._of(Averages).ema_high
+
+    @property
+    def bins(self) -> Tensor:
+        return self._of(Bins).bins
+
+    @property
+    def reach(self) -> float:
+        return self._of(Bins).reach
+
+    @property
+    def blocks(self) -> Tensor:
+        return self._of(Blocks).blocks
+
+    @property
+    def gram(self) -> Gram:
+        """The full matrix. A stored one is read from disk by each access."""
+        return self._of(Gram).read()
+
+    @property
+    def rows(self) -> Tensor:
+        return self._of(Rows).rows
+
+    @property
+    def top(self) -> Tensor:
+        return self._of(Rows).top
+
+    @property
+    def examples(self) -> int:
+        return self._of(Rows).examples
 
     @property
     def absmax(self) -> Tensor:
@@ -169,61 +161,45 @@ class InputStatistics:
         return (self.abs_sum / max(self.tokens, 1)).float()
 
     def scaled(self, scale: Tensor) -> "InputStatistics":
-        """Statistics of x / scale ([C], positive), as exact as is possible without the data.
-
-        Channel ranges, sums, Gram blocks and rows are exact. The histogram and the per-batch ranges mix channels. The histogram
-        is rebuilt from the sample rows, and the averages become the global range. A scale also changes the order of an example's
-        channels. `top` is therefore rebuilt from the sample rows, each taken as an example.
-        """
-        low, high, rows = self.low / scale, self.high / scale, self.rows / scale
-        by_block = scale.view(self.gram.shape[0], -1)
-        result = InputStatistics.empty(len(scale), self.low.device)
-        result._widen(float(torch.maximum(low.abs(), high.abs()).max()))
-        if result.reach:
-            result.bins = count_bins(rows, result.reach)
-        result.tokens, result.batches = self.tokens, self.batches
-        result.low, result.high, result.rows = low, high, rows
-        result.sum, result.abs_sum = self.sum / scale, self.abs_sum / scale
-        result.ema_low, result.ema_high = float(low.min()), float(high.max())
-        result.batch_low, result.batch_high = result.ema_low * self.batches, result.ema_high * self.batches
-        result.count_top(rows.abs())
-        result.gram = self.gram / by_block.unsqueeze(1) / by_block.unsqueeze(2)
-        return result
+        """Statistics of x / scale ([C], positive). What only the data can tell is `lost`, and an error to read."""
+        return self._changed({name: one.scaled(scale) for name, one in self.collectors.items()})
 
     def joined(self, other: "InputStatistics") -> "InputStatistics":
-        """Statistics of this tensor and another as if they were one. Both have the same channels and the same batches.
+        """Statistics of this tensor and another as if they were one. Both have the same channels and the same batches."""
+        both = [name for name in self.collectors if name in other.collectors]
+        result = self._changed({name: self.collectors[name].joined(other.collectors[name]) for name in both})
+        return replace(result, lost=result.lost | other.lost)
 
-        Ranges, sums, bins and Gram blocks are exact. The averages of per-batch ranges become the global range. Sample rows are
-        those of both, reduced to `ROWS`.
+    def _changed(self, collectors: dict[str, Collector | None]) -> "InputStatistics":
+        kept = {name: one for name, one in collectors.items() if one is not None}
+        return InputStatistics(kept, self.site, self.lost | (collectors.keys() - kept.keys()))
+
+    def approximated(self) -> "InputStatistics":
+        """The same with a substitute for what is lost, for pictures and the outlier report. No range of a result comes from it.
+
+        The histogram is that of the sample rows. All batches are taken to have the global range.
         """
-        result = InputStatistics.empty(len(self.low), self.low.device)
-        result._widen(max(self.reach, other.reach))
-        for part in (copy.copy(self), copy.copy(other)):
-            part._widen(result.reach)
-            result.bins += part.bins
-        result.tokens, result.batches = self.tokens + other.tokens, max(self.batches, other.batches)
-        result.low, result.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
-        result.sum, result.abs_sum = self.sum + other.sum, self.abs_sum + other.abs_sum
-        result.ema_low, result.ema_high = float(result.low.min()), float(result.high.max())
-        result.batch_low, result.batch_high = result.ema_low * result.batches, result.ema_high * result.batches
-        result.gram = self.gram + other.gram
-        rows = torch.cat([self.rows, other.rows])
-        result.rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), ROWS), device=rows.device).long()]
-        result.top, result.examples = self.top + other.top, self.examples + other.examples
-        return result
+        found = dict(self.collectors)
+        if "histogram" in self.lost:
+            found["histogram"] = Bins.of_rows(self.rows, float(self.absmax.max()))
+        if "averages" in self.lost:
+            found["averages"] = Averages.of_range(self._of(Extremes))
+        return InputStatistics(found, self.site)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All fields as tensors, for a file."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for name, value in values.items()
-        }
+    def extended(self, other: "InputStatistics") -> "InputStatistics":
+        """These statistics and further collectors of the same tensor."""
+        return replace(self, collectors=self.collectors | other.collectors)
+
+    def tensors(self, names: Collection[str] = tuple(COLLECTORS)) -> dict[str, Tensor]:
+        """All fields of the collectors with these names as tensors, for a file."""
+        return {key: value for name, one in self.collectors.items() if name in names for key, value in one.tensors().items()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "InputStatistics":
+    def from_tensors(
+        cls, tensors: dict[str, Tensor], names: Iterable[str] = EVERYDAY, site: str = "this tensor"
+    ) -> "InputStatistics":
         """The inverse of `tensors`."""
-        values: dict[str, Any] = {f.name: tensors[f.name] for f in fields(cls)}
-        for field in fields(cls):
-            if field.type in (int, float):
-                values[field.name] = field.type(values[field.name].item())
-        return cls(**values)
+        return cls({name: COLLECTORS[name].from_tensors(tensors) for name in names}, site)
+
+
+__all__ = ["InputStatistics", "MissingStatistics", "StoredGram"]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
 
@@ -27,6 +27,12 @@ class Ranges(Part):
     def refusal(self, scheme: Mapping[str, Any]) -> str | None:
         """The reason why these ranges make no sense under a scheme. None if they do."""
         return None
+
+
+def with_static_inputs(scheme: Scheme, *names: str) -> frozenset[str]:
+    """The collectors that a static range of inputs needs. Nothing for a scheme without such ranges."""
+    static = scheme.activations is not None and not scheme.activations.dynamic
+    return frozenset(names) if static else frozenset()
 
 
 RANGES: Registry[Ranges] = Registry("ranges")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sqbench.quant import ranges
 from sqbench.quant.codec import block_range, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.recipes.part import Effort
@@ -37,12 +37,15 @@ class Clip(Ranges):
         # each ratio rounds the weight, and multiplies its error with the Gram blocks
         return Effort(2.0 * len(CLIP_RATIOS) * (self.clip and bool(scheme.get("weights"))))
 
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return frozenset({"blocks"}) if self.clip and scheme.weights is not None else frozenset()
+
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
             return None
-        if stats.gram.shape[0] * stats.gram.shape[1] != weight.shape[1]:
+        if stats.blocks.shape[0] * stats.blocks.shape[1] != weight.shape[1]:
             return None  # a convolution's columns are pixels of a patch, which the Gram blocks do not cover
-        return clip_limits(weight, stats.gram, fmt)
+        return clip_limits(weight, stats.blocks, fmt)
 
 
 def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges
+from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
 
 
 @RANGES.register("minmax")
@@ -19,6 +19,9 @@ class MinMax(Ranges):
 class EmaMinMax(Ranges):
     """Activation ranges are moving averages of each batch's minimum and maximum (torch.ao's MovingAverageMinMaxObserver)."""
 
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "averages")
+
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.ema_minmax(stats, fmt)
 
@@ -27,6 +30,9 @@ class EmaMinMax(Ranges):
 @dataclass(frozen=True)
 class MeanMinMax(Ranges):
     """Activation ranges are the means of each batch's minimum and maximum."""
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "averages")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mean_minmax(stats, fmt)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges
+from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
 from sqbench.recipes.part import Effort
 
 
@@ -32,6 +32,9 @@ class Mse(Ranges):
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         return Effort(self.steps * bool(scheme.get("weights")))
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, "histogram")
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)

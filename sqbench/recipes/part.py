@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.errors import UserError, known
+from sqbench.quant.formats import Scheme
 
 
 class InvalidField(UserError):
@@ -46,6 +47,10 @@ class Part:
         """Raise InvalidField about a parameter unless a condition holds. `works` is what the value must be."""
         if not holds:
             raise InvalidField(f"{key}={getattr(self, key)}: {works}")
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        """Names of the collectors (`sqbench.statistics`) that the part reads, besides those that always run."""
+        return frozenset()
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         """The work of the part under a scheme, in the form of a point's identity. A plan foresees only this work."""

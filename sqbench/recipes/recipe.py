@@ -61,6 +61,10 @@ class Recipe:
         """Whether a part has a parameter `alpha`."""
         return any(hasattr(part, "alpha") for part in self.parts)
 
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        """Names of the collectors that the parts read, besides those that always run."""
+        return frozenset[str]().union(*(part.needs(scheme) for part in self.parts))
+
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         """The work under a scheme, in the form of a point's identity."""
         return Effort.total(part.effort(scheme) for part in self.parts)

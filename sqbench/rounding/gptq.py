@@ -10,7 +10,7 @@ from torch import Tensor
 from sqbench.errors import UserError
 from sqbench.models.folding import wide
 from sqbench.quant.codec import EncodedTensor, QParams, block_range, dequantize, qparams, quantize, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.ranges import Limits
 from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Effort
@@ -44,8 +44,8 @@ class Gptq(Rounding):
         self.require("damping", 0 < self.damping <= 1, "must be a number above 0, up to 1; 0.01 is the paper's")
         self.require("block", self.block >= 1, "must be 1 or more; 128 is the paper's")
 
-    def needs(self, scheme: Mapping[str, Any]) -> frozenset[str]:
-        return frozenset({"gram"}) if scheme.get("weights") else frozenset()
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return frozenset({"gram"}) if scheme.weights is not None else frozenset()
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         return Effort(30.0 * bool(scheme.get("weights")))  # measured: the time of rounding to nearest so many times
@@ -63,17 +63,32 @@ class Gptq(Rounding):
     ) -> tuple[EncodedTensor, dict[str, Any]]:
         """See `Rounding.encode`. The entry `damping` is there if a Cholesky factor needed more than was asked for.
 
+        A convolution in groups has a matrix of second moments for each of them. They are solved one after the other.
+
         Raises:
-            UserError: the inputs of the layer have no second moments, or no damping makes them positive definite.
+            UserError: no damping makes the second moments positive definite.
         """
-        gram = stats.second_moments
-        if gram is None or gram.shape != (weight.shape[1], weight.shape[1]):
-            raise UserError(
-                f"rounding=gptq: {layer} is no layer whose inputs' second moments are known (a convolution, for example);"
-                " use layers=... to leave it out, or rounding=nearest"
-            )
-        found = solve(weight, gram, fmt, limits, self)
-        return EncodedTensor(found.codes, *found.params, fmt), {} if found.damping == self.damping else {"damping": found.damping}
+        matrix = stats.gram.matrix  # [groups, columns, columns]
+        if limits is None and fmt.granularity == "tensor":
+            limits = block_range(to_blocks(weight, fmt))
+        of_group = [None] * len(matrix) if limits is None else [_rows(limits, part, len(matrix)) for part in range(len(matrix))]
+        parts = zip(weight.chunk(len(matrix)), matrix, of_group, strict=True)
+        try:
+            found = [solve(rows, gram, fmt, own, self) for rows, gram, own in parts]
+        except UserError as error:
+            raise UserError(f"{layer}: {error}") from error
+        params = found[0].params
+        if fmt.granularity != "tensor":
+            params = QParams(*(torch.cat([one.params[part] for one in found]) for part in (0, 1)))
+        damping = max(one.damping for one in found)
+        notes = {} if damping == self.damping else {"damping": damping}
+        return EncodedTensor(torch.cat([one.codes for one in found]), *params, fmt), notes
+
+
+def _rows(limits: Limits, part: int, parts: int) -> Limits:
+    """The ranges of one part of the rows of a weight. One range for the whole weight is that of every part."""
+    low, high = (limit if len(limit) == 1 else limit.chunk(parts)[part] for limit in limits)
+    return low, high
 
 
 class Solution(NamedTuple):

@@ -10,9 +10,10 @@ from torch import Tensor
 from sqbench.errors import UserError, known
 from sqbench.quant import ranges
 from sqbench.quant.codec import EncodedTensor, block_range, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
+from sqbench.ranges.base import with_static_inputs
 from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 
@@ -105,6 +106,8 @@ class Qat(Rounding):
         return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, ranges.minmax(stats, fmt))
 
 
+NEEDS = {"mse": "histogram"}  # the collector that a start reads besides those that always run
+
 STARTS: dict[str, tuple[Callable[..., ranges.Limits], Callable[..., ranges.Limits]]] = {  # of activations, of weights
     "mean": (ranges.minmax, own_limits),
     "minmax": (ranges.minmax, own_limits),
@@ -132,6 +135,9 @@ class QatLsq(Qat):
         super().__post_init__()
         self.require("start", self.start in STARTS, known(str(self.start), STARTS))
         self.require("step_lr", 0 <= self.step_lr <= 1000, "must be a multiple of method.lr from 0 to 1000")
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, *([NEEDS[self.start]] if self.start in NEEDS else []))
 
     def refusal(self, scheme: Mapping[str, Any]) -> str | None:
         if (scheme.get("weights") or {}).get("convention") == "signed":

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sqbench.calibration import Statistics, collect, collect_cached
+from sqbench.calibration import Statistics, collect, collect_cached, observe
 from sqbench.calibration.collect import CalibrationError
+from sqbench.calibration.observe import Names
+from sqbench.calibration.shelf import Shelf
 from sqbench.data import Batches, Windows
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.quant.operations import Point
+from sqbench.quant.statistics import InputStatistics
 
 
 def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprint: str = "f") -> tuple[Statistics, bool]:
@@ -22,11 +25,13 @@ def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprin
         passes.append(batch)
         return model.body(batch)
 
-    def collector(sites: Sequence[str], inputs: Batches, points: Sequence[Point]) -> Statistics:
-        return collect(model.module, run, sites, inputs, 0, points)
+    def observer(
+        names: Names, sites: Sequence[str], inputs: Batches, points: Sequence[Point], shelf: Shelf | None
+    ) -> dict[str, InputStatistics]:
+        return observe(model.module, run, names, sites, inputs, points, shelf)
 
     about = {"dtype": torch.float32, "device": model.device, "folder": folder}
-    statistics = collect_cached(collector, model.topology.sites, batches, 2, fingerprint=fingerprint, **about)
+    statistics = collect_cached(observer, model.topology.sites, batches, 2, fingerprint=fingerprint, **about)
     assert len(passes) in (0, len(batches))
     return statistics, not passes
 

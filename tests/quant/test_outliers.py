@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.quant.outliers import agreement, describe
-from sqbench.quant.statistics import InputStatistics, top_size
+from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.rows import top_size
 
 CHANNELS = 400  # 4 of them are an example's largest
 

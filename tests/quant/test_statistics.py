@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sqbench.quant.statistics import BINS, EMA_MOMENTUM, ROWS, InputStatistics, count_bins, gram_block, top_size
+from sqbench.quant.statistics import InputStatistics, MissingStatistics
+from sqbench.statistics.blocks import gram_block
+from sqbench.statistics.extremes import EMA_MOMENTUM
+from sqbench.statistics.histogram import BINS, count_bins
+from sqbench.statistics.rows import ROWS, top_size
 
 
 def batches(count: int = 5, channels: int = 96) -> list[Tensor]:
@@ -30,7 +34,7 @@ def test_streaming_equals_all_at_once() -> None:
     torch.testing.assert_close(stats.abs_mean, x.abs().mean(0))
     torch.testing.assert_close(stats.sum, x.double().sum(0), rtol=1e-4, atol=1e-2)
     blocks = x.unflatten(1, (-1, gram_block(96))).transpose(0, 1)
-    torch.testing.assert_close(stats.gram, blocks.transpose(1, 2) @ blocks, rtol=1e-4, atol=1.0)  # its entries reach 1e5
+    torch.testing.assert_close(stats.blocks, blocks.transpose(1, 2) @ blocks, rtol=1e-4, atol=1.0)  # its entries reach 1e5
     assert stats.batch_low == pytest.approx(sum(float(part.min()) for part in parts))
     assert stats.batch_high == pytest.approx(sum(float(part.max()) for part in parts))
     average = float(parts[0].max())
@@ -122,11 +126,41 @@ def test_scaled_statistics_are_those_of_the_scaled_tensor() -> None:
     scaled, direct = collected(parts).scaled(scale), collected([part / scale for part in parts])
     for name in ("low", "high", "sum", "abs_sum", "rows"):
         torch.testing.assert_close(getattr(scaled, name), getattr(direct, name), rtol=1e-5, atol=1e-6)
-    assert (scaled.gram - direct.gram).abs().max() < 1e-5 * direct.gram.abs().max()
-    assert scaled.reach == direct.reach
-    assert scaled.bins.sum() == scaled.rows.numel()
+    assert (scaled.blocks - direct.blocks).abs().max() < 1e-5 * direct.blocks.abs().max()
     assert scaled.examples == len(scaled.rows)
     assert torch.equal(scaled.top, counted_by_hand(list(scaled.rows.unsqueeze(1))))
+
+
+def test_what_a_scale_makes_wrong_is_an_error_to_read() -> None:
+    parts, scale = batches(), torch.rand(96, generator=torch.Generator().manual_seed(1)) + 0.1
+    scaled = collected(parts).scaled(scale)
+    assert scaled.lost == {"histogram", "averages"}
+    with pytest.raises(MissingStatistics, match=r"this tensor: its histogram was collected before a scale moved"):
+        _ = scaled.bins
+    with pytest.raises(MissingStatistics, match="its averages was collected before"):
+        _ = scaled.ema_low
+    assert scaled.scaled(scale).lost == scaled.lost
+    assert scaled.joined(collected(parts)).lost == scaled.lost
+
+
+def test_a_picture_gets_the_histogram_of_the_sample_rows() -> None:
+    parts, scale = batches(), torch.rand(96, generator=torch.Generator().manual_seed(1)) + 0.1
+    rough, direct = collected(parts).scaled(scale).approximated(), collected([part / scale for part in parts])
+    assert rough.reach == direct.reach
+    assert rough.bins.sum() == rough.rows.numel()
+    assert rough.batch_high == 5 * rough.ema_high == 5 * float(rough.high.max())
+    whole = collected(parts)
+    assert torch.equal(whole.approximated().bins, whole.bins)  # nothing is lost
+
+
+def test_what_was_not_collected_is_an_error_that_names_it() -> None:
+    stats = InputStatistics.empty(8, names=("extremes", "rows"), site="blocks.0.fc1")
+    stats.update(torch.ones(2, 3, 8))
+    assert stats.has("rows")
+    assert not stats.has("rows", "blocks")
+    for name, read in (("histogram", "reach"), ("blocks", "blocks"), ("gram", "gram"), ("averages", "ema_high")):
+        with pytest.raises(MissingStatistics, match=rf"blocks\.0\.fc1: its {name} was not collected; use calibrate.*{name}"):
+            getattr(stats, read)
 
 
 def test_file_form_is_lossless() -> None:
@@ -142,7 +176,7 @@ def test_all_zero_input_has_no_histogram() -> None:
     stats = collected([torch.zeros(3, 8)])
     assert stats.reach == 0
     assert stats.bins.sum() == 0
-    assert stats.scaled(torch.ones(8)).reach == 0
+    assert stats.scaled(torch.ones(8)).approximated().reach == 0
 
 
 def test_joined_is_as_if_two_tensors_were_one() -> None:
@@ -160,5 +194,7 @@ def test_joined_is_as_if_two_tensors_were_one() -> None:
     assert torch.equal(joined.bins, both.bins)
     assert torch.equal(joined.absmax, both.absmax)
     torch.testing.assert_close(joined.abs_mean, both.abs_mean)
-    torch.testing.assert_close(joined.gram, both.gram)
-    assert (joined.batch_low, joined.ema_high) == (3 * float(both.low.min()), float(both.high.max()))
+    torch.testing.assert_close(joined.blocks, both.blocks)
+    assert joined.lost == {"averages"}
+    rough = joined.approximated()
+    assert (rough.batch_low, rough.ema_high) == (3 * float(both.low.min()), float(both.high.max()))
