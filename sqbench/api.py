@@ -1,6 +1,7 @@
 """The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
+from sqbench.statistics import complete
 from sqbench.storage import digest
 from sqbench.training.checkpoint import fingerprint
 
@@ -97,11 +99,6 @@ def calibrate(
         return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search, needs)
     inside, sites = model.topology.points if points else (), model.topology.sites
 
-    if folder is None:
-        if isinstance(model, StreamedModel):
-            return calibration.collect_blockwise(model, sites, inputs, search, needs)
-        return calibration.collect(model.module, model.body, sites, inputs, search, inside, needs)
-
     def observer(
         names: Names, sites: Sequence[str], batches: Batches, inside: Sequence[Point], shelf: Shelf | None
     ) -> dict[str, InputStatistics]:
@@ -109,8 +106,17 @@ def calibrate(
             return calibration.observe_blockwise(model, names, sites, batches, shelf)
         return calibration.observe(model.module, model.body, names, sites, batches, inside, shelf)
 
-    about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
-    return calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
+    if folder is None:
+        batches = calibration.as_batches(inputs)
+        found = Statistics(observer(complete(needs), sites, batches, inside, None), calibration.replay_sample(batches, search))
+    else:
+        about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
+        found = calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
+
+    def again(changed: Model, sites: Sequence[str], names: Names) -> dict[str, InputStatistics]:
+        return calibration.observe(changed.module, changed.body, names, sites, calibration.as_batches(inputs))
+
+    return found if isinstance(model, StreamedModel) else replace(found, again=again)
 
 
 def allocate(

@@ -125,7 +125,7 @@ def _refuse_unknown(node: DictConfig, place: str = "") -> None:
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
     """Raise UserError for settings of `blockwise=true` that need the whole model in memory."""
     from sqbench.evaluation import natural_evaluation
-    from sqbench.recipes.configured import scheme_of
+    from sqbench.recipes.configured import recipe_of, scheme_of
 
     if not cfg.blockwise:
         return
@@ -135,7 +135,13 @@ def check_blockwise(cfg: DictConfig, kind: str) -> None:
         raise UserError(f"eval={name}: runs the model many times over, and blockwise=true reads it each time; use eval=perplexity")
     if cfg.mixed is not None:
         raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; use blockwise=false")
-    if (ops := scheme_of(cfg).ops) != "linear":
+    recipe, scheme = recipe_of(cfg), scheme_of(cfg)
+    if recipe.transforms and recipe.ranges.needs(scheme) - {"blocks"}:
+        raise UserError(
+            f"ranges={recipe.ranges.name}: reads inputs again after {recipe.transforms[0].name} has changed the model, and"
+            " blockwise=true keeps none; use ranges=minmax, or blockwise=false"
+        )
+    if (ops := scheme.ops) != "linear":
         raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; use bits.ops=linear")
     if cfg.calibration.source == "weights":
         raise UserError("calibration.source=weights: is not made for blockwise=true; use data or random")

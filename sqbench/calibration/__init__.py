@@ -2,8 +2,18 @@
 
 from sqbench.calibration.blockwise import collect_blockwise, observe_blockwise
 from sqbench.calibration.cache import collect_cached
-from sqbench.calibration.collect import Statistics, collect
+from sqbench.calibration.collect import Statistics, as_batches, collect, replay_sample
 from sqbench.calibration.observe import observe
 from sqbench.calibration.unseen import imagine
 
-__all__ = ["Statistics", "collect", "collect_blockwise", "collect_cached", "imagine", "observe", "observe_blockwise"]
+__all__ = [
+    "Statistics",
+    "as_batches",
+    "collect",
+    "collect_blockwise",
+    "collect_cached",
+    "imagine",
+    "observe",
+    "observe_blockwise",
+    "replay_sample",
+]

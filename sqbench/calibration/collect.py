@@ -1,18 +1,18 @@
 """Statistics of a model's tensors. They serve any method, bits and alpha that reads no further collector."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sqbench.calibration.observe import CalibrationError, observe
+from sqbench.calibration.observe import CalibrationError, Names, observe
 from sqbench.data.base import Batches
 from sqbench.errors import UserError
 from sqbench.quant.operations import Point
 from sqbench.quant.statistics import InputStatistics
-from sqbench.statistics import Gram, complete
+from sqbench.statistics import complete
 from sqbench.statistics.windows import window_of
 from sqbench.storage import digest
 
@@ -27,29 +27,40 @@ class Statistics:
         inputs: site -> statistics of the tensor that is read there.
         sample: [S, ...] model inputs that a search over block outputs may replay.
         guessed: sites whose tensor was not seen, and of which nothing is known.
+        again: (changed model, sites, collectors) -> what these sites read now, over the same inputs. None if they cannot be read
+            again.
     """
 
     inputs: dict[str, InputStatistics]
     sample: Tensor
     guessed: frozenset[str] = frozenset()
+    again: Callable[[Any, Sequence[str], Names], dict[str, InputStatistics]] | None = None
 
-    def gram_of(self, module: nn.Module, site: str, layer: str) -> Gram:
-        """The second moments of what a layer multiplies with its weight.
-
-        Args:
-            module: the model's module.
-            site: the site of the layer, whose own window of the tensor was collected.
+    def regained(self, model: Any, needs: Names) -> "Statistics":
+        """The statistics of a changed model. What the change made wrong of `needs` is collected again.
 
         Raises:
-            UserError: the layer reads the tensor through another window than the site's layer, or no matrix was collected.
+            UserError: the inputs cannot be read again.
         """
+        lost = [site for site, one in self.inputs.items() if one.lost & needs]
+        if not lost:
+            return self
+        if self.again is None:
+            raise UserError(
+                f"the {', '.join(sorted(needs))} of {lost[0]} must be collected again after scales have moved, and these statistics"
+                " do not know their inputs; use ranges=minmax, or calibrate(model, inputs) of sqbench"
+            )
+        found = self.again(model, lost, needs)
+        return replace(self, inputs=self.inputs | {site: self.inputs[site].renewed(found[site]) for site in lost})
+
+    def check_window(self, module: nn.Module, site: str, layer: str) -> None:
+        """Raise UserError if a layer reads a tensor through another window than the site's layer, whose own was collected."""
         own, collected = (window_of(module.get_submodule(name)) for name in (layer, site))
         if own != collected:
             raise UserError(
                 f"{layer}: reads the same tensor as {site} through another window (kernel, stride, padding or groups), and"
                 f" second moments were collected for {site} only; leave it out with layers=..., or use rounding=nearest"
             )
-        return self.inputs[site].gram
 
 
 def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def transformed(task: Task, recipe: Recipe) -> tuple[Task, list[Change], list[tu
         refused += [*((change.name, crossing) for change in barred), *wrong]
         task = task.after(kept)
         made += kept
-    return task, made, refused
+    return replace(task, statistics=task.statistics.regained(task.model, recipe.needs(task.scheme))), made, refused
 
 
 def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[str, Any]]:
@@ -89,6 +90,8 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
         encoded, repaired = None, layer
         notes: dict[str, Any] = {}
         if weights is not None:
+            if "gram" in recipe.needs(task.scheme):
+                task.statistics.check_window(module, site[name], name)
             limits = recipe.ranges.weight_limits(name, weight_of(layer), stats, weights)
             encoded, notes = recipe.rounding.encode(name, weight_of(layer), stats, weights, limits)
             for correction in recipe.corrections:

@@ -186,6 +186,10 @@ class InputStatistics:
             found["averages"] = Averages.of_range(self._of(Extremes))
         return InputStatistics(found, self.site)
 
+    def renewed(self, other: "InputStatistics") -> "InputStatistics":
+        """These statistics with collectors of another pass in place of what is lost."""
+        return replace(self, collectors=self.collectors | other.collectors, lost=self.lost - other.collectors.keys())
+
     def extended(self, other: "InputStatistics") -> "InputStatistics":
         """These statistics and further collectors of the same tensor."""
         return replace(self, collectors=self.collectors | other.collectors)

@@ -16,6 +16,7 @@ from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 
+NEAR = 16  # columns that follow each rounding at once: so few that their update is not worth a second thread
 RAISES = 8  # times that the damping is multiplied by 10 before a layer is given up
 
 
@@ -185,8 +186,12 @@ def _columns(
             code = quantize(values, column, fmt)
             codes[index] = code.squeeze(1)
             error = (values - dequantize(code, column)).squeeze(1) / factor[index, index]
-            left[index:stop].addr_(factor[index, index:stop], error, alpha=-1)
             errors[index - start] = error
+            near = min(stop, index - (index - start) % NEAR + NEAR)  # the columns that follow at once
+            left[index:near].addr_(factor[index, index:near], error, alpha=-1)
+            if index + 1 == near < stop:  # the others of the block follow in one product
+                first = near - NEAR
+                left[near:stop].addmm_(factor[first:near, near:stop].t(), errors[first - start : near - start], alpha=-1)
         left[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     if params is not None:
         return codes, params

@@ -129,7 +129,8 @@ def test_convolutions_have_a_matrix_for_each_group(cnn: Lab) -> None:
     layer = module.get_submodule("conv1")
     with torch.no_grad():
         energy = (layer(inputs)).double().square().sum((0, 2, 3))
-    matrix = found.gram_of(module, "conv1", "conv1").matrix[0].double()
+    found.check_window(module, "conv1", "conv1")
+    matrix = found.inputs["conv1"].gram.matrix[0].double()
     weight = weight_of(layer).double()
     torch.testing.assert_close(torch.einsum("oi,ij,oj->o", weight, matrix, weight), energy, rtol=1e-4, atol=1e-4)
 
@@ -137,10 +138,11 @@ def test_convolutions_have_a_matrix_for_each_group(cnn: Lab) -> None:
 def test_another_window_of_the_same_tensor_is_refused_by_name() -> None:
     module = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1), nn.Conv2d(4, 8, 3, padding=1))
     found = collect(module, module[0], ["0"], torch.randn(2, 4, 6, 6), needs={"gram"})
-    assert found.gram_of(module, "0", "2").matrix.shape == (1, 36, 36)
+    found.check_window(module, "0", "2")
+    assert found.inputs["0"].gram.matrix.shape == (1, 36, 36)
     assert window_of(module[0]) != window_of(module[1])
     with pytest.raises(UserError, match=r"1: reads the same tensor as 0 through another window .*collected for 0 only"):
-        found.gram_of(module, "0", "1")
+        found.check_window(module, "0", "1")
 
 
 def test_a_scale_of_channels_reaches_all_pixels_of_a_window() -> None:
