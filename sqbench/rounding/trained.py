@@ -139,11 +139,6 @@ class QatLsq(Qat):
     def needs(self, scheme: Scheme) -> frozenset[str]:
         return with_static_inputs(scheme, *([NEEDS[self.start]] if self.start in NEEDS else []))
 
-    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
-        if (scheme.get("weights") or {}).get("convention") == "signed":
-            return "learns the logarithms of scales, and convention=signed has negative ones; use qmax or half_range"
-        return super().refusal(scheme)
-
     @property
     def range_lr(self) -> float:
         return self.lr * self.step_lr
