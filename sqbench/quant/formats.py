@@ -81,7 +81,9 @@ class Format:
             floats = "16-bit activations are the model's own float: leave `activations` null"
             raise refuse("bits", f"{min(widths)} to {max(widths)} ({floats})")
         choose("zero_point", ZERO_POINTS)
-        choose("granularity", ("tensor", "token", "group") if activations else ("tensor", "channel", "group"))
+        sharing = ("tensor", "token", "group") if activations else ("tensor", "channel", "group")
+        if self.granularity not in sharing:
+            raise refuse("granularity", f"one of {', '.join(sharing)} here")
         choose("convention", CONVENTIONS)
         if self.convention == "signed" and (activations or not self.symmetric):
             raise refuse("convention", "qmax or half_range: signed is for weights with symmetric=true")
