@@ -174,7 +174,8 @@ def quantize(
         method: a name in `conf/method`, or a recipe.
         bits: a name in `conf/bits`, or the scheme itself; `auto` is the method's natural scheme.
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
-        rounding, ranges: names in `conf/rounding` and `conf/ranges`, in place of the method's own.
+        rounding: a name in `conf/rounding`, in place of the method's own.
+        ranges: a name in `conf/ranges`, in place of the method's own.
         parameters: the method's own parameters, for example `pairs=True`.
 
     Raises:

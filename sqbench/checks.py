@@ -17,7 +17,7 @@ def check(cfg: DictConfig) -> None:
     from sqbench.execution import BACKENDS
     from sqbench.models import LOADERS
     from sqbench.models.image import HEADS
-    from sqbench.recipes.configured import recipe_of, scheme_of
+    from sqbench.recipes.configured import methods_at_hand, recipe_of, scheme_of
 
     def choose(key: str, names: object) -> None:
         value = OmegaConf.select(cfg, key)
@@ -39,6 +39,7 @@ def check(cfg: DictConfig) -> None:
             f"{changed}: bits=auto is the method's own scheme and has no fields; name the scheme to change, for example bits=w4a16"
             f" {changed}.bits=3"
         )
+    choose("method.name", methods_at_hand())
     choose("model.loader", LOADERS)
     choose("data.source", SOURCES)
     kind, found = LOADERS[cfg.model.loader].kind, SOURCES[cfg.data.source].kind

@@ -16,6 +16,7 @@ from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.quant.formats import Format, Scheme
 from sqbench.recipes.task import Task
+from sqbench.statistics import EVERYDAY
 
 CLASSES, SIDE = 8, 12
 PREPROCESSING = Preprocessing((1, SIDE, SIDE), (0.5,), (0.25,))
@@ -91,7 +92,9 @@ def trained(module: nn.Module, name: str) -> Lab:
     model = ImageModel(module, name, name, (), preprocessing=PREPROCESSING, classes=CLASSES)
     calibration = next(train.batches(64)).images
     topology = model.topology
-    return Lab(model, collect(module, model.body, topology.sites, calibration, points=topology.points), train, test)
+    needs = EVERYDAY | {"gram"}
+    statistics = collect(module, model.body, topology.sites, calibration, points=topology.points, needs=needs)
+    return Lab(model, statistics, train, test)
 
 
 def snapshot(model: Model) -> dict[str, Tensor]:

@@ -125,9 +125,9 @@ def test_help_names_every_key_of_a_run(start: Start) -> None:
 
 def test_a_label_stands_in_tables_in_place_of_the_name() -> None:
     old, labelled = build("rtn"), build("awq")
-    labelled["config"]["model"]["label"] = "my model"
+    labelled.config["model"]["label"] = "my model"
     models = set(results_frame([old, labelled])["model"])
-    assert models == {old["config"]["model"]["name"], "my model"}
+    assert models == {old.config["model"]["name"], "my model"}
 
 
 def test_a_progress_line_carries_the_other_keys_that_vary() -> None:

@@ -85,7 +85,7 @@ def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     assert not ended.value.code
     for name in ("points.json", "samples.parquet", "record.json"):
         assert {f"before {name}", f"after {name}"} <= set(places)
-    assert sum(place.endswith(".safetensors") for place in places) == 4  # before and after a calibration and a float result
+    assert sum(place.endswith(".safetensors") for place in places) == 12  # before and after five collectors and a float result
     assert {"load", "baseline", "calibrate", "quantize", "lower", "evaluate"} <= set(places)
     return Whole(numbers(folder / "results"), list(dict.fromkeys(places)))
 

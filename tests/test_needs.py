@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from cli import Ended
-from sqbench.methods.percentile import Percentile
 
 from sqbench import api, needs
 from sqbench.quant.formats import Scheme
 from sqbench.quant.outliers import NEEDS as REPORT
 from sqbench.quant.statistics import InputStatistics
+from sqbench.ranges.percentile import Percentile
 from sqbench.statistics import ALWAYS, COLLECTORS
 
 Command = Callable[..., Ended]

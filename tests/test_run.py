@@ -24,7 +24,7 @@ from sqbench.storage import digest
 Command = Callable[..., Ended]
 
 SCHEMA = {
-    *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta", "outcomes"),
+    *("schema", "point_id", "status", "error", "identity", "config", "metrics", "baseline", "delta", "declared"),
     *("samples", "share", "quantized", "cost", "provenance", "checksum"),
 }
 SWEEP = ("method=smoothquant,awq,rtn", "alpha=0.3,0.8")
@@ -467,7 +467,7 @@ def test_a_full_disk_fails_the_point_in_words_and_the_sweep_goes_on(
     write = Store.write
 
     def full(self: Store, record: dict[str, Any], samples: Any = None) -> Path:
-        if record["identity"]["method"]["name"] == "rtn":
+        if record.identity["method"]["name"] == "rtn":
             raise OSError(28, "No space left on device")
         return write(self, record, samples)
 

@@ -68,12 +68,12 @@ def test_a_search_is_a_sweep_of_normal_points(search: Command, command: Command,
         assert trial["values"] == [found[point_id].metrics["perplexity"]]
     best = min(found.values(), key=lambda record: record.metrics["perplexity"])
     assert told["trials"][told["best"]]["points"] == [best.point_id]
-    assert f"best of 4 trials: perplexity {best['metrics']['perplexity']:.2f} at alpha=" in ended.out
-    assert f"· point {best['point_id']}\n" in ended.out
+    assert f"best of 4 trials: perplexity {best.metrics['perplexity']:.2f} at alpha=" in ended.out
+    assert f"· point {best.point_id}\n" in ended.out
     (line,) = (line for line in ended.out.splitlines() if line.startswith("    python -m sqbench.run"))
     assert line.strip() == best.provenance["command"]
     again = paste(line, cwd=tmp_path)
-    assert (again.returncode, f"skipped {best['point_id']}" in again.stderr) == (0, True), again.stderr
+    assert (again.returncode, f"skipped {best.point_id}" in again.stderr) == (0, True), again.stderr
 
     latest = sweeps.latest(results)
     assert latest is not None
@@ -146,7 +146,7 @@ def test_a_failed_point_is_one_failed_trial(
     assert (ended.code, counts(ended)) == (1, "2 done, 1 failed")
     assert "best of 3 trials, 1 without a result: perplexity" in ended.out
     first, *others = study(results)["trials"]
-    assert (first["state"], "No space left" in first.error, len(first["points"])) == ("fail", True, 1)
+    assert (first["state"], "No space left" in first["error"], len(first["points"])) == ("fail", True, 1)
     assert [trial["state"] for trial in others] == ["complete"] * 2
     monkeypatch.delenv(ONCE)
     nothing = search(*ALPHA, trials=2, seed=5)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import torch
@@ -70,7 +70,8 @@ def require(settings: Settings, least: Mapping[str, int]) -> None:
     for key, smallest in least.items():
         value = getattr(settings, key)
         if value is not None and value < smallest:
-            raise UserError(f"eval.{key}={value}: must be {smallest} or more")
+            nothing = ", or null" if type(None) in get_args(get_type_hints(type(settings))[key]) else ""
+            raise UserError(f"eval.{key}={value}: must be {smallest} or more{nothing}")
 
 
 @dataclass(frozen=True)

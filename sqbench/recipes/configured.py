@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,6 +50,13 @@ def named(name: str, /, **parameters: Any) -> Recipe:
 def method_names() -> list[str]:
     """The names of the recipes in `conf/method`."""
     return sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml"))
+
+
+def methods_at_hand() -> list[str]:
+    """The names of all recipes that a command line can choose. `--config-dir` adds some."""
+    if GlobalHydra.instance().is_initialized():
+        return sorted({*method_names(), *GlobalHydra.instance().config_loader().get_group_options("method")})
+    return method_names()
 
 
 def assembled(given: Mapping[str, Any], alpha: Any = None, chosen: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:

@@ -7,7 +7,6 @@ from typing import Any
 from sqbench.config import label_of
 from sqbench.quant.formats import Format
 from sqbench.records.record import Record
-from sqbench.records.schema1 import parts_of
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,8 @@ def _of_data(name: str) -> Callable[[Record], Any]:
 
 
 def _part(axis: str) -> Callable[[Record], str]:
-    """The name of a part of the recipe. Empty for the float model."""
-
-    def read(record: Record) -> str:
-        told = record.identity.get("recipe") or parts_of(record.identity["method"]["name"])
-        return str(told.get(axis, ""))
-
-    return read
+    """The name of a part that was chosen in place of the method's own. Empty for the method's own."""
+    return lambda record: str(record.identity.get(axis, {}).get("name", ""))
 
 
 def called(identity: Mapping[str, Any]) -> str:

@@ -46,21 +46,6 @@ _OWN = {
 }
 
 
-# The parts of the methods of the first version, which had no names of their own. Others rounded to nearest in min-max ranges.
-_PARTS: dict[str, dict[str, str]] = {
-    "fp": {},
-    **{name: {"ranges": name} for name in ("ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy")},
-    "awq": {"ranges": "clip"},
-    **{name: {"rounding": name} for name in ("qat", "qat_lsq")},
-}
-
-
-def parts_of(method: str) -> dict[str, str]:
-    """The ranges and the rounding of a method of the first version. None of the float model."""
-    own = _PARTS.get(method)
-    return {} if own == {} else {"ranges": "minmax", "rounding": "nearest", **(own or {})}
-
-
 def upgraded(content: Mapping[str, Any], members: Collection[str]) -> dict[str, Any]:
     """The members of a record of schema 1 in the form of today. Its `schema` stays 1. Members that are not known today go.
 

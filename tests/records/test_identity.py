@@ -47,6 +47,10 @@ CHANGES = {
     "calibration.source": ["random", "weights"],
     "calibration.seed": ["1"],
     "calibration.search_windows": ["3"],
+    "corrections": ["[bias]"],
+    "rounding.name": ["gptq"],
+    "ranges.name": ["mse"],
+    "method.transforms": ["['awq','smooth']"],
     "method.alpha": ["0.25", "0"],
     "method.grid": ["10"],
     "method.pairs": ["false"],
@@ -118,7 +122,7 @@ NOTHING = {
 }
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
     *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
-    *("method.natural", "bits.name", "device"),
+    *("method.natural", "method.ranges", "bits.name", "device"),
     *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
     *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
 }

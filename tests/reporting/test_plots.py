@@ -212,7 +212,7 @@ def test_the_users_own_settings_change_nothing_and_come_back(records: list[dict[
 def test_an_axis_that_spans_much_is_logarithmic(records: list[dict[str, Any]]) -> None:
     with style.applied():
         wide = drawn(records)["pareto"]()
-        narrow = drawn([record for record in records if record["identity"]["method"]["name"] != "mse"])["pareto"]()
+        narrow = drawn([record for record in records if record.identity["method"]["name"] != "mse"])["pareto"]()
     assert (wide.axes[0].get_yscale(), narrow.axes[0].get_yscale()) == ("log", "linear")
 
 

@@ -183,7 +183,7 @@ def test_a_cell_leads_to_its_point_and_on_to_its_layers(opened: Opened) -> None:
 def test_a_readers_limits_choose_what_the_command_line_chooses(opened: Opened, sweep: Path, limits: dict[str, str]) -> None:
     results = read(sweep)
     study = results.studies[0]
-    found = candidates(study, results.frame, results.records, Store(sweep), study.metric)
+    found = candidates(study, results.frame, results.records, Store(sweep), study.metric.name)
     value = {name: float(text) for name, text in limits.items()}
     wanted = Wanted(value.get("mb"), value.get("loss"), value.get("speed"))
     if "speed" in value and not any(one.speeds for one in found.items):
