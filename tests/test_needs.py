@@ -12,6 +12,7 @@ from sqbench.quant.formats import Scheme
 from sqbench.quant.outliers import NEEDS as REPORT
 from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.percentile import Percentile
+from sqbench.recipes.configured import method_names, named
 from sqbench.statistics import ALWAYS, COLLECTORS
 
 Command = Callable[..., Ended]
@@ -47,17 +48,19 @@ def matrices(results: Path) -> list[Path]:
 def test_methods_say_what_they_read() -> None:
     scheme = api.scheme_of(api.configure("model=smollm2_135m", "method=minmax", "bits=w8a8"))
     dynamic = api.scheme_of(api.configure("model=smollm2_135m", "method=minmax", "bits=w8a8_dynamic"))
-    methods = {name: cls() for name, cls in api.METHODS.items()}
+    methods = {name: named(name) for name in method_names()}
     assert {name for name, method in methods.items() if "histogram" in method.needs(scheme)} >= {
         *("percentile", "mse", "histogram", "entropy", "qat_lsq"),
     }
     assert not any("histogram" in method.needs(dynamic) for method in methods.values())
-    for name in ("minmax", "ema_minmax", "mean_minmax", "rtn", "smoothquant", "qat", "fp"):
+    for name in ("ema_minmax", "mean_minmax"):
+        assert methods[name].needs(scheme) == {"averages"}
+    assert methods["gptq"].needs(scheme) == {"gram"}
+    for name in ("minmax", "rtn", "smoothquant", "qat", "fp"):
         assert methods[name].needs(scheme) == frozenset(), name
-    awq = api.METHODS["awq"]
-    assert awq().needs(scheme) == {"blocks"}
-    assert awq(clip=False).needs(scheme) == awq().needs(Scheme("fp")) == frozenset()
-    assert api.METHODS["qat_lsq"](start="mean").needs(scheme) == frozenset()
+    assert methods["awq"].needs(scheme) == {"blocks"}
+    assert named("awq", clip=False).needs(scheme) == methods["awq"].needs(Scheme("fp")) == frozenset()
+    assert named("qat_lsq", start="mean").needs(scheme) == frozenset()
 
 
 def test_a_point_reads_what_its_report_reads() -> None:
