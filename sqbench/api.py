@@ -81,7 +81,7 @@ def calibrate(
     Args:
         inputs: token windows [B, window], or `Batches` such as `examples.calibration`. `Unseen` inputs are not read. The
             statistics then come from the weights alone.
-        needs: names of collectors (`sqbench.statistics.COLLECTORS`), `method.needs(scheme)` for example. None is everything
+        needs: names of collectors (`sqbench.statistics.COLLECTORS`), `recipe.needs(scheme)` for example. None is everything
             except `gram`, the full matrices X^T X. Ranges, sums and sample rows are always collected.
         search: how many inputs a search over block outputs may replay. None is the default of the command line.
         points: also collect the tensors that no layer reads. Op sets beyond `linear` quantize them.

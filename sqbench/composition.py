@@ -80,9 +80,8 @@ class Loader(ConfigLoaderImpl):
             names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
             options = self.get_group_options(group)
             for name in names:
-                option = str("null" if name is None else name.text if isinstance(name, QuotedString) else name).removesuffix(
-                    ".yaml"
-                )
+                text = name.text if isinstance(name, QuotedString) else "null" if name is None else str(name)
+                option = text.removesuffix(".yaml")
                 if option not in options and not override.is_delete():
                     raise UserError(f"{group}={option}: {known(option, options)}{_plugin(group, option)}")
 

@@ -46,9 +46,10 @@ class Statistics:
         if not lost:
             return self
         if self.again is None:
+            names = ", ".join(sorted(self.inputs[lost[0]].lost & needs))
             raise UserError(
-                f"the {', '.join(sorted(needs))} of {lost[0]} must be collected again after scales have moved, and these statistics"
-                " do not know their inputs; use ranges=minmax, or calibrate(model, inputs) of sqbench"
+                f"{lost[0]}: its {names} must be collected again, because scales have moved, and these statistics do not know their"
+                " inputs; use ranges=minmax, or statistics of calibrate(model, inputs)"
             )
         found = self.again(model, lost, needs)
         return replace(self, inputs=self.inputs | {site: self.inputs[site].renewed(found[site]) for site in lost})

@@ -66,10 +66,14 @@ def transformed(task: Task, recipe: Recipe) -> tuple[Task, list[Change], list[tu
     crossing = f"its channels cross a tensor that bits.ops={task.scheme.ops} quantizes, and whose range after scaling is not known"
     refused, made = list(task.topology.refused), []
     for transform in (*recipe.transforms, FoldBatchNorms()):
-        wanted = transform.changes(task)
-        barred = [change for change in wanted if isinstance(change, Move) and crosses(change.group, points)]
-        kept, wrong = sound(task, [change for change in wanted if change not in barred])
-        refused += [*((change.name, crossing) for change in barred), *wrong]
+        free: list[Change] = []
+        for change in transform.changes(task):
+            if isinstance(change, Move) and crosses(change.group, points):
+                refused.append((change.name, crossing))
+            else:
+                free.append(change)
+        kept, wrong = sound(task, free)
+        refused += wrong
         task = task.after(kept)
         made += kept
     return replace(task, statistics=task.statistics.regained(task.model, recipe.needs(task.scheme))), made, refused
@@ -81,6 +85,7 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
     formats, entries = formats_of(task), []
     site = task.topology.site
     readers = Counter((site[name], activations) for name, (_, activations) in formats.items())
+    by_window = "gram" in recipe.needs(task.scheme)
     quantizers: dict[tuple[str, Format | None], ActivationQuantizer | None] = {}
     for name, (weights, activations) in track(formats.items(), "quantize"):
         layer, stats = module.get_submodule(name), task.of_layer(name)
@@ -90,7 +95,7 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
         encoded, repaired = None, layer
         notes: dict[str, Any] = {}
         if weights is not None:
-            if "gram" in recipe.needs(task.scheme):
+            if by_window:
                 task.statistics.check_window(module, site[name], name)
             limits = recipe.ranges.weight_limits(name, weight_of(layer), stats, weights)
             encoded, notes = recipe.rounding.encode(name, weight_of(layer), stats, weights, limits)

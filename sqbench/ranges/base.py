@@ -1,8 +1,7 @@
 """The interface of ranges: the clipping range of an input, from its statistics, and those of the blocks of a weight."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,9 +11,24 @@ from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
 
 
+def with_static_inputs(scheme: Scheme, *names: str) -> frozenset[str]:
+    """The collectors that a static range of inputs needs. Nothing for a scheme without such ranges."""
+    static = scheme.activations is not None and not scheme.activations.dynamic
+    return frozenset(names) if static else frozenset()
+
+
 @dataclass(frozen=True)
 class Ranges(Part):
-    """Which clipping range does a tensor get? Min-max, unless a subclass says otherwise."""
+    """Which clipping range does a tensor get? Min-max, unless a subclass says otherwise.
+
+    Attributes:
+        reads: names of the collectors that a static range of an input is made from, besides `extremes`.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def needs(self, scheme: Scheme) -> frozenset[str]:
+        return with_static_inputs(scheme, *self.reads)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         """The clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
@@ -23,16 +37,6 @@ class Ranges(Part):
     def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
         """Clipping ranges over the blocks of a weight [out, in]. None takes each block's own minimum and maximum."""
         return None
-
-    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
-        """The reason why these ranges make no sense under a scheme. None if they do."""
-        return None
-
-
-def with_static_inputs(scheme: Scheme, *names: str) -> frozenset[str]:
-    """The collectors that a static range of inputs needs. Nothing for a scheme without such ranges."""
-    static = scheme.activations is not None and not scheme.activations.dynamic
-    return frozenset(names) if static else frozenset()
 
 
 RANGES: Registry[Ranges] = Registry("ranges")

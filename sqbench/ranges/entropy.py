@@ -1,11 +1,12 @@
 """Entropy calibration: the range that loses the least information."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
+from sqbench.ranges.base import RANGES, Ranges
 
 
 @RANGES.register("entropy")
@@ -13,8 +14,7 @@ from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
 class Entropy(Ranges):
     """Activation ranges after TensorRT's KL-divergence recipe (Migacz, 2017), for any bit-width. Zeros do not count."""
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "histogram")
+    reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.entropy(stats, fmt)

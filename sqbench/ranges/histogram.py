@@ -1,11 +1,12 @@
 """Histogram calibration: the range with the least expected squared error."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
+from sqbench.ranges.base import RANGES, Ranges
 
 
 @RANGES.register("histogram")
@@ -13,8 +14,7 @@ from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
 class Histogram(Ranges):
     """Both ends of an activation's range are searched for the least squared error (after torch.ao's HistogramObserver)."""
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "histogram")
+    reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.histogram(stats, fmt)

@@ -1,11 +1,12 @@
 """Min-max calibration and its two averaged variants, which other tools also call min-max."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
+from sqbench.ranges.base import RANGES, Ranges
 
 
 @RANGES.register("minmax")
@@ -19,8 +20,7 @@ class MinMax(Ranges):
 class EmaMinMax(Ranges):
     """Activation ranges are moving averages of each batch's minimum and maximum (torch.ao's MovingAverageMinMaxObserver)."""
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "averages")
+    reads: ClassVar[tuple[str, ...]] = ("averages",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.ema_minmax(stats, fmt)
@@ -31,8 +31,7 @@ class EmaMinMax(Ranges):
 class MeanMinMax(Ranges):
     """Activation ranges are the means of each batch's minimum and maximum."""
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "averages")
+    reads: ClassVar[tuple[str, ...]] = ("averages",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mean_minmax(stats, fmt)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
+from sqbench.ranges.base import RANGES, Ranges
 from sqbench.recipes.part import Effort
 
 
@@ -33,8 +33,7 @@ class Mse(Ranges):
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         return Effort(self.steps * bool(scheme.get("weights")))
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "histogram")
+    reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.mse(stats, fmt, self.norm, self.steps)

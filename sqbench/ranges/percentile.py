@@ -1,11 +1,12 @@
 """Percentile calibration: the rarest values are clipped."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
+from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.ranges.base import RANGES, Ranges, with_static_inputs
+from sqbench.ranges.base import RANGES, Ranges
 
 
 @RANGES.register("percentile")
@@ -21,8 +22,7 @@ class Percentile(Ranges):
     def __post_init__(self) -> None:
         self.require("percentile", 50 < self.percentile <= 100, "must be a number above 50 and up to 100, 99.999 for example")
 
-    def needs(self, scheme: Scheme) -> frozenset[str]:
-        return with_static_inputs(scheme, "histogram")
+    reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
     def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
         return ranges.percentile(stats, fmt, self.percentile)

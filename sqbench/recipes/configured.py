@@ -78,13 +78,8 @@ def assembled(given: Mapping[str, Any], alpha: Any = None, chosen: Mapping[str, 
         axes["rounding"] = ROUNDINGS.find(given.get("rounding", "nearest"), "method.rounding")
     values = {key: value for key, value in given.items() if key not in STRUCTURE}
     _check_names(values, (*transforms, *axes.values(), *corrections), "method.", name)
-    has_alpha = any(one.name == "alpha" for cls in transforms for one in fields(cls))
-    if "pair_alpha" in values:
-        values["pair_alpha"] = parse_alpha(values["pair_alpha"], "method.pair_alpha")
     if alpha is not None:
         values["alpha"] = parse_alpha(alpha)  # a method without alpha ignores it, but a typo in it is still an error
-    if has_alpha and "alpha" in values:
-        values["alpha"] = parse_alpha(values["alpha"])
 
     def built(cls: type[Part]) -> Any:
         return build(cls, values, "method.", name)

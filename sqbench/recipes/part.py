@@ -1,7 +1,7 @@
 """The base of every part of a recipe: a frozen dataclass of its parameters. A registry for each kind of part knows them by name."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import OmegaConf
@@ -13,6 +13,10 @@ from sqbench.quant.formats import Scheme
 
 class InvalidField(UserError):
     """A parameter of a part has a value that cannot work. The message begins with the parameter's name."""
+
+
+def _nothing(images: int) -> tuple[int, int]:
+    return 0, 0
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,13 @@ class Effort:
 
     roundings: float = 0.0
     replays: float = 0.0
-    learnt: Callable[[int], tuple[int, int]] = field(default=lambda images: (0, 0))
+    learnt: Callable[[int], tuple[int, int]] = _nothing
 
     @staticmethod
     def total(efforts: Iterable["Effort"]) -> "Effort":
         """The work of several parts. At most one of them trains."""
         listed = list(efforts)
-        trained = next((one.learnt for one in listed if one.learnt(1000) != (0, 0)), Effort().learnt)
+        trained = next((one.learnt for one in listed if one.learnt is not _nothing), _nothing)
         return Effort(sum(one.roundings for one in listed), sum(one.replays for one in listed), trained)
 
 

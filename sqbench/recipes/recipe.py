@@ -73,10 +73,8 @@ class Recipe:
         """Raise UserError if the parts make no sense together, or with a scheme. The message has the reason."""
         if self.rounding is None or scheme.is_float:
             return
-        plain = scheme.as_dict()
-        for axis, part in (("rounding", self.rounding), ("ranges", self.ranges)):
-            if (reason := part.refusal(plain)) is not None:
-                raise UserError(f"{axis}={part.name}: {reason}")
+        if (reason := self.rounding.refusal(scheme)) is not None:
+            raise UserError(f"rounding={self.rounding.name}: {reason}")
         if self.trains and (others := [part.name for part in (*self.transforms, *self.corrections)]):
             raise UserError(
                 f"rounding={self.rounding.name}: trains the float model itself, and method={self.name} also has"

@@ -1,14 +1,13 @@
 """The interface of rounding: from a weight, its clipping ranges and the statistics of the layer's input to codes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from sqbench.quant.codec import EncodedTensor
-from sqbench.quant.formats import Format
+from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.ranges import Limits
 from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
@@ -33,8 +32,8 @@ class Rounding(Part, ABC):
             limits: clipping ranges over the weight's blocks. None is each block's own minimum and maximum.
         """
 
-    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
-        """The reason why this rounding makes no sense under a scheme, in the form of a point's identity. None if it does."""
+    def refusal(self, scheme: Scheme) -> str | None:
+        """The reason why this rounding makes no sense under a scheme. None if it does."""
         return None
 
 

@@ -51,11 +51,10 @@ class Gptq(Rounding):
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         return Effort(30.0 * bool(scheme.get("weights")))  # measured: the time of rounding to nearest so many times
 
-    def refusal(self, scheme: Mapping[str, Any]) -> str | None:
-        weights = scheme.get("weights")
-        if not weights:
+    def refusal(self, scheme: Scheme) -> str | None:
+        if scheme.weights is None:
             return "chooses codes of weights, and this scheme leaves weights in float; use bits=w4a16, for example"
-        if self.act_order and weights.get("group_size") is not None and not self.static_groups:
+        if self.act_order and scheme.weights.group_size is not None and not self.static_groups:
             return "act_order=true would tear groups of neighbours apart; use static_groups=true with it, or act_order=false"
         return None
 

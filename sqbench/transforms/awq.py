@@ -37,7 +37,7 @@ class ActivationAware(Transform):
     duo: bool = False
 
     def __post_init__(self) -> None:
-        parse_alpha(self.alpha)
+        object.__setattr__(self, "alpha", parse_alpha(self.alpha))  # "0.5" and -0.0 are other words for a number
         self.require("grid", self.grid >= 1, "must be 1 or more, 20 is the paper's")
 
     def scale(self, task: Task, group: Group, exponent: float) -> Tensor:

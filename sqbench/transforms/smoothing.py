@@ -69,8 +69,8 @@ class Smooth(Transform):
     pair_alpha: Any = 0.7
 
     def __post_init__(self) -> None:
-        parse_alpha(self.alpha)
-        parse_alpha(self.pair_alpha, "pair_alpha")
+        for key in ("alpha", "pair_alpha"):
+            object.__setattr__(self, key, parse_alpha(getattr(self, key), key))  # "0.5" and -0.0 are other words for a number
 
     def effort(self, scheme: Mapping[str, Any]) -> Effort:
         searches = (self.alpha == "auto") + 0.4 * (self.pairs and self.pair_alpha == "auto")
