@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> None:
     if kind != found:
         fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
         raise UserError(f"data={cfg.data.name}: {cfg.model.name} reads {kind}, and this is {found}; use data={', '.join(fitting)}")
-    judged = evaluation_of(cfg.eval, kind)
+    judged = evaluation_of(cfg.eval, kind, cfg.model.name)
     judged.check()
     recipe = recipe_of(cfg)
     if recipe.trains and kind != "images":

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from cli import Ended, put_back
-from examples import build, write
+from examples import build, made, write
 
 import sqbench
 from sqbench import config, sweep
@@ -124,7 +124,7 @@ def test_help_names_every_key_of_a_run(start: Start) -> None:
 
 
 def test_a_label_stands_in_tables_in_place_of_the_name() -> None:
-    old, labelled = build("rtn"), build("awq")
+    old, labelled = made("rtn"), made("awq")
     labelled.config["model"]["label"] = "my model"
     models = set(results_frame([old, labelled])["model"])
     assert models == {old.config["model"]["name"], "my model"}

@@ -35,7 +35,7 @@ from sqbench.run import main
 
 pytestmark = pytest.mark.slow  # every fault is a sweep of its own, and many are processes
 SWEEP = ("-m", "method=rtn,minmax")  # of two points that share the float result
-NUMBERS = ("status", "identity", "metrics", "baseline", "delta", "outcomes", "quantized", "samples")  # but not time and place
+NUMBERS = ("status", "identity", "metrics", "baseline", "delta", "declared", "quantized", "samples")  # but not time and place
 Command = Callable[..., Ended]
 Background = Callable[..., Forked]
 

@@ -55,7 +55,7 @@ def check_record(record: dict[str, Any], results: Path) -> None:
     assert record["point_id"] == digest(record["identity"])[:12]
     assert record["checksum"] == digest({key: value for key, value in record.items() if key != "checksum"})
     assert record["identity"].keys() == {
-        *("revision", "model", "data", "method", "scheme", "calibration", "eval", "seed", "backend", "device"),
+        *("revision", "model", "data", "method", "recipe", "scheme", "calibration", "eval", "seed", "backend", "device"),
     }
     config = record["config"]
     assert config["data"]["windows"] == 4

@@ -86,8 +86,11 @@ def natural_evaluation(name: str, kind: str) -> str:
     return next(known for known, evaluation in EVALUATIONS.items() if kind in evaluation.kinds) if name == "auto" else name
 
 
-def evaluation_of(chosen: DictConfig, kind: str) -> Chosen:
+def evaluation_of(chosen: DictConfig, kind: str, model: str = "the model") -> Chosen:
     """The evaluation of the `eval` of a configuration, for a kind of data. Its values are typed and not checked.
+
+    Args:
+        model: its name, for messages.
 
     Raises:
         UserError: the evaluation is unknown or is for other data, a key is unknown, or a value has the wrong type.
@@ -98,7 +101,7 @@ def evaluation_of(chosen: DictConfig, kind: str) -> Chosen:
     if name not in EVALUATIONS:
         raise UserError(f"eval.name={name}: {known(name, EVALUATIONS)}")
     if kind not in (kinds := EVALUATIONS[name].kinds):
-        raise UserError(f"eval={name}: is for {' and '.join(kinds)}, and this model reads {kind}; use eval=auto")
+        raise UserError(f"eval={name}: is for {' and '.join(kinds)}, {model} reads {kind}; use eval=auto")
     cls = EVALUATIONS[name].settings
     keys = [field.name for field in fields(cls)]
     for key in content:

@@ -18,6 +18,7 @@ from sqbench.data import text
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges import RANGES
+from sqbench.recipes.recipe import Recipe
 from sqbench.records.store import Store
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -63,7 +64,7 @@ def test_aciq_clips_where_the_paper_does(example, bits, multiple):
 
 
 def test_aciq_is_a_method_in_a_notebook(example, tiny, windows, statistics, baseline):
-    quantized = sqbench.quantize(tiny, statistics, example.Aciq(), bits="w8a8")
+    quantized = sqbench.quantize(tiny, statistics, Recipe("aciq", ranges=example.Aciq()), bits="w8a8")
     assert sqbench.evaluate(quantized, windows, baseline).metrics["kl_to_fp"] > 0
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import typing
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from cli import ROOT, environment
@@ -26,6 +27,7 @@ from sqbench import checks, config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
+from sqbench.recipes import configured
 from sqbench.recipes.configured import method_names, named
 from sqbench.records.store import Store
 from sqbench.search.space import space_of
@@ -146,7 +148,9 @@ def composes(words: list[str], searched: str | None = None) -> None:
     elif "-m" in words:
         jobs = each_value_once([list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
     config.register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    more = [path.stem for path in Path(searched or "-").glob("method/*.yaml")]  # Hydra itself would find them in `--config-dir`
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(configured, "methods_at_hand", lambda: [*method_names(), *more])
         for job in jobs:
             cfg = compose("config", [*job, *([f"hydra.searchpath=[{searched}]"] if searched else [])])
             trouble = refusal(cfg)

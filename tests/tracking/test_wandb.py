@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from cli import tiny_run
-from examples import SCHEMES, build, write
+from examples import SCHEMES, made, write
 
 from sqbench.records.store import Store
 from sqbench.tracking import wandb as tracker
@@ -53,7 +53,7 @@ def summary_of(results_dir, point_id):
 
 
 def test_an_offline_run_holds_the_record(tmp_path):
-    record = build("smoothquant", "w8a8", 0.5)
+    record = made("smoothquant", "w8a8", 0.5)
     mirror(record, tmp_path, samples=pd.DataFrame({"window": [0, 1], "nll": [2.5, None], "text": ["a", None]}))
     found = summary_of(tmp_path, record.point_id)
     assert (found["run_id"], found["project"], found["state"]) == (record.point_id, "demo", "finished")
@@ -69,11 +69,11 @@ def test_an_offline_run_holds_the_record(tmp_path):
     assert tables["per_layer"]["columns"] == ["layer", "input_sqnr_db"]
     assert tables["per_layer"]["data"] == [["q_proj", 30.5]]
     assert tables["samples"]["data"] == [[0, 2.5, "a"], [1, None, None]]
-    assert json.loads((folder / "files" / "record.json").read_text()) == record
+    assert json.loads((folder / "files" / "record.json").read_text()) == record.to_json()
 
 
 def test_the_run_has_its_group_job_type_and_artifact_and_needs_nothing_outside(tmp_path):
-    record = build("smoothquant", "w8a8", "auto")
+    record = made("smoothquant", "w8a8", "auto")
     mirror(record, tmp_path)
     (folder,) = run_folders(tmp_path, record.point_id)
     entries = [json.loads(line) for line in inspect(folder).splitlines()]
@@ -89,7 +89,7 @@ def test_the_run_has_its_group_job_type_and_artifact_and_needs_nothing_outside(t
 
 
 def test_a_failed_point_is_a_failed_run(tmp_path):
-    record = build("rtn", status="failed")
+    record = made("rtn", status="failed")
     mirror(record, tmp_path)
     found = summary_of(tmp_path, record.point_id)
     assert (found["state"], found["name"], found["summary"]["status"]) == ("failed", "smollm2 rtn w8a8", "failed")
@@ -97,7 +97,7 @@ def test_a_failed_point_is_a_failed_run(tmp_path):
 
 
 def test_points_of_one_process_are_runs_of_their_own(tmp_path):
-    records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
+    records = [made(alpha=alpha) for alpha in (0.3, 0.5)]
     for record in records:
         mirror(record, tmp_path)
     names = [summary_of(tmp_path, record.point_id)["name"] for record in records]
@@ -105,12 +105,12 @@ def test_points_of_one_process_are_runs_of_their_own(tmp_path):
 
 
 def test_a_point_done_again_replaces_its_run_and_no_other(tmp_path):
-    first, other = build(alpha=0.5), build(alpha=0.8)
+    first, other = made(alpha=0.5), made(alpha=0.8)
     again = {**first, "metrics": {"perplexity": 99.0}}
     for record in (first, other, again):
         mirror(record, tmp_path)
     assert summary_of(tmp_path, first.point_id)["summary"]["perplexity"] == 99.0
-    assert len(run_folders(tmp_path, other["point_id"])) == 1
+    assert len(run_folders(tmp_path, other.point_id)) == 1
 
 
 def test_disabled_does_nothing_and_imports_nothing(tmp_path):
@@ -129,7 +129,7 @@ def test_disabled_does_nothing_and_imports_nothing(tmp_path):
 @pytest.mark.slow
 def test_an_unreachable_server_costs_one_warning_and_no_point(tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    records = [build(alpha=alpha) for alpha in (0.3, 0.5)]
+    records = [made(alpha=alpha) for alpha in (0.3, 0.5)]
     for record in records:
         mirror(record, tmp_path, "online")
     (warning,) = said(caplog)
@@ -146,7 +146,7 @@ def test_an_unreachable_server_costs_one_warning_and_no_point(tmp_path, monkeypa
 def test_without_a_key_nobody_is_asked_for_one(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr("wandb.errors.term.can_use_terminput", lambda: pytest.fail("it would have asked"))
-    record = build(alpha=0.5)
+    record = made(alpha=0.5)
     mirror(record, tmp_path, "online")
     assert "no API key" in caplog.text
     assert summary_of(tmp_path, record.point_id)["state"] == "finished"
@@ -170,7 +170,7 @@ def test_an_upload_that_never_ends_is_waited_for_once(tmp_path, monkeypatch, cap
     monkeypatch.setattr(wandb, "login", lambda **options: True)
     monkeypatch.setattr(tracker, "_fill", lambda *arguments: None)
     for alpha in (0.3, 0.5):
-        mirror(build(alpha=alpha), tmp_path, "online")
+        mirror(made(alpha=alpha), tmp_path, "online")
     assert modes == ["online", "offline"]
     assert [message.partition(":")[0] for message in said(caplog)] == ["W&B server unreachable"]
 
@@ -180,7 +180,7 @@ def test_whatever_the_library_raises_stays_inside(tmp_path, monkeypatch, caplog)
         raise OSError("disk full")
 
     monkeypatch.setattr(tracker, "_fill", broken)
-    record = build(alpha=0.5)
+    record = made(alpha=0.5)
     mirror(record, tmp_path)
     assert said(caplog) == [f"W&B run of point {record.point_id} is incomplete: OSError: disk full"]
 
@@ -189,12 +189,12 @@ def test_the_callers_own_run_and_environment_stay(tmp_path, monkeypatch):
     import wandb
 
     with wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off")) as own:
-        mirror(build(alpha=0.5), tmp_path)
+        mirror(made(alpha=0.5), tmp_path)
         assert wandb.run is own
         own.log({"still": 1})
     assert "WANDB_DATA_DIR" not in os.environ
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))
-    record = build(alpha=0.8)
+    record = made(alpha=0.8)
     mirror(record, tmp_path)
     assert list((tmp_path / "mine" / "artifacts" / "staging").iterdir())
     assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
@@ -206,7 +206,7 @@ def test_long_names_become_valid_tags():
 
 @pytest.mark.slow
 def test_the_learning_curve_is_logged_epoch_by_epoch(tmp_path):
-    record = build("qat", "w8a8")
+    record = made("qat", "w8a8")
     curve = [{"epoch": 0, "loss": None, "validation_top1": 0.5}, {"epoch": 1, "loss": 0.7, "validation_top1": 0.75}]
     record.quantized["training"] = {"gradient_steps": 9, "curve": curve}
     mirror(record, tmp_path)
@@ -223,7 +223,7 @@ def test_tables_of_groups_and_widths_and_the_spread_over_layers(tmp_path):
         "groups": [{"source": "norm", "readers": ["q", "k"], "alpha": 0.6}],
         "allocation": {"budget": 4.5, "groups": [{"group": "q", "bits": 3}]},
     }
-    record = build("smoothquant", "w8a8", "auto", quantized=quantized)
+    record = made("smoothquant", "w8a8", "auto", quantized=quantized)
     mirror(record, tmp_path)
     (folder,) = run_folders(tmp_path, record.point_id)
     tables = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text())["data"] for path in folder.rglob("media/table/*.json")}
@@ -235,7 +235,7 @@ def test_tables_of_groups_and_widths_and_the_spread_over_layers(tmp_path):
 def test_pictures_are_those_of_the_points_own_weights_and_method(tmp_path):
     from PIL import Image
 
-    record, other = build(alpha=0.5), build(alpha=0.8)
+    record, other = made(alpha=0.5), made(alpha=0.8)
     plots = tmp_path / "plots"
     plots.mkdir()
     for layer, owner in (("a", record), ("b", other)):
@@ -258,14 +258,14 @@ def test_names_tell_points_of_a_sweep_apart():
         return {**SCHEMES["w8a8"], **changes}
 
     points = {
-        "smollm2 rtn w8a8": build("rtn"),
-        "smollm2 rtn w8a8 seed 1": build("rtn", identity__seed=1),
-        "smollm2 rtn w8a8 int": build("rtn", identity__backend="int"),
-        "smollm2 rtn w8a8 latency": build("rtn", identity__eval__name="latency"),
-        "smollm2 rtn w8a8 full": build("rtn", identity__scheme=scheme(ops="full")),
-        "smollm2 rtn w8a8 blocks.0": build("rtn", identity__scheme=scheme(layers=("blocks.0",))),
-        "smollm2 rtn w8a8 2 layers": build("rtn", identity__scheme=scheme(layers=("a", "b"))),
-        "smollm2 awq w8a8 a=auto": build("awq", alpha="auto"),
+        "smollm2 rtn w8a8": made("rtn"),
+        "smollm2 rtn w8a8 seed 1": made("rtn", identity__seed=1),
+        "smollm2 rtn w8a8 int": made("rtn", identity__backend="int"),
+        "smollm2 rtn w8a8 latency": made("rtn", identity__eval__name="latency"),
+        "smollm2 rtn w8a8 full": made("rtn", identity__scheme=scheme(ops="full")),
+        "smollm2 rtn w8a8 blocks.0": made("rtn", identity__scheme=scheme(layers=("blocks.0",))),
+        "smollm2 rtn w8a8 2 layers": made("rtn", identity__scheme=scheme(layers=("a", "b"))),
+        "smollm2 awq w8a8 a=auto": made("awq", alpha="auto"),
     }
     assert [name_of(record) for record in points.values()] == list(points)
 
@@ -289,7 +289,7 @@ def test_a_picture_that_plot_draws_is_found_by_the_point_it_belongs_to(command, 
 def test_a_results_folder_is_mirrored_as_a_whole(tmp_path, capsys):
     from scripts import wandb_mirror
 
-    records = [build(alpha=0.5), build("rtn", status="failed")]
+    records = [made(alpha=0.5), made("rtn", status="failed")]
     write(tmp_path, *records)
     assert wandb_mirror.main(["--results-dir", str(tmp_path), "--project", "again"]) == 0
     assert capsys.readouterr().out == "2 points\n"
