@@ -19,10 +19,11 @@ COLOURS: Mapping[str, str] = {
     "entropy": "#d9534f",
     "smoothquant": "#15936a",
     "awq": "#a763c9",
+    "gptq": "#5f8f1f",
     "qat": "#d6477f",
     "qat_lsq": "#b0568f",
 }
-_OTHERS = ("#5f8f1f", "#c2692f", "#3f8f8f", "#9a6fb8")  # for the user's own methods
+_OTHERS = ("#5f89a8", "#c2692f", "#3f8f8f", "#9a6fb8")  # for the user's own methods
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -106,7 +107,7 @@ def test_points_of_one_process_are_runs_of_their_own(tmp_path):
 
 def test_a_point_done_again_replaces_its_run_and_no_other(tmp_path):
     first, other = made(alpha=0.5), made(alpha=0.8)
-    again = {**first, "metrics": {"perplexity": 99.0}}
+    again = dataclasses.replace(first, metrics={"perplexity": 99.0})
     for record in (first, other, again):
         mirror(record, tmp_path)
     assert summary_of(tmp_path, first.point_id)["summary"]["perplexity"] == 99.0
