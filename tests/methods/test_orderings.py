@@ -11,6 +11,7 @@ from sqbench.data import Windows
 from sqbench.evaluation import Result
 from sqbench.models.language import LanguageModel
 from sqbench.recipes.configured import method_names, named
+from sqbench.statistics import COLLECTORS
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,10 @@ def test_clipping_estimators_beat_minmax_at_six_bits(measure) -> None:  # type: 
 
 
 @pytest.mark.slow
-def test_every_method_runs_at_every_bits(tiny: LanguageModel, statistics: Statistics) -> None:
+def test_every_method_runs_at_every_bits(tiny: LanguageModel, windows: Windows) -> None:
     from sqbench.config import CONF_DIR
 
+    statistics = api.calibrate(tiny, windows.calibration, needs=COLLECTORS)
     names = sorted(path.stem for path in (CONF_DIR / "bits").glob("*.yaml"))
     ids = tiny.example()
     reference = tiny.forward(ids)
