@@ -1,7 +1,7 @@
 """The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sqbench import assembly, calibration, data, models, tensorfile, training
 from sqbench.calibration import Statistics
-from sqbench.calibration.observe import Names
-from sqbench.calibration.shelf import Shelf
 from sqbench.checks import check
 from sqbench.config import CalibrationConfig, compose_config
 from sqbench.data import Batches, Examples
@@ -22,13 +20,9 @@ from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
 from sqbench.models import Model
 from sqbench.models.norms import writers
-from sqbench.models.streaming import StreamedModel
-from sqbench.pipeline.blockwise import quantize_blockwise
+from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import Allocation, measure, mix
-from sqbench.pipeline.quantize import quantize as _quantize
 from sqbench.quant.formats import Scheme
-from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
@@ -99,24 +93,13 @@ def calibrate(
         return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search, needs)
     inside, sites = model.topology.points if points else (), model.topology.sites
 
-    def observer(
-        names: Names, sites: Sequence[str], batches: Batches, inside: Sequence[Point], shelf: Shelf | None
-    ) -> dict[str, InputStatistics]:
-        if isinstance(model, StreamedModel):
-            return calibration.observe_blockwise(model, names, sites, batches, shelf)
-        return calibration.observe(model.module, model.body, names, sites, batches, inside, shelf)
-
+    observer = partial(calibration.observe_model, model)
     if folder is None:
         batches = calibration.as_batches(inputs)
-        found = Statistics(observer(complete(needs), sites, batches, inside, None), calibration.replay_sample(batches, search))
-    else:
-        about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
-        found = calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
-
-    def again(changed: Model, sites: Sequence[str], names: Names) -> dict[str, InputStatistics]:
-        return calibration.observe(changed.module, changed.body, names, sites, calibration.as_batches(inputs))
-
-    return found if isinstance(model, StreamedModel) else replace(found, again=again)
+        found = observer(complete(needs), sites, batches, inside)
+        return Statistics(found, calibration.replay_sample(batches, search), seen=batches)
+    about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
+    return calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
 
 
 def allocate(
@@ -166,6 +149,7 @@ def quantize(
     *,
     rounding: str | None = None,
     ranges: str | None = None,
+    propagate: bool = False,
     **parameters: Any,
 ) -> Model:
     """A quantized model. The float model does not change.
@@ -176,6 +160,8 @@ def quantize(
         alpha: a number in [0, 1] or `auto`, for the methods that have one.
         rounding: a name in `conf/rounding`, in place of the method's own.
         ranges: a name in `conf/ranges`, in place of the method's own.
+        propagate: whether each block is calibrated on what the quantized blocks before it write. Statistics are then collected
+            again from the inputs that `statistics` come from. Otherwise they are those of the float model.
         parameters: the method's own parameters, for example `pairs=True`.
 
     Raises:
@@ -187,7 +173,7 @@ def quantize(
             "method: takes gradient steps, for which it needs images; use sqbench.train(model, statistics, images, ...)"
         )
     task = Task(model, statistics, scheme)
-    return quantize_blockwise(task, recipe) if isinstance(model, StreamedModel) else _quantize(task, recipe)
+    return engine.quantize(task, recipe, propagate=propagate)
 
 
 def train(

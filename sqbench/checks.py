@@ -2,11 +2,16 @@
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import EACH, device_of
 from sqbench.errors import UserError, known
+
+if TYPE_CHECKING:
+    from sqbench.quant.formats import Scheme
+    from sqbench.recipes.recipe import Recipe
 
 
 def check(cfg: DictConfig) -> None:
@@ -98,6 +103,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")
     check_mixed(cfg)
     check_blockwise(cfg, kind)
+    check_propagate(cfg, recipe, scheme)
     device_of(cfg.device)
     if kind == "images" and cfg.calibration.path is not None:
         raise UserError(f"calibration.path={cfg.calibration.path}: images calibrate from the training split; use null")
@@ -126,7 +132,7 @@ def _refuse_unknown(node: DictConfig, place: str = "") -> None:
 def check_blockwise(cfg: DictConfig, kind: str) -> None:
     """Raise UserError for settings of `blockwise=true` that need the whole model in memory."""
     from sqbench.evaluation import natural_evaluation
-    from sqbench.recipes.configured import recipe_of, scheme_of
+    from sqbench.recipes.configured import scheme_of
 
     if not cfg.blockwise:
         return
@@ -136,16 +142,25 @@ def check_blockwise(cfg: DictConfig, kind: str) -> None:
         raise UserError(f"eval={name}: runs the model many times over, and blockwise=true reads it each time; use eval=perplexity")
     if cfg.mixed is not None:
         raise UserError(f"mixed={cfg.mixed}: measures the whole model once for each group of layers; use blockwise=false")
-    recipe, scheme = recipe_of(cfg), scheme_of(cfg)
-    if recipe.transforms and recipe.ranges.needs(scheme) - {"blocks"}:
-        raise UserError(
-            f"ranges={recipe.ranges.name}: reads inputs again after {recipe.transforms[0].name} has changed the model, and"
-            " blockwise=true keeps none; use ranges=minmax, or blockwise=false"
-        )
-    if (ops := scheme.ops) != "linear":
+    if (ops := scheme_of(cfg).ops) != "linear":
         raise UserError(f"bits.ops={ops}: tensors between layers are not told apart block by block; use bits.ops=linear")
     if cfg.calibration.source == "weights":
         raise UserError("calibration.source=weights: is not made for blockwise=true; use data or random")
+
+
+def check_propagate(cfg: DictConfig, recipe: "Recipe", scheme: "Scheme") -> None:
+    """Raise UserError for settings that do not go with `calibration.propagate=true`."""
+    if not cfg.calibration.propagate or recipe.is_float or scheme.is_float:
+        return
+    asked, instead = "calibration.propagate=true", "use calibration.propagate=false"
+    if recipe.trains:
+        raise UserError(f"{asked}: method={recipe.name} trains the whole model at once; {instead}")
+    if scheme.ops != "linear":
+        raise UserError(f"{asked}: tensors between layers are not told apart block by block; use bits.ops=linear")
+    if cfg.calibration.source == "weights":
+        raise UserError(f"{asked}: calibration.source=weights reads no input; {instead}")
+    if cfg.mixed is not None:
+        raise UserError(f"{asked}: mixed={cfg.mixed} chooses widths from what the float model reads; {instead}")
 
 
 def check_mixed(cfg: DictConfig) -> None:

@@ -70,6 +70,7 @@ class CalibrationConfig:
     path: str | None = None  # a text other than the evaluation's
     search_windows: int = 4  # how many windows a search over block outputs (alpha=auto) replays
     search_images: int = 16  # the same for images
+    propagate: bool = False  # calibrate each block on what the quantized blocks before it write (sqbench/pipeline/engine.py)
 
 
 @dataclass

@@ -15,7 +15,7 @@ SHARED = "SQBENCH_SWEEP_NEEDS"  # environment variable: what the points of the s
 def needs_of(cfg: DictConfig) -> frozenset[str]:
     """Names of the collectors that a point reads: for its method, its mixed precision and its report."""
     recipe = recipe_of(cfg)
-    if recipe.is_float:
+    if recipe.is_float or cfg.calibration.propagate:  # which collects what each block needs, for itself
         return frozenset()
     return recipe.needs(scheme_of(cfg)) | outliers.NEEDS | (mixed.NEEDS if cfg.mixed is not None else frozenset())
 
@@ -32,6 +32,6 @@ def union(cfgs: Iterable[DictConfig]) -> str:
 def collected_for(cfg: DictConfig) -> frozenset[str]:
     """Names of the collectors that the calibration of a point runs. A search does not know its points, so each has its own."""
     own = needs_of(cfg)
-    if cfg.calibration.source == "weights":  # nothing is read or cached, so there is no pass to share
+    if cfg.calibration.source == "weights" or cfg.calibration.propagate:  # nothing is read or cached, so there is no pass to share
         return own
     return own | frozenset(filter(None, os.environ.get(SHARED, "").split(",")))

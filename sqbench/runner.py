@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench import api, assembly, data, gpus, models, training
-from sqbench.calibration import Statistics
+from sqbench.calibration import Statistics, uncollected
 from sqbench.comparison import shortfall
 from sqbench.config import device_of
 from sqbench.data import Corpus, Examples
@@ -234,8 +234,12 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         kept = cache / "calibration"
         statistics: Statistics = _shared(
             "statistics",
-            (*same_model, search, inside, needs),
-            lambda: api.calibrate(swift, examples.calibration, needs=needs, search=search, points=inside, folder=kept),
+            (*same_model, search, inside, needs, cfg.calibration.propagate),
+            lambda: (
+                uncollected(examples.calibration, search)  # each block's are collected when it is quantized
+                if cfg.calibration.propagate
+                else api.calibrate(swift, examples.calibration, needs=needs, search=search, points=inside, folder=kept)
+            ),
         )
     allocation = None
     if cfg.mixed is not None:
@@ -253,7 +257,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             quantized = training.fit(task, recipe.rounding, images, seed=cfg.seed, checkpoint=checkpoint)
     else:
         with watch.stage("quantize"):
-            quantized = api.quantize(model, statistics, recipe, scheme)
+            quantized = api.quantize(model, statistics, recipe, scheme, propagate=cfg.calibration.propagate)
     if allocation is not None:
         quantized = quantized.with_module(quantized.module, {**quantized.report, "allocation": allocation.about()})
     with watch.stage("lower"):

@@ -70,7 +70,7 @@ def collect_cached(
             return observer(names, wanted, batches, inside, shelf)
 
         found |= _complete(folder / digest(key)[:16], key, places, names, device, missing)
-    return Statistics(found, replay_sample(batches, search))
+    return Statistics(found, replay_sample(batches, search), seen=batches)
 
 
 def _complete(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sqbench.calibration.observe import CalibrationError, Names, observe
 from sqbench.data.base import Batches
 from sqbench.errors import UserError
+from sqbench.models.base import Model
 from sqbench.quant.operations import Point
 from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import complete
@@ -27,16 +28,15 @@ class Statistics:
         inputs: site -> statistics of the tensor that is read there.
         sample: [S, ...] model inputs that a search over block outputs may replay.
         guessed: sites whose tensor was not seen, and of which nothing is known.
-        again: (changed model, sites, collectors) -> what these sites read now, over the same inputs. None if they cannot be read
-            again.
+        seen: the inputs that were read, to be read again. None if they cannot be read again.
     """
 
     inputs: dict[str, InputStatistics]
     sample: Tensor
     guessed: frozenset[str] = frozenset()
-    again: Callable[[Any, Sequence[str], Names], dict[str, InputStatistics]] | None = None
+    seen: Batches | None = None
 
-    def regained(self, model: Any, needs: Names) -> "Statistics":
+    def regained(self, model: Model, needs: Names) -> "Statistics":
         """The statistics of a changed model. What the change made wrong of `needs` is collected again.
 
         Raises:
@@ -45,13 +45,13 @@ class Statistics:
         lost = [site for site, one in self.inputs.items() if one.lost & needs]
         if not lost:
             return self
-        if self.again is None:
+        if self.seen is None:
             names = ", ".join(sorted(self.inputs[lost[0]].lost & needs))
             raise UserError(
                 f"{lost[0]}: its {names} must be collected again, because scales have moved, and these statistics do not know their"
                 " inputs; use ranges=minmax, or statistics of calibrate(model, inputs)"
             )
-        found = self.again(model, lost, needs)
+        found = observe(model.module, model.body, needs, lost, self.seen)
         return replace(self, inputs=self.inputs | {site: self.inputs[site].renewed(found[site]) for site in lost})
 
     def check_window(self, module: nn.Module, site: str, layer: str) -> None:
@@ -81,6 +81,12 @@ def replay_sample(batches: Batches, count: int) -> Tensor:
     return torch.cat(kept)[:count].clone() if kept else torch.empty(0)
 
 
+def uncollected(inputs: Tensor | Batches, search: int) -> Statistics:
+    """Statistics of inputs that nothing has read yet. Propagated calibration reads them while it quantizes."""
+    batches = as_batches(inputs)
+    return Statistics({}, replay_sample(batches, search), seen=batches)
+
+
 def collect(
     module: nn.Module,
     run: Callable[[Tensor], Any],
@@ -104,4 +110,4 @@ def collect(
     """
     batches = as_batches(inputs)
     found = observe(module, run, complete(needs), sites, batches, points)
-    return Statistics(found, replay_sample(batches, search))
+    return Statistics(found, replay_sample(batches, search), seen=batches)

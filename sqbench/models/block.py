@@ -1,4 +1,4 @@
-"""One block of a language model as a model of its own, which reads hidden states and writes them."""
+"""One block of a model as a model of its own, which reads hidden states and writes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.topology import Topology, discover
 from sqbench.models.tracing import first_tensor
@@ -22,8 +21,8 @@ class BlockModel(Model):
     Attributes:
         place: the block's name.
         number: its index among the blocks.
-        call: number of tokens -> the block's arguments besides the hidden states.
-        shown: the hidden states that it reads in the language model's example.
+        call: hidden states -> the block's arguments besides them.
+        shown: the hidden states that it reads in the whole model's example.
         whole: the topology of all blocks, without its refused and floating entries; None before it is known.
     """
 
@@ -31,18 +30,18 @@ class BlockModel(Model):
 
     place: str = ""
     number: int = 0
-    call: Callable[[int], Call] = field(default=lambda tokens: ((), {}))
+    call: Callable[[Tensor], Call] = field(default=lambda hidden: ((), {}))
     shown: Any = None
     whole: Topology | None = None
 
     def example(self) -> Tensor:
-        """Hidden states [2, 12, width] of the language model's example."""
+        """Hidden states of the whole model's example, [2, 12, width] of a language model."""
         shown: Tensor = self.shown
         return shown
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states for the next block."""
-        args, kwargs = self.call(hidden.shape[1])
+        args, kwargs = self.call(hidden)
         return first_tensor(self.module.get_submodule(self.place)(hidden, *args, **kwargs))
 
     def body(self, hidden: Tensor) -> Tensor:
@@ -58,14 +57,19 @@ class BlockModel(Model):
 def block_names(module: nn.Module) -> tuple[str, ...]:
     """Names of a model's blocks, in order: the children of the list of modules that holds the most parameters.
 
-    Raises:
-        UserError: there is no such list.
+    Empty if there is no such list.
     """
-    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 0}
-    if not lists:
-        raise UserError(f"blockwise=true: {type(module).__name__} has no list of blocks; use blockwise=false")
-    name = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
-    return tuple(f"{name}.{number}" for number in range(len(lists[name])))
+
+    def size(part: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
+
+    lists = {
+        name: part
+        for name, part in module.named_modules()
+        if name and isinstance(part, nn.ModuleList | nn.Sequential) and len(part) > 0
+    }
+    name = max(lists, key=lambda name: size(lists[name]), default="")
+    return tuple(f"{name}.{number}" for number in range(len(lists[name]))) if name else ()
 
 
 def nested(name: str, module: nn.Module) -> nn.Module:

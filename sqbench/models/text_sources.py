@@ -18,7 +18,7 @@ from sqbench.models.folder import context_of, read_config, stored, weight_files
 from sqbench.models.language import load_language_model
 from sqbench.models.outline import language_widths
 from sqbench.models.prequantized import refuse_quantized
-from sqbench.models.streaming import stream_language_model
+from sqbench.models.stream_loading import stream_language_model
 from sqbench.storage import cache_dir, digest, known_digest, write_text
 
 log = logging.getLogger(__name__)

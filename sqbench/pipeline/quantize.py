@@ -1,6 +1,5 @@
-"""From a float model to a quantized one: transform, then round and correct. Only this module replaces layers."""
+"""From a float model, or one block, to a quantized one: transform, then round and correct. Only this module replaces layers."""
 
-import logging
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -10,9 +9,9 @@ from torch import nn
 
 from sqbench.models.base import Model
 from sqbench.models.folding import share
-from sqbench.pipeline.layer_formats import check_widths, formats_of
+from sqbench.pipeline.layer_formats import formats_of
 from sqbench.pipeline.points import crosses, place_points, quantized_points
-from sqbench.pipeline.report import describe_layer, empty_report, guessed_ranges, sizes, warn_of_floats
+from sqbench.pipeline.report import describe_layer
 from sqbench.progress import track
 from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
@@ -24,39 +23,27 @@ from sqbench.transforms.base import Change, Move
 from sqbench.transforms.batchnorm import FoldBatchNorms
 from sqbench.transforms.proof import sound
 
-log = logging.getLogger(__name__)
-
 
 @torch.no_grad()
-def quantize(task: Task, recipe: Recipe) -> Model:
-    """The model of a task, quantized by a recipe. The float model does not change and shares all parts that are not replaced.
+def quantize_part(task: Task, recipe: Recipe) -> Model:
+    """A model or a block of one, quantized by a recipe. The float model does not change and shares all that is not replaced.
 
-    The result's `report` has the layers with their signal-to-noise ratios and outliers, the groups with their exponents, the
-    refused groups with reasons, and the number of training steps (0).
+    The result's `report` has the layers with their signal-to-noise ratios and outliers, the groups with their exponents, and the
+    refused groups with reasons.
 
     Raises:
-        UserError: a group size does not divide a layer, or a part of the recipe finds nothing to work on.
+        UserError: a part of the recipe finds nothing to work on.
     """
-    report = empty_report()
-    if recipe.is_float:
-        return task.model.with_module(task.model.module, report)
-    check_widths(task)
     changed, changes, refused = transformed(task, recipe)
-    report["groups"] = [entry for change in changes if (entry := change.about()) is not None]
-    report["refused"] = [{"group": name, "reason": reason} for name, reason in refused]
+    report: dict[str, Any] = {
+        "groups": [entry for change in changes if (entry := change.about()) is not None],
+        "refused": [{"group": name, "reason": reason} for name, reason in refused],
+    }
     if task.scheme.is_float:
         return task.model.with_module(changed.model.module, report)
     module = share(changed.model.module)
     report["per_layer"] = _replace_layers(module, changed, recipe)
     place_points(module, quantized_points(task), lambda point: _point(recipe, task, point))
-    report.update(sizes(task))
-    warn_of_floats(task)
-    if guessed := guessed_ranges(task):
-        report["guessed"] = guessed
-        log.warning(
-            "%s: the input ranges of %d of %d layers are a guess, that of N(0, 1): nothing is known of what %s reads, for example",
-            *(task.model.name, len(guessed), len(formats_of(task)), guessed[0]),
-        )
     return task.model.with_module(module, report)
 
 

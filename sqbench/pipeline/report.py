@@ -33,6 +33,23 @@ def empty_report() -> dict[str, Any]:
     }
 
 
+def begin_report(task: Task) -> dict[str, Any]:
+    """The report on a model before its blocks are quantized. It warns of layers left in float, and of guessed ranges."""
+    report = empty_report()
+    report["refused"] = [{"group": name, "reason": reason} for name, reason in task.topology.refused]
+    if task.scheme.is_float:
+        return report
+    report |= sizes(task)
+    warn_of_floats(task)
+    if guessed := guessed_ranges(task):
+        report["guessed"] = guessed
+        log.warning(
+            "%s: the input ranges of %d of %d layers are a guess, that of N(0, 1): nothing is known of what %s reads, for example",
+            *(task.model.name, len(guessed), len(formats_of(task)), guessed[0]),
+        )
+    return report
+
+
 def sizes(task: Task) -> dict[str, Any]:
     """How much is quantized, and which matrices stay in float without being asked to."""
     return {

@@ -27,6 +27,8 @@ def identity(cfg: DictConfig, source: Source, corpus: Corpus) -> dict[str, Any]:
     calibrated = not recipe.is_float
     kind = LOADERS[cfg.model.loader].kind
     evaluated_on, calibrated_on = corpus.identity(cfg.data, cfg.calibration)
+    if cfg.calibration.propagate:
+        calibrated_on["propagate"] = True
     model: dict[str, Any] = {"weights": source.fingerprint, "dtype": cfg.model.dtype, "keep": sorted(cfg.model.keep)}
     if kind == "images":
         chosen = cfg.head or cfg.model.head

@@ -151,7 +151,7 @@ def test_blocks_on_disk_give_the_same_matrices_one_block_at_a_time(
     passes: list[Names],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sqbench.models.streaming import stream_language_model
+    from sqbench.models.stream_loading import stream_language_model
 
     about = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}
     blocks = stream_language_model(tiny_folder, torch.device("cpu"), **about)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from sqbench.data.text import Windows
 from sqbench.evaluation import EVALUATIONS, EvaluationError
 from sqbench.evaluation.causality import require_causal
 from sqbench.models.language import LanguageModel
-from sqbench.models.streaming import stream_language_model
+from sqbench.models.stream_loading import stream_language_model
 
 NAMED = r"model\.name=Bert: its predictions depend on later tokens\. Other tokens after the first 8 change what it predicts"
 OF_TEXT = [name for name, evaluation in EVALUATIONS.items() if "text" in evaluation.kinds]

@@ -21,7 +21,7 @@ from sqbench.evaluation.harness import LM_EVAL, HarnessSettings, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
 from sqbench.models.language import LanguageModel
-from sqbench.pipeline.quantize import quantize
+from sqbench.pipeline.engine import quantize
 from sqbench.quant.formats import Format, Scheme
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task

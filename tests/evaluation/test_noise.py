@@ -17,7 +17,8 @@ from sqbench.execution import lower
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
-from sqbench.models.streaming import StreamedModel, stream_language_model
+from sqbench.models.stream_loading import stream_language_model
+from sqbench.models.streaming import StreamedModel
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from sqbench.calibration import Statistics
 from sqbench.errors import UserError
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
+from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.layer_formats import formats_of
 from sqbench.pipeline.points import quantized_points
-from sqbench.pipeline.quantize import quantize
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
 from sqbench.recipes.configured import named

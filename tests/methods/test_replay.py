@@ -16,7 +16,7 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
-from sqbench.models.streaming import stream_language_model
+from sqbench.models.stream_loading import stream_language_model
 from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe

@@ -20,7 +20,7 @@ from benchmarks.llama import save_byte_tokenizer
 from sqbench.errors import UserError
 from sqbench.models.checkpoint import Checkpoint, Origin
 from sqbench.models.language import LanguageModel, load_language_model
-from sqbench.models.streaming import stream_language_model
+from sqbench.models.stream_loading import stream_language_model
 
 SAID: dict[str, Any] = {"name": "m", "fingerprint": "m", "dtype": "float32", "trust_remote_code": False, "keep": ()}
 UP, DOWN, HEAD = "model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight", "lm_head.weight"

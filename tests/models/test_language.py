@@ -17,7 +17,7 @@ from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.perplexity import perplexity
 from sqbench.models.language import LanguageModel, load_language_model
-from sqbench.models.streaming import stream_language_model
+from sqbench.models.stream_loading import stream_language_model
 
 SAID: dict[str, Any] = {"name": "m", "fingerprint": "m", "dtype": "float32", "trust_remote_code": False, "keep": ()}
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "is_decoder": True}

@@ -23,7 +23,8 @@ from sqbench.execution import lower
 from sqbench.models import checkpoint
 from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.language import LanguageModel, load_language_model
-from sqbench.models.streaming import StreamedModel, stream_language_model
+from sqbench.models.stream_loading import stream_language_model
+from sqbench.models.streaming import StreamedModel
 from sqbench.recipes.configured import named
 
 SAID = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}

@@ -15,7 +15,7 @@ from sqbench.data.image_splits import in_memory
 from sqbench.data.images import Batch, LabelledImages
 from sqbench.errors import UserError
 from sqbench.models.base import Model
-from sqbench.pipeline.quantize import quantize
+from sqbench.pipeline.engine import quantize
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named

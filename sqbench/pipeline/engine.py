@@ -1,0 +1,153 @@
+"""The block engine. A model is quantized block by block, and a model that needs no blocks is a single one.
+
+Two things need blocks. A model that is never whole in memory has one block there at a time (`blockwise=true`). Propagated
+calibration reads what the quantized blocks before a block write, so a block must wait for these (`calibration.propagate=true`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sqbench.calibration import Statistics, observe
+from sqbench.calibration.blocks import as_states
+from sqbench.data.base import Batches
+from sqbench.errors import UserError
+from sqbench.models.base import Model
+from sqbench.models.block import BlockModel
+from sqbench.models.blocks import HeldBlocks, held_blocks, merge_reports, place_of
+from sqbench.models.folding import share
+from sqbench.models.streaming import StreamedModel
+from sqbench.models.tracing import trace_calls
+from sqbench.pipeline.layer_formats import check_widths
+from sqbench.pipeline.quantize import quantize_part
+from sqbench.pipeline.report import begin_report, empty_report
+from sqbench.progress import track
+from sqbench.quant import outliers
+from sqbench.recipes.recipe import Recipe
+from sqbench.recipes.task import Task
+from sqbench.statistics import complete
+
+ASKED, OTHERWISE = "calibration.propagate=true", "use calibration.propagate=false"
+
+
+class Entrance(Protocol):
+    """The way from model inputs to the hidden states of the first block."""
+
+    def enter(self, inputs: Tensor) -> Tensor: ...
+
+
+def quantize(task: Task, recipe: Recipe, *, propagate: bool = False) -> Model:
+    """The model of a task, quantized by a recipe. The float model does not change.
+
+    Blocks of a model that is read block by block are quantized each time that inputs go through them, and are not kept. Its report
+    is complete after inputs went through all blocks. The numbers are those of the same model in memory.
+
+    Args:
+        propagate: whether each block is calibrated on what the quantized blocks before it write. The error that a search minimises
+            is then that of the block's output on these inputs, against the float block's. Memory holds the hidden states of all
+            calibration inputs.
+
+    Raises:
+        UserError: a group size does not divide a layer, or a part of the recipe finds nothing to work on. With `propagate`, the
+            model has no blocks, or the task's statistics do not know their inputs.
+    """
+    if recipe.is_float:
+        return task.model.with_module(task.model.module, empty_report())
+    propagate = propagate and not task.scheme.is_float
+    if propagate and task.statistics.seen is None:
+        raise UserError(f"{ASKED}: these statistics do not know their inputs; use those of calibrate(model, inputs)")
+    check_widths(task)
+    if isinstance(task.model, StreamedModel):
+        return task.model.then(BlockStep(task, recipe, task.model.blocks, propagate), begin_report(task))
+    if propagate:
+        return _propagated(task, recipe)
+    quantized, report = quantize_part(task, recipe), begin_report(task)
+    merge_reports(report, [quantized.report])
+    return quantized.with_module(quantized.module, report)
+
+
+class BlockStep:
+    """Quantizes float blocks, which come in order. The task is that of the whole model.
+
+    Attributes:
+        sample: the hidden states of the replay sample that the next block reads.
+        states: those of all calibration inputs, if the blocks need them.
+    """
+
+    sample: Tensor
+    states: list[Tensor]
+
+    def __init__(self, task: Task, recipe: Recipe, entrance: Entrance, propagate: bool) -> None:
+        self.task, self.recipe, self.entrance, self.propagate = task, recipe, entrance, propagate
+        self.needs = complete(recipe.needs(task.scheme) | outliers.NEEDS)
+        moved = bool(recipe.transforms) and bool(recipe.ranges.needs(task.scheme) - {"blocks"})  # statistics may be lost
+        self.seen = task.statistics.seen if propagate or moved else None
+
+    @torch.no_grad()
+    def __call__(self, block: Model) -> Model:
+        assert isinstance(block, BlockModel)
+        if block.number == 0:
+            self.sample = self.entrance.enter(self.task.statistics.sample)
+            self.states = [self.entrance.enter(batch) for batch in self.seen or ()]
+        own = tuple(name for name in self.task.topology.layers if name.startswith(f"{block.place}."))
+        quantized = self._quantized(block, own) if own else block
+        before = quantized if self.propagate else block  # whose output the next block reads
+        self.sample = before.body(self.sample)
+        for number, hidden in enumerate(self.states):
+            self.states[number] = before.body(hidden)
+        return quantized
+
+    def _quantized(self, block: BlockModel, own: tuple[str, ...]) -> Model:
+        statistics = replace(self.task.statistics, sample=self.sample, seen=as_states(self.states) if self.states else None)
+        if self.propagate:
+            sites = [site for site in block.topology.sites if site.startswith(f"{block.place}.")]
+            found = observe(block.module, block.body, self.needs, sites, as_states(self.states))
+            statistics = replace(statistics, inputs=found)
+        return quantize_part(Task(block, statistics, replace(self.task.scheme, layers=own)), self.recipe)
+
+
+def _propagated(task: Task, recipe: Recipe) -> Model:
+    """A model in memory: what is before the blocks, then each block, then what is after them."""
+    row = held_blocks(task.model, ASKED, OTHERWISE)
+    original, task = task.model, replace(task, model=row.model)
+    report = begin_report(task)
+    seen = task.statistics.seen
+    assert seen is not None
+    first, last = _around(task, row)
+    model, reports = row.model, []
+    needs = complete(recipe.needs(task.scheme) | outliers.NEEDS)
+
+    def around(model: Model, own: Sequence[str], run: Callable[[Any], Any], inputs: Batches) -> Model:
+        sites = list(dict.fromkeys(task.topology.site[name] for name in own))
+        found = observe(model.module, run, needs, sites, inputs)
+        known = Statistics(found, task.statistics.sample)
+        return quantize_part(Task(model, known, replace(task.scheme, layers=tuple(own))), recipe)
+
+    if first:
+        model = around(model, first, row.enter, seen)
+        reports.append(model.report)
+        row = row.over(model)
+    step = BlockStep(task, recipe, row, propagate=True)
+    module = share(model.module)
+    for number, place in enumerate(track(row.places, "blocks")):
+        quantized = step(row.block(number))
+        module.set_submodule(place, quantized.module.get_submodule(place))
+        reports.append(quantized.report or {})
+    model = model.with_module(module, None)
+    if last:
+        both: list[Any] = list(zip(seen, step.states, strict=True))
+        end = row.over(model)
+        model = around(model, last, lambda pair: end.leave(*pair), Batches(len(both), both.__getitem__, ""))
+        reports.append(model.report)
+    merge_reports(report, reports)
+    return original.with_module(model.module, report)
+
+
+def _around(task: Task, row: HeldBlocks) -> tuple[list[str], list[str]]:
+    """The layers to quantize before the blocks, and those after them."""
+    outside = [name for name in task.topology.layers if not place_of(name, row.places)]
+    before = set(trace_calls(row.module, lambda: row.enter(row.model.example())).layers) if outside else set()
+    return [name for name in outside if name in before], [name for name in outside if name not in before]
