@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from sqbench.records.outcome import Outcome
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 log = logging.getLogger("sqbench.search")
 FILE = "search.json"  # all trials, in the folder of the sweep
