@@ -77,14 +77,12 @@ def diff(config: PointsConfig, names: Sequence[str]) -> None:
 def why(config: PointsConfig, names: Sequence[str]) -> None:
     """Print whether a configuration still gives its point. Weights, data, defaults and code may have changed since."""
     _expect(names, 1, "why")
-    from sqbench import config as settings
     from sqbench.running.point import identify
-    from sqbench.running.resolved import resolve
+    from sqbench.running.resolved import restored
 
     record = found(config, names[0])
-    settings.register()
     try:
-        today = identify(resolve(OmegaConf.merge(OmegaConf.structured(settings.RunConfig), record.config)))  # type: ignore[arg-type]
+        today = identify(restored(record.config))
     except (UserError, OmegaConfBaseException) as error:
         _say(f"{record.point_id}: its configuration no longer works: {str(error).splitlines()[0]}")
         return

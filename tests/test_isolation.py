@@ -89,8 +89,8 @@ def test_a_gpu_is_left_empty_between_points(command, results, monkeypatch, on_gp
     emptied, kept = [], []
 
     class Here:
-        def compute(self, asked):
-            told = child._point(asked)
+        def compute(self, point, limits):
+            told = child._point(**point)
             kept.append(set(shared._slots))
             return told
 

@@ -1,6 +1,7 @@
 """A child process that computes points one after the other. It can be killed without harm to its parent."""
 
 import faulthandler
+import json
 import multiprocessing
 import os
 import signal
@@ -8,11 +9,11 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from hydra.core.utils import env_override
@@ -21,28 +22,9 @@ from sqbench.config import LimitsConfig
 from sqbench.errors import UserError
 from sqbench.quiet import quiet
 
-if TYPE_CHECKING:
-    from sqbench.running.resolved import Resolved
-
 LOOK = 0.1  # seconds between looks at a child's memory
 GRACE = 5.0  # seconds that a child gets to end after SIGTERM
 DYING = 60.0  # seconds that a dead child may take to be gone, while its memory is freed or written to a core file
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A point for a child, with the arguments of `run_point`.
-
-    Attributes:
-        folder: of the point's record and log.
-        threads: of torch; None leaves the choice to torch.
-    """
-
-    resolved: "Resolved"
-    overrides: list[str]
-    sweep: str | None
-    folder: Path
-    threads: int | None
 
 
 class Child:
@@ -62,17 +44,19 @@ class Child:
     def alive(self) -> bool:
         return self._process.is_alive()
 
-    def compute(self, asked: Asked) -> dict[str, Any]:
+    def compute(self, point: dict[str, Any], limits: LimitsConfig) -> dict[str, Any]:
         """The result of a point: `outcome`, `refused` with the error in its configuration, or `died` with the cause.
 
-        The child is ended when it exceeds one of the point's limits.
+        Args:
+            point: the arguments of `_point`, as JSON values.
+            limits: the child is ended when it exceeds one of them.
         """
         with suppress(OSError):  # the child has died in the meantime, which is handled below
-            self._pipe.send(asked)
-        over = self._watched(asked.resolved.options.limits)
+            self._pipe.send_bytes(json.dumps(point).encode())
+        over = self._watched(limits)
         try:
             if self._pipe.poll():
-                return dict(self._pipe.recv())
+                return dict(json.loads(self._pipe.recv_bytes()))
         except (EOFError, OSError):  # the pipe of a dead child
             pass
         self._process.join(DYING)
@@ -114,30 +98,31 @@ def _serve(pipe: Connection) -> None:
     quiet()
     while True:
         try:
-            asked = pipe.recv()
+            asked = json.loads(pipe.recv_bytes())
         except EOFError:
             return
         try:
-            told = _point(asked)
+            told = _point(**asked)
         except Exception as error:  # noqa: BLE001 (the parent has to hear of it, a full disk for one)
             told = {"died": f"{type(error).__name__}: {error}"}
-        pipe.send(told)
+        pipe.send_bytes(json.dumps(told).encode())
 
 
-def _point(asked: Asked) -> dict[str, Any]:
-    """Compute a point. If native code crashes, Python's stack goes to the point's log."""
+def _point(config: dict[str, Any], overrides: list[str], sweep: str | None, folder: str, threads: int | None) -> dict[str, Any]:
+    """Compute a point from its configuration. If native code crashes, Python's stack goes to the log in `folder`."""
     import torch
 
+    from sqbench.running.resolved import restored
     from sqbench.running.runner import run_point
     from sqbench.running.shared import forget
 
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    with (asked.folder / "stdout.log").open("a", encoding="utf-8") as crash:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / "stdout.log").open("a", encoding="utf-8") as crash:
         faulthandler.enable(crash)
         try:
-            return {"outcome": run_point(asked.resolved, asked.overrides, asked.sweep)}
+            return {"outcome": asdict(run_point(restored(config), overrides, sweep))}
         except UserError as error:
             return {"refused": str(error)}
         finally:

@@ -12,7 +12,7 @@ from sqbench.errors import UserError
 from sqbench.locks import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
-from sqbench.running.child import Asked, Child
+from sqbench.running.child import Child
 from sqbench.storage import written
 
 if TYPE_CHECKING:
@@ -57,15 +57,16 @@ def run_isolated(resolved: "Resolved", overrides: list[str], sweep: str | None =
     place = {gpus.VISIBLE: os.environ[gpus.VISIBLE]} if gpus.VISIBLE in os.environ else {}
     if share.number is not None:
         place |= gpus.only(share.number)
+    asked = {"config": resolved.config, "overrides": overrides, "sweep": sweep, "folder": str(folder), "threads": share.threads}
     try:
-        told = _child(place).compute(Asked(resolved, overrides, sweep, folder, share.threads))
+        told = _child(place).compute(asked, options.limits)
     except BaseException:  # Ctrl-C: the child must not go on alone
         end_child()
         raise
-    if "outcome" not in told or told["outcome"].state == "failed" or options.limits.memory_gb is not None:
+    if "outcome" not in told or told["outcome"]["state"] == "failed" or options.limits.memory_gb is not None:
         end_child()
     if "outcome" in told:
-        return told["outcome"]
+        return Outcome(**told["outcome"])
     if "refused" in told:
         raise UserError(told["refused"])
     message = told["died"]

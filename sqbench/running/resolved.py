@@ -1,15 +1,17 @@
 """A configuration, parsed once. No stage of a point reads the configuration itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench.config import EACH, CalibrationConfig, DataConfig, LimitsConfig, ModelConfig, RunOptions, TrackerConfig
+from sqbench.config import EACH, CalibrationConfig, DataConfig, LimitsConfig, ModelConfig, RunConfig, RunOptions, TrackerConfig
 from sqbench.data import SOURCES
 from sqbench.errors import UserError, known
 from sqbench.evaluation import Chosen, evaluation_of
 from sqbench.models import LOADERS
+from sqbench.overrides import literal
 from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
@@ -87,6 +89,27 @@ def resolve(cfg: DictConfig) -> Resolved:
         options=RunOptions(**options),
         config=config,
     )
+
+
+def restored(config: Mapping[str, Any]) -> Resolved:
+    """Parse a configuration that is plain data, as in a record.
+
+    Raises:
+        UserError: as `resolve`.
+        OmegaConfBaseException: a key or a value is not of this version.
+    """
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), _literal(config))
+    assert isinstance(cfg, DictConfig)
+    return resolve(cfg)
+
+
+def _literal(value: Any) -> Any:
+    """Plain data in which OmegaConf reads every text as it is."""
+    if isinstance(value, Mapping):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def _typed(kind: type[T], node: Any) -> T:
