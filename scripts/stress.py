@@ -88,7 +88,7 @@ def stress(folder: Path, points: int, processes: int, kill_every: float, seed: i
     base += [f"results_dir={results}", "method=smoothquant", "bits=w8a8"]
     alphas = [round(index / points, 6) for index in range(points)]
     context = multiprocessing.get_context("forkserver")  # a start takes a tenth of a second, and no process inherits a thread
-    context.set_forkserver_preload(["sqbench.runner", "sqbench.run", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(["sqbench.running.runner", "sqbench.run", "transformers.models.llama.modeling_llama"])
     seen, running, start = Seen(), [], time.monotonic()
     next_kill, finished = start + kill_every, 0
     while len(seen.records) < points or running:

@@ -22,7 +22,7 @@ import wandb_workspaces.workspaces as ws
 from sqbench.errors import known
 from sqbench.storage import write_text
 
-STAGES = ("load", "baseline", "calibrate", "allocate", "quantize", "train", "lower", "evaluate")  # of sqbench.runner.flow
+STAGES = ("load", "baseline", "calibrate", "allocate", "quantize", "train", "lower", "evaluate")  # of sqbench.running.flow
 METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "acc", "kl_to_fp", "agreement", "exact_match")
 ALPHA = wr.Config("identity.method.alpha")  # the alpha that the method used; the top-level `alpha` may be null
 

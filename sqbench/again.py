@@ -3,17 +3,18 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sqbench.config import compose_config
+from sqbench.config import RunOptions, compose_config
 from sqbench.errors import UserError
 from sqbench.overrides import TROUBLE, quoted
 from sqbench.records.record import Record
 
-_OF_THE_RUN = ("results_dir", "cache_dir", "tracker", "force", "plan", "isolate", "limits", "threads", "retry")  # change no number
+_OPTIONS = [field.name for field in fields(RunOptions)]
 
 
 def again(record: Record) -> str:
@@ -30,7 +31,7 @@ def again(record: Record) -> str:
     changed = [
         f"{key}={quoted(value) if isinstance(value, str) else json.dumps(value)}"
         for key, value in then.items()
-        if key in today and today[key] != value and key.partition(".")[0] not in _OF_THE_RUN
+        if key in today and today[key] != value and key.partition(".")[0] not in _OPTIONS
         if not key.startswith("data.") or key.removeprefix("data.") in data  # an image model has no windows
     ]
     return shlex.join([*program, *overrides, *changed]) if changed else command

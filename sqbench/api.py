@@ -1,17 +1,15 @@
-"""The verbs of sqbench, for notebooks and for the runner: configure, load, calibrate, allocate, quantize, train, evaluate."""
+"""The verbs of sqbench, for notebooks and for scripts: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sqbench import assembly, calibration, data, models, tensorfile, training
+from sqbench import calibration, data, models, training
 from sqbench.calibration import Statistics
-from sqbench.checks import check
 from sqbench.config import CalibrationConfig, compose_config
 from sqbench.data import Batches, Examples
 from sqbench.data.base import Unseen
@@ -27,9 +25,10 @@ from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
+from sqbench.running import assembly
+from sqbench.running.checks import check
+from sqbench.running.resolved import resolve
 from sqbench.statistics import complete
-from sqbench.storage import digest
-from sqbench.training.checkpoint import fingerprint
 
 
 def configure(*overrides: str) -> DictConfig:
@@ -39,26 +38,23 @@ def configure(*overrides: str) -> DictConfig:
         UserError: a value cannot work.
     """
     cfg = compose_config(*overrides)
-    check(cfg)
+    check(resolve(cfg))
     return cfg
 
 
-def load(*overrides: str, cfg: DictConfig | None = None, folder: Path | None = None) -> tuple[Model, Examples]:
+def load(*overrides: str) -> tuple[Model, Examples]:
     """A model and its examples. They are named as on the command line: `load("model=smollm2_135m", "data=pydoc")`.
-
-    Args:
-        folder: a cache for a fitted head; None fits without one.
 
     Raises:
         UserError: the model or the data is not available, or they do not fit each other.
     """
-    cfg = cfg if cfg is not None else configure(*overrides)
-    source = models.locate(cfg.model)
-    assembly.check_window(cfg, source)
-    assembly.check_sizes(cfg, source)
-    model = assembly.read(source, cfg)
-    examples = assembly.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
-    return assembly.with_head(model, examples, cfg, folder), examples
+    resolved = resolve(configure(*overrides))
+    source = models.locate(resolved.model)
+    assembly.check_window(resolved, source)
+    assembly.check_sizes(resolved, source)
+    model = assembly.read(source, resolved)
+    examples = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
+    return assembly.with_head(model, examples, resolved, None), examples
 
 
 def calibrate(
@@ -103,41 +99,15 @@ def calibrate(
 
 
 def allocate(
-    model: Model,
-    statistics: Statistics,
-    scheme: Scheme,
-    budget: float,
-    widths: Sequence[int] = (2, 3, 4, 6, 8),
-    *,
-    run: Model | None = None,
-    folder: Path | None = None,
+    model: Model, statistics: Statistics, scheme: Scheme, budget: float, widths: Sequence[int] = (2, 3, 4, 6, 8)
 ) -> Allocation:
     """Bits for each group of layers, `budget` on average. Use them with `quantize(..., bits=allocation.applied(scheme))`.
 
     Args:
         scheme: the damage is measured at its own width. A narrow width is the most informative.
-        run: the same model on other kernels. The damage is measured on it.
-        folder: a cache for the measured damage; None measures without one.
     """
     task = Task(model, statistics, scheme)
-
-    def compute() -> tensorfile.Content:
-        found = measure(task, run or model)
-        return {"damage": torch.tensor(list(found.values()), dtype=torch.float64)}, key
-
-    parameter = next(model.module.parameters())
-    key = {
-        "version": 1,
-        "model": model.prediction_fingerprint,
-        "dtype": str(parameter.dtype),
-        "device": parameter.device.type,
-        "sample": [fingerprint({"sample": statistics.sample}), list(statistics.sample.shape)],
-        "weights": None if scheme.weights is None else scheme.weights.as_dict(),
-        "groups": task.topology.siblings,
-    }
-    tensors, _ = compute() if folder is None else tensorfile.cached(folder / f"{digest(key)[:16]}.safetensors", compute)
-    damage = dict(zip(task.topology.siblings, tensors["damage"].tolist(), strict=True))
-    return mix(task, damage, list(widths), budget)
+    return mix(task, measure(task, model), list(widths), budget)
 
 
 def quantize(

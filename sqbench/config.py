@@ -1,4 +1,4 @@
-"""The types of the configuration. `sqbench.checks` checks the values.
+"""The types of the configuration. `sqbench.running.checks` checks the values.
 
 `conf/` holds the values. This file defines and explains every key that a YAML file or an override may set.
 """
@@ -168,6 +168,21 @@ class RunConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     threads: int | None = None  # of a point; null: all cores, or a worker's share of them
     retry: int = 0  # how often a failed point is tried again at once
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The keys of RunConfig that change no number of a point: where results go, and how the point is run."""
+
+    results_dir: str
+    cache_dir: str | None
+    force: bool
+    plan: bool
+    isolate: bool | None
+    limits: LimitsConfig
+    threads: int | None
+    retry: int
+    tracker: TrackerConfig
 
 
 def register() -> None:

@@ -23,7 +23,7 @@ from sqbench.records.record import Record
 from sqbench.storage import canonical_json, digest
 
 if TYPE_CHECKING:
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 
 ENOUGH = 64  # finished points of one kind that are used, the last in the order of their names

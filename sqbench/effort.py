@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from sqbench.evaluation import EVALUATIONS
 from sqbench.models.extent import Extent
 from sqbench.quant.codec import round_trip
 from sqbench.quant.formats import Format
 from sqbench.quant.statistics import InputStatistics
-from sqbench.recipes.configured import is_float, recipe_of
 from sqbench.recipes.part import Effort
 from sqbench.statistics.blocks import GRAM_BLOCK
 
 if TYPE_CHECKING:
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 BETWEEN = 1.5  # time of a forward pass over that of its products alone: norms, attention, activation functions
 START = 6.0  # seconds in which a process imports the libraries of models and kernels
@@ -95,14 +93,14 @@ class Work:
 
 def work_of(point: "Point") -> Work | None:
     """The amounts of work of a point. None if the length of the evaluation is unknown, or with mixed precision."""
-    identity, cfg = point.identity, point.cfg
-    if not EVALUATIONS[identity["eval"]["name"]].single_pass or "mixed" in identity:
+    identity, resolved = point.identity, point.resolved
+    if not resolved.evaluation.evaluation.single_pass or "mixed" in identity:
         return None
     data, calibration = identity["data"], identity["calibration"] or {}
     window = data.get("window", 1)
     kind = "windows" if "windows" in data else "images"
     seen = 0 if calibration.get("source") == "weights" else calibration.get(kind, 0)
-    fitted = cfg.model.head_images if identity["model"].get("head", {}).get("name", "own") != "own" else 0
+    fitted = resolved.model.head_images if identity["model"].get("head", {}).get("name", "own") != "own" else 0
     learnt, steps = gradient_steps(point)
     searched = calibration.get(f"search_{kind}", 0) * window
     return Work(data[kind] * window, seen * window, searched, window if kind == "windows" else 50, fitted, learnt, steps)
@@ -110,7 +108,7 @@ def work_of(point: "Point") -> Work | None:
 
 def gradient_steps(point: "Point") -> tuple[int, int]:
     """The images of all gradient steps of a point, and the largest number of steps. Both are 0 without training."""
-    recipe = recipe_of(point.cfg)
+    recipe = point.resolved.recipe
     train = getattr(point.corpus, "train", ())
     return recipe.effort(point.identity["scheme"]).learnt(len(train)) if recipe.trains else (0, 0)
 
@@ -120,14 +118,14 @@ def estimate(point: "Point") -> tuple[dict[str, float], int] | None:
     extent, work = point.source.extent(), work_of(point)
     if extent is None or work is None:
         return None
-    recipe = recipe_of(point.cfg)
+    recipe = point.resolved.recipe
     effort = Effort() if recipe.is_float else recipe.effort(point.identity["scheme"])
     return _seconds_of(extent, work, effort, point), _bytes_of(extent, work, point)
 
 
 def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> dict[str, float]:
     identity = point.identity
-    here = machine(identity["device"], point.cfg.threads or torch.get_num_threads())
+    here = machine(identity["device"], point.resolved.options.threads or torch.get_num_threads())
     forward = BETWEEN * extent.flops / here.products
     decoded = 0.0 if "windows" in identity["data"] else DECODED
     inside = extent.inputs / here.rounded if identity["scheme"].get("activations") else 0.0
@@ -136,7 +134,7 @@ def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> d
         "load": START + 4 * extent.weights / READ + work.fitted * (forward + decoded),
         "baseline": STAGE + work.evaluated * (forward + said + decoded),
     }
-    if is_float(point.cfg):
+    if point.resolved.recipe.is_float:
         return stages
     replayed = effort.replays * work.searched * (forward + inside)
     stages |= {

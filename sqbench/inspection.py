@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from sqbench import api, assembly, data, models
+from sqbench import api, data, models
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
 from sqbench.errors import UserError, closest
@@ -20,11 +20,13 @@ from sqbench.quant.formats import Format
 from sqbench.quant.layers import channels_last, weight_of
 from sqbench.quant.statistics import MissingStatistics
 from sqbench.ranges import RANGES
-from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
+from sqbench.recipes.configured import method_names, named
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.reporting.divisions import Division
 from sqbench.reporting.surfaces import Tensors
+from sqbench.running import assembly
+from sqbench.running.resolved import resolve
 from sqbench.transforms.base import Move
 from sqbench.transforms.smoothing import column_absmax
 
@@ -61,18 +63,19 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     Raises:
         UserError: the model or the data is not available.
     """
-    source = models.locate(cfg.model)
-    assembly.check_window(cfg, source)
-    model = source.load(device_of(cfg.device))  # without the head that a run may fit, which nothing below reads
-    found = assembly.examples_of(data.fetch(cfg.data, cfg.calibration), model, source, cfg)
-    search = assembly.search_size(cfg, model)
+    resolved = resolve(cfg)
+    source = models.locate(resolved.model)
+    assembly.check_window(resolved, source)
+    model = source.load(device_of(resolved.device))  # without the head that a run may fit, which nothing below reads
+    found = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
+    search = assembly.search_size(resolved)
     try:
         statistics = api.calibrate(model, found.calibration, search=search, folder=folder / "calibration")
     except CalibrationError as error:
         raise UserError(f"model={model.name}: {error}") from error
     batches = as_batches(found.calibration)
     inputs = replay_sample(batches, examples or {"text": 1, "images": 4}[model.kind])
-    return Inspected(Task(model, statistics, scheme_of(cfg)), recipe_of(cfg), inputs, len(batches))
+    return Inspected(Task(model, statistics, resolved.scheme), resolved.recipe, inputs, len(batches))
 
 
 def shown_format(fmt: Format | None) -> Format:

@@ -33,8 +33,12 @@ def quoted(text: str) -> str:
     """A text quoted for Hydra. It is never read as a number, a list, several values or an interpolation."""
     if re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
-    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf's way to write a literal ${
-    return QuotedString(literal, Quote.double).with_quotes()
+    return QuotedString(literal(text), Quote.double).with_quotes()
+
+
+def literal(text: str) -> str:
+    """A text in which OmegaConf reads no interpolation: its way to write a literal `${`."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def pasted(key: str, value: str | Path) -> str:

@@ -15,7 +15,7 @@ from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 
 if TYPE_CHECKING:
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)  # workers of a launcher
 
@@ -75,7 +75,7 @@ def summary(costs: Sequence[Cost], unknown: int) -> str:
 
 def _state(point: "Point", store: Store) -> str:
     record = store.read(point.id, brief=True)
-    if record is None or point.cfg.force:
+    if record is None or point.resolved.options.force:
         return "to do"
     return "finished" if record.finished else "failed, to do again"
 

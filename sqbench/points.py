@@ -49,7 +49,7 @@ class PointsConfig:
 def listed(config: PointsConfig, names: Sequence[str]) -> None:
     """Print every point that the filters leave."""
     _expect(names, 0, "list")
-    from sqbench.records.identity import REVISION
+    from sqbench.running.identity import REVISION
 
     records = {record.point_id: record for record in records_of(config.results_dir, "points")}
     frame = chosen(results_frame(records.values()), config.where)
@@ -77,13 +77,12 @@ def diff(config: PointsConfig, names: Sequence[str]) -> None:
 def why(config: PointsConfig, names: Sequence[str]) -> None:
     """Print whether a configuration still gives its point. Weights, data, defaults and code may have changed since."""
     _expect(names, 1, "why")
-    from sqbench import config as settings
-    from sqbench.runner import identify
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import restored
 
     record = found(config, names[0])
-    settings.register()
     try:
-        today = identify(OmegaConf.merge(OmegaConf.structured(settings.RunConfig), record.config))  # type: ignore[arg-type]
+        today = identify(restored(record.config))
     except (UserError, OmegaConfBaseException) as error:
         _say(f"{record.point_id}: its configuration no longer works: {str(error).splitlines()[0]}")
         return
@@ -120,7 +119,7 @@ def clean(config: PointsConfig, names: Sequence[str]) -> None:
     """Remove useless files, after showing them and asking."""
     if not names:
         raise UserError(f"clean: must be followed by at least one of {', '.join(KINDS)}")
-    from sqbench.records.identity import REVISION
+    from sqbench.running.identity import REVISION
 
     store = Store(folder_of(config))
     going = remains(store, names, REVISION)

@@ -16,13 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sqbench import config, sweep
 from sqbench.answer import application, refuse
-from sqbench.checks import check
 from sqbench.errors import UserError
-from sqbench.isolation import Share, end_child, run_isolated
 from sqbench.progress import place_in_sweep
 from sqbench.quiet import begin, quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.running.isolation import Share, end_child, run_isolated
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
@@ -40,26 +39,30 @@ def task(cfg: DictConfig) -> Outcome:
     import torch
 
     from sqbench.plan import show_plan
-    from sqbench.runner import identify, run_point
+    from sqbench.running.checks import check
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import resolve
+    from sqbench.running.runner import run_point
 
     number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
     if not alone:
         place_in_sweep(number, total)
     try:
-        check(cfg)
+        resolved = resolve(cfg)
+        check(resolved)
         if alone:
             Store(cfg.results_dir).prepare()
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
         if alone and cfg.plan:
-            show_plan([identify(cfg)], cfg.results_dir)
+            show_plan([identify(resolved)], cfg.results_dir)
             sys.exit(0)
         name = None if alone else os.path.basename(setting.sweep.dir)  # noqa: PTH119 (a name, not a file)
         share = _share(cfg, setting, total)
         for attempt in range(cfg.retry + 1):
             _stop_if_asked()
             own = sweep.own_overrides(setting.overrides.task)
-            outcome = run_point(cfg, own, name) if share is None else run_isolated(cfg, own, name, share)
+            outcome = run_point(resolved, own, name) if share is None else run_isolated(resolved, own, name, share)
             if outcome.state != "failed" or attempt == cfg.retry:
                 break
             log.info("failed %s  %s: trying again, %d of %d", outcome.point_id, outcome.error, attempt + 1, cfg.retry)

@@ -16,7 +16,7 @@ from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 
 if TYPE_CHECKING:
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def told(overrides: Sequence[str], keys: Sequence[str]) -> str:
 
 def announce(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Log what will be loaded, before the imports that take seconds."""
-    if "sqbench.runner" in sys.modules:
+    if "torch" in sys.modules:
         return
     given = dict(item.lstrip("+").split("=", 1) for item in overrides if "=" in item)
     names = []
@@ -61,8 +61,9 @@ def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequ
     Raises:
         UserError: a job cannot work. No job has started then.
     """
-    from sqbench.checks import check
-    from sqbench.runner import identify
+    from sqbench.running.checks import check
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import resolve
 
     for key in ("results_dir", "plan", "force"):
         values = sorted({str(cfg[key]) for _, cfg in jobs})
@@ -72,8 +73,9 @@ def checked(jobs: Sequence[tuple[Sequence[str], DictConfig]]) -> list[tuple[Sequ
     for overrides, cfg in jobs:
         try:
             for own, one in by_group(overrides, cfg):
-                check(one)
-                points.append((own, identify(one)))
+                resolved = resolve(one)
+                check(resolved)
+                points.append((own, identify(resolved)))
         except UserError as error:
             raise UserError(f"{error}  [{' '.join(overrides)}]" if len(jobs) > 1 else str(error)) from error
     return points
@@ -95,16 +97,19 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     Raises:
         UserError: the job cannot work for any choice of layers.
     """
-    from sqbench.checks import check
     from sqbench.config import EACH
-    from sqbench.runner import groups_of, identify
+    from sqbench.running.checks import check
+    from sqbench.running.flow import groups_of
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import resolve
 
     if cfg.layers != EACH:
         return [(overrides, cfg)]
     whole = _with_layers(cfg, None)
-    check(whole)
+    resolved = resolve(whole)
+    check(resolved)
     log.info("layers=%s: loading %s to see its groups of layers", EACH, cfg.model.name)
-    point = identify(whole)
+    point = identify(resolved)
     if point.first:
         log.info("layers=%s: %s; it is one line of the plan until then", EACH, point.first)
         return [(overrides, whole)]

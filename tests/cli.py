@@ -109,10 +109,10 @@ def put_back() -> Iterator[None]:
 def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
     """The command line inside this process: a tenth of a second where a process of its own takes three."""
     from sqbench import run as module
-    from sqbench import runner
+    from sqbench.running import shared
 
     capsys.readouterr()
-    runner._slots.clear()
+    shared._slots.clear()
     with put_back():
         sys.argv = ["sqbench.run", *arguments]
         try:
@@ -121,7 +121,7 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Ended:
         except SystemExit as end:
             code = end.code or 0
         finally:
-            runner._slots.clear()
+            shared._slots.clear()
     assert isinstance(code, int)
     said = capsys.readouterr()
     return Ended(code, said.out, said.err)
@@ -185,7 +185,7 @@ def _server() -> ForkServerContext:
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}").items():
             patch.setenv(key, value)
-        context.set_forkserver_preload(["cli", "sqbench.run", "sqbench.runner", "transformers.models.llama.modeling_llama"])
+        context.set_forkserver_preload(["cli", "sqbench.run", "sqbench.running.runner", "transformers.models.llama.modeling_llama"])
         forkserver.ensure_running()
     return context
 

@@ -139,10 +139,10 @@ def test_a_progress_line_carries_the_other_keys_that_vary() -> None:
 def test_what_is_loaded_is_said_before_it_is_imported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("sqbench"), "propagate", True)
     cfg = compose_config("model=hf", "data=pydoc")
-    monkeypatch.setitem(sys.modules, "sqbench.runner", sweep)
+    monkeypatch.setitem(sys.modules, "torch", sweep)
     sweep.announce(cfg)
     assert caplog.text == ""  # everything is there already
-    monkeypatch.delitem(sys.modules, "sqbench.runner")
+    monkeypatch.delitem(sys.modules, "torch")
     with caplog.at_level(logging.INFO, "sqbench"):
         sweep.announce(cfg, ["model=hf", "model.name=a,b", "seed=1,2"])
     assert "loading PyTorch, then model=a,b data=pydoc" in caplog.text

@@ -119,7 +119,8 @@ def test_a_plan_marks_the_points_that_train(
 ) -> None:
     def point(name: str, steps: int) -> Any:
         identity = {"scheme": {"name": "w4a4"}, "method": {"name": name}}
-        return SimpleNamespace(id=name * 2, identity=identity, cfg=SimpleNamespace(force=False), steps=steps, first="")
+        resolved = SimpleNamespace(options=SimpleNamespace(force=False))
+        return SimpleNamespace(id=name * 2, identity=identity, resolved=resolved, steps=steps, first="")
 
     monkeypatch.setattr(plan, "gradient_steps", lambda one: (0, one.steps))
     monkeypatch.setattr(plan.History, "predict", lambda self, one: None)

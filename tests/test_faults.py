@@ -26,12 +26,13 @@ import pytest
 from cli import Ended, Forked, fork, put_back, tiny_run, wait_for
 from conftest import training_text
 
-from sqbench import locks, runner, storage
+from sqbench import locks, storage
 from sqbench.faults import FAULT, ONCE
-from sqbench.records import identity, provenance
+from sqbench.records import provenance
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.run import main
+from sqbench.running import identity, shared
 
 pytestmark = pytest.mark.slow  # every fault is a sweep of its own, and many are processes
 SWEEP = ("-m", "method=rtn,minmax")  # of two points that share the float result
@@ -81,7 +82,7 @@ def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         sys.argv = ["sqbench.run", "-m", *tiny_run(tiny_folder, folder / "text.txt", folder / "results", *SWEEP[1:])]
         with pytest.raises(SystemExit) as ended:
             main()
-    runner._slots.clear()
+    shared._slots.clear()
     assert not ended.value.code
     for name in ("points.json", "samples.parquet", "record.json"):
         assert {f"before {name}", f"after {name}"} <= set(places)
@@ -409,7 +410,7 @@ def test_another_version_with_the_same_numbers_reuses_what_is_there(
 def test_another_revision_computes_points_of_its_own_beside_the_old_ones(
     command: Command, results: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A revision has other numbers (records.identity.REVISION): tables mark its points as a variant, and mix nothing."""
+    """A revision has other numbers (running.identity.REVISION): tables mark its points as a variant, and mix nothing."""
     assert command(*SWEEP).code == 0
     with kept(results), monkeypatch.context() as patch:
         patch.setattr(identity, "REVISION", identity.REVISION + 1)

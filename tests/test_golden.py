@@ -16,8 +16,8 @@ import torch
 from cli import put_back, tiny_run
 
 from sqbench import run
-from sqbench.records.identity import REVISION
 from sqbench.records.store import Store
+from sqbench.running.identity import REVISION
 
 GOLDEN = Path(__file__).parent / "golden.json"
 SWEEPS = (

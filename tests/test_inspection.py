@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from sqbench import api, inspection
 from sqbench.errors import UserError
@@ -111,12 +110,12 @@ def test_a_dynamic_format_is_shown_as_one_range_for_the_tensor() -> None:
 
 
 def test_loading_is_that_of_a_run(tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
-    cfg: DictConfig = api.configure(
+    overrides = (
         *("model=hf", f"model.name={tiny_folder}", "data=text", f"data.path={text_file}", "data.window=64", "data.windows=2"),
         *("calibration.windows=3", "method=awq", "bits=w4a16"),
     )
-    seen = inspected(cfg, 2, tmp_path)
-    model, examples = api.load(cfg=cfg)
+    seen = inspected(api.configure(*overrides), 2, tmp_path)
+    model, examples = api.load(*overrides)
     assert torch.equal(seen.inputs, examples.calibration[:2])
     assert (seen.calibrated, seen.recipe.name, seen.task.scheme.name) == (3, "awq", "w4a16")
     assert len(list((tmp_path / "calibration").glob("*.safetensors"))) == 5  # a file for each everyday collector

@@ -10,7 +10,7 @@ from examples import build, write
 
 from sqbench.locks import claim
 from sqbench.points import main
-from sqbench.records.identity import REVISION
+from sqbench.running.identity import REVISION
 from sqbench.storage import digest
 
 

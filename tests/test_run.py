@@ -15,10 +15,11 @@ from cli import Ended, call, contents, run, tiny_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sqbench
-from sqbench import assembly, points, runner
+from sqbench import points
 from sqbench.errors import UserError
 from sqbench.overrides import written
 from sqbench.records.store import Store
+from sqbench.running import assembly, flow
 from sqbench.storage import digest
 
 Command = Callable[..., Ended]
@@ -301,7 +302,7 @@ def test_models_of_one_sweep_do_not_mix(
         tensors = load_file(tiny_folder / "model.safetensors")
         tensors["model.layers.0.mlp.gate_proj.weight"] *= factor
         save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(runner, "id", lambda _: 0, raising=False)
+    monkeypatch.setattr(flow, "id", lambda _: 0, raising=False)
     folders = f"{tiny_folder},{tmp_path / 'broken'},{tmp_path / 'other'}"
     assert command("-m", "method=minmax", f"model.name={folders}").code == 1
     assert sorted(record["status"] for record in records(results).values()) == ["failed", "ok", "ok"]
@@ -352,7 +353,7 @@ def test_a_plan_computes_nothing_and_tells_the_state_of_every_point(command: Com
 @pytest.fixture
 def fails_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patterns of layers meet the loaded model alone, as where no architecture tells its layers: `layers=nowhere` fails a point."""
-    monkeypatch.setattr(assembly, "check_sizes", lambda cfg, source: None)
+    monkeypatch.setattr(assembly, "check_sizes", lambda resolved, source: None)
 
 
 @pytest.mark.slow

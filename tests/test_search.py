@@ -17,10 +17,10 @@ from test_launchers import needs
 
 from sqbench import sweep
 from sqbench.faults import FAULT, ONCE
-from sqbench.isolation import Share
 from sqbench.records import sweeps
 from sqbench.records.store import Store
 from sqbench.run import _share
+from sqbench.running.isolation import Share
 
 Command = Callable[..., Ended]
 ALPHA = ("method=smoothquant", "bits=w8a8", "alpha=interval(0,1)")

@@ -5,7 +5,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from sqbench import composition, run
-from sqbench.isolation import Share
+from sqbench.running.isolation import Share
 
 CORES = 8
 JOBLIB, LOCAL, SLURM, RAY, BASIC = (f"somewhere.{name}Launcher" for name in ("Joblib", "Local", "Slurm", "Ray", "Basic"))

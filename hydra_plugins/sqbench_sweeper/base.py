@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqbench.records.outcome import Outcome
     from sqbench.records.store import Store
     from sqbench.records.sweeps import Sweep
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 
 class CheckedSweeper(BasicSweeper, ABC):
@@ -87,11 +87,12 @@ class CheckedSweeper(BasicSweeper, ABC):
             self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
         except OSError as error:
             sys.exit(refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
-        from sqbench import gpus, needs  # imports torch, so it comes after `announce`
+        from sqbench import gpus  # imports torch, so it comes after `announce`
+        from sqbench.running import needs
 
         told: dict[str, object] = {sweep.TOTAL: total}
         told[sweep.KEYS] = ",".join(item.key_or_group for item in asked if item.is_sweep_override())
-        told[needs.SHARED] = needs.union(point.cfg for _, point in self.points)
+        told[needs.SHARED] = needs.union(point.resolved for _, point in self.points)
         if self.config.hydra.launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # hides all GPUs but those it numbers
             told[gpus.VISIBLE] = ",".join(gpus.visible())
         with open_dict(self.config):  # Hydra sets these in every process of a point, on any host

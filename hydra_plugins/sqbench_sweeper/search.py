@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from sqbench.records.outcome import Outcome
-    from sqbench.runner import Point
+    from sqbench.running.point import Point
 
 log = logging.getLogger("sqbench.search")
 FILE = "search.json"  # all trials, in the folder of the sweep
@@ -54,8 +54,7 @@ class SearchSweeper(CheckedSweeper):
         if any(cfg.layers == EACH for _, cfg in jobs):
             raise UserError(f"layers={EACH}: is all groups of layers; a search takes names of some, and a plain sweep takes {EACH}")
         self.corner = sweep.checked(jobs)[0][1]
-        for _, cfg in jobs:
-            self._smaller(cfg)
+        self.smaller, *_ = [self._smaller(cfg) for _, cfg in jobs]  # each of them may raise
         return self.trials * len(self.rungs)
 
     def _check_keys(self) -> None:
@@ -103,7 +102,7 @@ class SearchSweeper(CheckedSweeper):
         from sqbench.progress import output
         from sqbench.search.space import described
 
-        sizes = [f"{key}={size}" for smaller in self._smaller(self.corner.cfg) for key, size in smaller.items()]
+        sizes = [f"{key}={size}" for smaller in self.smaller for key, size in smaller.items()]
         each = f", each at {', '.join(sizes)} first, and in full only if it is among the best there" if sizes else ""
         predicted = None if self.corner.first else History(self.store.records(brief=True)).predict(self.corner)
         cost = "unknown cost" if predicted is None else f"about {predicted.seconds:.0f} s"

@@ -63,7 +63,7 @@ def claims_of(config: ClaimsConfig) -> list[Claim]:
     return [claim for claim in found if config.only is None or claim.key in config.only]
 
 
-Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.runner.Point
+Points = dict[tuple[str, ...], Any]  # overrides -> sqbench.running.point.Point
 
 
 def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
@@ -89,7 +89,7 @@ def identified(claims: Sequence[Claim], config: ClaimsConfig) -> Points:
 
 def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     """Run the points that are not finished, and return the outcomes of all points."""
-    from sqbench.runner import run_point
+    from sqbench.running.runner import run_point
 
     store = Store(config.results_dir)
     store.prepare()
@@ -98,7 +98,7 @@ def computed(points: Points, config: ClaimsConfig) -> list[Outcome]:
     common = set.intersection(*map(set, points)) if points else set()
     for number, (words, point) in enumerate(points.items()):
         place_in_sweep(number, len(points))
-        outcome = run_point(point.cfg, list(words), "claims")
+        outcome = run_point(point.resolved, list(words), "claims")
         outcomes.append(outcome)
         keys = [word.partition("=")[0] for word in words if word not in common]
         line = f"[{number + 1}/{len(points)}] {outcome.state} {sweep.told(words, keys)}{outcome.summary} ({outcome.seconds:.1f} s)"

@@ -119,14 +119,9 @@ def _check_names(values: Mapping[str, Any], parts: Sequence[type[Part]], place: 
             raise UserError(f"{place}{key}: {known(key, names)}" if names else f"{place}{key}: {of} has no parameters")
 
 
-def is_float(cfg: DictConfig) -> bool:
-    """Whether a configuration's method leaves the model in float."""
-    return bool(cfg.method.get("rounding") == FLOAT)
-
-
 def scheme_of(cfg: DictConfig) -> Scheme:
     """The formats of a configuration: `bits`, or the method's natural scheme for `bits=auto`. A float method has a float scheme."""
-    if is_float(cfg):
+    if cfg.method.get("rounding") == FLOAT:
         return Scheme("fp")
     chosen = cfg.method.natural if cfg.bits.name == "auto" else cfg.bits
     try:

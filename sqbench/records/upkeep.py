@@ -44,7 +44,7 @@ def remains(store: Store, kinds: Collection[str], revision: int) -> list[Remains
     """The remains of these kinds, by path. Points that a live process computes are left out.
 
     Args:
-        revision: the current revision of the code (`sqbench.records.identity.REVISION`).
+        revision: the current revision of the code (`sqbench.running.identity.REVISION`).
 
     Raises:
         UserError: an unknown kind.

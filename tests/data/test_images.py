@@ -111,7 +111,7 @@ def test_a_carved_split_shares_nothing_and_loses_nothing(total: int, images: int
 
 def test_the_draws_are_those_of_earlier_versions() -> None:
     drawn = draw(50, 6, 0).tolist()
-    assert drawn == DRAWN_AT_SEED_0, "another draw is another result: raise REVISION in sqbench/records/identity.py"
+    assert drawn == DRAWN_AT_SEED_0, "another draw is another result: raise REVISION in sqbench/running/identity.py"
     found = examples(corpus(numbered(50), numbered(50)), 6)
     assert found.evaluation.indices.tolist() == sorted(DRAWN_AT_SEED_0)
     assert list(found.calibration_images) == DRAWN_AT_SEED_0[:4]

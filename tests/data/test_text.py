@@ -107,7 +107,7 @@ def test_the_draw_is_the_same_for_a_seed_and_another_for_another() -> None:
 
 
 def test_the_draw_is_that_of_earlier_versions() -> None:
-    assert draw(seed=0).at == AT_SEED_0, "another draw is another result: raise REVISION in sqbench/records/identity.py"
+    assert draw(seed=0).at == AT_SEED_0, "another draw is another result: raise REVISION in sqbench/running/identity.py"
 
 
 AT_SEED_0 = (9, 17, 39, 47, 48, 52, 67, 78)

@@ -23,13 +23,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from benchmarks.launchers import PLUGINS
-from sqbench import checks, config, plot, points
+from sqbench import config, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
-from sqbench.recipes import configured
 from sqbench.recipes.configured import method_names, named
 from sqbench.records.store import Store
+from sqbench.running import checks
+from sqbench.running.resolved import resolve
 from sqbench.search.space import space_of
 
 DOCS = ROOT / "docs"
@@ -150,7 +151,7 @@ def composes(words: list[str], searched: str | None = None) -> None:
     config.register()
     more = [path.stem for path in Path(searched or "-").glob("method/*.yaml")]  # Hydra itself would find them in `--config-dir`
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(configured, "methods_at_hand", lambda: [*method_names(), *more])
+        patch.setattr(checks, "methods_at_hand", lambda: [*method_names(), *more])
         for job in jobs:
             cfg = compose("config", [*job, *([f"hydra.searchpath=[{searched}]"] if searched else [])])
             trouble = refusal(cfg)
@@ -160,7 +161,7 @@ def composes(words: list[str], searched: str | None = None) -> None:
 def refusal(cfg: DictConfig) -> str:
     """Why a configuration is refused, empty if it is not."""
     try:
-        checks.check(cfg)
+        checks.check(resolve(cfg))
     except UserError as error:
         return str(error)
     return ""

@@ -312,8 +312,9 @@ def test_sizes_that_cannot_work_are_refused(override: str, message: str, tiny_fo
     from cli import tiny_run
     from hydra.errors import ConfigCompositionException
 
-    from sqbench.runner import identify
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import resolve
 
     overrides = tiny_run(tiny_folder, text_file, Path("results"), "eval=latency", "eval.decode=4", override)
     with pytest.raises((UserError, ConfigCompositionException), match=message):
-        identify(api.configure(*overrides))
+        identify(resolve(api.configure(*overrides)))

@@ -17,6 +17,7 @@ from sqbench.pipeline.mixed import Allocation, measure, mix
 from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import set_weight, weight_of
 from sqbench.recipes.task import Task
+from sqbench.running import damage
 
 WIDTHS = [2, 3, 4, 6, 8]
 FORMAT = Format(4, symmetric=False, granularity="group", group_size=32)
@@ -127,9 +128,11 @@ def test_convolutions_have_bits_too(cnn: Lab) -> None:
 
 
 def test_what_is_measured_is_kept(tiny: LanguageModel, statistics: Statistics, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    first = api.allocate(tiny, statistics, W3, 4.5, folder=tmp_path)
-    other = api.allocate(tiny, statistics, W4, 4.5, folder=tmp_path)
-    assert other.portions[0].damage != first.portions[0].damage  # of another width
-    monkeypatch.setattr(api, "measure", lambda *arguments: pytest.fail("measured again"))
-    assert api.allocate(tiny, statistics, W3, 4.5, folder=tmp_path) == first
-    assert api.allocate(tiny, statistics, W3, 5.5, folder=tmp_path).average_bits > first.average_bits
+    task = Task(tiny, statistics, W3)
+    first = damage.damage(task, tiny, tmp_path)
+    assert mix(task, first, [2, 3, 4, 6, 8], 4.5) == api.allocate(tiny, statistics, W3, 4.5)
+    other = damage.damage(Task(tiny, statistics, W4), tiny, tmp_path)
+    assert other.keys() == first.keys()
+    assert other != first  # of another width
+    monkeypatch.setattr(damage, "measure", lambda *arguments: pytest.fail("measured again"))
+    assert damage.damage(task, tiny, tmp_path) == first

@@ -125,9 +125,7 @@ def test_a_float_recipe_has_nothing_to_propagate(tiny: LanguageModel, windows: W
 
 
 def test_models_without_blocks_are_refused(cnn: Lab) -> None:
-    with pytest.raises(
-        UserError, match=r"has no list of blocks that holds most of its layers; use calibration"
-    ):
+    with pytest.raises(UserError, match=r"has no list of blocks that holds most of its layers; use calibration"):
         propagated(cnn.model, next(cnn.train.batches(4)).images, named("minmax"), STATIC)
 
 

@@ -22,7 +22,8 @@ from sqbench.models import Source
 from sqbench.models.text_sources import describe
 from sqbench.recipes.configured import method_names, named
 from sqbench.recipes.part import parse_alpha
-from sqbench.records.identity import identity, point_id
+from sqbench.running.identity import identity, point_id
+from sqbench.running.resolved import resolve
 from sqbench.storage import canonical_json
 
 SOURCE = Source("a" * 64, lambda device: pytest.fail("nothing is loaded"), 2048)
@@ -32,7 +33,7 @@ BASE = ("model=hf", "model.name=some/model", "bits=w4a8", "method=awq", "device=
 
 @cache
 def known_as(*overrides: str, source: Source = SOURCE, text: Text = TEXT, other: Text | None = None) -> str:
-    return point_id(identity(api.configure(*BASE, *overrides), source, TextCorpus(text, other)))
+    return point_id(identity(resolve(api.configure(*BASE, *overrides)), source, TextCorpus(text, other)))
 
 
 # Every key of the configuration, with values other than the base's. A key that is in no table fails a test below.
@@ -77,6 +78,7 @@ CHANGES = {
     "alpha": ["0.5", "0.25", "1", "0"],
     "layers": ["model.layers.0", "['*mlp']", "[a,b]", "[a]"],
     "seed": ["1", "-1"],
+    "calibration.propagate": ["true"],
 }
 CHANGES_TOGETHER = {  # with a second key, because alone they are refused
     "bits.weights.granularity": "channel bits.weights.group_size=null",
@@ -249,7 +251,7 @@ def test_a_device_counts_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_left_open_is_not_in_the_identity() -> None:
     """Records from before there was a choice are still found."""
-    found = identity(api.configure(*BASE), SOURCE, TextCorpus(TEXT, None))
+    found = identity(resolve(api.configure(*BASE)), SOURCE, TextCorpus(TEXT, None))
     assert "mixed" not in found
     assert set(found["scheme"]) == {"name", "weights", "activations", "ops", "edge_bits"}
 
@@ -323,7 +325,7 @@ def test_the_id_is_the_sha256_of_the_canonical_identity() -> None:
 
 def test_an_identity_survives_its_record() -> None:
     for method in (name for name in method_names() if not named(name).trains):
-        found = identity(api.configure(*BASE, f"method={method}"), SOURCE, TextCorpus(TEXT, None))
+        found = identity(resolve(api.configure(*BASE, f"method={method}")), SOURCE, TextCorpus(TEXT, None))
         assert point_id(json.loads(json.dumps(found))) == point_id(found)
 
 

@@ -10,10 +10,10 @@ import psutil
 import pytest
 import torch
 
-from sqbench import child, isolation, runner
 from sqbench.faults import FAULT, ONCE
-from sqbench.isolation import Share
 from sqbench.records.store import Store
+from sqbench.running import child, isolation, shared
+from sqbench.running.isolation import Share
 
 pytestmark = pytest.mark.slow  # every child imports torch
 
@@ -86,12 +86,12 @@ def test_points_share_a_process_until_one_fails(command, results, monkeypatch, t
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_a_gpu_is_left_empty_between_points(command, results, monkeypatch, on_gpu):
     """The next point on it may be another worker's."""
-    emptied, shared = [], []
+    emptied, kept = [], []
 
     class Here:
         def compute(self, point, limits):
             told = child._point(**point)
-            shared.append(set(runner._slots))
+            kept.append(set(shared._slots))
             return told
 
     monkeypatch.setattr(isolation, "_child", lambda place: Here())
@@ -99,8 +99,8 @@ def test_a_gpu_is_left_empty_between_points(command, results, monkeypatch, on_gp
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     assert command("method=rtn", "isolate=true").code == 0
     assert emptied == [True] * on_gpu
-    (kept,) = shared
-    assert kept == (set() if on_gpu else {"weights", "examples", "model", "swift", "baseline", "statistics"})
+    (slots,) = kept
+    assert slots == (set() if on_gpu else {"weights", "examples", "model", "swift", "baseline", "statistics"})
 
 
 def test_what_kills_a_point_after_its_record_leaves_it_as_it_is(command, results, monkeypatch):

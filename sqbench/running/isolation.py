@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
-from sqbench.child import Child
 from sqbench.errors import UserError
 from sqbench.locks import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
+from sqbench.running.child import Child
 from sqbench.storage import written
+
+if TYPE_CHECKING:
+    from sqbench.running.resolved import Resolved
 
 LOG_LINES = 20  # of a dead child's log, in its record
 
@@ -32,8 +34,8 @@ class Share:
     number: int | None = None
 
 
-def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None, share: Share | None = None) -> Outcome:
-    """Run `sqbench.runner.run_point` in a child process, within `cfg.limits`.
+def run_isolated(resolved: "Resolved", overrides: list[str], sweep: str | None = None, share: Share | None = None) -> Outcome:
+    """Run `sqbench.running.runner.run_point` in a child process, within `limits`.
 
     The child is kept for the next point, which finds weights, calibration and float results in its memory. GPU memory is freed. The
     child is not kept if its point failed, because the failure may have broken the process, as a CUDA error does. It is not kept
@@ -43,23 +45,25 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
         UserError: the configuration of the point cannot work.
     """
     from sqbench import gpus  # imports torch and the whole harness: not at the top of a command line
-    from sqbench.runner import broken, identify, mirrored
+    from sqbench.running.point import identify
+    from sqbench.running.runner import broken, mirrored
 
-    store, point, share = Store(cfg.results_dir), identify(cfg), share or Share()
-    if not cfg.force and store.finished(point.id):
+    options, point, share = resolved.options, identify(resolved), share or Share()
+    store = Store(options.results_dir)
+    if not options.force and store.finished(point.id):
         return Outcome(point.id, "skipped", overrides, summary=str(point))
     start, folder, before = time.perf_counter(), store.folder(point.id), store.written(point.id)
     earlier = written(folder / "stdout.log")
     place = {gpus.VISIBLE: os.environ[gpus.VISIBLE]} if gpus.VISIBLE in os.environ else {}
     if share.number is not None:
         place |= gpus.only(share.number)
-    asked = {"config": OmegaConf.to_yaml(cfg), "overrides": overrides, "sweep": sweep, "threads": share.threads}
+    asked = {"config": resolved.config, "overrides": overrides, "sweep": sweep, "folder": str(folder), "threads": share.threads}
     try:
-        told = _child(place).compute(asked | {"folder": str(folder)}, OmegaConf.to_object(cfg.limits))  # type: ignore[arg-type]
+        told = _child(place).compute(asked, options.limits)
     except BaseException:  # Ctrl-C: the child must not go on alone
         end_child()
         raise
-    if "outcome" not in told or told["outcome"]["state"] == "failed" or cfg.limits.memory_gb is not None:
+    if "outcome" not in told or told["outcome"]["state"] == "failed" or options.limits.memory_gb is not None:
         end_child()
     if "outcome" in told:
         return Outcome(**told["outcome"])
@@ -68,13 +72,13 @@ def run_isolated(cfg: DictConfig, overrides: list[str], sweep: str | None = None
     message = told["died"]
     error = {"type": "Killed", "message": message, "traceback": "\n".join(_last_lines(folder / "stdout.log", earlier))}
     try:
-        device = "".join(f"{key}={value}" for key, value in place.items() if value) or str(cfg.device)
+        device = "".join(f"{key}={value}" for key, value in place.items() if value) or resolved.device
         record = broken(point, error, overrides, sweep, time.perf_counter() - start, device)
         with store.claim(point.id):
             if store.written(point.id) != before and store.finished(point.id):  # it died after writing, or another wrote it
                 return Outcome(point.id, "done", overrides, time.perf_counter() - start, summary=f"{point}: then {message}")
             store.write(record)
-        mirrored(record, None, cfg, sweep)
+        mirrored(record, None, options, sweep)
     except Busy as busy:  # another process has taken over the dead one's claim, and computes it
         return Outcome(point.id, "busy", overrides, summary=f"{point}: {busy}")
     except OSError as failure:

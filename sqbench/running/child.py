@@ -17,9 +17,8 @@ from typing import Any
 
 import psutil
 from hydra.core.utils import env_override
-from omegaconf import DictConfig, OmegaConf
 
-from sqbench.config import LimitsConfig, register
+from sqbench.config import LimitsConfig
 from sqbench.errors import UserError
 from sqbench.quiet import quiet
 
@@ -97,7 +96,6 @@ def _serve(pipe: Connection) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C too, and ends this process
     quiet()
-    register()
     while True:
         try:
             asked = json.loads(pipe.recv_bytes())
@@ -110,22 +108,21 @@ def _serve(pipe: Connection) -> None:
         pipe.send_bytes(json.dumps(told).encode())
 
 
-def _point(config: str, overrides: list[str], sweep: str | None, folder: str, threads: int | None) -> dict[str, Any]:
-    """Compute a point from a configuration as YAML. If native code crashes, Python's stack goes to the log in `folder`."""
+def _point(config: dict[str, Any], overrides: list[str], sweep: str | None, folder: str, threads: int | None) -> dict[str, Any]:
+    """Compute a point from its configuration. If native code crashes, Python's stack goes to the log in `folder`."""
     import torch
 
-    from sqbench.config import RunConfig
-    from sqbench.runner import forget, run_point
+    from sqbench.running.resolved import restored
+    from sqbench.running.runner import run_point
+    from sqbench.running.shared import forget
 
     if threads is not None:
         torch.set_num_threads(threads)
-    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(config))
-    assert isinstance(cfg, DictConfig)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (Path(folder) / "stdout.log").open("a", encoding="utf-8") as crash:
         faulthandler.enable(crash)
         try:
-            return {"outcome": asdict(run_point(cfg, overrides, sweep))}
+            return {"outcome": asdict(run_point(restored(config), overrides, sweep))}
         except UserError as error:
             return {"refused": str(error)}
         finally:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from cli import Ended
 
-from sqbench import api, needs
+from sqbench import api
 from sqbench.quant.formats import Scheme
 from sqbench.quant.outliers import NEEDS as REPORT
 from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.percentile import Percentile
 from sqbench.recipes.configured import method_names, named
+from sqbench.running import needs
+from sqbench.running.resolved import Resolved, resolve
 from sqbench.statistics import ALWAYS, COLLECTORS
 
 Command = Callable[..., Ended]
@@ -45,9 +47,13 @@ def matrices(results: Path) -> list[Path]:
     return list(results.glob("cache/calibration/*-gram/*.safetensors"))
 
 
+def point(*overrides: str) -> Resolved:
+    return resolve(api.configure("model=smollm2_135m", *overrides))
+
+
 def test_methods_say_what_they_read() -> None:
-    scheme = api.scheme_of(api.configure("model=smollm2_135m", "method=minmax", "bits=w8a8"))
-    dynamic = api.scheme_of(api.configure("model=smollm2_135m", "method=minmax", "bits=w8a8_dynamic"))
+    scheme = point("method=minmax", "bits=w8a8").scheme
+    dynamic = point("method=minmax", "bits=w8a8_dynamic").scheme
     methods = {name: named(name) for name in method_names()}
     assert {name for name, method in methods.items() if "histogram" in method.needs(scheme)} >= {
         *("percentile", "mse", "histogram", "entropy", "qat_lsq"),
@@ -64,8 +70,8 @@ def test_methods_say_what_they_read() -> None:
 
 
 def test_a_point_reads_what_its_report_reads() -> None:
-    assert needs.needs_of(api.configure("model=smollm2_135m", "method=rtn")) == REPORT
-    assert needs.needs_of(api.configure("model=smollm2_135m", "method=fp")) == frozenset()
+    assert needs.needs_of(point("method=rtn")) == REPORT
+    assert needs.needs_of(point("method=fp")) == frozenset()
 
 
 def test_the_first_calibration_of_a_sweep_is_the_only_one(
@@ -88,8 +94,7 @@ def test_points_of_their_own_collect_what_is_missing(
 def test_weights_that_tell_their_statistics_share_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(needs.SHARED, "blocks,gram")
     for source, found in (("data", REPORT | {"gram"}), ("weights", REPORT)):
-        cfg = api.configure("model=smollm2_135m", "method=minmax", f"calibration.source={source}")
-        assert needs.collected_for(cfg) == found
+        assert needs.collected_for(point("method=minmax", f"calibration.source={source}")) == found
 
 
 @pytest.mark.slow  # other processes import torch
