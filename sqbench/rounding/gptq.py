@@ -17,7 +17,7 @@ from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 
 NEAR = 16  # columns that follow each rounding at once: so few that their update is not worth a second thread
-RAISES = 8  # times that the damping is multiplied by 10 before a layer is given up
+TRIES = 8  # of a Cholesky factor, each with ten times the damping of the one before
 
 
 @ROUNDINGS.register("gptq")
@@ -140,10 +140,10 @@ def cholesky_of_inverse(hessian: Tensor, damping: float) -> tuple[Tensor, float]
     """The upper Cholesky factor U of (H + damping mean(diag H) I)^-1 = U^T U, and the damping. A failure raises it tenfold.
 
     Raises:
-        UserError: `RAISES` times were not enough.
+        UserError: `TRIES` were not enough.
     """
     mean = hessian.diagonal().mean()
-    for _ in range(RAISES):
+    for _ in range(TRIES):
         damped = hessian + torch.diag((damping * mean).expand(len(hessian)))
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
