@@ -106,6 +106,7 @@ TABLE = (
     Field("alpha", _alpha, 7, series=True, numeric=True),
     Field("rounding", _part("rounding"), 23),
     Field("ranges", _part("ranges"), 24),
+    Field("propagate", lambda record: "true" if _calibration(record).get("propagate") else "", 25),
     Field("model", lambda record: label_of(record.config["model"]), 2, basis=True),
     Field("head", lambda record: record.identity["model"].get("head", {}).get("name", ""), 3, basis=True),
     Field("data", lambda record: record.config["data"]["name"], 4, basis=True, examples=True),
