@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.timing import seconds
 from sqbench import api
 from sqbench.calibration import collect
+from sqbench.console.quiet import quiet
 from sqbench.models import Model
-from sqbench.quiet import quiet
 from sqbench.records.provenance import peak_rss_bytes, reset_peaks
 
 PIECE = 8

@@ -23,7 +23,7 @@ from typing import Any
 
 from sqbench.records.record import Record
 from sqbench.records.store import Store
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 MODELS, BITS, SEEDS = range(4), ("w8a8", "w6a6", "w4a8", "w4a16"), range(15)
 METHODS = [("minmax", None), *itertools.product(("smoothquant", "awq"), [step / 20 for step in range(21)])]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Work, alternate, arguments, medians, show, speedups
 from sqbench.config import device_of
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
 from sqbench.execution.floats import FloatLinear
 from sqbench.execution.lowering import KERNELS
-from sqbench.quant.codec import encode
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import encode
+from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
-from sqbench.quiet import quiet
 
 SHAPES = ["512x576x1536", "512x1536x576", "1x576x1536", "1x1536x576", "4112x384x1536", "4112x1536x384"]
 BASE = "torch float32"

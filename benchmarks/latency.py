@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Work, alternate, arguments, chosen, medians, show, speedups
 from sqbench import api, config, data, models
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
 from sqbench.evaluation.baseline import in_dtype
 from sqbench.evaluation.decoding import Decoder, greedy
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.execution import lower
 from sqbench.models import Model
-from sqbench.quiet import quiet
 
 BASE = "torch float32 eager"
 VIT = ("model=vit_small_focus", "data=mnist5k", "calibration.images=16")

@@ -25,7 +25,7 @@ from benchmarks import slurm
 from benchmarks.timing import arguments, child, chosen, show
 from sqbench.errors import UserError
 from sqbench.records.store import Store
-from sqbench.storage import file_digest
+from sqbench.storage.files import file_digest
 
 SWEEP = (
     "method=smoothquant,awq",

@@ -27,10 +27,10 @@ from benchmarks.peers_layers import DECODE, PREFILL, VIT, reason
 from benchmarks.peers_methods import AWQ, SMOOTHQUANT, Task
 from benchmarks.plain import perplexity
 from benchmarks.timing import Work, alternate, arguments, chosen, medians, seconds, show, speedups
+from sqbench.console.progress import console
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
 from sqbench.models import Model
-from sqbench.progress import console
-from sqbench.quiet import quiet
 
 OURS = "sqbench"
 Row = list[str]

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from benchmarks.timing import arguments, chosen
+from sqbench.formats.codec import fake_quantize, qparams
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.codec import fake_quantize, qparams
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
 from sqbench.reporting.tables import markdown_table
+from sqbench.statistics.inputs import InputStatistics
 
 ROWS, CHANNELS = 400, 64
 ESTIMATORS = (

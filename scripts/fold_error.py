@@ -9,8 +9,8 @@ import sys
 import torch
 
 from sqbench import api
-from sqbench.quant.formats import Scheme
-from sqbench.quiet import quiet
+from sqbench.console.quiet import quiet
+from sqbench.formats.format import Scheme
 from sqbench.recipes.configured import named
 
 

@@ -22,7 +22,7 @@ from sqbench.claims.__main__ import INDEX
 from sqbench.errors import UserError, known
 from sqbench.records.record import Record
 from sqbench.records.store import Store
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "reference"

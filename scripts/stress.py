@@ -28,8 +28,8 @@ import psutil
 
 from benchmarks.llama import save_llama
 from sqbench.errors import UserError, known
-from sqbench.locks import held
 from sqbench.records.store import Store
+from sqbench.storage.locks import held
 
 BATCH = 8  # points of one command line
 LOOK = 0.2  # seconds between looks at processes and records

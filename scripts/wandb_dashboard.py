@@ -20,7 +20,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from sqbench.errors import known
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 STAGES = ("load", "baseline", "calibrate", "allocate", "quantize", "train", "lower", "evaluate")  # of sqbench.running.flow
 METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "acc", "kl_to_fp", "agreement", "exact_match")

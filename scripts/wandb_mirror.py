@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqbench.quiet import quiet
+from sqbench.console.quiet import quiet
 from sqbench.records.store import Store
 from sqbench.tracking.wandb import mirror
 

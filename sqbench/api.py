@@ -16,11 +16,11 @@ from sqbench.data.base import Unseen
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
+from sqbench.formats.format import Scheme
 from sqbench.models import Model
 from sqbench.models.norms import writers
 from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import Allocation, measure, mix
-from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task

@@ -14,10 +14,10 @@ import pandas as pd
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench.answer import reader
 from sqbench.comparison import main_metric
+from sqbench.console.answer import reader
+from sqbench.console.overrides import pasted
 from sqbench.errors import UserError, known
-from sqbench.overrides import pasted
 from sqbench.records.fields import FILTERS
 from sqbench.records.record import Record
 from sqbench.records.store import Store, refuse_collection

@@ -75,7 +75,7 @@ class CalibrationConfig:
 
 @dataclass
 class ScaleConfig:
-    """See sqbench.quant.scales.Scale."""
+    """See sqbench.formats.scale.Scale."""
 
     dtype: str | None = None  # null: scale_dtype, or else float32
     rule: str = "absmax"
@@ -84,7 +84,7 @@ class ScaleConfig:
 
 @dataclass
 class FormatConfig:
-    """See sqbench.quant.formats.Format."""
+    """See sqbench.formats.format.Format."""
 
     bits: int = 8
     symmetric: bool = True
@@ -100,7 +100,7 @@ class FormatConfig:
 
 @dataclass
 class SchemeConfig:
-    """See sqbench.quant.formats.Scheme. The name `auto` stands for the method's natural scheme."""
+    """See sqbench.formats.format.Scheme. The name `auto` stands for the method's natural scheme."""
 
     name: str = MISSING
     weights: FormatConfig | None = None

@@ -9,17 +9,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sqbench.answer import answered
 from sqbench.collect import chosen, every, records_of
-from sqbench.composition import by_choice
 from sqbench.config import RunConfig
+from sqbench.console.answer import answered
+from sqbench.console.composition import by_choice
+from sqbench.console.extras import extra
+from sqbench.console.overrides import put, read, unknown
+from sqbench.console.progress import output
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError, known
-from sqbench.extras import extra
-from sqbench.overrides import put, read, unknown
-from sqbench.progress import output
-from sqbench.quiet import quiet
 from sqbench.records.store import Store
-from sqbench.storage import canonical_json, write_text
+from sqbench.storage.files import canonical_json, write_text
 
 
 @dataclass
@@ -61,7 +61,8 @@ class Kind:
 
 def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
     """Draw a layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels. Print ratios."""
-    from sqbench import api, inspection
+    from sqbench import api
+    from sqbench.pipeline import inspection
     from sqbench.reporting import style, surfaces
 
     if config.layer is None:
@@ -98,7 +99,8 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
 
 def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
     """Draw where SmoothQuant divides the activations: a norm and the linears that read it, before and after."""
-    from sqbench import api, inspection
+    from sqbench import api
+    from sqbench.pipeline import inspection
     from sqbench.reporting import divisions, style
 
     cfg = api.configure(*overrides)

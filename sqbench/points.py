@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sqbench.answer import answered
 from sqbench.collect import chosen, every, records_of
+from sqbench.console.answer import answered
+from sqbench.console.overrides import put, read
+from sqbench.console.progress import console, output
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError, known
-from sqbench.overrides import put, read
-from sqbench.progress import console, output
-from sqbench.quiet import quiet
 from sqbench.records.changes import changes
 from sqbench.records.fields import FILTERS
 from sqbench.records.record import Record
@@ -59,7 +59,7 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
 def shown(config: PointsConfig, names: Sequence[str]) -> None:
     """Print one point as YAML, without its layers and examples, and the command that makes it again today."""
     _expect(names, 1, "show")
-    from sqbench.again import again
+    from sqbench.console.again import again
 
     record = found(config, names[0])
     parts = ("point_id", "status", "error", "metrics", "delta", "cost", "identity", "provenance")

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import RenderableType
 from rich.text import Text
 
-from sqbench.answer import reader
 from sqbench.collect import chosen, every, records_of
 from sqbench.comparison import Metric
+from sqbench.console.answer import reader
+from sqbench.console.progress import output
 from sqbench.errors import UserError, known
-from sqbench.progress import output
 from sqbench.records.store import Store
 from sqbench.reporting.advice import advice
 from sqbench.reporting.candidates import candidates

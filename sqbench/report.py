@@ -8,11 +8,11 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench.answer import reader
+from sqbench.console.answer import reader
+from sqbench.console.extras import extra
+from sqbench.console.overrides import pasted
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
-from sqbench.extras import extra
-from sqbench.overrides import pasted
-from sqbench.quiet import quiet
 from sqbench.records.store import refuse_collection
 
 log = logging.getLogger(__name__)

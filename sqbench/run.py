@@ -14,14 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sqbench import config, sweep
-from sqbench.answer import application, refuse
+from sqbench import config
+from sqbench.console.answer import application, refuse
+from sqbench.console.progress import place_in_sweep
+from sqbench.console.quiet import begin, quiet
 from sqbench.errors import UserError
-from sqbench.progress import place_in_sweep
-from sqbench.quiet import begin, quiet
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.running.isolation import Share, end_child, run_isolated
+from sqbench.sweeps import sweep
 
 log = logging.getLogger("sqbench.run")  # the module itself is __main__
 
@@ -38,11 +39,11 @@ def task(cfg: DictConfig) -> Outcome:
     sweep.announce(cfg)
     import torch
 
-    from sqbench.plan import show_plan
     from sqbench.running.checks import check
     from sqbench.running.point import identify
     from sqbench.running.resolved import resolve
     from sqbench.running.runner import run_point
+    from sqbench.sweeps.plan import show_plan
 
     number, total = 0 if alone else int(setting.job.num), int(os.environ.get(sweep.TOTAL, "1"))
     if not alone:

@@ -8,7 +8,7 @@ from typing import Any
 from sqbench.comparison import Metric
 from sqbench.records import schema1
 from sqbench.records.record import Record
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "fp": {"name": "fp", "weights": None, "activations": None, "ops": "linear"},

@@ -12,9 +12,9 @@ from sqbench.calibration import Statistics, collect
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import LabelledImages
 from sqbench.data.preprocessing import Preprocessing
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
-from sqbench.quant.formats import Format, Scheme
 from sqbench.recipes.task import Task
 from sqbench.statistics import EVERYDAY
 

@@ -14,10 +14,11 @@ from cli import Ended, put_back
 from examples import build, made, write
 
 import sqbench
-from sqbench import config, sweep
+from sqbench import config
 from sqbench.api import compose_config, configure
 from sqbench.errors import UserError
 from sqbench.reporting.frame import results_frame
+from sqbench.sweeps import sweep
 
 Start = Callable[..., Ended]
 COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "plot", "points")

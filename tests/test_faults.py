@@ -26,13 +26,14 @@ import pytest
 from cli import Ended, Forked, fork, put_back, tiny_run, wait_for
 from conftest import training_text
 
-from sqbench import locks, storage
 from sqbench.faults import FAULT, ONCE
 from sqbench.records import provenance
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame
 from sqbench.run import main
 from sqbench.running import identity, shared
+from sqbench.storage import files as storage
+from sqbench.storage import locks
 
 pytestmark = pytest.mark.slow  # every fault is a sweep of its own, and many are processes
 SWEEP = ("-m", "method=rtn,minmax")  # of two points that share the float result

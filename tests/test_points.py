@@ -8,10 +8,10 @@ import pytest
 from cli import put_back
 from examples import build, write
 
-from sqbench.locks import claim
 from sqbench.points import main
 from sqbench.running.identity import REVISION
-from sqbench.storage import digest
+from sqbench.storage.files import digest
+from sqbench.storage.locks import claim
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sqbench
 from sqbench import points
+from sqbench.console.overrides import written
 from sqbench.errors import UserError
-from sqbench.overrides import written
 from sqbench.records.store import Store
 from sqbench.running import assembly, flow
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 Command = Callable[..., Ended]
 

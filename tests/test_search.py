@@ -15,12 +15,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from test_launchers import needs
 
-from sqbench import sweep
 from sqbench.faults import FAULT, ONCE
 from sqbench.records import sweeps
 from sqbench.records.store import Store
 from sqbench.run import _share
 from sqbench.running.isolation import Share
+from sqbench.sweeps import sweep
 
 Command = Callable[..., Ended]
 ALPHA = ("method=smoothquant", "bits=w8a8", "alpha=interval(0,1)")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from scipy.special import lambertw
 
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges import RANGES, Ranges
+from sqbench.statistics.inputs import InputStatistics
 
 
 @RANGES.register("aciq")

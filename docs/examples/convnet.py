@@ -14,7 +14,7 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError
 from sqbench.models import LOADERS, Loader, Source
 from sqbench.models.image import ImageModel
-from sqbench.storage import known_digest
+from sqbench.storage.files import known_digest
 
 DIGITS = Preprocessing(input_size=(1, 28, 28), mean=(0.1307,), std=(0.3081,))
 

@@ -55,13 +55,13 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run and exit: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
-        from sqbench import sweep
-        from sqbench.answer import refuse
+        from sqbench.console.answer import refuse
+        from sqbench.console.quiet import quiet
         from sqbench.errors import UserError
-        from sqbench.quiet import quiet
         from sqbench.records import sweeps
         from sqbench.records.store import Store
-        from sqbench.storage import write_text
+        from sqbench.storage.files import write_text
+        from sqbench.sweeps import sweep
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -87,8 +87,7 @@ class CheckedSweeper(BasicSweeper, ABC):
             self.listed = sweeps.begin(self.folder, [], self.store, force=self.config.force, now=time.time())
         except OSError as error:
             sys.exit(refuse(UserError(f"results_dir={self.config.results_dir}: cannot be written ({error.strerror})")))
-        from sqbench import gpus  # imports torch, so it comes after `announce`
-        from sqbench.running import needs
+        from sqbench.running import gpus, needs  # they import torch, so they come after `announce`
 
         told: dict[str, object] = {sweep.TOTAL: total}
         told[sweep.KEYS] = ",".join(item.key_or_group for item in asked if item.is_sweep_override())
@@ -112,14 +111,14 @@ class CheckedSweeper(BasicSweeper, ABC):
 
     def _report_what_is_there(self) -> None:
         """Report an interrupted sweep from the records, as no outcomes came back."""
-        from sqbench import sweep
+        from sqbench.sweeps import sweep
 
         results_dir = self.config.results_dir
         sweep.report(sweep.finished(self.points, results_dir, self.before), results_dir)
 
     def composed(self, job: Sequence[str]) -> DictConfig:
         """The configuration of a job as its task will see it."""
-        from sqbench.sweep import task_config
+        from sqbench.sweeps.sweep import task_config
 
         assert self.hydra_context is not None
         return task_config(self.hydra_context.config_loader.load_sweep_config(self.config, list(job)))

@@ -9,8 +9,8 @@ class PointSweeper(CheckedSweeper):
     """A sweep that knows all of its points before the first one starts."""
 
     def prepare(self, overrides: list[Override]) -> int:
-        from sqbench import sweep
         from sqbench.errors import UserError
+        from sqbench.sweeps import sweep
 
         for override in overrides:
             if override.is_interval_sweep():
@@ -20,15 +20,15 @@ class PointSweeper(CheckedSweeper):
         return len(self.points)
 
     def show_plan(self) -> None:
-        from sqbench.plan import show_plan
+        from sqbench.sweeps.plan import show_plan
 
         show_plan([point for _, point in self.points], self.config.results_dir)
 
     def run(self) -> int:
-        from sqbench import sweep
-        from sqbench.plan import forecast, verdict
-        from sqbench.progress import output
+        from sqbench.console.progress import output
         from sqbench.records import sweeps
+        from sqbench.sweeps import sweep
+        from sqbench.sweeps.plan import forecast, verdict
 
         config = self.config
         ids = [point.id for _, point in self.points]

@@ -39,10 +39,10 @@ class SearchSweeper(CheckedSweeper):
         self.outcomes: dict[str, Outcome] = {}  # by the point id on this machine; a node with another device has another id
 
     def prepare(self, overrides: list[Override]) -> int:
-        from sqbench import sweep
         from sqbench.config import EACH
+        from sqbench.console.extras import extra
         from sqbench.errors import UserError
-        from sqbench.extras import extra
+        from sqbench.sweeps import sweep
 
         with extra("search", "hydra/sweeper=search"):
             from sqbench.search.space import space_of
@@ -98,9 +98,9 @@ class SearchSweeper(CheckedSweeper):
         return [*({key: size} for size in sizes[:-1]), {}]
 
     def show_plan(self) -> None:
-        from sqbench.cost import History
-        from sqbench.progress import output
+        from sqbench.console.progress import output
         from sqbench.search.space import described
+        from sqbench.sweeps.cost import History
 
         sizes = [f"{key}={size}" for smaller in self.smaller for key, size in smaller.items()]
         each = f", each at {', '.join(sizes)} first, and in full only if it is among the best there" if sizes else ""
@@ -115,7 +115,7 @@ class SearchSweeper(CheckedSweeper):
         output.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
     def run(self) -> int:
-        from sqbench import sweep
+        from sqbench.sweeps import sweep
 
         while (asked := len(self.study.trials)) < self.trials:
             climbing = self.study.ask(min(self.jobs, self.trials - asked))
@@ -128,8 +128,8 @@ class SearchSweeper(CheckedSweeper):
 
     def _climb(self, trials: "Sequence[Trial]", rung: int) -> "list[Trial]":
         """Compute the points of trials on a rung. Return the trials that go on from there."""
-        from sqbench import sweep
         from sqbench.errors import UserError
+        from sqbench.sweeps import sweep
 
         placed = []
         for trial in trials:
@@ -170,7 +170,7 @@ class SearchSweeper(CheckedSweeper):
             self.outcomes |= zip(new, self.launch(list(new.values())), strict=True)
 
     def _print_best(self) -> None:
-        from sqbench.progress import output
+        from sqbench.console.progress import output
         from sqbench.reporting.units import number
         from sqbench.search.space import rounded
 

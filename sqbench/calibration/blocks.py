@@ -7,12 +7,12 @@ from torch import Tensor
 
 from sqbench.calibration.observe import Names, observe
 from sqbench.calibration.shelf import Shelf, check_room
+from sqbench.console.progress import track
 from sqbench.data.base import Batches
 from sqbench.models.base import Model
 from sqbench.models.streaming import StreamedModel
-from sqbench.progress import track
 from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.inputs import InputStatistics
 
 
 @torch.no_grad()

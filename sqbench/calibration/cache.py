@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench import tensorfile
 from sqbench.calibration.collect import Statistics, as_batches, replay_sample
 from sqbench.calibration.observe import Names, Observer
 from sqbench.calibration.shelf import Shelf
 from sqbench.data.base import Batches
-from sqbench.locks import turn
 from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import COLLECTORS, OF_POINTS, Collector, complete
-from sqbench.storage import digest
+from sqbench.statistics.inputs import InputStatistics
+from sqbench.storage import tensorfile
+from sqbench.storage.files import digest
+from sqbench.storage.locks import turn
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from sqbench.data.base import Batches
 from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import complete
+from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.windows import window_of
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 __all__ = ["CalibrationError", "Statistics", "as_batches", "collect", "replay_sample"]
 

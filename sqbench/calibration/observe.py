@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.calibration.shelf import Shelf, check_room, portions
+from sqbench.console.progress import track
 from sqbench.data.base import Batches
-from sqbench.progress import track
 from sqbench.quant.operations import Point, visiting
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import OF_POINTS, Gram
 from sqbench.statistics.base import Columns
+from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.rows import ROWS
 from sqbench.statistics.windows import observed
 

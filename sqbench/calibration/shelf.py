@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sqbench import tensorfile
 from sqbench.errors import UserError
 from sqbench.statistics import Gram, StoredGram
 from sqbench.statistics.windows import gram_shape
-from sqbench.storage import CorruptFile, set_aside
+from sqbench.storage import tensorfile
+from sqbench.storage.files import CorruptFile, set_aside
 
 GRAM_BYTES = 2 << 30  # of Gram matrices in memory at once. A block of a 7B model has 0.7 GB of them, the whole model 22 GB.
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from sqbench.calibration.collect import Statistics, replay_sample
 from sqbench.calibration.shelf import check_room
+from sqbench.console.progress import track
 from sqbench.data.base import Unseen
-from sqbench.progress import track
 from sqbench.quant.layers import channels_of
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import complete
+from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.rows import ROWS
 from sqbench.statistics.windows import gram_shape
 

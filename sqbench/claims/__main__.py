@@ -13,23 +13,23 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import sweep
-from sqbench.answer import reader
 from sqbench.claims import report
 from sqbench.claims.judging import Judged, judge
 from sqbench.claims.statement import VERDICTS, Claim, load
 from sqbench.config import CONF_DIR, register
+from sqbench.console.answer import reader
+from sqbench.console.overrides import written
+from sqbench.console.progress import console, output, place_in_sweep
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError, known
-from sqbench.overrides import written
-from sqbench.plan import show_plan
-from sqbench.progress import console, output, place_in_sweep
-from sqbench.quiet import quiet
 from sqbench.records import sweeps
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.reporting.cautions import cautions
 from sqbench.reporting.terminal import print_failures
-from sqbench.storage import canonical_json, write_text
+from sqbench.storage.files import canonical_json, write_text
+from sqbench.sweeps import sweep
+from sqbench.sweeps.plan import show_plan
 
 log = logging.getLogger("sqbench.claims")  # the module itself is __main__
 

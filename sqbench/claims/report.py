@@ -8,9 +8,9 @@ import pandas as pd
 
 from sqbench.claims.judging import Finding, Judged
 from sqbench.claims.statement import MIXED, SUPPORTED, Claim
-from sqbench.overrides import quoted
+from sqbench.console.overrides import quoted
 from sqbench.reporting.tables import markdown_table
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 COLUMNS = (
     *("claim", "statement", "verdict", "evidence", "holds", "effect", "value", "low", "high", "seed_std", "n"),

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from sqbench.quant.codec import EncodedTensor
-from sqbench.quant.statistics import InputStatistics
+from sqbench.formats.codec import EncodedTensor
 from sqbench.recipes.part import Part, Registry
+from sqbench.statistics.inputs import InputStatistics
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sqbench.corrections.base import CORRECTIONS, Correction
-from sqbench.quant.codec import EncodedTensor, decode
+from sqbench.formats.codec import EncodedTensor, decode
 from sqbench.quant.layers import weight_of
-from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.inputs import InputStatistics
 
 
 @CORRECTIONS.register("bias")

@@ -14,7 +14,7 @@ from sqbench.data.image_decoding import Decoder
 from sqbench.data.image_splits import Split, draw
 from sqbench.data.preprocessing import Preprocessing
 from sqbench.errors import UserError
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 CALIBRATION_BATCH = 8  # images; moving averages and means over batches depend on it
 

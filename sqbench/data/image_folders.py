@@ -13,7 +13,7 @@ from sqbench.config import DataConfig
 from sqbench.data.image_decoding import decode
 from sqbench.data.image_splits import Split, Splits, carve, sealed
 from sqbench.errors import UserError
-from sqbench.storage import known_digest
+from sqbench.storage.files import known_digest
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 LAYOUT = "use a folder a class with its images inside: train/cat/1.jpg and test/cat/2.jpg, or cat/1.jpg alone"

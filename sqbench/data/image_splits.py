@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sqbench.errors import UserError
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 SAMPLE = 2000  # most images of a split that its fingerprint reads
 EVALUATION_SEED = 0  # of the evaluation draw, so that every point of every sweep sees the same images

@@ -19,7 +19,7 @@ from sqbench.config import DataConfig
 from sqbench.data.image_decoding import decode
 from sqbench.data.image_splits import Split, Splits, carve, sealed, stamp
 from sqbench.errors import UserError
-from sqbench.storage import known_digest
+from sqbench.storage.files import known_digest
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 
 @dataclass(frozen=True)

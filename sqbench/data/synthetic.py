@@ -7,7 +7,7 @@ from sqbench.config import CalibrationConfig
 from sqbench.data.base import Batches, Unseen
 from sqbench.data.image_batches import CALIBRATION_BATCH
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 
 def random_tokens(vocabulary: int, window: int, calibration: CalibrationConfig, prefix: tuple[int, ...] = ()) -> Batches:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.config import CONF_DIR, EvalConfig
+from sqbench.console.overrides import must_be
 from sqbench.errors import UserError, known
 from sqbench.evaluation.accuracy import ACCURACY
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, Settings
@@ -17,7 +18,6 @@ from sqbench.evaluation.generation import GENERATION
 from sqbench.evaluation.harness import LM_EVAL
 from sqbench.evaluation.latency import LATENCY
 from sqbench.evaluation.perplexity import PERPLEXITY
-from sqbench.overrides import must_be
 
 EVALUATIONS: dict[str, Evaluation] = {
     "perplexity": PERPLEXITY,

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
+from sqbench.console.progress import track
 from sqbench.data.images import ImageExamples
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.models.image import ImageModel
-from sqbench.progress import track
 
 BATCH = 32  # images at once
 TOP = 5

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from pandas.api.types import is_numeric_dtype as is_numeric
 
-from sqbench import tensorfile
 from sqbench.data import Examples
 from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.models.base import Model
-from sqbench.storage import digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import digest
 
 VERSION = 5  # of the cached content; part of the cache key
 

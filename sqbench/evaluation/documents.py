@@ -10,7 +10,7 @@ import pandas as pd
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.evaluation.base import EvaluationError
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 # lm-eval's aggregation -> outcome of a document -> its value, and the value's weight in the mean.
 PARTS: dict[str, Callable[[Any], tuple[float, float]]] = {

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
+from sqbench.console.progress import track
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.base import Evaluation, Result, Settings, require, require_finite
 from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import beam_search, check_context
 from sqbench.models.language import LanguageModel
-from sqbench.progress import track
 
 NGRAM = 4  # tokens in the groups that repetition counts
 PAIRED = ("loglik", "repetition")  # columns that are also computed for the float model's text

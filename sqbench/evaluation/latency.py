@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric
+from sqbench.console.progress import track
 from sqbench.data import Examples
 from sqbench.data.images import ImageExamples
 from sqbench.data.text import Windows
@@ -20,7 +21,6 @@ from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import Decoder, check_context
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
-from sqbench.progress import track
 
 QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
 # Metric -> its column of seconds, and the key of `eval` for the amount of work in them. None makes a metric in milliseconds.

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sqbench import tensorfile
 from sqbench.data import Examples
 from sqbench.evaluation import EVALUATIONS, Result
 from sqbench.evaluation.baseline import key_of
 from sqbench.models.base import Model
-from sqbench.storage import digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import digest
 
 RELATIVE = 1e-6  # of each value: eight steps of float32, the error of a sum in another order
 VERSION = 1  # of the float model's cached content

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
+from sqbench.console.progress import track
 from sqbench.data.text import Windows
 from sqbench.evaluation import divergence
 from sqbench.evaluation.base import Evaluation, EvaluationError, Result, require_finite
 from sqbench.evaluation.causality import causal
 from sqbench.models.language import LanguageModel
-from sqbench.progress import track
 
 MOST_NATS = 100.0  # mean per token of a window; a perplexity of 1e43 means "broken", and exp overflows soon after
 KEEP_BYTES = 2**30  # most bytes of float outputs to keep; beyond that the float model runs again beside every point

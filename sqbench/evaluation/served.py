@@ -14,9 +14,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sqbench.console.progress import track
 from sqbench.evaluation.base import EvaluationError, require_finite
 from sqbench.models.language import LanguageModel
-from sqbench.progress import track
 
 log = logging.getLogger(__name__)
 

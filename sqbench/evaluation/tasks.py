@@ -14,7 +14,7 @@ import yaml
 
 from sqbench.errors import UserError, closest, known
 from sqbench.evaluation.templates import SMOKE, TEMPLATES, json_lines
-from sqbench.storage import known_digest
+from sqbench.storage.files import known_digest
 
 log = logging.getLogger(__name__)
 

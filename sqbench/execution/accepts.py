@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqbench.quant.formats import Format
-from sqbench.quant.scales import FLOAT32, Scale
+from sqbench.formats.format import Format
+from sqbench.formats.scale import FLOAT32, Scale
 
 BITS = range(2, 9)
 EVERY_DTYPE = (FLOAT32, Scale("float16"), Scale("bfloat16"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from sqbench.storage import atomic_path
+from sqbench.storage.files import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.quant.layers import weight_of
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 log = logging.getLogger(__name__)
 

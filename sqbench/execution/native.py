@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sqbench.execution.compiler import library, unavailable
-from sqbench.quant.formats import Format
-from sqbench.quant.scales import FLOAT32
+from sqbench.formats.format import Format
+from sqbench.formats.scale import FLOAT32
 
 OFFSET = 128
 PANEL = 16  # as in kernels/common.h

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sqbench.quant.formats import Format
+from sqbench.formats.format import Format
 
 ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: a float32 near it has no bits for a fraction, so a sum with it rounds half to even
 FAR = tl.constexpr(1e6)  # steps beyond every code, and below 2^22
@@ -43,7 +43,7 @@ CUTS = {  # by their largest number of rows; the fastest of those tried on an H2
 
 @triton.jit
 def _codes(x, scale, zero, LOW: tl.constexpr, HIGH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return clamp(round(x / scale) + zero), as `sqbench.quant.codec.quantize` computes it."""
+    """Return clamp(round(x / scale) + zero), as `sqbench.formats.codec.quantize` computes it."""
     steps = tl.minimum(tl.maximum(tl.div_rn(x, scale), -FAR), FAR)
     return tl.minimum(tl.maximum((steps + ROUNDER) - ROUNDER + zero, LOW), HIGH).to(tl.int8)
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sqbench import tensorfile
+from sqbench.console.progress import track
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError
 from sqbench.models.folding import share
 from sqbench.models.image import ImageModel
-from sqbench.progress import track
-from sqbench.storage import digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import digest
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sqbench import planning, tensorfile
 from sqbench.config import CalibrationConfig, DataConfig, ModelConfig
+from sqbench.console.progress import track
 from sqbench.data import images
 from sqbench.data.images import LabelledImages
 from sqbench.data.preprocessing import Preprocessing
@@ -24,8 +24,9 @@ from sqbench.models.base import Source
 from sqbench.models.extent import of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.timm_models import pretrained_cfg
-from sqbench.progress import track
-from sqbench.storage import cache_dir, digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import cache_dir, digest
+from sqbench.sweeps import planning
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sqbench.console.progress import track
 from sqbench.errors import UserError, closest
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel, block_names, nested
@@ -22,7 +23,6 @@ from sqbench.models.language import LanguageModel
 from sqbench.models.parameters import Uses, roles_of
 from sqbench.models.plain import make_plain
 from sqbench.models.topology import Topology, merged
-from sqbench.progress import track
 from sqbench.quant.layers import stored_bytes
 
 OTHERWISE = "use blockwise=false where the model fits into memory"

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError, counted
 from sqbench.models.architectures import refuse_architecture
@@ -19,7 +18,8 @@ from sqbench.models.language import load_language_model
 from sqbench.models.outline import language_widths
 from sqbench.models.prequantized import refuse_quantized
 from sqbench.models.stream_loading import stream_language_model
-from sqbench.storage import cache_dir, digest, known_digest, write_text
+from sqbench.storage.files import cache_dir, digest, known_digest, write_text
+from sqbench.sweeps import planning
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from sqbench.storage import atomic_path
+    from sqbench.storage.files import atomic_path
 
     disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}

@@ -16,7 +16,7 @@ from sqbench.models.base import Source
 from sqbench.models.extent import Extent, of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.outline import timm_widths
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 
 @dataclass(frozen=True)

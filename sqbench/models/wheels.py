@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sqbench import tensorfile
 from sqbench.config import ModelConfig
+from sqbench.console.extras import extra
 from sqbench.errors import UserError
-from sqbench.extras import extra
 from sqbench.models.base import Source
 from sqbench.models.timm_models import Weights, describe
-from sqbench.storage import cache_dir, digest, known_digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import cache_dir, digest, known_digest
 
 REVISION = 1  # of the conversions below
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sqbench.calibration import Statistics, observe
 from sqbench.calibration.blocks import as_states
+from sqbench.console.progress import track
 from sqbench.data.base import Batches
 from sqbench.errors import UserError
 from sqbench.models.base import Model
@@ -24,11 +25,9 @@ from sqbench.models.tracing import trace_calls
 from sqbench.pipeline.layer_formats import check_widths
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.pipeline.report import begin_report, empty_report
-from sqbench.progress import track
-from sqbench.quant import outliers
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
-from sqbench.statistics import complete
+from sqbench.statistics import complete, outliers
 
 ASKED, OTHERWISE = "calibration.propagate=true", "use calibration.propagate=false"
 

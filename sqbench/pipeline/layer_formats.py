@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sqbench.errors import UserError
-from sqbench.quant.formats import Format, Scheme
+from sqbench.formats.format import Format, Scheme
 from sqbench.quant.layers import widths_of
 from sqbench.recipes.task import Task
 

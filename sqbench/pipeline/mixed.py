@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from sqbench.console.progress import track
+from sqbench.formats.codec import round_trip
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
+from sqbench.pipeline.allocation import allocate
 from sqbench.pipeline.layer_formats import formats_of
-from sqbench.progress import track
-from sqbench.quant.allocation import allocate
-from sqbench.quant.codec import round_trip
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of, with_weight
 from sqbench.recipes.task import Task
 

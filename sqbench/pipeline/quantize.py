@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from sqbench.console.progress import track
+from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.folding import share
 from sqbench.pipeline.layer_formats import formats_of
 from sqbench.pipeline.points import crosses, place_points, quantized_points
 from sqbench.pipeline.report import describe_layer
-from sqbench.progress import track
-from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
+from sqbench.statistics.inputs import InputStatistics
 from sqbench.transforms.base import Change, Move
 from sqbench.transforms.batchnorm import FoldBatchNorms
 from sqbench.transforms.proof import sound

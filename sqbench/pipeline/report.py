@@ -9,9 +9,9 @@ from sqbench.models.parameters import ROLES
 from sqbench.pipeline.layer_formats import formats_of, narrow_layers
 from sqbench.pipeline.points import quantized_points
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, weight_of
-from sqbench.quant.outliers import describe
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.task import Task
+from sqbench.statistics.inputs import InputStatistics
+from sqbench.statistics.outliers import describe
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The shared quantizer: formats, the codec, range estimation, quantized modules. It needs only torch."""
+"""Quantized layers, and the searches for clipping ranges. It needs only torch."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from sqbench.quant.codec import qparams
+from sqbench.formats.codec import qparams
+from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, prefix_sums, squared_errors
-from sqbench.quant.formats import Format
 
 ONE_BIT = 4.0  # the squared error grows by this factor with one bit less, which doubles the step
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.codec import EncodedTensor, Limits, QParams, block_range, decode, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import EncodedTensor, Limits, QParams, block_range, decode, fake_quantize, qparams, to_blocks
+from sqbench.formats.format import Format
 
 
 @dataclass(frozen=True)

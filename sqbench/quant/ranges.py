@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.quant.codec import Limits, block_range, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import Limits, block_range, fake_quantize, qparams, to_blocks
+from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence
-from sqbench.quant.formats import Format
 from sqbench.quant.range_search import search
-from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.inputs import InputStatistics
 
 Estimator = Callable[[InputStatistics, Format], Limits]
 AT_ONCE = 1 << 18  # weights rounded at once, so few that they stay in the processor's cache

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sqbench.quant.codec import Limits, QParams, block_range, bounds, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, qparams, to_blocks
+from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
 
 MOMENTUM = 0.99  # of moving ranges, the value of torch.ao's MovingAverageMinMaxObserver

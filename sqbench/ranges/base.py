@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sqbench.formats.format import Format, Scheme
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format, Scheme
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
+from sqbench.statistics.inputs import InputStatistics
 
 
 def with_static_inputs(scheme: Scheme, *names: str) -> frozenset[str]:

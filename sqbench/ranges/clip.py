@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench.formats.codec import block_range, fake_quantize, qparams, to_blocks
+from sqbench.formats.format import Format, Scheme
 from sqbench.quant import ranges
-from sqbench.quant.codec import block_range, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format, Scheme
-from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.recipes.part import Effort
+from sqbench.statistics.inputs import InputStatistics
 
 CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
 CLIP_ROWS = 384  # rows of a weight at once, so few that they stay in a core's cache through all ten ratios

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.base import RANGES, Ranges
+from sqbench.statistics.inputs import InputStatistics
 
 
 @RANGES.register("minmax")

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.recipes.part import Effort
+from sqbench.statistics.inputs import InputStatistics
 
 
 @RANGES.register("mse")

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.errors import UserError, known
-from sqbench.quant.formats import Scheme
+from sqbench.formats.format import Scheme
 
 
 class InvalidField(UserError):

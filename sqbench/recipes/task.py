@@ -6,11 +6,11 @@ from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 from sqbench.calibration import Statistics
+from sqbench.formats.format import Scheme
 from sqbench.models.base import Model
 from sqbench.models.folding import Group, share
 from sqbench.models.topology import Topology
-from sqbench.quant.formats import Scheme
-from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.inputs import InputStatistics
 
 if TYPE_CHECKING:
     from sqbench.transforms.base import Change

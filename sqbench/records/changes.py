@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
 
 _LONG = 40  # characters; a longer value is a digest, and its beginning is enough to tell it apart
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqbench.config import label_of
-from sqbench.quant.formats import Format
+from sqbench.formats.format import Format
 from sqbench.records.record import Record
 
 
@@ -163,7 +163,7 @@ def float_basis(record: Record) -> dict[str, Any]:
 
 
 def describe_format(told: Mapping[str, Any] | None) -> str:
-    """A format in a few words, from the plain data of a record. The words are those of `sqbench.quant.formats.Format`.
+    """A format in a few words, from the plain data of a record. The words are those of `sqbench.formats.format.Format`.
 
     >>> describe_format({"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64})
     'int4 asym group 64'

@@ -7,7 +7,7 @@ from typing import Any
 from sqbench.comparison import Metric, Outcome
 from sqbench.errors import UserError
 from sqbench.records import schema1
-from sqbench.storage import CorruptFile
+from sqbench.storage.files import CorruptFile
 
 SCHEMA = 2  # of record.json; raised when readers must know of a change
 Data = Mapping[str, Any]

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqbench.console.overrides import pasted
 from sqbench.errors import UserError
-from sqbench.locks import claim
-from sqbench.overrides import pasted
 from sqbench.records.record import Record, UnknownSchema
-from sqbench.storage import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
+from sqbench.storage.files import CorruptFile, atomic_path, canonical_json, digest, file_digest, set_aside, write_text, written
+from sqbench.storage.locks import claim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ class Store:
         return False
 
     def written(self, point_id: str) -> int | None:
-        """When a point's record was written. See `sqbench.storage.written`."""
+        """When a point's record was written. See `sqbench.storage.files.written`."""
         return written(self.folder(point_id) / "record.json")
 
     def write(self, record: Record, samples: "pd.DataFrame | None" = None) -> Path:
@@ -147,7 +147,7 @@ class Store:
             return None
 
     def claim(self, point_id: str) -> AbstractContextManager[None]:
-        """Hold a point while computing it. See `sqbench.locks.claim`."""
+        """Hold a point while computing it. See `sqbench.storage.locks.claim`."""
         return claim(self.folder(point_id) / "claim.json", patience=PATIENCE)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sqbench.records.store import Store
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 _FILE = "points.json"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqbench.errors import UserError, known
-from sqbench.locks import held
 from sqbench.records.record import Record
 from sqbench.records.store import Store
+from sqbench.storage.locks import held
 
 LEFT_OVER = 3600.0  # seconds after which a half-written file has no writer any more
 

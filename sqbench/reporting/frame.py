@@ -14,7 +14,7 @@ from sqbench.records.fields import CELLS, float_basis, named, point_fields
 from sqbench.records.fields import COLUMNS as FIELDS
 from sqbench.records.record import Record
 from sqbench.reporting.order import as_float, in_order
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
 
 CHANGE = "delta_"  # before the name of a metric: its change against the float model
 DECLARED = "declared"  # the column with the `Metric` of a row; no file holds it

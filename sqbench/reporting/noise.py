@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqbench.comparison import Metric
 from sqbench.records.record import Record
 from sqbench.reporting.units import number
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
 
 
 def noise_notes(records: Iterable[Record], metric: Metric) -> list[str]:

@@ -10,10 +10,10 @@ from sqbench.errors import UserError
 from sqbench.records.fields import point_fields
 from sqbench.records.record import Record
 from sqbench.reporting.tables import markdown_table
-from sqbench.storage import canonical_json, write_text
+from sqbench.storage.files import canonical_json, write_text
 
 OUTLIERS = "outliers"  # its name in `metric=`
-# Columns of outliers.csv; sqbench.quant.outliers defines them.
+# Columns of outliers.csv; sqbench.statistics.outliers defines them.
 DIAGNOSTICS = (
     *("absmax", "channel_median", "channel_p90", "channel_p99", "ratio", "kurtosis", "range_used"),
     *("persistence", "chance", "persistence_tokens"),

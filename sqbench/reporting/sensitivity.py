@@ -15,7 +15,7 @@ from sqbench.reporting.frame import DECLARED
 from sqbench.reporting.order import rank
 from sqbench.reporting.tables import markdown_table
 from sqbench.reporting.units import change_text, number
-from sqbench.storage import canonical_json, write_text
+from sqbench.storage.files import canonical_json, write_text
 
 SENSITIVITY = "sensitivity"  # its name in `metric=`
 _RANKS = "kl_to_fp"  # the metric that ranks groups of layers

@@ -18,7 +18,7 @@ from sqbench.records.record import Record
 from sqbench.reporting.grid import Grid
 from sqbench.reporting.noise import noise_notes
 from sqbench.reporting.order import unsure
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
 
 MOST_CELLS = 300  # more would take too long to read and compare
 RESAMPLES = 10_000

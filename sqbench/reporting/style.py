@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, StrMethodFormatter
 
 from sqbench.errors import UserError, known
 from sqbench.reporting import looks
-from sqbench.storage import atomic_path
+from sqbench.storage.files import atomic_path
 
 # Okabe and Ito's palette (2008), for anything that is not a method. Its yellow is too pale for lines on white and left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

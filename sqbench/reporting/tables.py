@@ -12,7 +12,7 @@ from sqbench.reporting.cells import caption, emboldened, printable, texts
 from sqbench.reporting.frame import DECLARED
 from sqbench.reporting.grid import Grid, wide
 from sqbench.reporting.latex import slug, to_latex
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 _LONG_FLOAT = "%.10g"  # fewer digits than the noise of a float64 sum, more than any table shows
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sqbench.quant.codec import EncodedTensor
-from sqbench.quant.formats import Format, Scheme
+from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.format import Format, Scheme
 from sqbench.quant.ranges import Limits
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
+from sqbench.statistics.inputs import InputStatistics
 
 
 @dataclass(frozen=True)

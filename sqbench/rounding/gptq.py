@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
+from sqbench.formats.codec import EncodedTensor, QParams, block_range, dequantize, qparams, quantize, to_blocks
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.folding import wide
-from sqbench.quant.codec import EncodedTensor, QParams, block_range, dequantize, qparams, quantize, to_blocks
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.ranges import Limits
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
+from sqbench.statistics.inputs import InputStatistics
 
 NEAR = 16  # columns that follow each rounding at once: so few that their update is not worth a second thread
 TRIES = 8  # of a Cholesky factor, each with ten times the damping of the one before

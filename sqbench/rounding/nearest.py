@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from sqbench.quant import codec
-from sqbench.quant.codec import EncodedTensor
-from sqbench.quant.formats import Format
+from sqbench.formats import codec
+from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.format import Format
 from sqbench.quant.ranges import Limits
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
+from sqbench.statistics.inputs import InputStatistics
 
 
 @ROUNDINGS.register("nearest")

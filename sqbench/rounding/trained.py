@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
+from sqbench.formats.codec import EncodedTensor, block_range, to_blocks
+from sqbench.formats.format import Format, Scheme
 from sqbench.quant import ranges
-from sqbench.quant.codec import EncodedTensor, block_range, to_blocks
-from sqbench.quant.formats import Format, Scheme
-from sqbench.quant.statistics import InputStatistics
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
 from sqbench.ranges.base import with_static_inputs
 from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
+from sqbench.statistics.inputs import InputStatistics
 
 
 def own_limits(weight: Tensor, fmt: Format) -> ranges.Limits:

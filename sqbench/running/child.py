@@ -19,8 +19,8 @@ import psutil
 from hydra.core.utils import env_override
 
 from sqbench.config import LimitsConfig
+from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
-from sqbench.quiet import quiet
 
 LOOK = 0.1  # seconds between looks at a child's memory
 GRACE = 5.0  # seconds that a child gets to end after SIGTERM

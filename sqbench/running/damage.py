@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from sqbench import tensorfile
 from sqbench.models import Model
 from sqbench.pipeline.mixed import measure
 from sqbench.recipes.task import Task
-from sqbench.storage import digest
+from sqbench.storage import tensorfile
+from sqbench.storage.files import digest
 from sqbench.training.checkpoint import fingerprint
 
 

@@ -24,7 +24,7 @@ from sqbench.running.damage import damage
 from sqbench.running.needs import collected_for
 from sqbench.running.point import Point
 from sqbench.running.shared import shared
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 
 def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:

@@ -8,7 +8,7 @@ from sqbench.data.images import ImageCorpus
 from sqbench.models import Source
 from sqbench.rounding.trained import Qat
 from sqbench.running.resolved import Resolved
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 REVISION = 4  # of the code; raised when a change of sqbench changes results
 

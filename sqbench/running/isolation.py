@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqbench.errors import UserError
-from sqbench.locks import Busy
 from sqbench.records.outcome import Outcome
 from sqbench.records.store import Store
 from sqbench.running.child import Child
-from sqbench.storage import written
+from sqbench.storage.files import written
+from sqbench.storage.locks import Busy
 
 if TYPE_CHECKING:
     from sqbench.running.resolved import Resolved
@@ -44,7 +44,7 @@ def run_isolated(resolved: "Resolved", overrides: list[str], sweep: str | None =
     Raises:
         UserError: the configuration of the point cannot work.
     """
-    from sqbench import gpus  # imports torch and the whole harness: not at the top of a command line
+    from sqbench.running import gpus  # imports torch and the whole harness: not at the top of a command line
     from sqbench.running.point import identify
     from sqbench.running.runner import broken, mirrored
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 
 from sqbench.pipeline import mixed
-from sqbench.quant import outliers
 from sqbench.running.resolved import Resolved
+from sqbench.statistics import outliers
 
 SHARED = "SQBENCH_SWEEP_NEEDS"  # environment variable: what the points of the sweep read together, for the points in any process
 

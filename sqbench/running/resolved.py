@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from sqbench.config import EACH, CalibrationConfig, DataConfig, LimitsConfig, ModelConfig, RunConfig, RunOptions, TrackerConfig
+from sqbench.console.overrides import literal
 from sqbench.data import SOURCES
 from sqbench.errors import UserError, known
 from sqbench.evaluation import Chosen, evaluation_of
+from sqbench.formats.format import Scheme
 from sqbench.models import LOADERS
-from sqbench.overrides import literal
-from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from sqbench import gpus
 from sqbench.comparison import shortfall
 from sqbench.config import RunOptions, device_of
-from sqbench.locks import Busy
+from sqbench.console.quiet import log_file
 from sqbench.pipeline.report import share_of
-from sqbench.quiet import log_file
 from sqbench.records.outcome import Outcome
 from sqbench.records.provenance import Stopwatch, peaks, provenance, reset_peaks
 from sqbench.records.record import Record
 from sqbench.records.store import Store
 from sqbench.reporting.units import number
+from sqbench.running import gpus
 from sqbench.running.flow import flow
 from sqbench.running.point import Point, identify
 from sqbench.running.resolved import Resolved
+from sqbench.storage.locks import Busy
 from sqbench.tracking.wandb import mirror
 
 log = logging.getLogger(__name__)

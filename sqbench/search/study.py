@@ -13,7 +13,7 @@ from sqbench.evaluation import EVALUATIONS
 from sqbench.records.record import Record
 from sqbench.reporting.order import unsure
 from sqbench.search.space import Space, rounded
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 KEPT = 4  # one trial in this many goes on from a rung; eta of successive halving (Li et al., 2020, use 4)
 

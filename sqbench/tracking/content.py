@@ -11,7 +11,7 @@ import pandas as pd
 from sqbench.config import label_of
 from sqbench.records.fields import called
 from sqbench.records.record import Record
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 
 @dataclass(frozen=True)

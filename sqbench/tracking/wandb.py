@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from sqbench.records.record import Record
-from sqbench.storage import canonical_json, write_text
+from sqbench.storage.files import canonical_json, write_text
 from sqbench.tracking import content
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench import tensorfile
-from sqbench.storage import CorruptFile, set_aside
+from sqbench.storage import tensorfile
+from sqbench.storage.files import CorruptFile, set_aside
 
 log = logging.getLogger(__name__)
 

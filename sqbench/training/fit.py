@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from sqbench.console.progress import track
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError
 from sqbench.models.base import Model
-from sqbench.progress import track
 from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 from sqbench.training import checkpoint as checkpoints
 from sqbench.training.checkpoint import Progress
 from sqbench.training.network import Network

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
+from sqbench.formats.codec import to_blocks
 from sqbench.models.folding import Group
-from sqbench.quant.codec import to_blocks
 from sqbench.quant.layers import weight_of
 from sqbench.recipes.part import Effort, parse_alpha
 from sqbench.recipes.task import Task

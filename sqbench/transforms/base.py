@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sqbench.models import folding
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group
-from sqbench.quant.statistics import InputStatistics
 from sqbench.recipes.part import Part, Registry
 from sqbench.recipes.task import Task
+from sqbench.statistics.inputs import InputStatistics
 
 
 class Change(ABC):

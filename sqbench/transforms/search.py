@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sqbench.console.progress import track
+from sqbench.formats.codec import round_trip
+from sqbench.formats.format import Format
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.pipeline.layer_formats import formats_of
-from sqbench.progress import track
-from sqbench.quant.codec import round_trip
-from sqbench.quant.formats import Format
 from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
 from sqbench.quant.ranges import Limits
 from sqbench.recipes.task import Task

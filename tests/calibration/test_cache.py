@@ -14,8 +14,8 @@ from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.models import Model
 from sqbench.models.language import LanguageModel
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import ALWAYS, COLLECTORS, Gram, StoredGram
+from sqbench.statistics.inputs import InputStatistics
 
 EVERYTHING = frozenset(COLLECTORS)
 

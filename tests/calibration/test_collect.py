@@ -14,7 +14,7 @@ from sqbench.data import Batches, Windows
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.quant.operations import Point
-from sqbench.quant.statistics import InputStatistics
+from sqbench.statistics.inputs import InputStatistics
 
 
 def cached(model: LanguageModel, batches: torch.Tensor, folder: Path, fingerprint: str = "f") -> tuple[Statistics, bool]:

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 import sqbench
 from sqbench import data, models
 from sqbench.data import text
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
+from sqbench.formats.format import Format
 from sqbench.ranges import RANGES
 from sqbench.recipes.recipe import Recipe
 from sqbench.records.store import Store
+from sqbench.statistics.inputs import InputStatistics
 
 EXAMPLES = ROOT / "docs" / "examples"
 CONF = f"--config-dir={EXAMPLES / 'conf'}"

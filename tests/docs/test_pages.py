@@ -285,6 +285,15 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert [line.split()[0] for line in tree.splitlines() if not (ROOT / line.split()[0]).exists()] == []
 
 
+def test_the_tree_of_the_rooms_names_all_of_them():
+    tree = re.search(r"```text\nsqbench/\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    rooms = {path.parent.name for path in (ROOT / "sqbench").glob("*/__init__.py")}
+    rooms |= {path.parent.name for path in (ROOT / "sqbench").glob("*/*.py")}
+    assert rooms - set(re.findall(r"(\w+)/", tree)) == set()
+    modules = {path.stem for path in (ROOT / "sqbench").glob("*.py")} - {"faults"}  # for tests alone
+    assert modules - set(re.findall(r"\w+", tree)) == set()
+
+
 @pytest.mark.parametrize("line", commands(README), ids=lambda line: line[:80])
 def test_a_command_of_the_readme_can_be_given(line, tmp_path, monkeypatch):
     test_a_quoted_command_can_be_given("README.md", line, tmp_path, monkeypatch)

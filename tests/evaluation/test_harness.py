@@ -20,9 +20,9 @@ from sqbench.evaluation.documents import declared, parts
 from sqbench.evaluation.harness import LM_EVAL, HarnessSettings, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.pipeline.engine import quantize
-from sqbench.quant.formats import Format, Scheme
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task
 from sqbench.records.store import Store
@@ -32,7 +32,7 @@ BATCH = 7  # divides none of the tasks
 
 @pytest.fixture(autouse=True)
 def calm(caplog: pytest.LogCaptureFixture) -> None:
-    """As `sqbench.quiet` has it."""
+    """As `sqbench.console.quiet` has it."""
     caplog.set_level("ERROR", logger="lm_eval")
 
 

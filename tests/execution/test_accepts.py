@@ -14,10 +14,10 @@ from sqbench.execution.cuda import CudaInt8
 from sqbench.execution.lowering import KERNELS, choose
 from sqbench.execution.onednn import OneDnnConv
 from sqbench.execution.simulated import OnePassQuantizer
-from sqbench.quant.codec import encode, qparams
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import encode, qparams
+from sqbench.formats.format import Format
+from sqbench.formats.scale import FLOAT32, Scale
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
-from sqbench.quant.scales import FLOAT32, Scale
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from sqbench.execution import flow, lower, onednn
 from sqbench.execution.base import IntegerLayer, Part
 from sqbench.execution.codes import CodedLayer
 from sqbench.execution.flow import Chain, function_of, watch
+from sqbench.formats.codec import encode
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
-from sqbench.quant.codec import encode
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes, weight_of
 
 TOKENS = Scheme("dynamic", Format(7, granularity="channel"), Format(8, granularity="token", dynamic=True))

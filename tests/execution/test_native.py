@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
 
 from sqbench.execution import native
-from sqbench.quant.codec import QParams, block_range, dequantize, fake_quantize, qparams, quantize
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import QParams, block_range, dequantize, fake_quantize, qparams, quantize
+from sqbench.formats.format import Format
 
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no native kernels: {native.unavailable()}")
 

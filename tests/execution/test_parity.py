@@ -19,10 +19,10 @@ from sqbench.execution.native_layers import NativeInt4Weight, NativeInt8, Native
 from sqbench.execution.onednn import OneDnnConv, OneDnnLinear
 from sqbench.execution.simulated import SimulatedLayer
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
-from sqbench.quant.codec import block_range, encode, qparams, quantize, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import block_range, encode, qparams, quantize, to_blocks
+from sqbench.formats.format import Format
+from sqbench.formats.scale import Scale
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, weight_of
-from sqbench.quant.scales import Scale
 
 WIDTH, OUT = 128, 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,8 +6,8 @@ import torch
 pytest.importorskip("triton")
 
 from sqbench.execution import triton_kernels as kernels
-from sqbench.quant.codec import block_range, qparams, quantize
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import block_range, qparams, quantize
+from sqbench.formats.format import Format
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -5,9 +5,9 @@ import torch
 
 from sqbench import api
 from sqbench.calibration import Statistics
+from sqbench.formats.codec import round_trip, to_blocks
+from sqbench.formats.format import Format
 from sqbench.models.language import LanguageModel
-from sqbench.quant.codec import round_trip, to_blocks
-from sqbench.quant.formats import Format
 from sqbench.ranges.clip import CLIP_RATIOS, clip_limits
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task

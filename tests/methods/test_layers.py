@@ -10,12 +10,12 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
 from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.layer_formats import formats_of
 from sqbench.pipeline.points import quantized_points
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task

@@ -8,11 +8,11 @@ import torch
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.quant.formats import Format
-from sqbench.quant.statistics import InputStatistics
+from sqbench.formats.format import Format
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange
 from sqbench.recipes.configured import method_names, named, recipe_of, scheme_of
 from sqbench.rounding.trained import STARTS, Qat, QatLsq
+from sqbench.statistics.inputs import InputStatistics
 
 DYNAMIC = Format(bits=4, granularity="token", dynamic=True)
 STATIC = Format(bits=4, symmetric=False)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from sqbench import api
 from sqbench.calibration import Statistics, collect
 from sqbench.data.preprocessing import Preprocessing
+from sqbench.formats.format import Scheme
 from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model
-from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sqbench import api
 from sqbench.calibration import Statistics
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
-from sqbench.quant.formats import Format, Scheme
 from sqbench.recipes.task import Task
 from sqbench.transforms.awq import ActivationAware
 from sqbench.transforms.search import FINALISTS, _losses, block_losses

@@ -9,10 +9,10 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.formats.format import Scheme
 from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology
-from sqbench.quant.formats import Scheme
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task
 from sqbench.transforms.smoothing import smooth_ln_fcs, smoothing_scale

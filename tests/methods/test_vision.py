@@ -10,9 +10,9 @@ from torch.nn.functional import kl_div, log_softmax
 
 from sqbench import api
 from sqbench.errors import UserError
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import is_batchnorm
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
 from sqbench.recipes.configured import method_names, named
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sqbench import tensorfile
 from sqbench.config import CONF_DIR, ModelConfig
 from sqbench.data import images
 from sqbench.data.image_splits import Split, Splits, in_memory
@@ -18,6 +17,7 @@ from sqbench.errors import UserError
 from sqbench.models import nano
 from sqbench.models.image import ImageModel
 from sqbench.models.nano import Recipe, from_recipe, moved, train
+from sqbench.storage import tensorfile
 
 SIDE = 16
 VIT = {"img_size": SIDE, "in_chans": 1, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}

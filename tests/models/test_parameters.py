@@ -10,12 +10,12 @@ from torch import nn
 
 from sqbench.calibration import Statistics
 from sqbench.data.preprocessing import Preprocessing
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
 from sqbench.models.topology import discover
 from sqbench.pipeline.report import count_parameters, sizes
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import weight_of
 from sqbench.recipes.task import Task
 

@@ -13,12 +13,12 @@ from sqbench.calibration import collect, uncollected
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.perplexity import perplexity
+from sqbench.formats.format import Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model
 from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.quantize import quantize_part
-from sqbench.quant.formats import Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe

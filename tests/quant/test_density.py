@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqbench.quant.codec import fake_quantize, qparams
+from sqbench.formats.codec import fake_quantize, qparams
+from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, expected_error, squared_errors
-from sqbench.quant.formats import Format
 
 FORMATS = [Format(4), Format(4, symmetric=False), Format(3, convention="half_range"), Format(8, symmetric=False)]
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.ranges import observed, shapes
+from sqbench.formats.codec import qparams, quantize
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.codec import qparams, quantize
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence, without_zeros
-from sqbench.quant.formats import Format
 
 # Formats whose thresholds never lie in the middle of a bin, whose cell would then be a matter of rounding.
 HALVES = [Format(bits, convention="half_range") for bits in (3, 4, 5)]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sqbench.quant.codec import encode, round_trip
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import encode, round_trip
+from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, set_weight, sqnr_db, stored_bytes, weight_of
 
 W4, A8 = Format(bits=4, symmetric=False, granularity="group", group_size=16), Format(bits=8, granularity="token", dynamic=True)

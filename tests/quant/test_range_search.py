@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.ranges import against_observer, heavy_tailed, observed
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
 from sqbench.quant.density import Histogram, expected_error
-from sqbench.quant.formats import Format
 from sqbench.quant.range_search import search
 
 FORMATS = [Format(bits, symmetric=symmetric) for bits in range(2, 9) for symmetric in (True, False)]

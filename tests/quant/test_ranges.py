@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
+from sqbench.formats.codec import block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.formats.format import Format
 from sqbench.quant import ranges
-from sqbench.quant.codec import block_range, fake_quantize, qparams, round_trip, to_blocks
-from sqbench.quant.formats import Format
 from sqbench.ranges.mse import Mse
 
 ASYMMETRIC, SYMMETRIC = Format(bits=4, symmetric=False), Format(bits=4)

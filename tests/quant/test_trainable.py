@@ -10,11 +10,11 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sqbench.formats.codec import block_range, encode, fake_quantize, qparams, to_blocks
+from sqbench.formats.format import Format
+from sqbench.formats.scale import Scale
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
-from sqbench.quant.codec import block_range, encode, fake_quantize, qparams, to_blocks
-from sqbench.quant.formats import Format
 from sqbench.quant.layers import QuantLayer, weight_of
-from sqbench.quant.scales import Scale
 from sqbench.quant.trainable import (
     LearnedStep,
     LearnedStepSize,

@@ -16,7 +16,7 @@ from sqbench.comparison import Metric, Outcome
 from sqbench.records.record import Record, UnknownSchema
 from sqbench.records.store import Store
 from sqbench.reporting.html.page import render
-from sqbench.storage import CorruptFile, canonical_json
+from sqbench.storage.files import CorruptFile, canonical_json
 
 # Three records of results/reference as schema 1 wrote them, cut to two layers. Never write them anew.
 SCHEMA1 = Path(__file__).parent / "data" / "schema1"
@@ -165,7 +165,7 @@ def worsened() -> Callable[[Path], str]:
     """Gives the perplexity record of a folder an interval that no version has made, in schema 1."""
 
     def worsen(folder: Path) -> str:
-        from sqbench.storage import digest
+        from sqbench.storage.files import digest
 
         path = folder / "runs" / old("perplexity").point_id / "record.json"
         content = json.loads(path.read_text(encoding="utf-8"))

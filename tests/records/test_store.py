@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sqbench import locks
 from sqbench.errors import UserError
-from sqbench.locks import Busy
 from sqbench.records import store as store_module
 from sqbench.records.outcome import Outcome
 from sqbench.records.record import Record, UnknownSchema
 from sqbench.records.store import Store
-from sqbench.storage import canonical_json, digest, file_digest
+from sqbench.storage import locks
+from sqbench.storage.files import canonical_json, digest, file_digest
+from sqbench.storage.locks import Busy
 
 ID = "0123456789ab"
 SAMPLES = pd.DataFrame({"window": [0, 1], "nll": [1.5, 0.1 + 0.2], "nll_fp": [1.4, 0.3]})

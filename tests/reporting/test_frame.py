@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sqbench.comparison import Metric, main_metric
 from sqbench.errors import UserError
-from sqbench.quant.formats import Format
+from sqbench.formats.format import Format
 from sqbench.records.fields import describe_format
 from sqbench.reporting.frame import COLUMNS, metric_of, metrics_of, results_frame
 from sqbench.reporting.order import METHODS, labels, rank

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.quant.codec import EncodedTensor, block_range, decode, encode, qparams, to_blocks
-from sqbench.quant.formats import Format
+from sqbench.formats.codec import EncodedTensor, block_range, decode, encode, qparams, to_blocks
+from sqbench.formats.format import Format
 from sqbench.rounding.gptq import Gptq, cholesky_of_inverse, solve
 
 W4 = Format(4, symmetric=False, granularity="channel")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from sqbench import api, sweep
+from sqbench import api
 from sqbench.config import ModelConfig
 from sqbench.data.text import Text, TextCorpus
 from sqbench.errors import UserError
@@ -24,7 +24,8 @@ from sqbench.recipes.configured import method_names, named
 from sqbench.recipes.part import parse_alpha
 from sqbench.running.identity import identity, point_id
 from sqbench.running.resolved import resolve
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
+from sqbench.sweeps import sweep
 
 SOURCE = Source("a" * 64, lambda device: pytest.fail("nothing is loaded"), 2048)
 TEXT = Text("some text", "b" * 64)

@@ -156,7 +156,8 @@ def test_no_child_outlives_the_sweep(command, results, monkeypatch):
 
 
 def test_the_child_starts_with_its_own_gpu_and_a_dead_ones_record_names_it(command, results, monkeypatch):
-    from sqbench import gpus, run
+    from sqbench import run
+    from sqbench.running import gpus
 
     seen, start = [], SpawnProcess.start
     monkeypatch.setattr(SpawnProcess, "start", lambda self: (seen.append(os.environ[gpus.VISIBLE]), start(self)))

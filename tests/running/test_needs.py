@@ -8,14 +8,14 @@ import pytest
 from cli import Ended
 
 from sqbench import api
-from sqbench.quant.formats import Scheme
-from sqbench.quant.outliers import NEEDS as REPORT
-from sqbench.quant.statistics import InputStatistics
+from sqbench.formats.format import Scheme
 from sqbench.ranges.percentile import Percentile
 from sqbench.recipes.configured import method_names, named
 from sqbench.running import needs
 from sqbench.running.resolved import Resolved, resolve
 from sqbench.statistics import ALWAYS, COLLECTORS
+from sqbench.statistics.inputs import InputStatistics
+from sqbench.statistics.outliers import NEEDS as REPORT
 
 Command = Callable[..., Ended]
 BOTH = ("-m", "method=minmax,percentile", "bits=w8a8")

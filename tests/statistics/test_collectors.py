@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from sqbench.calibration import collect
 from sqbench.errors import UserError
 from sqbench.quant.layers import weight_of
-from sqbench.quant.statistics import InputStatistics
 from sqbench.statistics import ALWAYS, COLLECTORS, EVERYDAY, complete
+from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.windows import columns_of, gram_shape, window_of
 
 

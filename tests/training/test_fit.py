@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import Batch, LabelledImages
 from sqbench.errors import UserError
+from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.pipeline.engine import quantize
-from sqbench.quant.formats import Format, Scheme
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named
 from sqbench.rounding.trained import Qat, QatLsq
-from sqbench.storage import canonical_json
+from sqbench.storage.files import canonical_json
 from sqbench.training import fit
 from sqbench.training.network import Network
 

@@ -12,7 +12,7 @@ from sqbench.reporting.html.results import Results
 from sqbench.reporting.html.texts import Pair, texts
 from sqbench.reporting.noise import noise_facts
 from sqbench.reporting.units import change_text, number
-from sqbench.storage import digest
+from sqbench.storage.files import digest
 
 _NONE = float("nan")
 

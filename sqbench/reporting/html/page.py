@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sqbench.comparison import Metric
-from sqbench.overrides import pasted
+from sqbench.console.overrides import pasted
 from sqbench.reporting.html.answer import Answer, answer
 from sqbench.reporting.html.claims import claims
 from sqbench.reporting.html.comparison import comparison
@@ -31,7 +31,7 @@ from sqbench.reporting.html.surfaces import EXAMPLE, surfaces
 from sqbench.reporting.html.text import data, in_script, visible
 from sqbench.reporting.html.tradeoffs import against_bytes, against_speed
 from sqbench.reporting.studies import Study
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 _ASSETS = files("sqbench.reporting.html") / "assets"
 _SCRIPTS = ("start.js", "theme.js", "choose.js", "table.js", "figures.js", "layers.js", "surfaces.js", "points.js", "live.js")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqbench.locks import held
 from sqbench.records import sweeps
 from sqbench.records.record import Record
+from sqbench.storage.locks import held
 
 
 @dataclass(frozen=True)

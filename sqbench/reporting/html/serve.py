@@ -12,7 +12,7 @@ from typing import Any
 
 from sqbench.errors import UserError
 from sqbench.reporting.html.page import stamp, write
-from sqbench.storage import write_text
+from sqbench.storage.files import write_text
 
 _PORTS = 20  # number of ports tried, from the given one on
 _SHARE = 4  # rest four times as long as a build took: the sweep needs the processor

@@ -1,0 +1,1 @@
+"""The command line: its words, what it prints, and what it refuses."""
