@@ -138,9 +138,12 @@ def _seconds_of(extent: Extent, work: Work, effort: Effort, point: "Point") -> d
     if point.resolved.recipe.is_float:
         return stages
     replayed = effort.replays * work.searched * (forward + inside)
+    observed = work.calibrated * (forward + extent.inputs / here.observed + decoded)
+    propagated = observed + work.calibrated * (forward + inside)  # every block once in float, once quantized
+    blocks = propagated if point.resolved.propagate else 0.0
     stages |= {
-        "calibrate": STAGE + work.calibrated * (forward + extent.inputs / here.observed + decoded),
-        "quantize": STAGE + (DESCRIBED + effort.roundings) * extent.weights / here.rounded + replayed,
+        "calibrate": STAGE + (0.0 if blocks else observed),
+        "quantize": STAGE + (DESCRIBED + effort.roundings) * extent.weights / here.rounded + replayed + blocks,
         "lower": STAGE,
         "evaluate": STAGE + work.evaluated * (forward + inside + 3 * said),
     }
