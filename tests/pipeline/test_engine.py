@@ -1,11 +1,13 @@
 """The block engine: propagated calibration, and blocks that read their inputs again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli import Ended
 from labs import Lab, scheme
 
 from sqbench import api
@@ -23,6 +25,9 @@ from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
+from sqbench.records.fields import point_fields
+from sqbench.records.store import Store
+from sqbench.reporting.frame import results_frame
 from sqbench.statistics import COLLECTORS
 
 STATIC = scheme(8, 8)  # the ranges of inputs come from what calibration saw
@@ -147,3 +152,18 @@ def test_statistics_without_inputs_are_refused(tiny: LanguageModel, windows: Win
 def test_what_does_not_go_with_it_is_refused_before_anything_is_loaded(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         api.configure("calibration.propagate=true", *overrides)
+
+
+def test_a_sweep_with_and_without_propagation(command: Callable[..., Ended], results: Path) -> None:
+    keys = ("rounding=gptq", "bits=w4a16", "bits.weights.group_size=32", "calibration.propagate=false,true")
+    ended = command("-m", "method=rtn,smoothquant", *keys)
+    assert ended.code == 0, ended.err
+    records = list(Store(results).records())
+    assert len(records) == 4
+    frame = results_frame(records)
+    assert set(frame["propagate"]) >= {"", "true"}
+    assert set(frame["rounding"]) >= {"gptq"}
+    told = {
+        (record.identity["method"]["name"], point_fields(record)["propagate"]): record.metrics["perplexity"] for record in records
+    }
+    assert len(set(told.values())) == 4
