@@ -62,8 +62,8 @@ class Kind:
 def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
     """Draw a layer's input and weight as surfaces, original beside smoothed, with the ranges of their channels. Print ratios."""
     from sqbench import api
-    from sqbench.pipeline import inspection
     from sqbench.reporting import style, surfaces
+    from sqbench.running import inspection
 
     if config.layer is None:
         raise UserError("layer=???: distributions needs the name of a layer; a wrong one lists names that are close")
@@ -100,8 +100,8 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
 def divided(config: LayerConfig, overrides: list[str]) -> list[Path]:
     """Draw where SmoothQuant divides the activations: a norm and the linears that read it, before and after."""
     from sqbench import api
-    from sqbench.pipeline import inspection
     from sqbench.reporting import divisions, style
+    from sqbench.running import inspection
 
     cfg = api.configure(*overrides)
     seen = inspection.inspected(cfg, config.examples, Path(config.results_dir).expanduser() / "cache")

@@ -59,7 +59,7 @@ def listed(config: PointsConfig, names: Sequence[str]) -> None:
 def shown(config: PointsConfig, names: Sequence[str]) -> None:
     """Print one point as YAML, without its layers and examples, and the command that makes it again today."""
     _expect(names, 1, "show")
-    from sqbench.console.again import again
+    from sqbench.records.again import again
 
     record = found(config, names[0])
     parts = ("point_id", "status", "error", "metrics", "delta", "cost", "identity", "provenance")

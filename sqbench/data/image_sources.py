@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sqbench import planning
 from sqbench.config import DataConfig
 from sqbench.console.extras import extra
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory, stamp
 from sqbench.errors import UserError
 from sqbench.storage.files import cache_dir, set_aside
-from sqbench.sweeps import planning
 
 log = logging.getLogger(__name__)
 

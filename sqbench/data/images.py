@@ -17,7 +17,7 @@ from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_m
 from sqbench.data.image_tables import parquet
 from sqbench.data.synthetic import noise
 from sqbench.errors import UserError
-from sqbench.sweeps.planning import Absent
+from sqbench.planning import Absent
 
 __all__ = ["SOURCES", "Batch", "ImageCorpus", "ImageExamples", "LabelledImages", "Split", "draw"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench import planning
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.synthetic import random_tokens
 from sqbench.errors import UserError
 from sqbench.storage.files import digest
-from sqbench.sweeps import planning
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 from sqbench.config import ModelConfig
 from sqbench.models import image_sources, text_sources
 from sqbench.models.base import Loader, Model, Source
+from sqbench.planning import Absent
 from sqbench.storage.files import digest
-from sqbench.sweeps.planning import Absent
 
 LOADERS: dict[str, Loader] = {**text_sources.LOADERS, **image_sources.LOADERS}
 

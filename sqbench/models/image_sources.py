@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.models import nano, wheels
 from sqbench.models.base import Loader, Source
 from sqbench.models.timm_models import Weights, describe, pretrained_cfg
 from sqbench.storage.files import known_digest
-from sqbench.sweeps import planning
 
 OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano or resnet_nano"
 

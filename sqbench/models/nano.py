@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sqbench import planning
 from sqbench.config import CalibrationConfig, DataConfig, ModelConfig
 from sqbench.console.progress import track
 from sqbench.data import images
@@ -26,7 +27,6 @@ from sqbench.models.image import ImageModel
 from sqbench.models.timm_models import pretrained_cfg
 from sqbench.storage import tensorfile
 from sqbench.storage.files import cache_dir, digest
-from sqbench.sweeps import planning
 
 log = logging.getLogger(__name__)
 

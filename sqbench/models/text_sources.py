@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError, counted
 from sqbench.models.architectures import refuse_architecture
@@ -19,7 +20,6 @@ from sqbench.models.outline import language_widths
 from sqbench.models.prequantized import refuse_quantized
 from sqbench.models.stream_loading import stream_language_model
 from sqbench.storage.files import cache_dir, digest, known_digest, write_text
-from sqbench.sweeps import planning
 
 log = logging.getLogger(__name__)
 

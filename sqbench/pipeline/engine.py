@@ -22,9 +22,9 @@ from sqbench.models.blocks import HeldBlocks, held_blocks, merge_reports, place_
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.models.tracing import trace_calls
-from sqbench.pipeline.layer_formats import check_widths
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.pipeline.report import begin_report, empty_report
+from sqbench.recipes.layer_formats import check_widths
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.statistics import complete, outliers

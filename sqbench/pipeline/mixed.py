@@ -12,8 +12,8 @@ from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format, Scheme
 from sqbench.models.base import Model
 from sqbench.pipeline.allocation import allocate
-from sqbench.pipeline.layer_formats import formats_of
 from sqbench.quant.layers import weight_of, with_weight
+from sqbench.recipes.layer_formats import formats_of
 from sqbench.recipes.task import Task
 
 NEEDS = frozenset({"blocks"})  # collectors that `mix` reads

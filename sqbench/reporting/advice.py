@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sqbench.console.again import again
+from sqbench.records.again import again
 from sqbench.records.record import Record
 from sqbench.reporting.candidates import Candidate, Candidates
 from sqbench.reporting.recommendation import Recommendation, megabytes, nearest, sentence

@@ -6,11 +6,11 @@ from typing import Any
 from sqbench import data, models
 from sqbench.data import Corpus
 from sqbench.models import Source
+from sqbench.planning import planning
 from sqbench.records.fields import called
 from sqbench.running import assembly
 from sqbench.running.identity import identity, point_id
 from sqbench.running.resolved import Resolved
-from sqbench.sweeps.planning import planning
 
 
 @dataclass(frozen=True)

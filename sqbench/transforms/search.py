@@ -12,9 +12,9 @@ from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
-from sqbench.pipeline.layer_formats import formats_of
 from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
 from sqbench.quant.ranges import Limits
+from sqbench.recipes.layer_formats import formats_of
 from sqbench.recipes.task import Task
 
 Activation = Callable[[Group, Tensor], Limits]

@@ -8,7 +8,7 @@ from examples import made
 from omegaconf import OmegaConf
 
 from sqbench.config import compose_config
-from sqbench.console.again import again
+from sqbench.records.again import again
 from sqbench.records.record import Record
 
 LINE = "python -m sqbench.run method=rtn bits=w4a16 'data.path=a b'"

@@ -10,11 +10,11 @@ from sqbench import api
 from sqbench.errors import UserError
 from sqbench.formats.format import Format, Scheme
 from sqbench.models.language import LanguageModel
-from sqbench.pipeline import inspection
-from sqbench.pipeline.inspection import Inspected, division_of, inspected, shown_format, states_of
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task
 from sqbench.reporting.surfaces import ratio
+from sqbench.running import inspection
+from sqbench.running.inspection import Inspected, division_of, inspected, shown_format, states_of
 
 W8A8 = Scheme("w8a8", Format(8, True, "channel"), Format(8, False, "tensor"))
 UP = "model.layers.0.mlp.up_proj"
