@@ -36,8 +36,7 @@ def observe_model(
     found: dict[str, InputStatistics] = {}
     for number, place in enumerate(track(model.places, "calibrate")):
         own = [site for site in sites if site.startswith(f"{place}.")]
-        block = model.rework(model.block(number))
-        statistics, states = observe_block(block, names, own, states, shelf)
+        statistics, states = observe_block(model.rework(model.block(number)), names, own, states, shelf)  # which frees the block
         found |= statistics
     return found
 
