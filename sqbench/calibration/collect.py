@@ -17,7 +17,7 @@ from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.windows import window_of
 from sqbench.storage.files import digest
 
-__all__ = ["CalibrationError", "Statistics", "as_batches", "collect", "replay_sample"]
+__all__ = ["CalibrationError", "Statistics", "as_batches", "collect", "replay_sample", "uncollected"]
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from sqbench.models.topology import Topology
 from sqbench.models.tracing import first_tensor
 from sqbench.quant.layers import weight_of
 
-Run = Callable[
-    [str, Tensor, tuple[Any, ...], dict[str, Any]], Any
-]  # a block's name, hidden states and other arguments -> its output
+# From a block's name, hidden states and other arguments to its output.
+Run = Callable[[str, Tensor, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Entered(Exception):

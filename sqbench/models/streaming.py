@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sqbench.console.progress import track
 from sqbench.errors import UserError, closest
 from sqbench.models.base import Model
-from sqbench.models.block import BlockModel, block_names, nested
+from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.blocks import Blocks, merge_reports, tokens_like
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
@@ -37,31 +37,33 @@ class StreamedModel(LanguageModel):
         where: the device that blocks run on.
         rework: makes the model that inputs go through from a float block.
         stored: block -> bytes of its weights as stored, from the last time that inputs went through it.
+        known: as in `Blocks`.
     """
 
     checkpoint: Any = None
     where: Any = None
     rework: Callable[[BlockModel], Model] = lambda block: block
     stored: dict[str, int] = field(init=False, default_factory=dict)
+    known: dict[tuple[int, ...], dict[str, Call]] = field(init=False, default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         return self.where
 
-    @property
-    def places(self) -> tuple[str, ...]:
-        """Names of the blocks, in order."""
-        return self.blocks.places
-
     @cached_property
-    def blocks(self) -> Blocks:
-        """The blocks, and what is around them.
+    def places(self) -> tuple[str, ...]:
+        """Names of the blocks, in order.
 
         Raises:
             UserError: the model has no list of blocks.
         """
+        return listed(self.module)
+
+    @property
+    def blocks(self) -> Blocks:  # not cached: it would hold the model that holds it
+        """The blocks, and what is around them."""
         body, forward = partial(LanguageModel.body, self), partial(LanguageModel.forward, self)
-        return Blocks(self.module, listed(self.module), body, forward, tokens_like, "blockwise=true", OTHERWISE)
+        return Blocks(self.module, self.places, body, forward, tokens_like, "blockwise=true", OTHERWISE, self.known)
 
     @property
     def topology(self) -> Topology:  # not cached here: `_traced` is

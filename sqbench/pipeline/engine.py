@@ -6,7 +6,7 @@ calibration reads what the quantized blocks before a block write, so a block mus
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from sqbench.data.base import Batches
 from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
-from sqbench.models.blocks import HeldBlocks, held_blocks, merge_reports, place_of
+from sqbench.models.blocks import Blocks, HeldBlocks, held_blocks, merge_reports, place_of
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.models.tracing import trace_calls
@@ -27,15 +27,9 @@ from sqbench.pipeline.report import begin_report, empty_report
 from sqbench.recipes.layer_formats import check_widths
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
-from sqbench.statistics import complete, outliers
+from sqbench.statistics import LOST, complete, outliers
 
 ASKED, OTHERWISE = "calibration.propagate=true", "use calibration.propagate=false"
-
-
-class Entrance(Protocol):
-    """The way from model inputs to the hidden states of the first block."""
-
-    def enter(self, inputs: Tensor) -> Tensor: ...
 
 
 def quantize(task: Task, recipe: Recipe, *, propagate: bool = False) -> Model:
@@ -79,18 +73,18 @@ class BlockStep:
     sample: Tensor
     states: list[Tensor]
 
-    def __init__(self, task: Task, recipe: Recipe, entrance: Entrance, propagate: bool) -> None:
-        self.task, self.recipe, self.entrance, self.propagate = task, recipe, entrance, propagate
+    def __init__(self, task: Task, recipe: Recipe, blocks: Blocks, propagate: bool) -> None:
+        self.task, self.recipe, self.blocks, self.propagate = task, recipe, blocks, propagate
         self.needs = complete(recipe.needs(task.scheme) | outliers.NEEDS)
-        moved = bool(recipe.transforms) and bool(recipe.ranges.needs(task.scheme) - {"blocks"})  # statistics may be lost
-        self.seen = task.statistics.seen if propagate or moved else None
+        loses = bool(recipe.transforms) and bool(recipe.needs(task.scheme) & LOST)
+        self.seen = task.statistics.seen if propagate or loses else None
 
     @torch.no_grad()
     def __call__(self, block: Model) -> Model:
         assert isinstance(block, BlockModel)
         if block.number == 0:
-            self.sample = self.entrance.enter(self.task.statistics.sample)
-            self.states = [self.entrance.enter(batch) for batch in self.seen or ()]
+            self.sample = self.blocks.enter(self.task.statistics.sample)
+            self.states = [self.blocks.enter(batch) for batch in self.seen or ()]
         own = tuple(name for name in self.task.topology.layers if name.startswith(f"{block.place}."))
         quantized = self._quantized(block, own) if own else block
         before = quantized if self.propagate else block  # whose output the next block reads
@@ -115,18 +109,18 @@ def _propagated(task: Task, recipe: Recipe) -> Model:
     report = begin_report(task)
     seen = task.statistics.seen
     assert seen is not None
-    first, last = _around(task, row)
+    first, last = _outside(task, row)
     model, reports = row.model, []
     needs = complete(recipe.needs(task.scheme) | outliers.NEEDS)
 
-    def around(model: Model, own: Sequence[str], run: Callable[[Any], Any], inputs: Batches) -> Model:
+    def quantized_outside(model: Model, own: Sequence[str], run: Callable[[Any], Any], inputs: Batches) -> Model:
         sites = list(dict.fromkeys(task.topology.site[name] for name in own))
         found = observe(model.module, run, needs, sites, inputs)
         known = Statistics(found, task.statistics.sample)
         return quantize_part(Task(model, known, replace(task.scheme, layers=tuple(own))), recipe)
 
     if first:
-        model = around(model, first, row.enter, seen)
+        model = quantized_outside(model, first, row.enter, seen)
         reports.append(model.report)
         row = row.over(model)
     step = BlockStep(task, recipe, row, propagate=True)
@@ -139,13 +133,13 @@ def _propagated(task: Task, recipe: Recipe) -> Model:
     if last:
         both: list[Any] = list(zip(seen, step.states, strict=True))
         end = row.over(model)
-        model = around(model, last, lambda pair: end.leave(*pair), Batches(len(both), both.__getitem__, ""))
+        model = quantized_outside(model, last, lambda pair: end.leave(*pair), Batches(len(both), both.__getitem__, ""))
         reports.append(model.report)
     merge_reports(report, reports)
     return original.with_module(model.module, report)
 
 
-def _around(task: Task, row: HeldBlocks) -> tuple[list[str], list[str]]:
+def _outside(task: Task, row: HeldBlocks) -> tuple[list[str], list[str]]:
     """The layers to quantize before the blocks, and those after them."""
     outside = [name for name in task.topology.layers if not place_of(name, row.places)]
     before = set(trace_calls(row.module, lambda: row.enter(row.model.example())).layers) if outside else set()

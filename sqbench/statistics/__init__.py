@@ -14,8 +14,9 @@ COLLECTORS: dict[str, type[Collector]] = {cls.name: cls for cls in (Extremes, Av
 ALWAYS = frozenset({"extremes", "averages", "rows"})  # cheap, and read by every method or by every report
 EVERYDAY = frozenset(COLLECTORS) - {"gram"}  # what a notebook gets unasked. A full matrix is large and takes long.
 OF_POINTS = ALWAYS | {"histogram"}  # of tensors that no layer reads: they are multiplied with no weight
+LOST = frozenset(name for name, cls in COLLECTORS.items() if not cls.follows)  # when a scale moves: collected again from the data
 
-__all__ = ["ALWAYS", "COLLECTORS", "EVERYDAY", "OF_POINTS", "Batch", "Collector", "Gram", "StoredGram", "complete"]
+__all__ = ["ALWAYS", "COLLECTORS", "EVERYDAY", "LOST", "OF_POINTS", "Batch", "Collector", "Gram", "StoredGram", "complete"]
 
 
 def complete(needs: Iterable[str] | None) -> frozenset[str]:

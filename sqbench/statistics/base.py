@@ -52,9 +52,11 @@ class Collector(ABC):
 
     Attributes:
         name: by which `needs` asks for it.
+        follows: whether `scaled` is exact. Otherwise only the data can tell, and `scaled` is None.
     """
 
     name: ClassVar[str]
+    follows: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

@@ -71,6 +71,7 @@ class Averages(Collector):
     """
 
     name: ClassVar[str] = "averages"
+    follows: ClassVar[bool] = False
 
     batch_low: float
     batch_high: float

@@ -35,6 +35,7 @@ class Bins(Collector):
     """
 
     name: ClassVar[str] = "histogram"
+    follows: ClassVar[bool] = False
 
     bins: Tensor
     reach: float

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sqbench.calibration import collect
 from sqbench.errors import UserError
 from sqbench.quant.layers import weight_of
-from sqbench.statistics import ALWAYS, COLLECTORS, EVERYDAY, complete
+from sqbench.statistics import ALWAYS, COLLECTORS, EVERYDAY, LOST, complete
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.windows import columns_of, gram_shape, window_of
 
@@ -71,6 +71,7 @@ def test_scaled_is_exact_where_it_says_so() -> None:
     stats, direct = collected(parts).scaled(scale), collected([part / scale for part in parts])
     assert stats.collectors.keys() == COLLECTORS.keys() - stats.lost
     assert stats.lost == {"histogram", "averages"}
+    assert stats.lost == LOST
     for name in ("low", "high", "sum", "abs_sum", "rows"):
         torch.testing.assert_close(getattr(stats, name), getattr(direct, name), rtol=1e-5, atol=1e-4)
     assert stats.gram.count == direct.gram.count
