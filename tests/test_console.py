@@ -23,7 +23,14 @@ def python(*words: str, cwd: Path) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("run", ["--help"]), ("run", ["method=awk"]), ("run", ["-m", "bits=w4a17,w8a8"]), ("collect", []), ("points", ["lst"])],
+    [
+        ("run", ["method=awk"]),
+        ("collect", []),
+        *(  # two more processes each
+            pytest.param(name, words, marks=pytest.mark.slow)
+            for name, words in (("run", ["--help"]), ("run", ["-m", "bits=w4a17,w8a8"]), ("points", ["lst"]))
+        ),
+    ],
 )
 def test_a_command_of_the_script_is_the_module(name: str, words: list[str], tmp_path: Path) -> None:
     code, out, err = python("-m", f"sqbench.{name}", *words, cwd=tmp_path)

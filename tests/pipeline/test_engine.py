@@ -152,6 +152,7 @@ def test_what_does_not_go_with_it_is_refused_before_anything_is_loaded(overrides
         api.configure("calibration.propagate=true", *overrides)
 
 
+@pytest.mark.slow  # four points, each from calibration to record
 def test_a_sweep_with_and_without_propagation(command: Callable[..., Ended], results: Path) -> None:
     keys = ("rounding=gptq", "bits=w4a16", "bits.weights.group_size=32", "calibration.propagate=false,true")
     ended = command("-m", "method=rtn,smoothquant", *keys)
