@@ -10,7 +10,7 @@ import torch
 
 from sqbench import api
 from sqbench.console.quiet import quiet
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.recipes.configured import named
 
 

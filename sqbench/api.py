@@ -16,7 +16,7 @@ from sqbench.data.base import Unseen
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models import Model
 from sqbench.models.norms import writers
 from sqbench.pipeline import engine

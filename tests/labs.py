@@ -12,7 +12,8 @@ from sqbench.calibration import Statistics, collect
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import LabelledImages
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.recipes.task import Task

@@ -6,7 +6,8 @@ import pytest
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.ranges.mse import Mse
 from sqbench.recipes.configured import assembled, method_names, named, recipe_of, scheme_of
 from sqbench.rounding.gptq import Gptq

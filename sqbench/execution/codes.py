@@ -34,7 +34,7 @@ class CodeQuantizer(nn.Module):
         self.fmt = simulated.fmt
         self.axis = simulated.axis
         self.unsigned = unsigned
-        self.static = None if simulated.static is None else QParams(*(part.view(()) for part in simulated.static))
+        self.static = None if simulated.static is None else simulated.static.map(lambda part: part.view(()))
         # Kernels want Python numbers. Reading a tensor's value at every call would cost more than a small product.
         self.scale, self.zero_point = (1.0, 0) if self.static is None else (float(self.static.scale), int(self.static.zero_point))
         self.one_pass = (ROWS if self.static is None else STATIC).refusal(self.fmt) is None
@@ -52,10 +52,10 @@ class CodeQuantizer(nn.Module):
             values, scale, zero = kernels.quantize_rows(x.reshape(-1, x.shape[-1]), self.fmt)
             return Codes(values.view(x.shape), QParams(scale.unsqueeze(1), zero.unsqueeze(1)))
         blocks = to_blocks(x, self.fmt)
-        params = qparams(*block_range(blocks), self.fmt)
+        params = qparams(*block_range(blocks, self.fmt), self.fmt)
         values = self._rounded(blocks, params).view(x.shape)
         whole = self.fmt.granularity == "tensor"
-        return Codes(values, QParams(*(part.view(()) for part in params)) if whole else params)
+        return Codes(values, params.map(lambda part: part.view(())) if whole else params)
 
     def _kernels(self, x: Tensor) -> Any:
         """The module that rounds such a tensor in one pass over it. None if there is none."""
@@ -73,7 +73,7 @@ class CodeQuantizer(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
         if self.static is not None:
-            self.static = QParams(*(fn(part) for part in self.static))
+            self.static = self.static.map(fn)
         return super()._apply(fn, recurse)
 
 

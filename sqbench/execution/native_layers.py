@@ -39,7 +39,7 @@ class NativeInt8(CodedLayer):
 
     def product(self, codes: Codes) -> Tensor:
         values = codes.values.reshape(-1, codes.values.shape[-1]).contiguous()
-        scale, zero = (part.float().view(-1) for part in codes.params)
+        scale, zero = (part.float().view(-1) for part in (codes.params.scale, codes.params.zero_point))
         result = native.int8_linear(
             values,
             self.packed,

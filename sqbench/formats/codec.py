@@ -1,19 +1,22 @@
 """The codec: everything that knows how a format turns numbers into codes and back. Pure functions.
 
 `encode` gives codes with their scales, `decode` the numbers that they stand for, and `round_trip` both in one step. The parts of
-these are here too, for code that chooses ranges. An integer code q stands for (q - zero_point) * scale.
+these are here too, for code that chooses ranges. A code stands for (its number - zero_point) * scale.
 
 The parts work on *blocks*: a view of the tensor whose last axis holds the values that share one scale (`to_blocks`). Ranges and
 parameters keep that axis with size 1, so they broadcast.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sqbench.formats.format import Format
+from sqbench.formats.grid import codes_of, grid, nearest_, values_of
+from sqbench.formats.scaling import power_of_two, two_levels
 
 Limits = tuple[Tensor, Tensor]  # clipping ranges (lo, hi) over blocks
 
@@ -21,11 +24,23 @@ Limits = tuple[Tensor, Tensor]  # clipping ranges (lo, hi) over blocks
 class QParams(NamedTuple):
     """Scale (float, not 0) and zero-point (an integer held in the scale's dtype), broadcastable against the blocks.
 
-    A scale is negative only under the convention `signed`.
+    A scale is negative only under the convention `signed`. Where a tool finds codes by another number than the scale, `by` is it:
+    values are multiplied by it if the format `multiplies`, else divided by it.
     """
 
     scale: Tensor
     zero_point: Tensor
+    by: Tensor | None = None
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "QParams":
+        """The same parameters after a function of tensors."""
+        return QParams(fn(self.scale), fn(self.zero_point), None if self.by is None else fn(self.by))
+
+    @staticmethod
+    def joined(parts: Sequence["QParams"], join: Callable[[list[Tensor]], Tensor]) -> "QParams":
+        """The parameters of several blocks as one, by a function that joins tensors."""
+        by = [one.by for one in parts if one.by is not None]
+        return QParams(join([one.scale for one in parts]), join([one.zero_point for one in parts]), join(by) if by else None)
 
 
 @dataclass(frozen=True)
@@ -33,9 +48,10 @@ class EncodedTensor:
     """A tensor in a format, as plain data. Kernels, files and tables read it. Nothing computes codes from floats again.
 
     Attributes:
-        codes: signed integer codes in the tensor's own shape, int8.
-        scale, zero_point: one for each block, broadcastable against `to_blocks(codes, format)`. float32 at least.
-        format: the format of the codes.
+        codes: in the tensor's own shape. Integers are signed, int8. Others are the bits of the element, uint8.
+        scale, zero_point: one for each block, broadcastable against `to_blocks(codes, format)`. float32 at least. A scale of two
+            levels is the product of both.
+        format: the format of the codes. With two levels of scales, its `amax` is that of the tensor.
     """
 
     codes: Tensor
@@ -63,21 +79,32 @@ def encode(x: Tensor, fmt: Format, limits: Limits | None = None) -> EncodedTenso
         x: a weight [out, in], or an activation [..., in].
         limits: clipping ranges (lo, hi) over the blocks of x. None takes each block's own minimum and maximum.
     """
+    fmt = of_tensor(fmt, x)
     blocks = to_blocks(x, fmt)
-    params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
-    return EncodedTensor(quantize(blocks, params, fmt).view(x.shape), *params, fmt)
+    params = qparams(*(block_range(blocks, fmt) if limits is None else limits), fmt)
+    codes = from_blocks(quantize(blocks, params, fmt), fmt, x.shape)
+    return EncodedTensor(codes, params.scale, params.zero_point, fmt)
 
 
 def decode(encoded: EncodedTensor) -> Tensor:
     """The real values of an encoded tensor, in its shape and in the dtype of its scales."""
-    return dequantize(to_blocks(encoded.codes, encoded.format), encoded.params).view(encoded.codes.shape)
+    fmt, codes = encoded.format, encoded.codes
+    return from_blocks(dequantize(to_blocks(codes, fmt), encoded.params, fmt), fmt, codes.shape)
 
 
 def round_trip(x: Tensor, fmt: Format, limits: Limits | None = None) -> Tensor:
     """decode(encode(x)) in the dtype of x, in one step."""
+    fmt = of_tensor(fmt, x)
     blocks = to_blocks(x, fmt)
-    params = qparams(*(block_range(blocks) if limits is None else limits), fmt)
-    return fake_quantize(blocks, params, fmt).view(x.shape).to(x.dtype)
+    params = qparams(*(block_range(blocks, fmt) if limits is None else limits), fmt)
+    return from_blocks(fake_quantize(blocks, params, fmt), fmt, x.shape).to(x.dtype)
+
+
+def of_tensor(fmt: Format, x: Tensor) -> Format:
+    """The format with what it must know of a whole tensor before parts of it are rounded. A format that knows it stays."""
+    if not fmt.two_levels or fmt.amax is not None:
+        return fmt
+    return replace(fmt, amax=float(x.abs().max()))
 
 
 # ---- Blocks, ranges and parameters -------------------------------------------------------------------------------------------
@@ -86,50 +113,85 @@ def round_trip(x: Tensor, fmt: Format, limits: Limits | None = None) -> Tensor:
 def to_blocks(x: Tensor, fmt: Format) -> Tensor:
     """View x (weight [out, in] or activation [..., in]) so that the last axis holds the values that share a scale.
 
-    tensor -> [1, numel], channel and token -> [rows, in], group -> [rows, in / g, g].
+    tensor -> [1, numel], channel and token -> [rows, in], group -> [rows, in / g, g]. Two-dimensional blocks are a copy, block ->
+    [rows / r, in / g, r g].
     """
     if fmt.granularity == "tensor":
         return x.reshape(1, -1)
     rows = x.reshape(-1, x.shape[-1])
-    if fmt.granularity == "group":
-        assert fmt.group_size is not None
-        return rows.unflatten(-1, (-1, fmt.group_size))
-    return rows
+    if fmt.group_size is None:
+        return rows
+    groups = rows.unflatten(-1, (-1, fmt.group_size))
+    if fmt.block_rows is None:
+        return groups
+    return groups.unflatten(0, (-1, fmt.block_rows)).transpose(1, 2).flatten(2)
 
 
-def block_range(blocks: Tensor) -> Limits:
+def from_blocks(blocks: Tensor, fmt: Format, shape: torch.Size) -> Tensor:
+    """The tensor of a shape whose `to_blocks` are these."""
+    if fmt.block_rows is None:
+        return blocks.view(shape)
+    return blocks.unflatten(2, (fmt.block_rows, -1)).transpose(1, 2).reshape(shape)
+
+
+def block_range(blocks: Tensor, fmt: Format) -> Limits:
     """Smallest and largest value of every block, widened to contain 0 so that the zero-point is itself a code.
 
-    The result is at least float32. A scale computed in bfloat16 would cost more accuracy than 8-bit codes do.
+    They are not widened for a format that takes blocks' `own` ranges. The result is at least float32. A scale computed in bfloat16
+    would cost more accuracy than 8-bit codes do.
     """
     wide = torch.promote_types(blocks.dtype, torch.float32)
-    return blocks.amin(-1, keepdim=True).to(wide).clamp_(max=0), blocks.amax(-1, keepdim=True).to(wide).clamp_(min=0)
+    lo, hi = blocks.amin(-1, keepdim=True).to(wide), blocks.amax(-1, keepdim=True).to(wide)
+    return (lo, hi) if fmt.range == "own" else (lo.clamp_(max=0), hi.clamp_(min=0))
 
 
 def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     """Scale and zero-point for clipping ranges [lo, hi].
 
-    Symmetric: scale = max(|lo|, |hi|) / qmax, zero-point 0. With the convention `signed`, scale = lo / -2^(b-1) if |lo| >= |hi|,
-    else hi / -2^(b-1). Asymmetric: scale = (hi - lo) / (2^b - 1) and zero_point = code_min - round(lo / scale) (Jacob et al., 2018,
-    eq. 1 and section 3). A range of width 0 gives scale 1.
+    Symmetric: scale = max(|lo|, |hi|) / m for the element's largest number m, zero-point 0. With the convention `signed`, scale =
+    lo / -2^(b-1) if |lo| >= |hi|, else hi / -2^(b-1). Asymmetric: scale = (hi - lo) / (2^b - 1) and zero_point = code_min -
+    round(lo / scale) (Jacob et al., 2018, eq. 1 and section 3). A range of width 0 gives scale 1.
     """
-    if fmt.symmetric and fmt.convention == "signed":
-        span = torch.where(lo.abs() >= hi.abs(), -lo, -hi)
-    else:
-        span = torch.maximum(lo.abs(), hi.abs()) if fmt.symmetric else hi - lo
-    scale = span / torch.full_like(span, fmt.levels)  # a GPU divides by a tensor as a CPU does, but multiplies by 1 / number
-    if fmt.scale.dtype != "float32":
-        scale = scale.to(getattr(torch, fmt.scale.dtype)).to(lo.dtype)
+    span = _span(lo, hi, fmt)
+    if fmt.scale.dtype == "e8m0":
+        return QParams(scale := power_of_two(span, fmt), torch.zeros_like(scale))
+    if fmt.two_levels:
+        scale, by = two_levels(span, fmt)
+        return QParams(scale, torch.zeros_like(scale), by)
+    exact = span / torch.full_like(span, fmt.levels)  # a GPU divides by a tensor as a CPU does, but multiplies by 1 / number
+    scale = exact if fmt.scale.dtype == "float32" else exact.to(getattr(torch, fmt.scale.dtype)).to(lo.dtype)
     # For dead channels and ranges so narrow that the scale underflows. Any scale is exact for 0, and 1 never gives inf or nan.
-    scale = torch.where(scale.abs() > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
-    zero_point = torch.zeros_like(scale) if fmt.symmetric else fmt.code_min - torch.round(lo / scale)
-    return QParams(scale, zero_point)
+    usable = scale.abs() > torch.finfo(scale.dtype).tiny
+    scale, by = torch.where(usable, scale, torch.ones_like(scale)), None
+    if fmt.scale.times == "unrounded":
+        by = torch.where(usable, exact, scale)
+    elif fmt.scale.times == "reciprocal":
+        by = 1 / scale
+    zero_point = torch.zeros_like(scale)
+    if not fmt.symmetric:
+        zero_point = fmt.smallest - torch.round(lo / (scale if by is None or fmt.multiplies else by))
+    if fmt.range == "own":
+        zero_point = zero_point.clamp(fmt.smallest, fmt.largest)
+    return QParams(scale, zero_point, by)
+
+
+def _span(lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
+    """The part of a clipping range that `fmt.levels` steps of the scale cover."""
+    if not fmt.symmetric:
+        return hi - lo
+    if fmt.convention == "signed":
+        return torch.where(lo.abs() >= hi.abs(), -lo, -hi)
+    if fmt.convention == "no_clipping":  # -lo / 2^(b-1) or hi / (2^(b-1) - 1), both times 2^(b-1), which is exact
+        return torch.maximum(-lo, hi / torch.full_like(hi, fmt.largest) * fmt.levels)
+    return torch.maximum(lo.abs(), hi.abs())
 
 
 def bounds(params: QParams, fmt: Format, beyond: float = 0) -> Limits:
-    """The smallest and the largest number that the codes of each block stand for, and `beyond` steps further out."""
-    first = (fmt.code_min - params.zero_point - beyond) * params.scale
-    last = (fmt.code_max - params.zero_point + beyond) * params.scale
+    """The smallest and the largest number that the codes of each block stand for, and `beyond` last steps further out."""
+    ends = grid(fmt)
+    below, above = beyond * float(ends[1] - ends[0]), beyond * float(ends[-1] - ends[-2])
+    first = (fmt.smallest - params.zero_point - below) * params.scale
+    last = (fmt.largest - params.zero_point + above) * params.scale
     return torch.minimum(first, last), torch.maximum(first, last)  # a negative scale exchanges them
 
 
@@ -137,28 +199,37 @@ def bounds(params: QParams, fmt: Format, beyond: float = 0) -> Limits:
 
 
 def quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
-    """The codes clamp(round(x / scale) + zero_point): int8, same shape."""
-    codes = _steps(blocks, params.scale).add_(params.zero_point)
-    return codes.clamp_(fmt.code_min, fmt.code_max).to(torch.int8)
+    """The codes of blocks, in their shape. Integers: clamp(round(x / scale) + zero_point), int8. Others: see `EncodedTensor`."""
+    steps = _steps(blocks, params, fmt)
+    signs = None if fmt.is_integer else steps.clone() if fmt.signed_zeros else steps + 0.0  # -0 + 0 is 0
+    return codes_of(_nearest(steps, params, fmt), fmt, signs)
 
 
-def dequantize(codes: Tensor, params: QParams) -> Tensor:
+def dequantize(codes: Tensor, params: QParams, fmt: Format) -> Tensor:
     """The real values of codes, in the dtype of the scale."""
-    return (codes.to(params.scale.dtype) - params.zero_point) * params.scale
+    return (values_of(codes, fmt, params.scale.dtype) - params.zero_point) * params.scale
 
 
 def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
-    """dequantize(quantize(x)), without leaving float: the values that integer execution would see.
+    """dequantize(quantize(x)), without codes in between: the values that execution in the format would see.
 
-    They are equal for all finite x. Only here can a 0 be negative, and only here is a nan still a nan.
+    They are equal for all finite x. Only here can a 0 of integers be negative, and only here is a nan still a nan.
     """
-    codes = _steps(blocks, params.scale)
-    if fmt.symmetric:
-        return codes.clamp_(fmt.code_min, fmt.code_max).mul_(params.scale)
+    values = _nearest(_steps(blocks, params, fmt), params, fmt)
+    return (values if fmt.symmetric else values.sub_(params.zero_point)).mul_(params.scale)
+
+
+def _nearest(steps: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """Quotients x / scale rounded to numbers of the element, with the zero-point. In place."""
     # The bounds are numbers, because a clamp between tensors takes longer than all the rest.
-    return codes.add_(params.zero_point).clamp_(fmt.code_min, fmt.code_max).sub_(params.zero_point).mul_(params.scale)
+    if fmt.symmetric:
+        return nearest_(steps.clamp_(fmt.smallest, fmt.largest), fmt)
+    rounded = steps.add_(params.zero_point).round_() if fmt.shift == "before" else steps.round_().add_(params.zero_point)
+    return rounded.clamp_(fmt.smallest, fmt.largest)
 
 
-def _steps(blocks: Tensor, scale: Tensor) -> Tensor:
-    """round(x / scale), computed in at least the scale's precision. In bfloat16 the quotient itself would be rounded first."""
-    return (blocks.to(torch.promote_types(blocks.dtype, scale.dtype)) / scale).round_()
+def _steps(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """x / scale, computed in at least the scale's precision. In bfloat16 the quotient itself would be rounded first."""
+    wide = blocks.to(torch.promote_types(blocks.dtype, params.scale.dtype))
+    by = params.scale if params.by is None else params.by
+    return wide * by if fmt.multiplies else wide / by

@@ -9,7 +9,8 @@ from torch.nn.functional import log_softmax
 
 from sqbench.console.progress import track
 from sqbench.formats.codec import round_trip
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.pipeline.allocation import allocate
 from sqbench.quant.layers import weight_of, with_weight

@@ -8,6 +8,7 @@ from torch.special import xlogy
 
 from sqbench.formats.codec import qparams
 from sqbench.formats.format import Format
+from sqbench.formats.grid import grid, midpoints
 from sqbench.quant.density import Histogram, prefix_sums, squared_errors
 
 ONE_BIT = 4.0  # the squared error grows by this factor with one bit less, which doubles the step
@@ -76,7 +77,8 @@ def without_zeros(histogram: Histogram) -> Histogram:
 
 def _bins_needed(fmt: Format, low: float, high: float) -> int:
     """How many bins a threshold needs to have one for every level. If the range has both signs, each side holds half the levels."""
-    return math.ceil(fmt.levels if fmt.symmetric or low == 0 or high == 0 else fmt.levels / 2)
+    levels = fmt.levels if fmt.is_integer else (len(grid(fmt)) - 1) / 2
+    return math.ceil(levels if fmt.symmetric or low == 0 or high == 0 else levels / 2)
 
 
 def _cells(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
@@ -84,8 +86,8 @@ def _cells(histogram: Histogram, lo: Tensor, hi: Tensor, fmt: Format) -> Tensor:
 
     A bin belongs to the cell that holds most of it. The bins of all cells are those between lo and hi.
     """
-    scale, zero_point = (part.unsqueeze(1) for part in qparams(lo, hi, fmt))
-    thresholds = (torch.arange(fmt.code_min, fmt.code_max, dtype=torch.float64) + 0.5 - zero_point) * scale
+    params = qparams(lo, hi, fmt)
+    thresholds = (midpoints(fmt) - params.zero_point.unsqueeze(1)) * params.scale.unsqueeze(1)
     start, stop, between = ((x - histogram.low) / histogram.width for x in (lo.unsqueeze(1), hi.unsqueeze(1), thresholds))
     start, stop = start.floor(), stop.ceil()
     bounds = torch.cat([start, torch.clamp(between.round(), start, stop), stop], 1)

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.formats.codec import EncodedTensor, Limits, QParams, block_range, decode, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import (
+    EncodedTensor,
+    Limits,
+    block_range,
+    decode,
+    fake_quantize,
+    from_blocks,
+    qparams,
+    to_blocks,
+)
 from sqbench.formats.format import Format
 
 
@@ -153,13 +162,13 @@ class ActivationQuantizer(nn.Module):
     def quantized(self, x: Tensor) -> Tensor:
         ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
         blocks = to_blocks(ordered, self.fmt)
-        params = self.static if self.static is not None else qparams(*block_range(blocks), self.fmt)
-        result = fake_quantize(blocks, params, self.fmt).view(ordered.shape).to(x.dtype)
+        params = self.static if self.static is not None else qparams(*block_range(blocks, self.fmt), self.fmt)
+        result = from_blocks(fake_quantize(blocks, params, self.fmt), self.fmt, ordered.shape).to(x.dtype)
         return result if ordered is x else result.movedim(-1, self.axis)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along
         if self.static is not None:
-            self.static = QParams(*(fn(part) for part in self.static))
+            self.static = self.static.map(fn)
         return super()._apply(fn, recurse)
 
 

@@ -104,13 +104,13 @@ def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 1
     blocks = to_blocks(weight, fmt)
     best = [_best_ratio(part, fmt, norm, steps) for part in blocks.split(max(1, AT_ONCE * len(blocks) // blocks.numel()))]
     ratio = torch.cat(best)
-    lo, hi = block_range(blocks)
+    lo, hi = block_range(blocks, fmt)
     return lo * ratio, hi * ratio
 
 
 def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
     """The best ratio of each block."""
-    lo, hi = block_range(blocks)
+    lo, hi = block_range(blocks, fmt)
     slack = qparams(lo, hi, fmt).scale.abs()  # rounded zero-points and scales can put the last levels outside, by less than a step
     best_ratio = torch.ones_like(lo)
     best_error = torch.full_like(lo, torch.inf)

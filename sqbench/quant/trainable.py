@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, from_blocks, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
 
@@ -23,9 +23,8 @@ class StraightThrough(torch.autograd.Function):
     """`fake_quantize` with gradient 1 where the code is inside the format and 0 where it was clipped (Bengio et al., 2013)."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format) -> Tensor:
+    def forward(ctx: Any, blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
         # A value within half a step of the last code has that code. Without its gradient the largest weights could not move.
-        params = QParams(scale, zero_point)
         low, high = bounds(params, fmt, beyond=0.5)
         ctx.save_for_backward((blocks >= low) & (blocks <= high))
         return fake_quantize(blocks, params, fmt)
@@ -33,7 +32,7 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (inside,) = ctx.saved_tensors
-        return grad * inside, None, None, None
+        return grad * inside, None, None
 
 
 class LearnedStepSize(torch.autograd.Function):
@@ -44,18 +43,18 @@ class LearnedStepSize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, step: Tensor, scale: Tensor, zero_point: Tensor, fmt: Format, factor: float) -> Tensor:
-        result = fake_quantize(blocks, QParams(scale, zero_point), fmt)
-        scaled = blocks / scale
-        inside = (scaled >= fmt.code_min - zero_point) & (scaled <= fmt.code_max - zero_point)
-        ctx.save_for_backward(inside, result / scale - scaled * inside, scale.sign())
+    def forward(ctx: Any, blocks: Tensor, step: Tensor, params: QParams, fmt: Format, factor: float) -> Tensor:
+        result = fake_quantize(blocks, params, fmt)
+        scaled = blocks / params.scale
+        inside = (scaled >= fmt.smallest - params.zero_point) & (scaled <= fmt.largest - params.zero_point)
+        ctx.save_for_backward(inside, result / params.scale - scaled * inside, params.scale.sign())
         ctx.factor = factor
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inside, by_scale, sign = ctx.saved_tensors
-        return grad * inside, (grad * by_scale).sum(-1, keepdim=True) * sign * ctx.factor, None, None, None, None
+        return grad * inside, (grad * by_scale).sum(-1, keepdim=True) * sign * ctx.factor, None, None, None
 
 
 class Range(nn.Module):
@@ -71,7 +70,7 @@ class Range(nn.Module):
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         """Fake-quantized blocks. `sharing` is the number of elements of one example that share a scale."""
-        return StraightThrough.apply(blocks, *qparams(*self.limits(blocks), self.fmt), self.fmt)
+        return StraightThrough.apply(blocks, qparams(*self.limits(blocks), self.fmt), self.fmt)
 
     def extra_repr(self) -> str:
         return str(self.fmt)
@@ -82,7 +81,7 @@ class OwnRange(Range):
 
     def limits(self, blocks: Tensor | None = None) -> Limits:
         assert blocks is not None
-        return block_range(blocks.detach())
+        return block_range(blocks.detach(), self.fmt)
 
 
 class MovingRange(Range):
@@ -101,7 +100,7 @@ class MovingRange(Range):
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         if self.training:
-            low, high = block_range(blocks.detach().view(1, -1))
+            low, high = block_range(blocks.detach().view(1, -1), self.fmt)
             self.low.lerp_(low.view(()).to(self.low.dtype), 1 - MOMENTUM)
             self.high.lerp_(high.view(()).to(self.high.dtype), 1 - MOMENTUM)
         return super().forward(blocks, sharing)
@@ -132,8 +131,8 @@ class LearnedStep(Range):
     def _outermost(self, zero_point: Tensor) -> Tensor:
         """The paper's Qp. With a zero-point, its distance to the farther end of the codes. Both are the same for unsigned data."""
         if self.fmt.symmetric:
-            return torch.full_like(zero_point, self.fmt.code_max)
-        return torch.maximum(self.fmt.code_max - zero_point, zero_point - self.fmt.code_min)
+            return torch.full_like(zero_point, self.fmt.largest)
+        return torch.maximum(self.fmt.largest - zero_point, zero_point - self.fmt.smallest)
 
     def limits(self, blocks: Tensor | None = None) -> Limits:
         step, fmt = self.log_step.detach().exp(), self.fmt
@@ -142,12 +141,12 @@ class LearnedStep(Range):
             if fmt.convention == "signed":  # only the end that has the code -2^(b-1)
                 return -bound * (self.sign > 0), bound * (self.sign < 0)
             return -bound, bound
-        return (fmt.code_min - self.zero_point) * step, (fmt.code_max - self.zero_point) * step
+        return (fmt.smallest - self.zero_point) * step, (fmt.largest - self.zero_point) * step
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         params = qparams(*self.limits(), self.fmt)
         factor = 1 / (sharing * self._outermost(params.zero_point)).sqrt()
-        return LearnedStepSize.apply(blocks, self.log_step.exp(), *params, self.fmt, factor)
+        return LearnedStepSize.apply(blocks, self.log_step.exp(), params, self.fmt, factor)
 
 
 class TrainableActivation(ActivationQuantizer):
@@ -160,7 +159,8 @@ class TrainableActivation(ActivationQuantizer):
 
     def quantized(self, x: Tensor) -> Tensor:
         ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
-        result = self.range(to_blocks(ordered, self.fmt), x.numel() // max(len(x), 1)).view(ordered.shape)
+        result = self.range(to_blocks(ordered, self.fmt), x.numel() // max(len(x), 1))
+        result = from_blocks(result, self.fmt, ordered.shape)
         return result if ordered is x else result.movedim(-1, self.axis)
 
     def settled(self) -> ActivationQuantizer:
@@ -213,7 +213,7 @@ class TrainableLayer(StandIn):
             return self.layer(x)
         matrix, scale = self.folded()
         blocks = to_blocks(matrix, self.weights.fmt)
-        quantized = self.weights(blocks, blocks.shape[-1]).view(matrix.shape)
+        quantized = from_blocks(self.weights(blocks, blocks.shape[-1]), self.weights.fmt, matrix.shape)
         quantized = quantized if scale is None else quantized / scale
         old, kind = self.layer.weight, kind_of(self.layer)
         assert isinstance(old, Tensor)

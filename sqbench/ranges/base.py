@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.quant import ranges
 from sqbench.recipes.part import Part, Registry
 from sqbench.statistics.inputs import InputStatistics

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sqbench.formats.codec import block_range, fake_quantize, qparams, to_blocks
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.quant import ranges
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.recipes.part import Effort
@@ -62,7 +63,7 @@ def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
         pieces = [clip_limits(piece, gram, fmt) for piece in weight.split(CLIP_ROWS)]
         return torch.cat([lo for lo, _ in pieces]), torch.cat([hi for _, hi in pieces])
     blocks = to_blocks(weight, fmt)
-    lo, hi = block_range(blocks)
+    lo, hi = block_range(blocks, fmt)
     largest = torch.maximum(-lo, hi)
     width = gram.shape[1] if fmt.group_size is None else gcd(fmt.group_size, gram.shape[1])
     inner = _sub_blocks(gram, width)

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sqbench.config import CONF_DIR, SchemeConfig
 from sqbench.corrections import CORRECTIONS
 from sqbench.errors import UserError, known
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.ranges import RANGES
 from sqbench.recipes.part import Part, Registry, build, parse_alpha
 from sqbench.recipes.recipe import AXES, Recipe

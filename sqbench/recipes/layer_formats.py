@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.quant.layers import widths_of
 from sqbench.recipes.task import Task
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sqbench.errors import UserError, known
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 
 
 class InvalidField(UserError):

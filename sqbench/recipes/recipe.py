@@ -6,7 +6,7 @@ from typing import Any
 
 from sqbench.corrections import Correction
 from sqbench.errors import UserError
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.ranges import Ranges
 from sqbench.ranges.minmax import MinMax
 from sqbench.recipes.part import Effort, Part

@@ -6,7 +6,7 @@ from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 from sqbench.calibration import Statistics
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.folding import Group, share
 from sqbench.models.topology import Topology

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.errors import UserError
-from sqbench.formats.format import OP_SETS
+from sqbench.formats.scheme import OP_SETS
 from sqbench.reporting.cells import VALUE, caption, counts_vary, emboldened, note_text, printable, remarks, texts, title, value_text
 from sqbench.reporting.grid import Grid, wide
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.formats.codec import EncodedTensor
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.quant.ranges import Limits
 from sqbench.recipes.part import Part, Registry
 from sqbench.statistics.inputs import InputStatistics

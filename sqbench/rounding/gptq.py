@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import EncodedTensor, QParams, block_range, dequantize, qparams, quantize, to_blocks
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.codec import EncodedTensor, QParams, block_range, dequantize, of_tensor, qparams, quantize, to_blocks
+from sqbench.formats.format import Format
+from sqbench.formats.grid import code_dtype
+from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import wide
 from sqbench.quant.ranges import Limits
 from sqbench.recipes.part import Effort
@@ -26,7 +28,7 @@ class Gptq(Rounding):
     """The codes with the least error of the layer's outputs over the calibration tokens, found greedily.
 
     Min-max ranges of a group are those of the weights that are left when its turn comes, with the errors of earlier columns in
-    them. Other ranges are those of the original weight.
+    them. Other ranges are those of the original weight, and so are those of two-dimensional blocks.
 
     Attributes:
         damping: the share of the mean diagonal of H = 2 mean(x x^T) that is added to the diagonal.
@@ -69,8 +71,9 @@ class Gptq(Rounding):
             UserError: no damping makes the second moments positive definite.
         """
         matrix = stats.gram.matrix  # [groups, columns, columns]
-        if limits is None and fmt.granularity == "tensor":
-            limits = block_range(to_blocks(weight, fmt))
+        fmt = of_tensor(fmt, weight)
+        if limits is None and fmt.granularity in ("tensor", "block"):
+            limits = block_range(to_blocks(weight, fmt), fmt)
         of_group = [None] * len(matrix) if limits is None else [_rows(limits, part, len(matrix)) for part in range(len(matrix))]
         parts = zip(weight.chunk(len(matrix)), matrix, of_group, strict=True)
         try:
@@ -79,10 +82,10 @@ class Gptq(Rounding):
             raise UserError(f"{layer}: {error}") from error
         params = found[0].params
         if fmt.granularity != "tensor":
-            params = QParams(*(torch.cat([one.params[part] for one in found]) for part in (0, 1)))
+            params = QParams.joined([one.params for one in found], torch.cat)
         damping = max(one.damping for one in found)
         notes = {} if damping == self.damping else {"damping": damping}
-        return EncodedTensor(torch.cat([one.codes for one in found]), *params, fmt), notes
+        return EncodedTensor(torch.cat([one.codes for one in found]), params.scale, params.zero_point, fmt), notes
 
 
 def _rows(limits: Limits, part: int, parts: int) -> Limits:
@@ -119,12 +122,12 @@ def solve(weight: Tensor, gram: Tensor, fmt: Format, limits: Limits | None, how:
     hessian = gram.double()
     params = None if limits is None else qparams(*limits, fmt)
     if params is None and fmt.group_size is None:
-        params = qparams(*block_range(to_blocks(left, fmt)), fmt)
+        params = qparams(*block_range(to_blocks(left, fmt), fmt), fmt)
     dead = hessian.diagonal() == 0
     hessian = hessian + torch.diag(dead.double())
     left[:, dead] = 0
     if params is None and how.static_groups:
-        params = qparams(*block_range(to_blocks(left, fmt)), fmt)
+        params = qparams(*block_range(to_blocks(left, fmt), fmt), fmt)
     order = hessian.diagonal().argsort(descending=True, stable=True) if how.act_order else None
     if order is not None:
         left, hessian = left[:, order], hessian[order][:, order]
@@ -167,7 +170,7 @@ def _columns(
         params: of the blocks; None takes them from the weights that are left when a group begins.
         group_of: the group of every column.
     """
-    codes = torch.empty(left.shape, dtype=torch.int8, device=left.device)
+    codes = torch.empty(left.shape, dtype=code_dtype(fmt), device=left.device)
     size = fmt.group_size or len(left)
     found: list[QParams] = []
     own = params
@@ -177,14 +180,14 @@ def _columns(
         errors = torch.empty_like(left[start:stop])
         for index in range(start, stop):
             if params is None and index % size == 0:
-                own = qparams(*block_range(_of_group(left, before, start, index, size)), fmt)
+                own = qparams(*block_range(_of_group(left, before, start, index, size), fmt), fmt)
                 found.append(own)
             assert own is not None
             column = own if params is None else _of_column(params, fmt, group_of[index])
             values = left[index].unsqueeze(1)
             code = quantize(values, column, fmt)
             codes[index] = code.squeeze(1)
-            error = (values - dequantize(code, column)).squeeze(1) / factor[index, index]
+            error = (values - dequantize(code, column, fmt)).squeeze(1) / factor[index, index]
             errors[index - start] = error
             near = min(stop, index - (index - start) % NEAR + NEAR)  # the columns that follow at once
             left[index:near].addr_(factor[index, index:near], error, alpha=-1)
@@ -194,8 +197,7 @@ def _columns(
         left[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     if params is not None:
         return codes, params
-    scale, zero = (torch.stack([one[part] for one in found], 1) for part in (0, 1))
-    return codes, QParams(scale, zero)
+    return codes, QParams.joined(found, lambda parts: torch.stack(parts, 1))
 
 
 def _of_group(left: Tensor, before: Tensor, start: int, index: int, size: int) -> Tensor:
@@ -205,5 +207,8 @@ def _of_group(left: Tensor, before: Tensor, start: int, index: int, size: int) -
 
 
 def _of_column(params: QParams, fmt: Format, group: int) -> QParams:
-    """Scale and zero-point [out, 1] of a column, or [1, 1] for one scale in all."""
-    return params if fmt.group_size is None else QParams(params.scale[:, group], params.zero_point[:, group])
+    """The parameters [out, 1] of a column, or [1, 1] for one scale in all."""
+    if fmt.group_size is None:
+        return params
+    rows = fmt.block_rows or 1
+    return params.map(lambda part: part[:, group].repeat_interleave(rows, 0))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sqbench.errors import UserError, known
 from sqbench.formats.codec import EncodedTensor, block_range, to_blocks
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.quant import ranges
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
 from sqbench.ranges.base import with_static_inputs
@@ -20,7 +21,7 @@ from sqbench.statistics.inputs import InputStatistics
 
 def own_limits(weight: Tensor, fmt: Format) -> ranges.Limits:
     """The minimum and maximum of each block of a weight."""
-    return block_range(to_blocks(weight, fmt))
+    return block_range(to_blocks(weight, fmt), fmt)
 
 
 @ROUNDINGS.register("qat")

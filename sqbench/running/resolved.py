@@ -11,7 +11,7 @@ from sqbench.console.overrides import literal
 from sqbench.data import SOURCES
 from sqbench.errors import UserError, known
 from sqbench.evaluation import Chosen, evaluation_of
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models import LOADERS
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe

@@ -20,7 +20,8 @@ from sqbench.evaluation.documents import declared, parts
 from sqbench.evaluation.harness import LM_EVAL, HarnessSettings, harness
 from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.execution import lower
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.pipeline.engine import quantize
 from sqbench.recipes.configured import named

@@ -17,7 +17,8 @@ from sqbench.execution.base import IntegerLayer, Part
 from sqbench.execution.codes import CodedLayer
 from sqbench.execution.flow import Chain, function_of, watch
 from sqbench.formats.codec import encode
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes, weight_of

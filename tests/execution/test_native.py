@@ -209,7 +209,7 @@ SHAPES = [(1, 1), (2, 7), (3, 32), (5, 33), (9, 70), (300, 577)]
 @pytest.mark.parametrize(("rows", "depth"), SHAPES)
 def test_rows_quantized_bit_by_bit_as_torch_does(rows: int, depth: int, fmt: Format) -> None:
     x = activations(rows, depth)
-    params = qparams(*block_range(x), fmt)
+    params = qparams(*block_range(x, fmt), fmt)
     codes, scale, zero = native.quantize_rows(x, fmt)
     assert torch.equal(scale, params.scale[:, 0])
     assert torch.equal(zero, params.zero_point[:, 0])
@@ -236,7 +236,7 @@ def test_nan_and_infinity_spoil_what_they_spoil_in_torch(depth: int, fmt: Format
     x = torch.randn(6, depth, generator=seeded())
     for row, value in enumerate((float("nan"), float("inf"), -float("inf"), -float("nan"))):
         x[row, row % depth] = value
-    params = qparams(*block_range(x), fmt)
+    params = qparams(*block_range(x, fmt), fmt)
     _, scale, zero = native.quantize_rows(x, fmt)
     torch.testing.assert_close(scale, params.scale[:, 0], rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(zero, params.zero_point[:, 0], rtol=0, atol=0, equal_nan=True)

@@ -83,7 +83,7 @@ def simulated(layer: nn.Module, weights: Format, inputs: Format | None, dtype: t
     x = inputs_of(layer, dtype)
     quantizer = None
     if inputs is not None:
-        limits = None if inputs.dynamic else tuple(end.view(()) * 0.8 for end in block_range(to_blocks(x, inputs)))
+        limits = None if inputs.dynamic else tuple(end.view(()) * 0.8 for end in block_range(to_blocks(x, inputs), inputs))
         quantizer = ActivationQuantizer(inputs, limits, axis=-1 if is_linear(layer) else 1)  # type: ignore[arg-type]
     return QuantLayer(layer, encode(weight_of(layer), weights), quantizer)
 
@@ -231,7 +231,7 @@ def test_functions_and_the_next_rounding_inside_the_kernel(kernel: type[CodedLay
     assert relative(made(x), wanted) < 1e-4
     fmt = INPUTS[target]
     assert fmt is not None
-    limits = tuple(end.view(()) * 0.9 for end in block_range(to_blocks(wanted, fmt)))
+    limits = tuple(end.view(()) * 0.9 for end in block_range(to_blocks(wanted, fmt), fmt))
     reader = CodeQuantizer(ActivationQuantizer(fmt, limits))  # type: ignore[arg-type]
     made.fuse(post, reader)
     found, codes = made(x), reader(wanted).values

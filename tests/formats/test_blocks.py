@@ -38,23 +38,23 @@ def sample(seed: int, rows: int = 6, columns: int = 32) -> Tensor:
 class TestEveryFormat:
     def test_codes_stay_in_range_and_zero_stays_zero(self, fmt: Format) -> None:
         blocks = to_blocks(sample(0), fmt)
-        params = qparams(*block_range(blocks), fmt)
+        params = qparams(*block_range(blocks, fmt), fmt)
         codes = quantize(blocks, params, fmt)
         assert codes.dtype == torch.int8
         assert fmt.code_min <= codes.min()
         assert codes.max() <= fmt.code_max
-        assert torch.equal(dequantize(quantize(torch.zeros_like(blocks), params, fmt), params), torch.zeros_like(blocks))
+        assert torch.equal(dequantize(quantize(torch.zeros_like(blocks), params, fmt), params, fmt), torch.zeros_like(blocks))
 
     def test_fake_quantization_is_the_round_trip_through_codes(self, fmt: Format) -> None:
         blocks = to_blocks(sample(1), fmt)
-        params = qparams(*block_range(blocks), fmt)
+        params = qparams(*block_range(blocks, fmt), fmt)
         torch.testing.assert_close(
-            fake_quantize(blocks, params, fmt), dequantize(quantize(blocks, params, fmt), params), rtol=0, atol=1e-12
+            fake_quantize(blocks, params, fmt), dequantize(quantize(blocks, params, fmt), params, fmt), rtol=0, atol=1e-12
         )
 
     def test_error_is_at_most_half_a_step_inside_the_range(self, fmt: Format) -> None:
         blocks = to_blocks(sample(2), fmt)
-        params = qparams(*block_range(blocks), fmt)
+        params = qparams(*block_range(blocks, fmt), fmt)
         error = (fake_quantize(blocks, params, fmt) - blocks).abs()
         # The rounded zero-point shifts an asymmetric range by up to half a step, and half_range clips half a step at its top.
         slack = 0.5 if fmt.symmetric and fmt.convention == "qmax" else 1.0
@@ -62,7 +62,7 @@ class TestEveryFormat:
 
     def test_quantizing_twice_changes_nothing(self, fmt: Format) -> None:
         blocks = to_blocks(sample(3).float(), fmt)
-        params = qparams(*block_range(blocks), fmt)
+        params = qparams(*block_range(blocks, fmt), fmt)
         once = fake_quantize(blocks, params, fmt)
         assert torch.equal(fake_quantize(once, params, fmt), once)
 
@@ -81,7 +81,7 @@ def test_lecture_notes_form_gives_the_same_codes(seed: int, low: float, high: fl
     codes = quantize(x.unsqueeze(0), params, fmt)
     assert params.zero_point.item() == zero
     assert torch.equal(codes.double(), notes.unsqueeze(0))
-    torch.testing.assert_close(dequantize(codes, params), ((notes - zero) / inverse).unsqueeze(0))
+    torch.testing.assert_close(dequantize(codes, params, fmt), ((notes - zero) / inverse).unsqueeze(0))
 
 
 @given(seed=st.integers(0, 2**16), bits=st.integers(2, 7))
@@ -94,7 +94,9 @@ def test_one_more_bit_is_never_worse_on_uniform_data(seed: int, bits: int) -> No
 def test_conventions_differ_as_documented() -> None:
     x = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     for bits, percent in ((8, 0.4), (4, 7.1)):
-        full, half = (qparams(*block_range(x), Format(bits=bits, convention=c)).scale.item() for c in ("qmax", "half_range"))
+        full, half = (
+            qparams(*block_range(x, Format()), Format(bits=bits, convention=c)).scale.item() for c in ("qmax", "half_range")
+        )
         assert full == 1 / (2 ** (bits - 1) - 1)
         assert half == 2 / (2**bits - 1)
         assert 100 * (full / half - 1) == pytest.approx(percent, rel=0.05)
@@ -123,7 +125,7 @@ def test_dynamic_per_token_sees_each_row_alone() -> None:
 def test_half_precision_tensors_keep_their_dtype_but_not_their_scales() -> None:
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     fmt = Format(bits=8, granularity="channel")
-    assert qparams(*block_range(to_blocks(x, fmt)), fmt).scale.dtype == torch.float32
+    assert qparams(*block_range(to_blocks(x, fmt), fmt), fmt).scale.dtype == torch.float32
     assert round_trip(x, fmt).dtype == torch.bfloat16
 
 
@@ -131,5 +133,5 @@ def test_scales_are_stored_in_their_dtype() -> None:
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float16, torch.bfloat16):
         fmt = Format(bits=4, granularity="channel", scale=Scale(str(dtype).removeprefix("torch.")))
-        scale = qparams(*block_range(to_blocks(x, fmt)), fmt).scale
+        scale = qparams(*block_range(to_blocks(x, fmt), fmt), fmt).scale
         assert torch.equal(scale, scale.to(dtype).float())

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sqbench.formats.codec import block_range, bounds, decode, encode, fake_quantize, round_trip, to_blocks
 from sqbench.formats.format import CONVENTIONS, Format
-from sqbench.formats.scale import DTYPES as SCALE_DTYPES
 from sqbench.formats.scale import FLOAT32, Scale
 
 SHARING = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]
@@ -20,7 +19,7 @@ def formats(draw: st.DrawFn) -> Format:
     """Any format of a weight."""
     symmetric, (granularity, size) = draw(st.booleans()), draw(st.sampled_from(SHARING))
     convention = draw(st.sampled_from(CONVENTIONS if symmetric else CONVENTIONS[:2]))
-    scale = Scale(draw(st.sampled_from(sorted(SCALE_DTYPES))))
+    scale = Scale(draw(st.sampled_from(["float32", "float16", "bfloat16"])))
     return Format(draw(st.integers(2, 8)), symmetric, granularity, size, False, convention, scale)
 
 
@@ -57,7 +56,7 @@ def test_decoding_gives_what_fake_quantization_gives(fmt: Format, seed: int, dty
 @given(fmt=formats(), seed=st.integers(0, 99), shrink=st.floats(0.1, 1.5))
 def test_chosen_limits_make_no_difference_to_that(fmt: Format, seed: int, shrink: float) -> None:
     x = sample(seed)
-    lo, hi = block_range(to_blocks(x, fmt))
+    lo, hi = block_range(to_blocks(x, fmt), fmt)
     limits = lo * shrink, hi * shrink**2
     encoded = encode(x, fmt, limits)
     assert torch.equal(decode(encoded), round_trip(x, fmt, limits))

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
+from sqbench.formats.scheme import Scheme
 
 
 def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
@@ -38,8 +39,23 @@ def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
         ({"convention": "signed", "symmetric": False}, False, ["convention=signed", "qmax or half_range", "symmetric=true"]),
         ({"element": "int4"}, False, ["element=int4", "must be one of int"]),
         ({"zero_point": "float"}, False, ["zero_point=float", "must be one of integer"]),
-        ({"scale": Scale(rule="floor")}, False, ["bits.w.scale.rule=floor", "must be one of absmax"]),
-        ({"scale": Scale(second="float32")}, False, ["bits.w.scale.second=float32", "must be one of none"]),
+        ({"scale": Scale(rule="floor")}, False, ["bits.w.scale.rule=floor", "must be absmax", "dtype=e8m0"]),
+        ({"scale": Scale(second="float32")}, False, ["bits.w.scale.second=float32", "with bits.w.scale.dtype=e4m3"]),
+        ({"scale": Scale("e8m0")}, False, ["bits.w.scale.rule=absmax", "one of floor, ceil, even, even_m1, rceil"]),
+        ({"scale": Scale("e8m0", "floor"), "symmetric": False}, False, ["bits.w.scale.dtype=e8m0", "int8 asym"]),
+        ({"scale": Scale("e4m3")}, False, ["bits.w.scale.second=none", "whose largest scale is 448"]),
+        ({"scale": Scale("e4m3", second="float32")}, False, ["granularity=tensor", "group", "one level is enough"]),
+        ({"scale": Scale(order="ours")}, False, ["bits.w.scale.order=ours", "modelopt, torchao"]),
+        ({"scale": Scale(times="ours")}, False, ["bits.w.scale.times=ours", "scale, reciprocal, unrounded"]),
+        ({"element": "e2m1"}, False, ["bits.w.bits=8", "4, the width of element=e2m1"]),
+        ({"element": "e4m3", "symmetric": False}, False, ["symmetric=False", "element=e4m3 has no zero-point"]),
+        ({"element": "nf4", "bits": 4, "convention": "half_range"}, False, ["convention=half_range", "for integers"]),
+        ({"convention": "no_clipping"}, True, ["convention=no_clipping", "qmax or half_range"]),
+        ({"range": "own"}, False, ["range=own", "with_zero", "no zero-point"]),
+        ({"shift": "before"}, False, ["shift=before", "after", "no zero-point"]),
+        ({"granularity": "block", "group_size": 8}, False, ["block_rows=None", "a size"]),
+        ({"granularity": "block", "group_size": 8, "block_rows": 0}, False, ["block_rows=0", "positive"]),
+        ({"granularity": "block", "group_size": 8, "block_rows": 8}, True, ["granularity=block", "tensor, token, group here"]),
         ({"scale": Scale("float8")}, False, ["bits.w.scale.dtype=float8", "float32, float16, bfloat16"]),
     ],
 )

@@ -10,7 +10,8 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
 from sqbench.pipeline.engine import quantize

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sqbench import api
 from sqbench.calibration import Statistics, collect
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel

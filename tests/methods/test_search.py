@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sqbench import api
 from sqbench.calibration import Statistics
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
 from sqbench.recipes.task import Task

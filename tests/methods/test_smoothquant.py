@@ -9,7 +9,7 @@ from torch import nn
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology

@@ -10,7 +10,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import is_batchnorm
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of

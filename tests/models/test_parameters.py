@@ -10,7 +10,8 @@ from torch import nn
 
 from sqbench.calibration import Statistics
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain

@@ -15,7 +15,7 @@ from sqbench.calibration import collect, uncollected
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.perplexity import perplexity
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model

@@ -11,7 +11,8 @@ from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
 from sqbench.evaluation import Result
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.pipeline.mixed import Allocation, measure, mix

@@ -115,7 +115,7 @@ def test_shrinking_weight_blocks_is_never_worse_than_minmax() -> None:
 
 def brute_ratio(block: Tensor, fmt: Format, norm: float, steps: int) -> float:
     """Of 1/steps, 2/steps, ..., 1 the ratio with the least error, by trying all."""
-    lo, hi = block_range(block)
+    lo, hi = block_range(block, fmt)
 
     def cost(ratio: float) -> float:
         return float((fake_quantize(block, qparams(lo * ratio, hi * ratio, fmt), fmt) - block).abs().pow(norm).sum())
@@ -131,7 +131,7 @@ def test_weight_blocks_get_the_best_ratio_of_the_whole_grid(bits: int, symmetric
     weight = heavy_tailed(3)[:12]
     fmt = Format(bits, symmetric=symmetric, granularity="channel")
     lo, hi = ranges.shrink_blocks(weight, fmt, norm, steps=40)
-    low, high = block_range(to_blocks(weight, fmt))
+    low, high = block_range(to_blocks(weight, fmt), fmt)
     for row, block in enumerate(to_blocks(weight, fmt)):
         best = brute_ratio(block.unsqueeze(0), fmt, norm, 40)
         torch.testing.assert_close(torch.stack([lo[row], hi[row]]), best * torch.stack([low[row], high[row]]), rtol=1e-5, atol=0)

@@ -45,7 +45,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 @given(formats, st.integers(0, 1000))
 def test_values_are_those_of_the_shared_quantizer_bit_for_bit(fmt: Format, seed: int) -> None:
     blocks = to_blocks(normal(6, 16, seed=seed), fmt)
-    limits = block_range(blocks)
+    limits = block_range(blocks, fmt)
     narrow = (limits[0] * 0.7, limits[1] * 0.6)
     ranges: list[Range] = [OwnRange(fmt), LearnedStep(fmt, narrow), LearnedStep(fmt, narrow, blocks.abs().mean(-1, keepdim=True))]
     if fmt.granularity == "tensor":
@@ -138,13 +138,13 @@ def test_straight_through_passes_gradients_inside_a_negative_scale() -> None:
 def test_steps_start_where_they_are_told_to() -> None:
     weight = normal(5, 32)
     mean = weight.abs().mean(-1, keepdim=True)
-    paper = LearnedStep(W3, block_range(weight), mean)
+    paper = LearnedStep(W3, block_range(weight, W3), mean)
     torch.testing.assert_close(paper.log_step.exp(), 2 * mean / 3**0.5)  # Qp = 3
-    torch.testing.assert_close(LearnedStep(W3, block_range(weight)).log_step.exp(), weight.abs().amax(-1, keepdim=True) / 3)
+    torch.testing.assert_close(LearnedStep(W3, block_range(weight, W3)).log_step.exp(), weight.abs().amax(-1, keepdim=True) / 3)
     unsigned = LearnedStep(A4, (torch.zeros(1, 1), torch.ones(1, 1)), torch.full((1, 1), 0.25))
     torch.testing.assert_close(unsigned.log_step.exp(), torch.full((1, 1), 0.5 / 15**0.5))  # the paper's unsigned Qp = 2^b - 1
     assert unsigned.zero_point.item() == A4.code_min
-    dead = LearnedStep(W3, block_range(torch.zeros(2, 4)), torch.zeros(2, 1))
+    dead = LearnedStep(W3, block_range(torch.zeros(2, 4), W3), torch.zeros(2, 1))
     assert torch.equal(dead.log_step.exp(), torch.ones(2, 1))
 
 
@@ -185,7 +185,7 @@ def test_a_trainable_layer_is_the_quantized_layer_it_becomes(name: str, learned:
     make, shape = LAYERS[name]
     layer, x = make(), normal(*shape)
     limits = (x.amin().clamp(max=0).view(1, 1), x.amax().view(1, 1) * 0.8)
-    weights: Range = LearnedStep(W3, block_range(weight_of(layer))) if learned else OwnRange(W3)
+    weights: Range = LearnedStep(W3, block_range(weight_of(layer), W3)) if learned else OwnRange(W3)
     activation = TrainableActivation(LearnedStep(A4, limits) if learned else MovingRange(A4, limits))
     trainable = TrainableLayer(layer, weights, activation).eval()
     result = trainable(x)

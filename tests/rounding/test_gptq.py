@@ -38,7 +38,7 @@ def cost(weight: Tensor, approximation: Tensor, gram: Tensor) -> float:
 
 def by_elimination(weight: Tensor, gram: Tensor, fmt: Format, damping: float) -> Tensor:
     """The paper's equations without a Cholesky factor: after each column, its row and column leave the inverse (eq. 3)."""
-    params = qparams(*block_range(to_blocks(weight, fmt)), fmt)
+    params = qparams(*block_range(to_blocks(weight, fmt), fmt), fmt)
     inverse = torch.linalg.inv(gram + damping * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype))
     left, codes = weight.clone(), []
     for index in range(len(gram)):
@@ -97,7 +97,7 @@ def test_six_columns_of_two_bits_against_exhaustive_search() -> None:
     totals = torch.zeros(3, dtype=torch.float64)  # of the optimum, GPTQ and the nearest codes
     for seed in range(16):
         weight, gram = problem(1, 6, 40, seed)
-        params = qparams(*block_range(to_blocks(weight, fmt)), fmt)
+        params = qparams(*block_range(to_blocks(weight, fmt), fmt), fmt)
         codes = torch.tensor(list(itertools.product(range(-2, 2), repeat=6)), dtype=torch.float64)
         errors = weight - (codes - params.zero_point) * params.scale
         best = float(((errors @ gram) * errors).sum(1).min())
@@ -120,7 +120,7 @@ def test_a_dead_input_gets_weight_zero_and_moves_nothing() -> None:
 def test_groups_take_their_range_from_the_weights_that_are_left() -> None:
     weight, gram = problem(4, 16, 50)
     updated, static = (solve(weight, gram, G8, None, Gptq(block=8, static_groups=static)) for static in (False, True))
-    own = qparams(*block_range(to_blocks(weight, G8)), G8)
+    own = qparams(*block_range(to_blocks(weight, G8), G8), G8)
     assert torch.equal(static.params.scale, own.scale)
     assert torch.equal(updated.params.scale[:, 0], own.scale[:, 0])
     assert not torch.equal(updated.params.scale[:, 1], own.scale[:, 1])
@@ -135,7 +135,7 @@ def test_a_group_may_lie_across_blocks(block: int) -> None:
 
 def test_given_ranges_are_kept() -> None:
     weight, gram = problem(4, 16, 50)
-    low, high = block_range(to_blocks(weight, G8))
+    low, high = block_range(to_blocks(weight, G8), G8)
     found = solve(weight, gram, G8, (low / 2, high / 2), Gptq())
     assert torch.equal(found.params.scale, qparams(low / 2, high / 2, G8).scale)
 

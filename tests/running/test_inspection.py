@@ -8,7 +8,8 @@ import torch
 
 from sqbench import api
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.recipes.configured import named
 from sqbench.recipes.task import Task

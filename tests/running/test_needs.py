@@ -8,7 +8,7 @@ import pytest
 from cli import Ended
 
 from sqbench import api
-from sqbench.formats.format import Scheme
+from sqbench.formats.scheme import Scheme
 from sqbench.ranges.percentile import Percentile
 from sqbench.recipes.configured import method_names, named
 from sqbench.running import needs

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sqbench.data.image_splits import in_memory
 from sqbench.data.images import Batch, LabelledImages
 from sqbench.errors import UserError
-from sqbench.formats.format import Format, Scheme
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.pipeline.engine import quantize
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
