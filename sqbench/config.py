@@ -80,13 +80,15 @@ class ScaleConfig:
     dtype: str | None = None  # null: scale_dtype, or else float32
     rule: str = "absmax"
     second: str = "none"
+    order: str = "modelopt"
+    times: str = "scale"
 
 
 @dataclass
 class FormatConfig:
     """See sqbench.formats.format.Format."""
 
-    bits: int = 8
+    bits: int | None = None  # null: the width of the element, or else 8
     symmetric: bool = True
     granularity: str = "tensor"
     group_size: int | None = None
@@ -96,6 +98,9 @@ class FormatConfig:
     scale_dtype: str | None = None  # the older name of scale.dtype
     element: str = "int"
     zero_point: str = "integer"
+    block_rows: int | None = None
+    range: str = "with_zero"
+    shift: str = "after"
 
 
 @dataclass
@@ -107,6 +112,11 @@ class SchemeConfig:
     activations: FormatConfig | None = None
     ops: str = "linear"
     edge_bits: int | None = None  # of the first and the last quantized layer; null is the same as in the others
+
+
+# The key `as` cannot be a name in Python. It is a tool whose rules the formats follow (sqbench.formats.tools).
+_as_key = {"__annotations__": {"as": str | None}, "as": None, "__doc__": SchemeConfig.__doc__}
+BitsConfig: Any = dataclass(init=False, repr=False, eq=False)(type("BitsConfig", (SchemeConfig,), _as_key))
 
 
 @dataclass
@@ -146,7 +156,7 @@ class RunConfig:
     rounding: Any = MISSING  # a name in conf/rounding with its parameters, or own: the method's
     ranges: Any = MISSING  # the same in conf/ranges
     corrections: list[str] = field(default_factory=list)  # repairs after rounding, besides the method's own: bias
-    bits: SchemeConfig = MISSING
+    bits: BitsConfig = MISSING
     eval: Any = MISSING  # the keys of EvalConfig, and the fields of that evaluation's settings
     tracker: TrackerConfig = MISSING
     alpha: Any = None  # a number in [0, 1] or `auto`; null is the method's own default

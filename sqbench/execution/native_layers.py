@@ -98,7 +98,12 @@ class NativeWeightOnly(IntegerLayer):
 
     @classmethod
     def takes(cls, layer: QuantLayer) -> bool:
-        return super().takes(layer) and layer.format is not None and layer.format.bits in cls.weights.values["bits"]
+        return (
+            super().takes(layer)
+            and layer.format is not None
+            and layer.format.is_integer
+            and layer.format.bits in cls.weights.values["bits"]
+        )
 
     @classmethod
     def hindrance(cls, layer: QuantLayer) -> str | None:

@@ -104,5 +104,5 @@ class TorchInt4Weight(IntegerLayer):
 
 def _is_for(kernel: type[IntegerLayer], layer: QuantLayer) -> bool:
     """Whether only the weight is quantized, to bits that the kernel takes, and activations are in half precision."""
-    narrow = layer.format is not None and layer.format.bits in kernel.weights.values["bits"]
+    narrow = layer.format is not None and layer.format.is_integer and layer.format.bits in kernel.weights.values["bits"]
     return narrow and layer.activation is None and layer.weight.dtype in HALVES

@@ -49,6 +49,8 @@ class Scheme:
             raise UserError(f"bits.ops={self.ops}: {self.name} leaves activations in float; use bits.ops=linear")
         if self.edge_bits is not None and not 2 <= self.edge_bits <= 8:
             raise UserError(f"bits.edge_bits={self.edge_bits}: must be 2 to 8, or null")
+        if self.edge_bits is not None and not all(fmt is None or fmt.is_integer for fmt in (self.weights, self.activations)):
+            raise UserError(f"bits.edge_bits={self.edge_bits}: must be null; {self.name} has elements of one width")
         if self.layers == ():
             raise UserError("layers=[]: must hold the name of a layer, or of a module around some; null is all layers")
         if self.weights is not None:

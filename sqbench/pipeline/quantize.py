@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sqbench.console.progress import track
+from sqbench.errors import UserError
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.folding import share
@@ -15,7 +17,7 @@ from sqbench.pipeline.points import crosses, place_points, quantized_points
 from sqbench.pipeline.report import describe_layer
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.operations import Point
-from sqbench.recipes.layer_formats import formats_of
+from sqbench.recipes.layer_formats import bound_formats
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
 from sqbench.statistics.inputs import InputStatistics
@@ -69,7 +71,7 @@ def transformed(task: Task, recipe: Recipe) -> tuple[Task, list[Change], list[tu
 def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[str, Any]]:
     """Replace the layers of a module, which shares the tensors of the task's model. Return their entries for the record."""
     assert recipe.rounding is not None
-    formats, entries = formats_of(task), []
+    formats, entries = bound_formats(task), []
     site = task.topology.site
     readers = Counter((site[name], activations) for name, (_, activations) in formats.items())
     by_window = "gram" in recipe.needs(task.scheme)
@@ -84,8 +86,10 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
         if weights is not None:
             if by_window:
                 task.statistics.check_window(module, site[name], name)
+            check_weight(name, weight_of(layer))
             limits = recipe.ranges.weight_limits(name, weight_of(layer), stats, weights)
             encoded, notes = recipe.rounding.encode(name, weight_of(layer), stats, weights, limits)
+            check_scales(name, encoded)
             for correction in recipe.corrections:
                 repaired, more = correction.correct(repaired, encoded, stats)
                 notes |= more
@@ -93,6 +97,24 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
         module.set_submodule(name, quantized)
         entries.append({**describe_layer(name, weight_of(layer), quantized, stats), **notes})
     return entries
+
+
+def check_weight(name: str, weight: Tensor) -> None:
+    """Raise UserError if a weight has a value that no format can hold."""
+    if not bool(weight.isfinite().all()):
+        raise UserError(
+            f"{name}: its weight has {int((~weight.isfinite()).sum())} values that are NaN or infinite; no format holds them"
+        )
+
+
+def check_scales(name: str, encoded: EncodedTensor) -> None:
+    """Raise UserError if a scale is too large for its dtype."""
+    if not bool(encoded.scale.isfinite().all()):
+        fmt = encoded.format
+        raise UserError(
+            f"{name}: a scale of {fmt} is too large for {fmt.scale.dtype}; use bits.weights.scale.dtype=float32, or leave the layer in"
+            f" float with model.keep=[{name}]"
+        )
 
 
 def _activation(
@@ -106,7 +128,7 @@ def _activation(
 
 
 def _point(recipe: Recipe, task: Task, point: Point) -> ActivationQuantizer:
-    assert task.scheme.activations is not None
+    assert task.scheme.activations is not None  # a point reads no groups, so its format has one level of scales
     fmt = task.scheme.activations.ungrouped("token")
     limits = None if fmt.dynamic else recipe.ranges.activation_limits(task.statistics.inputs[point.site], fmt)
     return ActivationQuantizer(fmt, limits)

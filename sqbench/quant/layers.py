@@ -17,6 +17,7 @@ from sqbench.formats.codec import (
     decode,
     fake_quantize,
     from_blocks,
+    of_tensor,
     qparams,
     to_blocks,
 )
@@ -161,9 +162,10 @@ class ActivationQuantizer(nn.Module):
 
     def quantized(self, x: Tensor) -> Tensor:
         ordered = x if self.fmt.granularity == "tensor" else x.movedim(self.axis, -1)
-        blocks = to_blocks(ordered, self.fmt)
-        params = self.static if self.static is not None else qparams(*block_range(blocks, self.fmt), self.fmt)
-        result = from_blocks(fake_quantize(blocks, params, self.fmt), self.fmt, ordered.shape).to(x.dtype)
+        fmt = of_tensor(self.fmt, x)  # the format of a model's input knows calibration's largest magnitude
+        blocks = to_blocks(ordered, fmt)
+        params = self.static if self.static is not None else qparams(*block_range(blocks, fmt), fmt)
+        result = from_blocks(fake_quantize(blocks, params, fmt), fmt, ordered.shape).to(x.dtype)
         return result if ordered is x else result.movedim(-1, self.axis)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # .to(device) moves the parameters along

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import Limits, block_range, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import Limits, block_range, fake_quantize, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence
@@ -101,6 +101,7 @@ def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 1
     Ratios are tried from 1 down. A smaller ratio clips more. The search stops when, in every block, the clipped values alone cost
     as much as the block's best ratio does. At most about AT_ONCE values are rounded at a time.
     """
+    fmt = of_tensor(fmt, weight)
     blocks = to_blocks(weight, fmt)
     best = [_best_ratio(part, fmt, norm, steps) for part in blocks.split(max(1, AT_ONCE * len(blocks) // blocks.numel()))]
     ratio = torch.cat(best)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, from_blocks, qparams, to_blocks
+from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
 
@@ -70,7 +70,8 @@ class Range(nn.Module):
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         """Fake-quantized blocks. `sharing` is the number of elements of one example that share a scale."""
-        return StraightThrough.apply(blocks, qparams(*self.limits(blocks), self.fmt), self.fmt)
+        fmt = of_tensor(self.fmt, blocks.detach())
+        return StraightThrough.apply(blocks, qparams(*self.limits(blocks), fmt), fmt)
 
     def extra_repr(self) -> str:
         return str(self.fmt)

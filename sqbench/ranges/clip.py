@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import block_range, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import block_range, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.quant import ranges
@@ -59,8 +59,10 @@ def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
         weight: [out, in].
         gram: [in / b, b, b].
     """
-    if fmt.granularity != "tensor" and len(weight) > CLIP_ROWS:  # rows are independent of each other
-        pieces = [clip_limits(piece, gram, fmt) for piece in weight.split(CLIP_ROWS)]
+    fmt, rows = of_tensor(fmt, weight), fmt.block_rows or 1
+    at_once = max(CLIP_ROWS // rows, 1) * rows
+    if fmt.granularity != "tensor" and len(weight) > at_once:  # rows are independent of each other
+        pieces = [clip_limits(piece, gram, fmt) for piece in weight.split(at_once)]
         return torch.cat([lo for lo, _ in pieces]), torch.cat([hi for _, hi in pieces])
     blocks = to_blocks(weight, fmt)
     lo, hi = block_range(blocks, fmt)
@@ -72,8 +74,10 @@ def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
     for ratio in CLIP_RATIOS:
         bound = largest * ratio
         rounded = fake_quantize(blocks, qparams(torch.maximum(lo, -bound), torch.minimum(hi, bound), fmt), fmt)
-        error = (rounded - blocks).view(weight.shape).float().unflatten(1, (-1, width)).transpose(0, 1)  # [in / width, out, width]
+        error = from_blocks(rounded - blocks, fmt, weight.shape)
+        error = error.float().unflatten(1, (-1, width)).transpose(0, 1)  # [in / width, out, width]
         cost = (torch.bmm(error, inner) * error).sum(-1).t()  # [out, in / width]
+        cost = cost.reshape(-1, rows, cost.shape[1]).sum(1)  # rows of two-dimensional blocks share a scale
         cost = cost.reshape(lo.shape[:-1].numel(), -1).sum(1).view(lo.shape)
         better = cost < best_error
         best_error = torch.where(better, cost, best_error)

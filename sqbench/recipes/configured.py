@@ -8,10 +8,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sqbench.config import CONF_DIR, SchemeConfig
+from sqbench.config import CONF_DIR, BitsConfig
 from sqbench.corrections import CORRECTIONS
 from sqbench.errors import UserError, known
 from sqbench.formats.scheme import Scheme
+from sqbench.formats.tools import as_tool
 from sqbench.ranges import RANGES
 from sqbench.recipes.part import Part, Registry, build, parse_alpha
 from sqbench.recipes.recipe import AXES, Recipe
@@ -125,12 +126,16 @@ def scheme_of(cfg: DictConfig) -> Scheme:
         return Scheme("fp")
     chosen = cfg.method.natural if cfg.bits.name == "auto" else cfg.bits
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(SchemeConfig), chosen)
+        typed = OmegaConf.merge(OmegaConf.structured(BitsConfig), chosen)
     except OmegaConfBaseException as error:
         raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
-    scheme = Scheme.from_dict(OmegaConf.to_container(typed, resolve=True))  # type: ignore[arg-type]
+    told: dict[str, Any] = OmegaConf.to_container(typed, resolve=True)  # type: ignore[assignment]
+    tool = told.pop("as") if cfg.bits.name != "auto" else cfg.bits.get("as")
+    scheme = Scheme.from_dict(told)
     if scheme.is_float:
         return Scheme(scheme.name)  # without formats the other fields have no effect
+    if tool is not None:
+        scheme = as_tool(scheme, tool)
     name = scheme.name if cfg.mixed is None or cfg.budget is None else f"{scheme.name}_mixed{cfg.budget:g}"
     return replace(scheme, name=name, layers=layers_of(cfg.layers))
 

@@ -1,12 +1,14 @@
 """The formats of each layer. The scheme, the layer's own width, its place (first or last) and its size decide them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sqbench.errors import UserError
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.quant.layers import widths_of
+from sqbench.quant.layers import weight_of, widths_of
 from sqbench.recipes.task import Task
+from sqbench.statistics.inputs import InputStatistics
 
 Widths = tuple[int, int]  # of a layer: the input channels that one output reads, and all input channels
 
@@ -26,6 +28,32 @@ def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
             reads, channels = widths_of(task.model.module.get_submodule(name))
             formats[name] = (weights and weights.for_width(reads, "channel"), inputs and inputs.for_width(channels, "token"))
     return formats
+
+
+def bound_formats(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
+    """`formats_of`, where scales of two levels know the largest magnitude of their tensor.
+
+    Layers that read one tensor, such as q, k and v, share that of their weights. A runtime that fuses them has one number for all.
+    That of an input is the largest of calibration.
+    """
+    formats, largest = formats_of(task), dict[str, float]()
+    for name, (weights, _) in formats.items():
+        if weights is not None and weights.two_levels:
+            site = task.topology.site[name]
+            own = float(weight_of(task.model.module.get_submodule(name)).abs().max())
+            largest[site] = max(largest.get(site, 0.0), own)
+    return {
+        name: (
+            replace(weights, amax=largest[task.topology.site[name]]) if weights is not None and weights.two_levels else weights,
+            inputs and of_inputs(inputs, task.of_layer(name)),
+        )
+        for name, (weights, inputs) in formats.items()
+    }
+
+
+def of_inputs(fmt: Format, stats: InputStatistics) -> Format:
+    """The format of an input. Scales of two levels know the largest magnitude of calibration."""
+    return replace(fmt, amax=float(stats.absmax.max())) if fmt.two_levels else fmt
 
 
 def narrow_layers(task: Task) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.formats.codec import EncodedTensor, block_range, to_blocks
+from sqbench.formats.codec import EncodedTensor, block_range, of_tensor, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.quant import ranges
@@ -145,6 +145,7 @@ class QatLsq(Qat):
         return self.lr * self.step_lr
 
     def weight_range(self, weight: Tensor, fmt: Format) -> Range:
+        fmt = of_tensor(fmt, weight)
         mean = to_blocks(weight, fmt).abs().mean(-1, keepdim=True)
         return LearnedStep(fmt, STARTS[self.start][1](weight, fmt), mean if self.start == "mean" else None)
 

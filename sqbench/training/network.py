@@ -18,7 +18,7 @@ from sqbench.pipeline.points import place_points, quantized_points
 from sqbench.pipeline.report import describe_layer, empty_report, sizes, warn_of_floats
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
-from sqbench.recipes.layer_formats import check_widths, formats_of
+from sqbench.recipes.layer_formats import check_widths, formats_of, of_inputs
 from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
 
@@ -63,7 +63,8 @@ class Network:
             layer, site = self.module.get_submodule(name), topology.site[name]
             if (site, activations) not in shared:
                 kind = kind_of(layer)
-                range_ = None if activations is None else method.activation_range(task.statistics.inputs[site], activations)
+                stats = task.statistics.inputs[site]
+                range_ = None if activations is None else method.activation_range(stats, of_inputs(activations, stats))
                 axis = -1 if kind is None else kind.axis
                 shared[site, activations] = (
                     None if range_ is None else TrainableActivation(range_, readers[site, activations], axis)
