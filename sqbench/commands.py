@@ -13,6 +13,7 @@ COMMANDS = {
     "plot": "draw pictures",
     "report": "make one HTML page from records",
     "claims": "test statements",
+    "formats": "list the number formats, and draw them",
     "points": "list, compare, explain and clear away points",
 }
 

@@ -112,6 +112,8 @@ class SchemeConfig:
     activations: FormatConfig | None = None
     ops: str = "linear"
     edge_bits: int | None = None  # of the first and the last quantized layer; null is the same as in the others
+    embedding: Any = None  # null, the name of a file of conf/bits whose weights' format it is, or fields of FormatConfig
+    head: Any = None
 
 
 # The key `as` cannot be a name in Python. It is a tool whose rules the formats follow (sqbench.formats.tools).

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sqbench.console.overrides import TROUBLE, missing, put, read, unknown
 from sqbench.errors import UserError, known
+from sqbench.formats.tools import CALLED
 
 SWEEPING = "config"  # the one configuration whose command line makes sweeps
 PLUGINS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> extra
@@ -83,7 +84,9 @@ class Loader(ConfigLoaderImpl):
                 text = name.text if isinstance(name, QuotedString) else "null" if name is None else str(name)
                 option = text.removesuffix(".yaml")
                 if option not in options and not override.is_delete():
-                    raise UserError(f"{group}={option}: {known(option, options)}{_plugin(group, option)}")
+                    theirs = CALLED.get(option.upper(), "") if group == "bits" else ""
+                    hint = f"compressed-tensors and others call so what is {theirs} here; " if theirs else ""
+                    raise UserError(f"{group}={option}: {hint}{known(option, options)}{_plugin(group, option)}")
 
     def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:
         """Raise UserError for the first of these keys that does not exist, or whose value has the wrong type."""

@@ -27,6 +27,7 @@ class Scheme:
             An output embedding and a fitted head stay in float, so the last layer is the one before them.
         layers: fnmatch patterns of the layers, or of modules that hold them, that the scheme applies to. None is all layers.
         widths: (layer, bits) of weights that get another width than that of `weights`.
+        embedding, head: the formats of the token embedding and of the output matrix. A tied matrix has one format.
     """
 
     name: str
@@ -36,9 +37,12 @@ class Scheme:
     edge_bits: int | None = None
     layers: tuple[str, ...] | None = None
     widths: tuple[tuple[str, int], ...] = ()
+    embedding: Format | None = None
+    head: Format | None = None
 
     @property
     def is_float(self) -> bool:
+        """Whether all layers stay in float. An embedding or a head may still be quantized."""
         return self.weights is None and self.activations is None
 
     def check(self) -> None:
@@ -57,6 +61,9 @@ class Scheme:
             self.weights.check("bits.weights", activations=False)
         if self.activations is not None:
             self.activations.check("bits.activations", activations=True)
+        for slot, fmt in (("embedding", self.embedding), ("head", self.head)):
+            if fmt is not None:
+                fmt.check(f"bits.{slot}", activations=False)
 
     def weights_of(self, layer: str) -> Format | None:
         """The format of a layer's weight, without regard to `edge_bits`."""
@@ -72,10 +79,11 @@ class Scheme:
         return edge[0], edge[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """The scheme as plain data, in the form of a record. `layers` and `widths` appear only if they are set."""
+        """The scheme as plain data, in the form of a record. Fields that later versions added appear only if they are set."""
         slots = {"weights": self.weights, "activations": self.activations}
         formats = {slot: fmt and fmt.as_dict() for slot, fmt in slots.items()}
-        chosen = {"layers": list(self.layers or ()), "widths": dict(self.widths)}
+        tables = {slot: fmt and fmt.as_dict() for slot, fmt in (("embedding", self.embedding), ("head", self.head))}
+        chosen = {"layers": list(self.layers or ()), "widths": dict(self.widths), **tables}
         plain = {"name": self.name, **formats, "ops": self.ops, "edge_bits": self.edge_bits}
         return plain | {key: value for key, value in chosen.items() if value}
 
@@ -88,4 +96,5 @@ class Scheme:
 
         layers, widths = tuple(plain.get("layers") or ()), tuple((plain.get("widths") or {}).items())
         ops, edges = plain.get("ops", "linear"), plain.get("edge_bits")
-        return cls(plain["name"], format_of("weights"), format_of("activations"), ops, edges, layers or None, widths)
+        tables = format_of("embedding"), format_of("head")
+        return cls(plain["name"], format_of("weights"), format_of("activations"), ops, edges, layers or None, widths, *tables)

@@ -73,6 +73,10 @@ class Model(ABC):
         """Names of the layers that quantization leaves alone."""
         return set()
 
+    def tables(self) -> dict[str, str]:
+        """Names of the modules that hold a vector for every token: `embedding` reads tokens, and `head` writes logits."""
+        return {}
+
     @cached_property
     def topology(self) -> Topology:
         """Which layers read which tensors, and where scales may move. It is traced once."""

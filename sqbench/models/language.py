@@ -92,6 +92,12 @@ class LanguageModel(Model):
         ids = self.example()
         return self.forward(ids), self.body(ids)
 
+    def tables(self) -> dict[str, str]:
+        """See `Model.tables`."""
+        found = {"embedding": self.module.get_input_embeddings(), "head": self.module.get_output_embeddings()}
+        names = {id(module): name for name, module in self.module.named_modules()}
+        return {slot: names[id(module)] for slot, module in found.items() if id(module) in names}
+
     def pinned_layers(self) -> set[str]:
         """Names of the layers that quantization leaves alone: the output embedding."""
         head = self.module.get_output_embeddings()

@@ -114,6 +114,12 @@ class StreamedModel(LanguageModel):
         other.__dict__["_traced"] = self._traced
         return other
 
+    def with_module(self, module: nn.Module, report: Any) -> "StreamedModel":
+        """The same model with another module around its blocks."""
+        other = replace(self, module=module, report=report)
+        other.__dict__["_traced"] = self._traced
+        return other
+
     @property
     def stored_bytes(self) -> int:
         """Weight bytes as stored: the blocks that inputs last went through, and everything around them."""

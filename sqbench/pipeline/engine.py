@@ -24,6 +24,7 @@ from sqbench.models.streaming import StreamedModel
 from sqbench.models.tracing import trace_calls
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.pipeline.report import begin_report, empty_report
+from sqbench.pipeline.slots import slots_of, with_slots
 from sqbench.recipes.layer_formats import check_widths
 from sqbench.recipes.recipe import Recipe
 from sqbench.recipes.task import Task
@@ -53,6 +54,11 @@ def quantize(task: Task, recipe: Recipe, *, propagate: bool = False) -> Model:
     if propagate and task.statistics.seen is None:
         raise UserError(f"{ASKED}: these statistics do not know their inputs; use those of calibrate(model, inputs)")
     check_widths(task)
+    slots_of(task.model, task.scheme)
+    return with_slots(_layers_quantized(task, recipe, propagate), task.scheme)
+
+
+def _layers_quantized(task: Task, recipe: Recipe, propagate: bool) -> Model:
     if isinstance(task.model, StreamedModel):
         return task.model.then(BlockStep(task, recipe, task.model.blocks, propagate), begin_report(task))
     if propagate:

@@ -5,14 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sqbench.console.progress import track
-from sqbench.errors import UserError
-from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.folding import share
+from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.points import crosses, place_points, quantized_points
 from sqbench.pipeline.report import describe_layer
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
@@ -97,24 +96,6 @@ def _replace_layers(module: nn.Module, task: Task, recipe: Recipe) -> list[dict[
         module.set_submodule(name, quantized)
         entries.append({**describe_layer(name, weight_of(layer), quantized, stats), **notes})
     return entries
-
-
-def check_weight(name: str, weight: Tensor) -> None:
-    """Raise UserError if a weight has a value that no format can hold."""
-    if not bool(weight.isfinite().all()):
-        raise UserError(
-            f"{name}: its weight has {int((~weight.isfinite()).sum())} values that are NaN or infinite; no format holds them"
-        )
-
-
-def check_scales(name: str, encoded: EncodedTensor) -> None:
-    """Raise UserError if a scale is too large for its dtype."""
-    if not bool(encoded.scale.isfinite().all()):
-        fmt = encoded.format
-        raise UserError(
-            f"{name}: a scale of {fmt} is too large for {fmt.scale.dtype}; use bits.weights.scale.dtype=float32, or leave the layer in"
-            f" float with model.keep=[{name}]"
-        )
 
 
 def _activation(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sqbench.models.parameters import ROLES
 from sqbench.pipeline.points import quantized_points
+from sqbench.pipeline.slots import slots_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, weight_of
 from sqbench.recipes.layer_formats import formats_of, narrow_layers
 from sqbench.recipes.task import Task
@@ -75,7 +76,7 @@ def share_of(report: dict[str, Any]) -> dict[str, Any]:
 def count_parameters(task: Task) -> dict[str, int]:
     """How many parameters are quantized, and how many have each other role. The sum is the whole model, tied ones once."""
     roles = task.model.topology.roles
-    chosen = {f"{name}.weight" for name in task.topology.layers}
+    chosen = {f"{name}.weight" for name in (*task.topology.layers, *(name for _, name, _ in slots_of(task.model, task.scheme)))}
     counts = dict.fromkeys(("quantized", *(role for role in ROLES if role != "layer")), 0)
     for name, parameter in task.model.module.named_parameters():
         role = roles[name]
@@ -122,8 +123,9 @@ def describe_layer(name: str, weight: Tensor, layer: QuantLayer, stats: InputSta
 
 
 def count_weights(task: Task) -> int:
-    """How many weights are quantized."""
-    return sum(weight_of(task.model.module.get_submodule(name)).numel() for name in task.topology.layers)
+    """How many weights are quantized, in layers, the embedding and the head."""
+    slots = (name for _, name, _ in slots_of(task.model, task.scheme))
+    return sum(task.model.module.get_submodule(name).weight.numel() for name in (*task.topology.layers, *slots))
 
 
 def coverage(task: Task) -> float:

@@ -223,7 +223,7 @@ class QuantLayer(StandIn, Stored):
         floats = layer.weight
         assert isinstance(floats, Tensor)
         self.size = floats.shape
-        self.layer = layer if encoded is None else _with_stored(layer, floats.detach().new_empty(0))
+        self.layer = layer if encoded is None else with_parameter(layer, floats.detach().new_empty(0))
         for name in ("codes", "scale", "zero_point"):  # buffers move with the layer, and copies of it share them
             self.register_buffer(name, None if encoded is None else getattr(encoded, name), persistent=False)
 
@@ -238,7 +238,7 @@ class QuantLayer(StandIn, Stored):
         if self.format is None or self.weight.numel():
             return self.layer
         weight = decode(self.encoded).to(self.weight.dtype)
-        return _with_stored(self.layer, _stored(self.layer, weight, self.size))
+        return with_parameter(self.layer, _stored(self.layer, weight, self.size))
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer = self.simulated()
@@ -263,14 +263,14 @@ class QuantLayer(StandIn, Stored):
 
 def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
     """The same layer with another weight, shaped as `weight_of` returns it. Everything else is shared."""
-    return _with_stored(layer, _stored(layer, weight, layer.weight.shape))  # type: ignore[arg-type]
+    return with_parameter(layer, _stored(layer, weight, layer.weight.shape))  # type: ignore[arg-type]
 
 
-def _with_stored(layer: nn.Module, weight: Tensor) -> nn.Module:
-    """The same layer with another tensor as its parameter. Everything else is shared."""
+def with_parameter(layer: nn.Module, weight: Tensor) -> nn.Module:
+    """The same layer with another tensor as its parameter `weight`, as it is stored. Everything else is shared."""
     other = copy.copy(layer)
     other._parameters = dict(layer._parameters)  # copy.copy shares the dictionary itself
-    other.weight = nn.Parameter(weight, requires_grad=False)
+    other.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, requires_grad=False)
     return other
 
 

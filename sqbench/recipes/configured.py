@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sqbench.config import CONF_DIR, BitsConfig
 from sqbench.corrections import CORRECTIONS
 from sqbench.errors import UserError, known
+from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
 from sqbench.formats.tools import as_tool
 from sqbench.ranges import RANGES
@@ -131,6 +132,7 @@ def scheme_of(cfg: DictConfig) -> Scheme:
         raise UserError(f"bits.{error.full_key}: {str(error.msg).splitlines()[0]}") from error
     told: dict[str, Any] = OmegaConf.to_container(typed, resolve=True)  # type: ignore[assignment]
     tool = told.pop("as") if cfg.bits.name != "auto" else cfg.bits.get("as")
+    told |= {slot: _table_format(slot, told[slot]) for slot in ("embedding", "head")}
     scheme = Scheme.from_dict(told)
     if scheme.is_float:
         return Scheme(scheme.name)  # without formats the other fields have no effect
@@ -138,6 +140,16 @@ def scheme_of(cfg: DictConfig) -> Scheme:
         scheme = as_tool(scheme, tool)
     name = scheme.name if cfg.mixed is None or cfg.budget is None else f"{scheme.name}_mixed{cfg.budget:g}"
     return replace(scheme, name=name, layers=layers_of(cfg.layers))
+
+
+def _table_format(slot: str, told: Any) -> Any:
+    """The format of an embedding or a head as plain data: fields, or the weights of a scheme that is named."""
+    if not isinstance(told, str):
+        return told
+    having = {name: scheme.weights for name, scheme in schemes().items() if scheme.weights is not None}
+    if told not in having:
+        raise UserError(f"bits.{slot}={told}: {known(told, having)}; null is float")
+    return having[told].as_dict()
 
 
 def layers_of(value: Any) -> tuple[str, ...] | None:

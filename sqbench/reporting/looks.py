@@ -49,7 +49,16 @@ SHAPES: Mapping[str, Shape] = {
     "w4a4_dynamic": Shape("star", "*", "dot", _DOT),
     "w3a16": Shape("pentagon", "p", "dashdot", _DASHDOT),
 }
-_OTHER_SHAPES = (Shape("triangle-left", "<", "longdash", _DASH), Shape("triangle-right", ">", "longdash", _DASH))
+_OTHER_SHAPES = (
+    Shape("triangle-left", "<", "longdash", _DASH),
+    Shape("triangle-right", ">", "longdash", _DASH),
+    Shape("hexagon", "H", "longdash", _DASH),
+    Shape("octagon", "8", "longdashdot", _DASHDOT),
+    Shape("diamond-tall", "d", "longdashdot", _DASHDOT),
+    Shape("hourglass", "1", "dot", _DOT),
+    Shape("bowtie", "2", "dot", _DOT),
+    Shape("star-square", "3", "dashdot", _DASHDOT),
+)
 
 
 def colour(method: str) -> str:

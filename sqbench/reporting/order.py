@@ -29,7 +29,13 @@ def rank(column: str, label: str) -> Key:
         return (METHODS.index(label) if label in METHODS else len(METHODS), 0.0, 0.0, label)
     if column == "bits":
         widths = re.match(r"w(\d+)a(\d+)", label)
-        return (1, -float(widths[1]), -float(widths[2]), label) if widths else (0 if label == "fp" else 2, 0.0, 0.0, label)
+        if widths:
+            return (1, -float(widths[1]), -float(widths[2]), label)
+        floats = re.match(r"(?:mxfp|nvfp|fp|nf)(\d)(a16)?", label)
+        if floats:
+            alone = floats[2] is not None or label.startswith("nf")  # weights alone
+            return (1, -float(floats[1]), -16.0 if alone else -float(floats[1]), label)
+        return (0 if label == "fp" else 2, 0.0, 0.0, label)
     if column == "layers":
         return (2 if label else 0, 0.0, 0.0, re.sub(r"\d+", lambda digits: digits[0].zfill(6), label))  # 2 before 10
     if column in _NUMERIC and label and label != "auto":

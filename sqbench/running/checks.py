@@ -40,6 +40,9 @@ def check(resolved: Resolved) -> None:
         if not -(2**63) <= seed < 2**63:
             raise UserError(f"{key}={seed}: must be a number of 64 bits")
     scheme.check()
+    for slot, fmt in (("embedding", scheme.embedding), ("head", scheme.head)):
+        if fmt is not None and kind != "text":
+            raise UserError(f"bits.{slot}: must be null; a model of images has no tokens, and its own head is one of its layers")
     recipe.check(scheme)
     if calibration.source == "weights" and scheme.ops != "linear":
         raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")

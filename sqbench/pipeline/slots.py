@@ -1,0 +1,86 @@
+"""The token embedding and the output matrix of a language model, in the formats of `bits.embedding` and `bits.head`.
+
+In small models they hold most of the weights. They are rounded to nearest with min-max ranges, whatever the method does elsewhere.
+Calibration and searches see them in float.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sqbench.errors import UserError
+from sqbench.formats.codec import encode
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
+from sqbench.models.base import Model
+from sqbench.models.folding import share
+from sqbench.pipeline.finite import check_scales, check_weight
+from sqbench.quant.layers import QuantLayer, sqnr_db, with_parameter
+from sqbench.quant.tables import EncodedTable
+
+Slot = tuple[str, str, Format]  # what it is, the module's name, its format
+
+
+def slots_of(model: Model, scheme: Scheme) -> list[Slot]:
+    """The embedding and the head that a scheme quantizes. A tied matrix is one slot, under the name of the embedding.
+
+    Raises:
+        UserError: the model has no such module, or two formats are given for one tied matrix, or a group does not divide it.
+    """
+    tables, found = model.tables(), list[Slot]()
+    wanted = {slot: fmt for slot, fmt in (("embedding", scheme.embedding), ("head", scheme.head)) if fmt is not None}
+    for slot, fmt in wanted.items():
+        if slot not in tables:
+            raise UserError(f"bits.{slot}: {model.name} has no {WORDS[slot]} of its own; leave it null")
+        name = tables[slot]
+        weight = model.module.get_submodule(name).weight
+        fmt.check_width(name, weight.shape[1], f"bits.{slot}")
+        fmt.check_width(name, weight.shape[0], f"bits.{slot}", field="block_rows")
+        found.append((slot, name, fmt))
+    if wanted and _tied(model):
+        if len(set(wanted.values())) > 1:
+            raise UserError(
+                f"bits.embedding and bits.head: must be equal, because {model.name} has one matrix for both; one is enough"
+            )
+        return [("embedding and head", tables["embedding"], found[0][2])]
+    return found
+
+
+WORDS = {"embedding": "token embedding", "head": "output matrix"}
+
+
+def _tied(model: Model) -> bool:
+    tables = model.tables()
+    return len(tables) == 2 and len({model.module.get_submodule(name).weight.data_ptr() for name in tables.values()}) == 1
+
+
+def with_slots(model: Model, scheme: Scheme) -> Model:
+    """A quantized model whose embedding and head are in their formats too. Its report has an entry for each.
+
+    Raises:
+        UserError: see `slots_of`; or a weight or a scale is not finite.
+    """
+    slots = slots_of(model, scheme)
+    if not slots:
+        return model
+    module, entries = share(model.module), list[dict[str, Any]]()
+    for slot, name, fmt in slots:
+        layer = module.get_submodule(name)
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        weight = weight.detach()
+        check_weight(name, weight)
+        encoded = encode(weight, fmt)
+        check_scales(name, encoded)
+        if slot == "head":
+            stored: nn.Module = QuantLayer(layer, encoded, None)
+            values = stored.simulated().weight  # type: ignore[operator]
+        else:
+            stored = EncodedTable(layer, encoded)
+            values = stored.weight
+        if slot == "embedding and head":
+            head = model.tables()["head"]
+            module.set_submodule(head, with_parameter(module.get_submodule(head), values))
+        module.set_submodule(name, stored)
+        entries.append({"slot": slot, "module": name, "format": str(fmt), "weight_sqnr_db": round(sqnr_db(weight, values), 3)})
+    return model.with_module(module, {**(model.report or {}), "slots": entries})
