@@ -39,7 +39,7 @@ TOOLS: Mapping[str, Mapping[str, Rules]] = {
         "mx": {"scale.rule": "rceil"},
         "nf4": NNCF,
     },
-    "auto-round": {"mx": {"scale.rule": "floor"}, "nvfp4": {"scale.order": "auto-round"}},
+    "auto-round": {"nvfp4": {"scale.order": "auto-round"}},
     "autoawq": {"symmetric int": {"convention": "qmax"}, "asymmetric int": {"range": "own"}},
     "gptq": {"symmetric int": {"convention": "half_range"}, "asymmetric int": {}},
     "microxcaling": {"mx": {"scale.rule": "floor"}},
