@@ -54,7 +54,7 @@ def test_the_float_model_has_no_parts() -> None:
     ("overrides", "said"),
     [
         (["method=qat", "ranges=mse", "model=vit_nano"], "ranges=mse: rounding=qat trains its ranges itself"),
-        (["method=gptq", "method.act_order=true"], "rounding=gptq: act_order=true would tear groups"),
+        (["method=gptq", "method.static_groups=false"], "rounding=gptq: act_order=true would tear groups"),
         (["method=minmax", "rounding=gptq", "bits=w8a8", "bits.weights=null"], "rounding=gptq: chooses codes of weights"),
         (["method=rtn", "rounding=gptq", "rounding.damping=2"], "rounding.damping=2.0: must be a number above 0, up to 1"),
         (["method=gptq", "method.block=0"], "method.block=0: must be 1 or more"),

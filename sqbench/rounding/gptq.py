@@ -27,8 +27,11 @@ TRIES = 8  # of a Cholesky factor, each with ten times the damping of the one be
 class Gptq(Rounding):
     """The codes with the least error of the layer's outputs over the calibration tokens, found greedily.
 
-    Min-max ranges of a group are those of the weights that are left when its turn comes, with the errors of earlier columns in
-    them. Other ranges are those of the original weight, and so are those of two-dimensional blocks.
+    Without `static_groups`, min-max ranges of a group are those of the weights that are left when its turn comes, with errors of
+    earlier columns in them. Other ranges are those of the original weight, and so are those of two-dimensional blocks.
+
+    The defaults are llm-compressor's: loud columns first, ranges of the original weight. The reference code has neither. Its order
+    fails where some tokens are far louder than the rest, as the first token of many language models is.
 
     Attributes:
         damping: the share of the mean diagonal of H = 2 mean(x x^T) that is added to the diagonal.
@@ -40,8 +43,8 @@ class Gptq(Rounding):
 
     damping: float = 0.01
     block: int = 128
-    act_order: bool = False
-    static_groups: bool = False
+    act_order: bool = True
+    static_groups: bool = True
 
     def __post_init__(self) -> None:
         self.require("damping", 0 < self.damping <= 1, "must be a number above 0, up to 1; 0.01 is the paper's")

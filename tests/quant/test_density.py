@@ -9,7 +9,11 @@ from sqbench.formats.codec import fake_quantize, qparams
 from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, expected_error, squared_errors
 
-FORMATS = [Format(4), Format(4, symmetric=False), Format(3, convention="half_range"), Format(8, symmetric=False)]
+FORMATS = [
+    *(Format(4), Format(4, symmetric=False), Format(3, convention="half_range"), Format(8, symmetric=False)),
+    *(Format.from_dict({"element": element}) for element in ("e4m3", "e3m2", "e2m1", "nf4")),
+    Format.from_dict({"element": "e2m1", "scale": {"dtype": "e8m0", "rule": "floor"}}),
+]
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
