@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import Limits, block_range, fake_quantize, of_tensor, qparams, to_blocks
+from sqbench.formats.codec import Limits, block_range, bounds, fake_quantize, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.quant.density import Histogram, expected_error
 from sqbench.quant.divergence import least_divergence
@@ -112,13 +112,13 @@ def shrink_blocks(weight: Tensor, fmt: Format, norm: float = 2.0, steps: int = 1
 def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
     """The best ratio of each block."""
     lo, hi = block_range(blocks, fmt)
-    slack = qparams(lo, hi, fmt).scale.abs()  # rounded zero-points and scales can put the last levels outside, by less than a step
     best_ratio = torch.ones_like(lo)
     best_error = torch.full_like(lo, torch.inf)
     for step in range(steps, 0, -1):
         ratio = step / steps
         if (steps - step) % LOOK == LOOK - 1:
-            clipped = blocks - torch.clamp(blocks, ratio * (lo - slack), ratio * (hi + slack))
+            # What lies beyond the last numbers of this ratio is clipped by all smaller ratios too. A rounded zero-point can move them.
+            clipped = blocks - torch.clamp(blocks, *bounds(qparams(lo * ratio, hi * ratio, fmt), fmt, beyond=1))
             if (clipped.abs_().pow_(norm).sum(-1, keepdim=True) >= best_error).all():
                 break
         error = (fake_quantize(blocks, qparams(lo * ratio, hi * ratio, fmt), fmt) - blocks).abs_().pow_(norm).sum(-1, keepdim=True)

@@ -30,7 +30,7 @@ def problem(rows: int, columns: int, tokens: int, seed: int = 0) -> tuple[Tensor
 
 def rounded(weight: Tensor, gram: Tensor, fmt: Format, **fields: object) -> Tensor:
     found = solve(weight, gram, fmt, None, Gptq(**fields))  # type: ignore[arg-type]
-    return decode(EncodedTensor(found.codes, *found.params, fmt))
+    return decode(EncodedTensor(found.codes, found.params.scale, found.params.zero_point, fmt))
 
 
 def cost(weight: Tensor, approximation: Tensor, gram: Tensor) -> float:
@@ -116,7 +116,7 @@ def test_a_dead_input_gets_weight_zero_and_moves_nothing() -> None:
     symmetric = Format(4, granularity="channel")
     found = solve(weight, gram, symmetric, None, Gptq())
     assert (found.codes[:, 3] == 0).all()
-    assert torch.isfinite(decode(EncodedTensor(found.codes, *found.params, symmetric))).all()
+    assert torch.isfinite(decode(EncodedTensor(found.codes, found.params.scale, found.params.zero_point, symmetric))).all()
 
 
 def test_groups_take_their_range_from_the_weights_that_are_left() -> None:
