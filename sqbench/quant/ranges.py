@@ -117,7 +117,7 @@ def _best_ratio(blocks: Tensor, fmt: Format, norm: float, steps: int) -> Tensor:
     for step in range(steps, 0, -1):
         ratio = step / steps
         if (steps - step) % LOOK == LOOK - 1:
-            # What lies beyond the last numbers of this ratio is clipped by all smaller ratios too. A rounded zero-point can move them.
+            # Smaller ratios clip all that this one clips. Rounded zero-points can move its ends by less than a step.
             clipped = blocks - torch.clamp(blocks, *bounds(qparams(lo * ratio, hi * ratio, fmt), fmt, beyond=1))
             if (clipped.abs_().pow_(norm).sum(-1, keepdim=True) >= best_error).all():
                 break

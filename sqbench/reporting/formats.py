@@ -45,3 +45,8 @@ def names_elsewhere(name: str) -> list[str]:
         if ours == name:
             found.append(f"{theirs} ({tool})" if tool else theirs)
     return found
+
+
+def element_name(fmt: Format) -> str:
+    """The element of a format: `int4 with zero-point`, `e2m1`."""
+    return (f"int{fmt.bits}" if fmt.symmetric else f"int{fmt.bits} with zero-point") if fmt.is_integer else fmt.element

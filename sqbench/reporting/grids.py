@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from sqbench.formats.format import Format
 from sqbench.formats.grid import grid
 from sqbench.formats.scheme import Scheme
 from sqbench.reporting import style
+from sqbench.reporting.formats import element_name
 
 CAPTION = (
     "Every line is a number that a code can stand for, divided by the largest one of its element, which is where the largest value"
@@ -41,8 +41,3 @@ def grids_picture(schemes: Sequence[Scheme]) -> Figure:
     axes.set_xlabel("value / largest value")
     style.titled(figure, "The numbers of each element", CAPTION)
     return figure
-
-
-def element_name(fmt: Format) -> str:
-    """The element of a format: `int4 with zero-point`, `e2m1`."""
-    return (f"int{fmt.bits}" if fmt.symmetric else f"int{fmt.bits} with zero-point") if fmt.is_integer else fmt.element

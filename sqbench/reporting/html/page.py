@@ -22,6 +22,7 @@ from sqbench.reporting.html.claims import claims
 from sqbench.reporting.html.comparison import comparison
 from sqbench.reporting.html.costs import memory, seconds
 from sqbench.reporting.html.figures import Figure, drawn
+from sqbench.reporting.html.formats import formats
 from sqbench.reporting.html.layers import layers
 from sqbench.reporting.html.lines import against_alpha, against_bits
 from sqbench.reporting.html.made import made
@@ -40,6 +41,7 @@ _SECTIONS = (
     ("table", "Comparison"),
     ("alpha", "Alpha"),
     ("bits", "Bits"),
+    ("formats", "Formats"),
     ("layers", "Layers"),
     ("surfaces", "Surfaces"),
     ("cost", "Cost"),
@@ -94,6 +96,7 @@ def render(folder: Path, *, now: float, live: float | None = None) -> str:
             sections=_SECTIONS if results.records else (),
             shown=[_shown(results, study) for study in results.studies],
             table=comparison(results) if results.records else None,
+            formats=formats(results),
             layers=data(by_layer),
             layer_count=len(by_layer["points"]),
             layers_left=by_layer["left"],
