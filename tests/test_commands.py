@@ -21,7 +21,7 @@ from sqbench.reporting.frame import results_frame
 from sqbench.sweeps import sweep
 
 Start = Callable[..., Ended]
-COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "plot", "points")
+COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "formats.__main__", "plot", "points")
 READERS = {"collect": (), "report": (), "recommend": (), "plot": ("alpha",), "points": ()}
 
 
@@ -65,6 +65,8 @@ def test_the_version_is_ours(start: Start, name: str) -> None:
         ("report", "watch=perhaps", "watch=perhaps: must be true or false"),
         ("claims.__main__", "plan=perhaps", "plan=perhaps: must be true or false"),
         ("claims.__main__", "onyl=[a]", "onyl=[a]: did you mean only? known: "),
+        ("formats.__main__", "only=[mxfp5]", "only=[mxfp5]: did you mean mxfp"),
+        ("run", "bits=W4A16", "bits=W4A16: what other tools call so is bits=w4a16_g128_sym bits.as=compressed-tensors here; "),
         ("plot", "alpha metrik=top1", "metrik=top1: did you mean metric? known: formats, metric, results_dir, where"),
         ("plot", "alpha where.methd=rtn", "where.methd=rtn: did you mean where.method? known: "),
         ("plot", "divided tokens=x", "tokens=x: must be a whole number"),
@@ -120,8 +122,18 @@ def test_help_names_every_key_of_a_run(start: Start) -> None:
     assert max(map(len, ended.out.splitlines())) <= 100
     given = ("model", "data", "method", "bits", "eval", "calibration", "limits")  # by a heading or by their fields
     wanted = {key.replace("bits.activations.", "bits.weights.") for key in keys(config.RunConfig)}
-    assert wanted - set(named(ended.out)) - set(given) == set()
+    fields_of_formats = set(named(start("formats.__main__", "--help").out))
+    assert wanted - set(named(ended.out)) - fields_of_formats - set(given) == set()
     assert all(f"{group}=NAME" in ended.out for group in ("model", "data", "method", "bits", "eval"))
+
+
+def test_formats_are_listed_and_drawn(start: Start, tmp_path: Path) -> None:
+    ended = start("formats.__main__", "only=[nvfp4a16,nf4,w4a16]", "draw=true", "formats=[png]", f"results_dir={tmp_path}")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["nvfp4a16", "4.5"] in [line[:2] for line in lines]
+    assert ["w4a16", "4.56"] in [line[:2] for line in lines]
+    assert (tmp_path / "plots" / "formats.png").stat().st_size > 10_000
 
 
 def test_a_label_stands_in_tables_in_place_of_the_name() -> None:

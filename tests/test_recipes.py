@@ -62,6 +62,23 @@ def test_the_float_model_has_no_parts() -> None:
         (["method=rtn", "+method.ranges=msi"], "method.ranges=msi: did you mean mse?"),
         (["method=rtn", "+method.transforms=[smoth]"], "method.transforms=smoth: did you mean smooth?"),
         (["method=rtn", "+method.clip=true"], "method.clip: rtn has no parameters"),
+        (["method=rtn", "bits=nvfp4", "bits.as=gguf"], "known: auto-round, autoawq, bitsandbytes"),
+        (
+            ["method=rtn", "bits=nvfp4", "bits.as=nncf"],
+            "bits.as=nncf: has no rules for the nvfp4 weights of bits=nvfp4",
+        ),
+        (["method=rtn", "bits=mxfp4", "bits.edge_bits=8"], "bits.edge_bits=8: must be null; mxfp4 has elements of one width"),
+        (
+            ["method=rtn", "bits=mxfp4", "mixed=auto", "budget=4"],
+            "mixed=auto: chooses widths of integers, and weights are e2m1 here",
+        ),
+        (["method=rtn", "bits=w4a16", "bits.embedding=int8"], "bits.embedding=int8: known: "),
+        (
+            ["method=rtn", "bits=w8a8", "bits.head=w8a16", "model=vit_nano"],
+            "bits.head: must be null; a model of images",
+        ),
+        (["method=rtn", "bits=mxfp4", "bits.weights.scale.rule=absmax"], "bits.weights.scale.rule=absmax: must be one of floor"),
+        (["method=rtn", "bits=fp8", "bits.weights.bits=4"], "bits.weights.bits=4: must be 8, the width of element=e4m3"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason(overrides: list[str], said: str) -> None:

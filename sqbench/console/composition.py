@@ -85,7 +85,7 @@ class Loader(ConfigLoaderImpl):
                 option = text.removesuffix(".yaml")
                 if option not in options and not override.is_delete():
                     theirs = CALLED.get(option.upper(), "") if group == "bits" else ""
-                    hint = f"compressed-tensors and others call so what is {theirs} here; " if theirs else ""
+                    hint = f"what other tools call so is {theirs} here; " if theirs else ""
                     raise UserError(f"{group}={option}: {hint}{known(option, options)}{_plugin(group, option)}")
 
     def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:

@@ -163,4 +163,4 @@ def _check_mixed(resolved: Resolved) -> None:
     if scheme.edge_bits is not None:
         raise UserError(f"mixed=auto: chooses the bits of every layer; bits.edge_bits={scheme.edge_bits} does not go with it")
     if not scheme.weights.is_integer:
-        raise UserError(f"mixed=auto: chooses widths of integers, and {scheme.name} has {scheme.weights.element}; use bits=w4a16")
+        raise UserError(f"mixed=auto: chooses widths of integers, and weights are {scheme.weights.element} here; use bits=w4a16")
