@@ -10,7 +10,7 @@ from sqbench.rounding.trained import Qat
 from sqbench.running.resolved import Resolved
 from sqbench.storage.files import digest
 
-REVISION = 4  # of the code; raised when a change of sqbench changes results
+REVISION = 5  # of the code; raised when a change of sqbench changes results
 
 
 def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, Any]:
