@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Tests run on all cores, a file at a time: fixtures of a file are made once, and what shares a port or a daemon stays in one process.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 # Rooms whose numbers depend on what the processor can do.
-ARITHMETIC := tests/formats tests/quant tests/methods tests/pipeline tests/rounding tests/corrections tests/statistics tests/execution
+ARITHMETIC := tests/formats tests/quant tests/ranges tests/methods tests/pipeline tests/rounding tests/corrections tests/statistics tests/execution
 
 .PHONY: demo test test-all test-processors docs reference check audit clean
 

@@ -20,14 +20,14 @@ from torch.nn.functional import gelu
 from benchmarks.timing import arguments, chosen
 from sqbench.formats.codec import fake_quantize, qparams
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
+from sqbench.ranges import estimators
 from sqbench.reporting.tables import markdown_table
 from sqbench.statistics.inputs import InputStatistics
 
 ROWS, CHANNELS = 400, 64
 ESTIMATORS = (
-    *(ranges.minmax, ranges.ema_minmax, ranges.mean_minmax, ranges.percentile),
-    *(ranges.mse, ranges.histogram, ranges.entropy),
+    *(estimators.minmax, estimators.ema_minmax, estimators.mean_minmax, estimators.percentile),
+    *(estimators.mse, estimators.histogram, estimators.entropy),
 )
 FORMATS = tuple(Format(bits, symmetric=symmetric) for symmetric in (True, False) for bits in range(3, 9))
 UNSEEN = 1e-6  # share of the energy: an error this small (60 dB) lies within a bin of the histogram
@@ -134,7 +134,7 @@ def least_errors(shape: str, steps: int = 32) -> dict[Format, float]:
     return found
 
 
-def shortfalls(shape: str, estimate: ranges.Estimator) -> dict[Format, float]:
+def shortfalls(shape: str, estimate: estimators.Estimator) -> dict[Format, float]:
     """Format -> decibels by which an estimator's signal-to-noise ratio is below that of the best range."""
     x = shapes()[shape]
     stats, values = observed(x), x.flatten().double().sort().values
@@ -163,7 +163,7 @@ def against_observer() -> Iterator[tuple[str, float]]:
                 for part in x.split(50):
                     observer(part)
                 theirs = torch.fake_quantize_per_tensor_affine(x, *observer.calculate_qparams(), -128, 127)
-                ours = fake_quantize(x, qparams(*ranges.histogram(stats, fmt), fmt), fmt)
+                ours = fake_quantize(x, qparams(*estimators.histogram(stats, fmt), fmt), fmt)
                 yield f"{name}, {fmt}", float((ours - x).double().square().sum() / (theirs - x).double().square().sum())
 
 

@@ -19,11 +19,11 @@ from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_sett
 from sqbench.formats.scheme import Scheme
 from sqbench.models import Model
 from sqbench.models.norms import writers
+from sqbench.parts.task import Task
 from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import Allocation, measure, mix
 from sqbench.recipes.configured import recipe_of, scheme_of
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
 from sqbench.running import assembly
 from sqbench.running.checks import check

@@ -16,7 +16,7 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.image import ImageModel
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.statistics import EVERYDAY
 
 CLASSES, SIDE = 8, 12

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from scipy.special import lambertw
 
+from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
-from sqbench.ranges import RANGES, Ranges
+from sqbench.ranges import RANGES, Ranges, estimators
 from sqbench.statistics.inputs import InputStatistics
 
 
@@ -22,8 +22,8 @@ class Aciq(Ranges):
     For 2, 3 and 4 bits a is 2.83, 3.89 and 5.03 (section 3.1 of the paper).
     """
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        low, high = ranges.minmax(stats, fmt)
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
+        low, high = estimators.minmax(stats, fmt)
         bound = float(lambertw(3 * 4**fmt.bits).real) * stats.abs_mean.mean()
         return torch.maximum(low, -bound), torch.minimum(high, bound)
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from sqbench.formats.codec import EncodedTensor
-from sqbench.recipes.part import Part, Registry
+from sqbench.parts.part import Part, Registry
 from sqbench.statistics.inputs import InputStatistics
 
 

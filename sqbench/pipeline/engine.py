@@ -22,12 +22,12 @@ from sqbench.models.blocks import Blocks, HeldBlocks, held_blocks, merge_reports
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.models.tracing import trace_calls
+from sqbench.parts.layer_formats import check_widths
+from sqbench.parts.task import Task
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.pipeline.report import begin_report, empty_report
 from sqbench.pipeline.slots import slots_of, with_slots
-from sqbench.recipes.layer_formats import check_widths
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.statistics import LOST, complete, outliers
 
 ASKED, OTHERWISE = "calibration.propagate=true", "use calibration.propagate=false"

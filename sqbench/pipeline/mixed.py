@@ -12,10 +12,10 @@ from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
+from sqbench.parts.layer_formats import formats_of
+from sqbench.parts.task import Task
 from sqbench.pipeline.allocation import allocate
 from sqbench.quant.layers import weight_of, with_weight
-from sqbench.recipes.layer_formats import formats_of
-from sqbench.recipes.task import Task
 
 NEEDS = frozenset({"blocks"})  # collectors that `mix` reads
 

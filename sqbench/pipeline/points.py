@@ -7,9 +7,9 @@ from torch import nn
 
 from sqbench.errors import UserError
 from sqbench.models.folding import Group
+from sqbench.parts.task import Task
 from sqbench.quant import operations
 from sqbench.quant.operations import Point
-from sqbench.recipes.task import Task
 
 
 def quantized_points(task: Task) -> list[Point]:

@@ -11,14 +11,14 @@ from sqbench.console.progress import track
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.folding import share
+from sqbench.parts.layer_formats import bound_formats
+from sqbench.parts.task import Task
 from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.points import crosses, place_points, quantized_points
 from sqbench.pipeline.report import describe_layer
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.operations import Point
-from sqbench.recipes.layer_formats import bound_formats
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.transforms.base import Change, Move
 from sqbench.transforms.batchnorm import FoldBatchNorms

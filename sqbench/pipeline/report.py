@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.models.parameters import ROLES
+from sqbench.parts.layer_formats import formats_of, narrow_layers
+from sqbench.parts.task import Task
 from sqbench.pipeline.points import quantized_points
 from sqbench.pipeline.slots import slots_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, weight_of
-from sqbench.recipes.layer_formats import formats_of, narrow_layers
-from sqbench.recipes.task import Task
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.outliers import describe
 

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.quant import ranges
-from sqbench.recipes.part import Part, Registry
+from sqbench.parts.part import Part, Registry
+from sqbench.ranges import estimators
 from sqbench.statistics.inputs import InputStatistics
 
 
@@ -31,11 +32,11 @@ class Ranges(Part):
     def needs(self, scheme: Scheme) -> frozenset[str]:
         return with_static_inputs(scheme, *self.reads)
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
         """The clipping range (lo, hi) of an input with a static per-tensor format, 0-dim each."""
-        return ranges.minmax(stats, fmt)
+        return estimators.minmax(stats, fmt)
 
-    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> Limits | None:
         """Clipping ranges over the blocks of a weight [out, in]. None takes each block's own minimum and maximum."""
         return None
 

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import block_range, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
+from sqbench.formats.codec import Limits, block_range, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.quant import ranges
+from sqbench.parts.part import Effort
 from sqbench.ranges.base import RANGES, Ranges
-from sqbench.recipes.part import Effort
 from sqbench.statistics.inputs import InputStatistics
 
 CLIP_RATIOS = tuple(round(1.0 - 0.05 * step, 2) for step in range(10))  # 1.0 to 0.55
@@ -41,7 +40,7 @@ class Clip(Ranges):
     def needs(self, scheme: Scheme) -> frozenset[str]:
         return frozenset({"blocks"}) if self.clip and scheme.weights is not None else frozenset()
 
-    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> Limits | None:
         if not self.clip or any(fnmatch(layer, pattern) for pattern in self.no_clip):
             return None
         if stats.blocks.shape[0] * stats.blocks.shape[1] != weight.shape[1]:
@@ -49,7 +48,7 @@ class Clip(Ranges):
         return clip_limits(weight, stats.blocks, fmt)
 
 
-def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> ranges.Limits:
+def clip_limits(weight: Tensor, gram: Tensor, fmt: Format) -> Limits:
     """For each block of a weight, the symmetric clipping of |w| (ratios 1.0 to 0.55 of its maximum) with the least output error.
 
     The error of a block is d^T (X^T X) d for the weight error d. If groups lie inside Gram blocks, this is exact over every

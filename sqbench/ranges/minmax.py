@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
+from sqbench.ranges import estimators
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.statistics.inputs import InputStatistics
 
@@ -22,8 +23,8 @@ class EmaMinMax(Ranges):
 
     reads: ClassVar[tuple[str, ...]] = ("averages",)
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        return ranges.ema_minmax(stats, fmt)
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
+        return estimators.ema_minmax(stats, fmt)
 
 
 @RANGES.register("mean_minmax")
@@ -33,5 +34,5 @@ class MeanMinMax(Ranges):
 
     reads: ClassVar[tuple[str, ...]] = ("averages",)
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        return ranges.mean_minmax(stats, fmt)
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
+        return estimators.mean_minmax(stats, fmt)

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
+from sqbench.parts.part import Effort
+from sqbench.ranges import estimators
 from sqbench.ranges.base import RANGES, Ranges
-from sqbench.recipes.part import Effort
 from sqbench.statistics.inputs import InputStatistics
 
 
@@ -35,8 +36,8 @@ class Mse(Ranges):
 
     reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        return ranges.mse(stats, fmt, self.norm, self.steps)
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
+        return estimators.mse(stats, fmt, self.norm, self.steps)
 
-    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> ranges.Limits | None:
-        return ranges.shrink_blocks(weight, fmt, self.norm, self.steps)
+    def weight_limits(self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format) -> Limits | None:
+        return estimators.shrink_blocks(weight, fmt, self.norm, self.steps)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
+from sqbench.ranges import estimators
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.statistics.inputs import InputStatistics
 
@@ -24,5 +25,5 @@ class Percentile(Ranges):
 
     reads: ClassVar[tuple[str, ...]] = ("histogram",)
 
-    def activation_limits(self, stats: InputStatistics, fmt: Format) -> ranges.Limits:
-        return ranges.percentile(stats, fmt, self.percentile)
+    def activation_limits(self, stats: InputStatistics, fmt: Format) -> Limits:
+        return estimators.percentile(stats, fmt, self.percentile)

@@ -14,8 +14,8 @@ from sqbench.errors import UserError, known
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
 from sqbench.formats.tools import as_tool
+from sqbench.parts.part import Part, Registry, build, parse_alpha
 from sqbench.ranges import RANGES
-from sqbench.recipes.part import Part, Registry, build, parse_alpha
 from sqbench.recipes.recipe import AXES, Recipe
 from sqbench.rounding import ROUNDINGS
 from sqbench.transforms import TRANSFORMS

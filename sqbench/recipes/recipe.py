@@ -7,9 +7,9 @@ from typing import Any
 from sqbench.corrections import Correction
 from sqbench.errors import UserError
 from sqbench.formats.scheme import Scheme
+from sqbench.parts.part import Effort, Part
 from sqbench.ranges import Ranges
 from sqbench.ranges.minmax import MinMax
-from sqbench.recipes.part import Effort, Part
 from sqbench.rounding import Rounding
 from sqbench.rounding.nearest import Nearest
 from sqbench.transforms import Transform

@@ -27,10 +27,10 @@ def grids_picture(schemes: Sequence[Scheme]) -> Figure:
     ordered = sorted(rows.items(), key=lambda item: -len(item[0]))
     figure = Figure(figsize=(style.WIDTH, 0.9 + 0.42 * len(ordered)), layout="constrained")
     axes = figure.add_subplot()
-    for place, (values, (element, names)) in enumerate(ordered):
-        width = 0.25 if len(values) > 100 else 0.6 if len(values) > 40 else 1.0
+    for place, (lines, (element, names)) in enumerate(ordered):
+        width = 0.25 if len(lines) > 100 else 0.6 if len(lines) > 40 else 1.0
         colour = style.COLOURS[place % len(style.COLOURS)]
-        axes.vlines(values, place - 0.32, place + 0.32, color=colour, linewidth=width)
+        axes.vlines(lines, place - 0.32, place + 0.32, color=colour, linewidth=width)
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         axes.text(1.03, place, f"{element}\n{listed}", va="center", fontsize=8)
     axes.set_ylim(len(ordered) - 0.5, -0.5)

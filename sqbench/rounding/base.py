@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.codec import EncodedTensor, Limits
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.quant.ranges import Limits
-from sqbench.recipes.part import Part, Registry
+from sqbench.parts.part import Part, Registry
 from sqbench.statistics.inputs import InputStatistics
 
 

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import EncodedTensor, QParams, block_range, dequantize, of_tensor, qparams, quantize, to_blocks
+from sqbench.formats.codec import EncodedTensor, Limits, QParams, block_range, dequantize, of_tensor, qparams, quantize, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.grid import code_dtype
 from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import wide
-from sqbench.quant.ranges import Limits
-from sqbench.recipes.part import Effort
+from sqbench.parts.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 from sqbench.statistics.inputs import InputStatistics
 

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.formats import codec
-from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.codec import EncodedTensor, Limits
 from sqbench.formats.format import Format
-from sqbench.quant.ranges import Limits
-from sqbench.recipes.part import Effort
+from sqbench.parts.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 from sqbench.statistics.inputs import InputStatistics
 

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.formats.codec import EncodedTensor, block_range, of_tensor, to_blocks
+from sqbench.formats.codec import EncodedTensor, Limits, block_range, of_tensor, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.quant import ranges
+from sqbench.parts.part import Effort
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range
+from sqbench.ranges import estimators
 from sqbench.ranges.base import with_static_inputs
-from sqbench.recipes.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 from sqbench.statistics.inputs import InputStatistics
 
 
-def own_limits(weight: Tensor, fmt: Format) -> ranges.Limits:
+def own_limits(weight: Tensor, fmt: Format) -> Limits:
     """The minimum and maximum of each block of a weight."""
     return block_range(to_blocks(weight, fmt), fmt)
 
@@ -89,7 +89,7 @@ class Qat(Rounding):
         return self.lr
 
     def encode(
-        self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format, limits: ranges.Limits | None
+        self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format, limits: Limits | None
     ) -> tuple[EncodedTensor, dict[str, Any]]:
         """Not without gradient steps.
 
@@ -104,15 +104,15 @@ class Qat(Rounding):
 
     def activation_range(self, stats: InputStatistics, fmt: Format) -> Range:
         """The range that clips an activation during training. Its statistics give the start."""
-        return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, ranges.minmax(stats, fmt))
+        return OwnRange(fmt) if fmt.dynamic else MovingRange(fmt, estimators.minmax(stats, fmt))
 
 
 NEEDS = {"mse": "histogram"}  # the collector that a start reads besides those that always run
 
-STARTS: dict[str, tuple[Callable[..., ranges.Limits], Callable[..., ranges.Limits]]] = {  # of activations, of weights
-    "mean": (ranges.minmax, own_limits),
-    "minmax": (ranges.minmax, own_limits),
-    "mse": (ranges.mse, ranges.shrink_blocks),
+STARTS: dict[str, tuple[Callable[..., Limits], Callable[..., Limits]]] = {  # of activations, of weights
+    "mean": (estimators.minmax, own_limits),
+    "minmax": (estimators.minmax, own_limits),
+    "mse": (estimators.mse, estimators.shrink_blocks),
 }
 
 

@@ -11,7 +11,7 @@ from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
 from sqbench.models.topology import check_patterns, matches
-from sqbench.recipes.layer_formats import check_groups
+from sqbench.parts.layer_formats import check_groups
 from sqbench.running.resolved import Resolved
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from sqbench.models import Model
+from sqbench.parts.task import Task
 from sqbench.pipeline.mixed import measure
-from sqbench.recipes.task import Task
 from sqbench.storage import tensorfile
 from sqbench.storage.files import digest
 from sqbench.training.checkpoint import fingerprint

@@ -14,8 +14,8 @@ from sqbench.evaluation import Result, noise
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.models import Model
+from sqbench.parts.task import Task
 from sqbench.pipeline.mixed import mix
-from sqbench.recipes.task import Task
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
 from sqbench.rounding.trained import Qat

@@ -17,11 +17,11 @@ from sqbench.formats.codec import bounds, qparams
 from sqbench.formats.format import Format
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
+from sqbench.parts.task import Task
 from sqbench.quant.layers import channels_last, weight_of
 from sqbench.ranges import RANGES
 from sqbench.recipes.configured import method_names, named
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.reporting.divisions import Division
 from sqbench.reporting.surfaces import Tensors
 from sqbench.running import assembly

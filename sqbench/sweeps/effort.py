@@ -17,7 +17,7 @@ from torch.nn import functional
 from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.models.extent import Extent
-from sqbench.recipes.part import Effort
+from sqbench.parts.part import Effort
 from sqbench.statistics.blocks import GRAM_BLOCK
 from sqbench.statistics.inputs import InputStatistics
 

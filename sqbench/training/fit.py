@@ -17,7 +17,7 @@ from sqbench.console.progress import track
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError
 from sqbench.models.base import Model
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.rounding.trained import Qat
 from sqbench.storage.files import digest
 from sqbench.training import checkpoint as checkpoints

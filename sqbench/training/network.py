@@ -14,12 +14,12 @@ from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm, is_batchnorm
 from sqbench.models.folding import share
+from sqbench.parts.layer_formats import check_widths, formats_of, of_inputs
+from sqbench.parts.task import Task
 from sqbench.pipeline.points import place_points, quantized_points
 from sqbench.pipeline.report import describe_layer, empty_report, sizes, warn_of_floats
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
 from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
-from sqbench.recipes.layer_formats import check_widths, formats_of, of_inputs
-from sqbench.recipes.task import Task
 from sqbench.rounding.trained import Qat
 
 

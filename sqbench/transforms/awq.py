@@ -10,9 +10,9 @@ from torch import Tensor
 from sqbench.errors import UserError
 from sqbench.formats.codec import to_blocks
 from sqbench.models.folding import Group
+from sqbench.parts.part import Effort, parse_alpha
+from sqbench.parts.task import Task
 from sqbench.quant.layers import weight_of
-from sqbench.recipes.part import Effort, parse_alpha
-from sqbench.recipes.task import Task
 from sqbench.transforms.base import TRANSFORMS, Move, Transform
 from sqbench.transforms.search import FINALISTS, block_losses, raced
 

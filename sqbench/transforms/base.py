@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sqbench.models import folding
 from sqbench.models.batchnorm import fold_batchnorm
 from sqbench.models.folding import Group
-from sqbench.recipes.part import Part, Registry
-from sqbench.recipes.task import Task
+from sqbench.parts.part import Part, Registry
+from sqbench.parts.task import Task
 from sqbench.statistics.inputs import InputStatistics
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.transforms.base import TRANSFORMS, BatchNormFold, Change, Transform
 
 

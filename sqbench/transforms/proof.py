@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from sqbench.models.folding import share
 from sqbench.models.proofs import TOLERANCE
 from sqbench.models.tracing import first_tensor, is_half, widened
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.transforms.base import Change
 
 ROUNDINGS = 100  # steps of half precision. Rounding changes an output by a few steps, an overflow by far more.

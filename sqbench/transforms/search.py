@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.console.progress import track
-from sqbench.formats.codec import round_trip
+from sqbench.formats.codec import Limits, round_trip
 from sqbench.formats.format import Format
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
+from sqbench.parts.layer_formats import formats_of
+from sqbench.parts.task import Task
 from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
-from sqbench.quant.ranges import Limits
-from sqbench.recipes.layer_formats import formats_of
-from sqbench.recipes.task import Task
 
 Activation = Callable[[Group, Tensor], Limits]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
+from sqbench.formats.codec import Limits
 from sqbench.models.folding import Group, divide_norm, multiply_inputs
-from sqbench.quant import ranges
+from sqbench.parts.part import Effort, parse_alpha
+from sqbench.parts.task import Task
 from sqbench.quant.layers import weight_of
-from sqbench.recipes.part import Effort, parse_alpha
-from sqbench.recipes.task import Task
 from sqbench.transforms.base import TRANSFORMS, Move, Transform
 from sqbench.transforms.search import block_losses, raced
 
@@ -94,7 +94,7 @@ class Smooth(Transform):
         if alpha != "auto":
             return [Move(group, scale(group, alpha), alpha, {}) for group in groups]
 
-        def limits(group: Group, candidate: Tensor) -> ranges.Limits:
+        def limits(group: Group, candidate: Tensor) -> Limits:
             stats, spread = task.stats(group), group.spread(candidate)
             return (stats.low / spread).min().clamp(max=0), (stats.high / spread).max().clamp(min=0)
 

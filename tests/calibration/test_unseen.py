@@ -19,7 +19,7 @@ from sqbench.models import Model
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.models.norms import writers
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.transforms.smoothing import Smooth
 
 EXAMPLES = 16

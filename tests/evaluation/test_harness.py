@@ -23,9 +23,9 @@ from sqbench.execution import lower
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
+from sqbench.parts.task import Task
 from sqbench.pipeline.engine import quantize
 from sqbench.recipes.configured import named
-from sqbench.recipes.task import Task
 from sqbench.records.store import Store
 
 BATCH = 7  # divides none of the tasks

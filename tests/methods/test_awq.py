@@ -8,9 +8,9 @@ from sqbench.calibration import Statistics
 from sqbench.formats.codec import round_trip, to_blocks
 from sqbench.formats.format import Format
 from sqbench.models.language import LanguageModel
+from sqbench.parts.task import Task
 from sqbench.ranges.clip import CLIP_RATIOS, clip_limits
 from sqbench.recipes.configured import named
-from sqbench.recipes.task import Task
 from sqbench.transforms.awq import ActivationAware
 
 W3 = Format(bits=3, symmetric=False, granularity="group", group_size=32)

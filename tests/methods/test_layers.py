@@ -14,12 +14,12 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology, discover
+from sqbench.parts.layer_formats import formats_of
+from sqbench.parts.task import Task
 from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.points import quantized_points
 from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
 from sqbench.recipes.configured import named
-from sqbench.recipes.layer_formats import formats_of
-from sqbench.recipes.task import Task
 
 W4 = Scheme("w4", Format(4, symmetric=False, granularity="group", group_size=32))
 MLP = "model.layers.1.mlp"

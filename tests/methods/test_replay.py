@@ -18,9 +18,9 @@ from sqbench.models.folding import divide_norm, multiply_inputs
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model
+from sqbench.parts.task import Task
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.transforms.base import Move
 from sqbench.transforms.proof import sound
 from sqbench.transforms.smoothing import Smooth

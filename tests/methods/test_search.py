@@ -12,7 +12,7 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import Group
 from sqbench.models.language import LanguageModel
-from sqbench.recipes.task import Task
+from sqbench.parts.task import Task
 from sqbench.transforms.awq import ActivationAware
 from sqbench.transforms.search import FINALISTS, _losses, block_losses
 

@@ -13,8 +13,8 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import fold, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import Topology
+from sqbench.parts.task import Task
 from sqbench.recipes.configured import named
-from sqbench.recipes.task import Task
 from sqbench.transforms.smoothing import smooth_ln_fcs, smoothing_scale
 
 

@@ -222,8 +222,8 @@ def test_layers_that_stay_float_are_named_and_warned_of(caplog: pytest.LogCaptur
     assert topology.floating == (("hidden", "its weight is used without calling it"),)
     monkeypatch.setattr(logging.getLogger("sqbench"), "propagate", True)
     from sqbench.models.image import ImageModel
+    from sqbench.parts.task import Task
     from sqbench.pipeline.report import warn_of_floats
-    from sqbench.recipes.task import Task
 
     model = ImageModel(module, "odd", "odd")
     object.__setattr__(model, "__dict__", {**model.__dict__, "topology": topology})

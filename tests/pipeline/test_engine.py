@@ -19,12 +19,12 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model
+from sqbench.parts.task import Task
 from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named
 from sqbench.recipes.recipe import Recipe
-from sqbench.recipes.task import Task
 from sqbench.records.fields import point_fields
 from sqbench.records.store import Store
 from sqbench.reporting.frame import results_frame

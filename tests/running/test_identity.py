@@ -20,8 +20,8 @@ from sqbench.data.text import Text, TextCorpus
 from sqbench.errors import UserError
 from sqbench.models import Source
 from sqbench.models.text_sources import describe
+from sqbench.parts.part import parse_alpha
 from sqbench.recipes.configured import method_names, named
-from sqbench.recipes.part import parse_alpha
 from sqbench.running.identity import identity, point_id
 from sqbench.running.resolved import resolve
 from sqbench.storage.files import canonical_json

@@ -11,8 +11,8 @@ from sqbench.errors import UserError
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
+from sqbench.parts.task import Task
 from sqbench.recipes.configured import named
-from sqbench.recipes.task import Task
 from sqbench.reporting.surfaces import ratio
 from sqbench.running import inspection
 from sqbench.running.inspection import Inspected, division_of, inspected, shown_format, states_of

@@ -6,8 +6,8 @@ from dataclasses import replace
 from sqbench.errors import UserError
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
+from sqbench.parts.task import Task
 from sqbench.quant.layers import weight_of, widths_of
-from sqbench.recipes.task import Task
 from sqbench.statistics.inputs import InputStatistics
 
 Widths = tuple[int, int]  # of a layer: the input channels that one output reads, and all input channels

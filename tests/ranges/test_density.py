@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sqbench.formats.codec import fake_quantize, qparams
 from sqbench.formats.format import Format
-from sqbench.quant.density import Histogram, expected_error, squared_errors
+from sqbench.ranges.density import Histogram, expected_error, squared_errors
 
 FORMATS = [
     *(Format(4), Format(4, symmetric=False), Format(3, convention="half_range"), Format(8, symmetric=False)),

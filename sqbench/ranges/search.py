@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, max_pool2d
 
 from sqbench.formats.format import Format
-from sqbench.quant.density import Histogram, squared_errors
+from sqbench.ranges.density import Histogram, squared_errors
 
 EVEN, GEOMETRIC = 32, 16  # candidates for one end. With heavy tails the best range ends far inside the data.
 FINEST = 1e-3  # the smallest geometric candidate, as a share of the data's end

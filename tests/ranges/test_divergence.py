@@ -9,9 +9,9 @@ from torch import Tensor
 from benchmarks.ranges import observed, shapes
 from sqbench.formats.codec import qparams, quantize
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
-from sqbench.quant.density import Histogram, expected_error
-from sqbench.quant.divergence import least_divergence, without_zeros
+from sqbench.ranges import estimators
+from sqbench.ranges.density import Histogram, expected_error
+from sqbench.ranges.divergence import least_divergence, without_zeros
 
 # Formats whose thresholds never lie in the middle of a bin, whose cell would then be a matter of rounding.
 HALVES = [Format(bits, convention="half_range") for bits in (3, 4, 5)]
@@ -63,7 +63,9 @@ def test_zeros_do_not_move_the_threshold() -> None:
     """0 is a code at any threshold: whether half of the values are zeros, or nearly all."""
     values = shapes()["one side"]
     for fmt in (Format(8, symmetric=False), Format(4), Format(3, symmetric=False)):
-        ends = [ranges.entropy(observed(torch.cat([values, torch.zeros(len(values) * times, 64)])), fmt)[1] for times in (0, 1, 20)]
+        ends = [
+            estimators.entropy(observed(torch.cat([values, torch.zeros(len(values) * times, 64)])), fmt)[1] for times in (0, 1, 20)
+        ]
         assert ends[1] == pytest.approx(float(ends[0]), rel=1e-6)
         assert ends[2] == pytest.approx(float(ends[0]), rel=1e-6)
         assert ends[0] > 0.15 * values.max()
@@ -73,12 +75,12 @@ def test_rare_values_are_clipped_only_while_that_costs_less_than_a_bit() -> None
     """One value in a thousand at 30 sigma holds half of the energy; five sigma apart, hardly any."""
     far, near = shapes()["outliers"], shapes()["outliers"].clamp(-5, 5)
     for fmt in (Format(8), Format(8, symmetric=False)):
-        assert ranges.entropy(observed(far), fmt)[1] > 20
+        assert estimators.entropy(observed(far), fmt)[1] > 20
         histogram = Histogram.seen(observed(near))
         assert histogram is not None
         error = [
             expected_error(histogram, *(end.reshape(1) for end in estimate(observed(near), fmt)), fmt).item()
-            for estimate in (ranges.entropy, ranges.mse)
+            for estimate in (estimators.entropy, estimators.mse)
         ]
         assert error[0] <= 4.1 * error[1]
 

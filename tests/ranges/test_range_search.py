@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmarks.ranges import against_observer, heavy_tailed, observed
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
-from sqbench.quant.density import Histogram, expected_error
-from sqbench.quant.range_search import search
+from sqbench.ranges import estimators
+from sqbench.ranges.density import Histogram, expected_error
+from sqbench.ranges.search import search
 
 FORMATS = [Format(bits, symmetric=symmetric) for bits in range(2, 9) for symmetric in (True, False)]
 
@@ -55,7 +55,7 @@ def test_no_fine_grid_finds_a_better_range_of_heavy_tails(fmt: Format) -> None:
         histogram = Histogram.seen(stats)
         assert histogram is not None
         best = expected_error(histogram, *grid(float(x.min()), float(x.max()), fmt), fmt).min().item()
-        assert cost(histogram, *ranges.histogram(stats, fmt), fmt) <= best * (1 + 1e-6), name
+        assert cost(histogram, *estimators.histogram(stats, fmt), fmt) <= best * (1 + 1e-6), name
 
 
 def test_torchs_observer_is_beaten_on_heavy_tails() -> None:

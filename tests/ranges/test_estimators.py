@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
-from sqbench.formats.codec import block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.formats.codec import Limits, block_range, fake_quantize, qparams, round_trip, to_blocks
 from sqbench.formats.format import Format
-from sqbench.quant import ranges
+from sqbench.ranges import estimators
 from sqbench.ranges.mse import Mse
 
 ASYMMETRIC, SYMMETRIC = Format(bits=4, symmetric=False), Format(bits=4)
@@ -20,7 +20,7 @@ def heavy_tailed(seed: int = 0) -> Tensor:
     return x + 0.5
 
 
-def error(x: Tensor, limits: ranges.Limits, fmt: Format, norm: float = 2.0) -> float:
+def error(x: Tensor, limits: Limits, fmt: Format, norm: float = 2.0) -> float:
     return float((fake_quantize(x, qparams(*limits, fmt), fmt) - x).abs().pow(norm).mean())
 
 
@@ -51,16 +51,16 @@ def test_every_estimator_is_within_10_db_of_the_best_range_on_data_like_real_ten
 def test_searched_ranges_beat_minmax_on_the_data_itself(fmt: Format) -> None:
     x = heavy_tailed()
     stats = observed(x)
-    plain = error(x, ranges.minmax(stats, fmt), fmt)
-    assert error(x, ranges.histogram(stats, fmt), fmt) < 0.7 * plain
-    assert error(x, ranges.mse(stats, fmt), fmt) < 0.7 * plain
-    assert error(x, ranges.histogram(stats, fmt), fmt) <= error(x, ranges.mse(stats, fmt), fmt) * 1.02
+    plain = error(x, estimators.minmax(stats, fmt), fmt)
+    assert error(x, estimators.histogram(stats, fmt), fmt) < 0.7 * plain
+    assert error(x, estimators.mse(stats, fmt), fmt) < 0.7 * plain
+    assert error(x, estimators.histogram(stats, fmt), fmt) <= error(x, estimators.mse(stats, fmt), fmt) * 1.02
 
 
 def test_mse_minimises_its_own_norm() -> None:
     x = heavy_tailed()
     stats = observed(x)
-    sharp, flat = ranges.mse(stats, ASYMMETRIC, norm=1.0), ranges.mse(stats, ASYMMETRIC, norm=4.0)
+    sharp, flat = estimators.mse(stats, ASYMMETRIC, norm=1.0), estimators.mse(stats, ASYMMETRIC, norm=4.0)
     assert error(x, sharp, ASYMMETRIC, 1.0) < error(x, flat, ASYMMETRIC, 1.0)
     assert error(x, flat, ASYMMETRIC, 4.0) < error(x, sharp, ASYMMETRIC, 4.0)
 
@@ -71,10 +71,10 @@ def test_percentile_agrees_with_sorting(percent: float) -> None:
     stats = observed(x)
     width = stats.reach / (len(stats.bins) / 2)
     share = percent / 100
-    lo, hi = ranges.percentile(stats, ASYMMETRIC, percent)
+    lo, hi = estimators.percentile(stats, ASYMMETRIC, percent)
     assert (x <= hi - width).float().mean() <= share <= (x <= hi + width).float().mean()
     assert (x >= lo + width).float().mean() <= share <= (x >= lo - width).float().mean()
-    lo, hi = ranges.percentile(stats, SYMMETRIC, percent)
+    lo, hi = estimators.percentile(stats, SYMMETRIC, percent)
     assert (x.abs() <= hi - width).float().mean() <= share <= (x.abs() <= hi + width).float().mean()
     assert lo == -hi
 
@@ -82,10 +82,10 @@ def test_percentile_agrees_with_sorting(percent: float) -> None:
 def test_averaged_ranges() -> None:
     x = heavy_tailed()
     stats, parts = observed(x), x.split(50)
-    lo, hi = ranges.mean_minmax(stats, ASYMMETRIC)
+    lo, hi = estimators.mean_minmax(stats, ASYMMETRIC)
     assert hi.item() == pytest.approx(sum(float(part.max()) for part in parts) / len(parts), rel=1e-6)
     assert lo.item() == pytest.approx(sum(float(part.min()) for part in parts) / len(parts), rel=1e-6)
-    assert ranges.ema_minmax(stats, ASYMMETRIC)[1] < ranges.minmax(stats, ASYMMETRIC)[1]
+    assert estimators.ema_minmax(stats, ASYMMETRIC)[1] < estimators.minmax(stats, ASYMMETRIC)[1]
 
 
 @pytest.mark.parametrize("estimate", ESTIMATORS, ids=lambda f: f.__name__)
@@ -107,7 +107,7 @@ def test_every_estimator_contains_zero_and_stays_inside_the_data(estimate: objec
 def test_shrinking_weight_blocks_is_never_worse_than_minmax() -> None:
     weight = heavy_tailed()[:64]
     fmt = Format(bits=3, symmetric=False, granularity="group", group_size=16)
-    searched, plain = round_trip(weight, fmt, ranges.shrink_blocks(weight, fmt)), round_trip(weight, fmt)
+    searched, plain = round_trip(weight, fmt, estimators.shrink_blocks(weight, fmt)), round_trip(weight, fmt)
     by_group = [(result - weight).square().unflatten(1, (-1, 16)).sum(-1) for result in (searched, plain)]
     assert (by_group[0] <= by_group[1] * (1 + 1e-6)).all()
     assert by_group[0].sum() < 0.97 * by_group[1].sum()
@@ -130,7 +130,7 @@ def test_weight_blocks_get_the_best_ratio_of_the_whole_grid(bits: int, symmetric
     """Stopping early changes nothing, and neither does what is rounded together."""
     weight = heavy_tailed(3)[:12]
     fmt = Format(bits, symmetric=symmetric, granularity="channel")
-    lo, hi = ranges.shrink_blocks(weight, fmt, norm, steps=40)
+    lo, hi = estimators.shrink_blocks(weight, fmt, norm, steps=40)
     low, high = block_range(to_blocks(weight, fmt), fmt)
     for row, block in enumerate(to_blocks(weight, fmt)):
         best = brute_ratio(block.unsqueeze(0), fmt, norm, 40)
@@ -140,7 +140,7 @@ def test_weight_blocks_get_the_best_ratio_of_the_whole_grid(bits: int, symmetric
 def test_weights_are_searched_in_steps_of_a_hundredth_and_where_two_bits_have_their_best_range() -> None:
     weight = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
     fmt = Format(bits=2, granularity="tensor")
-    _, hi = ranges.shrink_blocks(weight, fmt)
+    _, hi = estimators.shrink_blocks(weight, fmt)
     ratio = float(hi / weight.abs().max())
     assert ratio == pytest.approx(round(100 * ratio) / 100, abs=1e-6)
     # Levels -s, 0 and s for N(0, 1): s = 1.2240 is best for its squared error (Max, 1960, table I).
@@ -153,16 +153,16 @@ def test_mse_passes_its_steps_and_norm_to_weights_too() -> None:
     stats = observed(heavy_tailed())
     for steps in (3, 100):
         limits = Mse(norm=2.4, steps=steps).weight_limits("layer", weight, stats, fmt)
-        expected = ranges.shrink_blocks(weight, fmt, 2.4, steps)
+        expected = estimators.shrink_blocks(weight, fmt, 2.4, steps)
         assert limits is not None
         assert all(torch.equal(got, want) for got, want in zip(limits, expected, strict=True))
-    coarse, fine = (ranges.shrink_blocks(weight, fmt, 2.4, steps)[1] for steps in (3, 100))
+    coarse, fine = (estimators.shrink_blocks(weight, fmt, 2.4, steps)[1] for steps in (3, 100))
     assert not torch.equal(coarse, fine)
 
 
 @pytest.mark.parametrize("estimate", ESTIMATORS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("fmt", [ASYMMETRIC, SYMMETRIC, Format(8), Format(8, symmetric=False)], ids=str)
-def test_no_estimate_depends_on_the_unit_of_the_data(estimate: ranges.Estimator, fmt: Format) -> None:
+def test_no_estimate_depends_on_the_unit_of_the_data(estimate: estimators.Estimator, fmt: Format) -> None:
     """A power of two moves no value to another bin, and rounds nothing."""
     for name in ("75 % zeros", "integers", "outliers", "zeros and a constant"):
         x = shapes()[name]

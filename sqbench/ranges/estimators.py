@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sqbench.formats.codec import Limits, block_range, bounds, fake_quantize, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
-from sqbench.quant.density import Histogram, expected_error
-from sqbench.quant.divergence import least_divergence
-from sqbench.quant.range_search import search
+from sqbench.ranges.density import Histogram, expected_error
+from sqbench.ranges.divergence import least_divergence
+from sqbench.ranges.search import search
 from sqbench.statistics.inputs import InputStatistics
 
 Estimator = Callable[[InputStatistics, Format], Limits]
