@@ -62,7 +62,7 @@ SIMPLE = {
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
     "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: must be 2 to 8",
     "bits=w4a16 bits.weights.group_size=0": "bits.weights.group_size=0: must be a positive number",
-    "bits=w4a16 bits.weights.granularity=row": "bits.weights.granularity=row: must be one of tensor, channel, group here",
+    "bits=w4a16 bits.weights.granularity=row": "bits.weights.granularity=row: must be one of tensor, channel, group, block here",
     "bits=w8a8 bits.activations.granularity=token": "bits.activations.dynamic=False: must be true: token ranges of activations",
     "bits=w8a8 bits.ops=all": "bits.ops=all: known: full, linear, linear+matmul",
     "seed=123456789012345678901234567890": "seed=123456789012345678901234567890: ",
@@ -159,7 +159,7 @@ def test_an_unknown_field_is_refused_with_the_fields_of_its_choice(command: Comm
 
 def test_a_field_of_the_methods_own_scheme_cannot_be_set_but_in_a_named_one(command: Command, results: Path) -> None:
     refused(
-        command("bits.weights.bits=3"), results, "error: bits.weights.bits=3: bits=auto has no bits.weights; bits=w3a16, w4a16,"
+        command("bits.weights.bits=3"), results, "error: bits.weights.bits=3: bits=auto has no bits.weights; bits=fp8, fp8_block,"
     )
 
 

@@ -20,6 +20,7 @@ from sqbench.errors import UserError, known
 from sqbench.formats.tools import CALLED
 
 SWEEPING = "config"  # the one configuration whose command line makes sweeps
+SHOWN = 10  # files of a group in a message, before the others are counted
 PLUGINS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> extra
 
 
@@ -114,7 +115,8 @@ class Loader(ConfigLoaderImpl):
         having = [other for other in self.get_group_options(group) if _has(self.repository.load_config(f"{group}/{other}"), inside)]
         said = f"{name}={option} has no {lost}"
         if having:
-            return f"{said}; {name}={', '.join(having)} {'have' if len(having) > 1 else 'has'} it"
+            listed = [*having[:SHOWN], f"{len(having) - SHOWN} more"] if len(having) > SHOWN + 1 else having
+            return f"{said}; {name}={', '.join(listed)} {'have' if len(having) > 1 else 'has'} it"
         parent = OmegaConf.select(cfg, lost.rpartition(".")[0])
         return f"{said}; {known(lost.rpartition('.')[2], parent)}"
 

@@ -59,6 +59,8 @@ class Scale:
                 "second",
                 f"float32 with {key}.dtype=e4m3, whose largest scale is 448; and none with other dtypes",
             )
+        if self.second == "none" and self.order != Scale.order:
+            raise refuse("order", f"{Scale.order}, or null: it is for {key}.second=float32")
 
     def __str__(self) -> str:
         """For example `float32`. Other fields are shown if they are not the default."""

@@ -48,17 +48,29 @@ SHAPES: Mapping[str, Shape] = {
     "w4a4": Shape("x", "X", "dot", _DOT),
     "w4a4_dynamic": Shape("star", "*", "dot", _DOT),
     "w3a16": Shape("pentagon", "p", "dashdot", _DASHDOT),
+    "fp8": Shape("hexagon", "H", "solid", _SOLID),
+    "fp8_dynamic": Shape("octagon", "8", "solid", _SOLID),
+    "fp8_block": Shape("square-x", "$8$", "solid", _SOLID),
+    "fp8a16": Shape("hexagon2", "d", "solid", _SOLID),
+    "mxfp8": Shape("circle-x", "1", "solid", _SOLID),
+    "mxfp8a16": Shape("circle-cross", "2", "solid", _SOLID),
+    "mxfp6": Shape("diamond-x", "3", "longdash", _DASH),
+    "mxfp6a16": Shape("diamond-cross", "4", "longdash", _DASH),
+    "mxfp4": Shape("hourglass", "+", "dash", _DASH),
+    "mxfp4a16": Shape("bowtie", "x", "dash", _DASH),
+    "nvfp4": Shape("star-diamond", "$N$", "dash", _DASH),
+    "nvfp4a16": Shape("star-square", "$n$", "dash", _DASH),
+    "nf4": Shape("diamond-tall", "$q$", "dash", _DASH),
+    "w4a16_g32": Shape("triangle-ne", "$a$", "dashdot", _DASHDOT),
+    "w4a16_g32_sym": Shape("triangle-se", "$b$", "dashdot", _DASHDOT),
+    "w4a16_g64": Shape("triangle-sw", "$c$", "dashdot", _DASHDOT),
+    "w4a16_g64_sym": Shape("triangle-nw", "$d$", "dashdot", _DASHDOT),
+    "w4a16_g128": Shape("star-triangle-up", "$e$", "dashdot", _DASHDOT),
+    "w4a16_g128_sym": Shape("star-triangle-down", "$f$", "dashdot", _DASHDOT),
+    "w4a16_channel": Shape("square-cross", "$g$", "dashdot", _DASHDOT),
+    "w4a16_channel_sym": Shape("diamond-wide", "$h$", "dashdot", _DASHDOT),
 }
-_OTHER_SHAPES = (
-    Shape("triangle-left", "<", "longdash", _DASH),
-    Shape("triangle-right", ">", "longdash", _DASH),
-    Shape("hexagon", "H", "longdash", _DASH),
-    Shape("octagon", "8", "longdashdot", _DASHDOT),
-    Shape("diamond-tall", "d", "longdashdot", _DASHDOT),
-    Shape("hourglass", "1", "dot", _DOT),
-    Shape("bowtie", "2", "dot", _DOT),
-    Shape("star-square", "3", "dashdot", _DASHDOT),
-)
+_OTHER_SHAPES = (Shape("triangle-left", "<", "longdash", _DASH), Shape("triangle-right", ">", "longdash", _DASH))
 
 
 def colour(method: str) -> str:

@@ -21,7 +21,7 @@ from sqbench.console.composition import Loader
 from sqbench.errors import UserError
 
 Command = Callable[..., Ended]
-HAVE_WEIGHTS = "bits=w3a16, w4a16, w4a4, w4a4_dynamic, w4a8, w6a6, w8a16, w8a8, w8a8_dynamic have it"
+HAVE_WEIGHTS = "bits=fp8, fp8_block, fp8_dynamic, fp8a16, mxfp4, mxfp4a16, mxfp6, mxfp6a16, mxfp8, mxfp8a16, 20 more have it"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_single_run_is_refused_in_the_same_words(command: Command, results: Pa
 
 
 def test_a_wrong_value_of_a_field_is_told_as_such(loader: Loader) -> None:
-    with pytest.raises(UserError, match=r"bits.weights.bits=many: must be a whole number$"):
+    with pytest.raises(UserError, match=r"bits.weights.bits=many: must be a whole number or null$"):
         jobs(loader, "bits=w4a16,w3a16", "bits.weights.bits=many")
 
 

@@ -147,7 +147,7 @@ class Weight:
         self.zero = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (columns, groups), dtype=torch.int16, generator=g)
         self.packed = native.pack_weight(self.codes, 4 if bits <= 4 else 8)
         blocks = QParams(self.scale.unsqueeze(-1), self.zero.float().unsqueeze(-1))
-        self.values = dequantize(self.codes.unflatten(1, (groups, -1)), blocks).flatten(1)
+        self.values = dequantize(self.codes.unflatten(1, (groups, -1)), blocks, Format(bits)).flatten(1)
 
 
 WEIGHTS = [(1, 8, 1), (16, 64, 2), (17, 24, 3), (40, 576, 9), (33, 1536, 1), (100, 96, 4), (9, 128, 16)]

@@ -246,4 +246,4 @@ def test_codes_survive_half_precision() -> None:
     layer = nn.Linear(WIDTH, OUT).to(torch.bfloat16).requires_grad_(False)
     half = QuantLayer(layer, encode(weight_of(layer), fmt), None)
     blocks = to_blocks(layer.weight.float(), fmt)
-    assert torch.equal(half.encoded.codes, quantize(blocks, qparams(*block_range(blocks), fmt), fmt))
+    assert torch.equal(half.encoded.codes, quantize(blocks, qparams(*block_range(blocks, fmt), fmt), fmt))

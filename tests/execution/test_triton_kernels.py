@@ -29,7 +29,7 @@ def inputs(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
 def test_rows_have_the_bits_of_the_definition(bits: int, symmetric: bool, convention: str, dtype: torch.dtype) -> None:
     fmt = Format(bits, symmetric=symmetric, granularity="token", dynamic=True, convention=convention)
     x = inputs(5, 300, dtype)
-    params = qparams(*block_range(x), fmt)
+    params = qparams(*block_range(x, fmt), fmt)
     codes, scale, zero = kernels.quantize_rows(x, fmt)
     assert torch.equal(scale, params.scale.flatten())
     assert torch.equal(zero, params.zero_point.flatten())

@@ -45,6 +45,7 @@ def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
         ({"scale": Scale("e8m0", "floor"), "symmetric": False}, False, ["bits.w.scale.dtype=e8m0", "int8 asym"]),
         ({"scale": Scale("e4m3")}, False, ["bits.w.scale.second=none", "whose largest scale is 448"]),
         ({"scale": Scale("e4m3", second="float32")}, False, ["granularity=tensor", "group", "one level is enough"]),
+        ({"scale": Scale(order="torchao")}, False, ["bits.w.scale.order=torchao", "modelopt, or null"]),
         ({"scale": Scale(order="ours")}, False, ["bits.w.scale.order=ours", "modelopt, torchao"]),
         ({"scale": Scale(times="ours")}, False, ["bits.w.scale.times=ours", "scale, reciprocal, unrounded"]),
         ({"element": "e2m1"}, False, ["bits.w.bits=8", "4, the width of element=e2m1"]),

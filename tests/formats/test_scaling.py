@@ -107,11 +107,14 @@ def test_two_levels_for_any_data(order: str, seed: int) -> None:
 
 
 def test_the_orders_differ_by_single_codes_as_documented() -> None:
-    x = torch.randn(800, 256, generator=torch.Generator().manual_seed(0)).mul(32).round() / 32  # coarse, so that there are ties
-    codes = {order: encode(x, nvfp4(order)).codes for order in ORDERS}
-    for order in ORDERS[1:]:
-        share = float((codes["modelopt"] != codes[order]).float().mean())
-        assert 0 < share < 1e-2, order
+    apart = dict.fromkeys(ORDERS, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    for grid in (8, 16, 32, 64):  # coarse numbers, so that there are ties
+        x = torch.randn(800, 256, generator=generator).mul(grid).round() / grid
+        codes = {order: encode(x, nvfp4(order)).codes & 7 for order in ORDERS}  # without signs: only one tool keeps that of -0
+        for order in ORDERS[1:]:
+            apart[order] += float((codes["modelopt"] != codes[order]).float().mean()) / 4
+    assert all(0 < apart[order] < 1e-2 for order in ORDERS[1:]), apart
 
 
 def test_orders_of_tiny_blocks_differ_by_design() -> None:

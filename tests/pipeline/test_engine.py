@@ -44,7 +44,7 @@ def limits(model: Model, layer: str) -> tuple[torch.Tensor, ...]:
     assert isinstance(found, QuantLayer)
     assert isinstance(found.activation, ActivationQuantizer)
     assert found.activation.static is not None
-    return tuple(found.activation.static)
+    return found.activation.static.scale, found.activation.static.zero_point
 
 
 def weights(model: Model) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sqbench.formats.codec import block_range, encode, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import QParams, block_range, encode, fake_quantize, qparams, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
@@ -102,7 +102,7 @@ def test_learned_step_gradient_is_that_of_its_surrogate(fmt: Format, seed: int) 
 
     leaf, s = x.clone().requires_grad_(), torch.full((1, 1), step, dtype=torch.float64, requires_grad=True)
     upstream = normal(1, 24, seed=seed + 1, dtype=torch.float64)
-    LearnedStepSize.apply(leaf, s, s.detach(), zero_point, fmt, 1.0).backward(upstream)
+    LearnedStepSize.apply(leaf, s, QParams(s.detach(), zero_point), fmt, 1.0).backward(upstream)
     by_step = (surrogate(x, step + h) - surrogate(x, step - h)) / (2 * h)
     by_x = (surrogate(x + h, step) - surrogate(x - h, step)) / (2 * h)
     assert s.grad is not None

@@ -65,12 +65,19 @@ CHANGES = {
     "bits.weights.convention": ["half_range"],
     "bits.weights.scale_dtype": ["float16"],
     "bits.weights.scale.dtype": ["bfloat16"],
+    "bits.weights.scale.times": ["reciprocal", "unrounded"],
+    "bits.weights.range": ["own"],
+    "bits.weights.shift": ["before"],
+    "bits.as": ["torchao", "compressed-tensors"],
+    "bits.embedding": ["w8a16"],
+    "bits.head": ["w8a16"],
     "bits.activations.bits": ["4"],
     "bits.activations.symmetric": ["false"],
     "bits.activations.dynamic": ["false bits.activations.granularity=tensor"],
     "bits.activations.convention": ["half_range"],
     "bits.activations.scale_dtype": ["bfloat16"],
     "bits.activations.scale.dtype": ["float16"],
+    "bits.activations.scale.times": ["reciprocal"],
     "bits.ops": ["linear+matmul", "full"],
     "bits.edge_bits": ["8"],
     "eval.resamples": ["999"],
@@ -126,8 +133,9 @@ NOTHING = {
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
     *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
     *("method.natural", "method.ranges", "bits.name", "device"),
-    *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
-    *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "element", "zero_point")),
+    *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "zero_point", "block_rows")),
+    *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "zero_point", "block_rows")),
+    *(f"bits.activations.{key}" for key in ("range", "shift")),
 }
 
 
