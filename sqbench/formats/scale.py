@@ -55,12 +55,11 @@ class Scale:
         if self.dtype != "e8m0" and self.rule in POWERS:
             raise refuse("rule", f"absmax with {key}.dtype={self.dtype}; scales that are powers of two need {key}.dtype=e8m0")
         if (self.dtype == "e4m3") != (self.second == "float32"):
-            raise refuse(
-                "second",
-                f"float32 with {key}.dtype=e4m3, whose largest scale is 448; and none with other dtypes",
-            )
+            raise refuse("second", f"float32 with {key}.dtype=e4m3, whose largest scale is 448; and none with other dtypes")
         if self.second == "none" and self.order != Scale.order:
             raise refuse("order", f"{Scale.order}, or null: it is for {key}.second=float32")
+        if self.dtype in ("e8m0", "e4m3") and self.times != Scale.times:
+            raise refuse("times", f"{Scale.times}, or null, with {key}.dtype={self.dtype}")
 
     def __str__(self) -> str:
         """For example `float32`. Other fields are shown if they are not the default."""

@@ -46,6 +46,7 @@ def test_stored_bytes_count_codes_scales_and_zero_points() -> None:
         ({"scale": Scale("e4m3")}, False, ["bits.w.scale.second=none", "whose largest scale is 448"]),
         ({"scale": Scale("e4m3", second="float32")}, False, ["granularity=tensor", "group", "one level is enough"]),
         ({"scale": Scale(order="torchao")}, False, ["bits.w.scale.order=torchao", "modelopt, or null"]),
+        ({"scale": Scale("e8m0", "floor", times="unrounded")}, False, ["bits.w.scale.times=unrounded", "scale, or null"]),
         ({"scale": Scale(order="ours")}, False, ["bits.w.scale.order=ours", "modelopt, torchao"]),
         ({"scale": Scale(times="ours")}, False, ["bits.w.scale.times=ours", "scale, reciprocal, unrounded"]),
         ({"element": "e2m1"}, False, ["bits.w.bits=8", "4, the width of element=e2m1"]),
