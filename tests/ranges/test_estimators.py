@@ -137,6 +137,42 @@ def test_weight_blocks_get_the_best_ratio_of_the_whole_grid(bits: int, symmetric
         torch.testing.assert_close(torch.stack([lo[row], hi[row]]), best * torch.stack([low[row], high[row]]), rtol=1e-5, atol=0)
 
 
+ELEMENTS = [
+    Format.from_dict({"element": "e2m1", "granularity": "channel"}),
+    Format.from_dict({"element": "nf4", "granularity": "channel"}),
+    *(
+        Format.from_dict({"element": "e2m1", "granularity": "channel", "scale": {"dtype": "e8m0", "rule": rule}})
+        for rule in ("floor", "rceil")
+    ),
+]
+
+
+@pytest.mark.parametrize("fmt", ELEMENTS, ids=str)
+def test_other_elements_get_the_best_ratio_too(fmt: Format) -> None:
+    weight = heavy_tailed(3)[:12]
+    lo, hi = estimators.shrink_blocks(weight, fmt, 2.0, steps=40)
+    found = (fake_quantize(weight, qparams(lo, hi, fmt), fmt) - weight).square().sum(1)
+    for row, block in enumerate(weight):
+        low, high = block_range(block.unsqueeze(0), fmt)
+        best = brute_ratio(block.unsqueeze(0), fmt, 2.0, 40)
+        least = (fake_quantize(block.unsqueeze(0), qparams(low * best, high * best, fmt), fmt) - block).square().sum()
+        assert float(found[row]) == pytest.approx(float(least), rel=1e-5)
+
+
+@pytest.mark.parametrize("element", ["e4m3", "e2m3", "e2m1", "nf4"])
+@pytest.mark.parametrize("estimate", [estimators.mse, estimators.histogram, estimators.entropy])
+def test_static_ranges_of_other_elements(element: str, estimate: estimators.Estimator) -> None:
+    """What minimises the error is not worse than min-max. What compares distributions gives a range inside the data."""
+    fmt, x = Format.from_dict({"element": element}), heavy_tailed()
+    stats = observed(x)
+    low, high = estimators.minmax(stats, fmt)
+    lo, hi = estimate(stats, fmt)
+    assert lo <= 0 <= hi
+    assert max(-lo, hi) <= max(-low, high) * (1 + 1e-6)
+    if estimate is not estimators.entropy:
+        assert error(x, (lo, hi), fmt) <= error(x, (low, high), fmt) * 1.01
+
+
 def test_weights_are_searched_in_steps_of_a_hundredth_and_where_two_bits_have_their_best_range() -> None:
     weight = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
     fmt = Format(bits=2, granularity="tensor")
