@@ -1,6 +1,7 @@
 """Orderings that must hold on a trained model with outliers, whatever the details."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
 from sqbench.evaluation import Result
+from sqbench.formats.named import schemes
+from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.recipes.configured import method_names, named
 from sqbench.statistics import COLLECTORS
@@ -71,11 +74,20 @@ def test_every_method_runs_at_every_bits(tiny: LanguageModel, windows: Windows) 
 
     statistics = api.calibrate(tiny, windows.calibration, needs=COLLECTORS)
     names = sorted(path.stem for path in (CONF_DIR / "bits").glob("*.yaml"))
+    wide = {
+        name: (scheme.weights, scheme.activations)
+        for name, scheme in schemes().items()
+        if scheme.weights is not None and scheme.weights.group_size == 128
+    }
     ids = tiny.example()
     reference = tiny.forward(ids)
     for method, bits in itertools.product((name for name in method_names() if not named(name).trains), names):
         options = {"alpha": 0.5} if named(method).has_alpha else {}
-        quantized = api.quantize(tiny, statistics, method, bits, **options)
+        chosen: str | Scheme = bits
+        if bits in wide:  # 128 inputs do not divide the layers
+            weights, activations = (fmt and replace(fmt, group_size=fmt.group_size and 16) for fmt in wide[bits])
+            chosen = Scheme(bits, weights and replace(weights, block_rows=weights.block_rows and 16), activations)
+        quantized = api.quantize(tiny, statistics, method, chosen, **options)
         logits = quantized.forward(ids)
         assert torch.isfinite(logits).all(), (method, bits)
         floating = named(method).is_float or bits == "fp"
