@@ -1,6 +1,6 @@
 """A number format: what a code is, which values share a scale, and how the scale is found. Data only, no tensors."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -167,28 +167,28 @@ class Format:
         """The format of a layer with that many input channels. With fewer than one group, `granularity` replaces the groups."""
         return self.ungrouped(granularity) if self.group_size is not None and channels < self.group_size else self
 
-    def check_width(
-        self, layer: str, channels: int, key: str = "bits.weights", beside: Collection[int] = (), field: str = "group_size"
-    ) -> None:
+    def check_width(self, layer: str, channels: int, key: str = "bits.weights", beside: Collection[int] = ()) -> None:
         """Raise UserError if groups do not divide a layer's input channels. It names `key` and every size that works.
 
         A layer with fewer channels than one group has no groups (`for_width`).
 
         Args:
             beside: input channels of all layers.
-            field: `block_rows` to check output channels against the rows of a block instead.
         """
-        size, side = getattr(self, field), {"group_size": "in_features", "block_rows": "out_features"}[field]
-        if size is None or channels % size == 0 or (field == "group_size" and channels < size):
-            return
-        divide = [count for count in range(2, channels + 1) if channels % count == 0]
-        everywhere = [count for count in divide if all(other < count or other % count == 0 for other in beside)]
-        listed = f"these divide it: {divide}"
-        if everywhere != divide:
-            listed += f"; sizes for every layer: {everywhere}" if everywhere else "; no size works in every layer"
-        raise UserError(
-            f"{key}.{field}={size} does not divide {side}={channels} of {layer} ({channels} % {size} = {channels % size}); {listed}"
-        )
+        size = self.group_size
+        if size is not None and channels >= size:
+            _check_divides(
+                f"{key}.group_size", size, "in_features", channels, layer, lambda count: [o for o in beside if o >= count]
+            )
+
+    def check_rows(self, layer: str, outputs: int, key: str = "bits.weights", beside: Collection[int] = ()) -> None:
+        """Raise UserError if the rows of blocks do not divide a layer's outputs. It names `key` and every size that works.
+
+        Args:
+            beside: outputs of all layers that have blocks.
+        """
+        if self.block_rows is not None:
+            _check_divides(f"{key}.block_rows", self.block_rows, "out_features", outputs, layer, lambda count: beside)
 
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Bytes of a weight in this format: packed codes, scales of both levels, and zero-points.
@@ -242,3 +242,19 @@ class Format:
 
 
 _FIRST = ("bits", "symmetric", "granularity", "group_size", "dynamic", "convention")  # fields of the first records
+
+
+def _check_divides(key: str, size: int, side: str, length: int, layer: str, concerned: Callable[[int], Collection[int]]) -> None:
+    """Raise UserError if a size does not divide the length of a layer's side.
+
+    Args:
+        concerned: a size -> the lengths of all layers that it must divide too.
+    """
+    if length % size == 0:
+        return
+    divide = [count for count in range(2, length + 1) if length % count == 0]
+    everywhere = [count for count in divide if all(other % count == 0 for other in concerned(count))]
+    listed = f"these divide it: {divide}"
+    if everywhere != divide:
+        listed += f"; sizes for every layer: {everywhere}" if everywhere else "; no size works in every layer"
+    raise UserError(f"{key}={size} does not divide {side}={length} of {layer} ({length} % {size} = {length % size}); {listed}")

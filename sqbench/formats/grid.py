@@ -82,13 +82,13 @@ def by_code(element: str) -> Tensor:
 
 def grid(fmt: Format) -> Tensor:
     """The different numbers of a format's element that its codes may use, ascending: float64, in steps of the scale."""
-    if fmt.is_integer:
-        return torch.arange(fmt.code_min, fmt.code_max + 1, dtype=torch.float64)
-    return _grid(fmt.element)
+    return _grid(fmt.element, fmt.smallest, fmt.largest)
 
 
 @cache
-def _grid(element: str) -> Tensor:
+def _grid(element: str, smallest: float, largest: float) -> Tensor:
+    if element == "int":
+        return torch.arange(smallest, largest + 1, dtype=torch.float64)
     values = by_code(element).double()
     return (values[values.isfinite()] + 0.0).unique()  # -0 + 0 is 0
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
 from sqbench.models.extent import Extent
-from sqbench.models.outline import Widths
+from sqbench.models.outline import LayerWidths
 from sqbench.models.topology import Topology, discover
 from sqbench.quant.layers import stored_bytes
 
@@ -116,7 +116,7 @@ class Source:
     load: Callable[[torch.device], Model]
     stream: Callable[[torch.device], Model] | None = None
     context: int | None = None
-    widths: Callable[[bool], Widths] | None = None
+    widths: Callable[[bool], LayerWidths] | None = None
     extent: Callable[[], Extent | None] = lambda: None
     first: str = ""
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sqbench.quant.layers import kind_of, widths_of
+from sqbench.quant.layers import Widths, kind_of, widths_of
 
-Widths = dict[str, tuple[int, int]]  # layer -> input channels that one output reads, and all input channels
+LayerWidths = dict[str, Widths]
 
 
-def _widths(build: Callable[[], nn.Module]) -> Widths:
+def _widths(build: Callable[[], nn.Module]) -> LayerWidths:
     """The widths of a network without weights, and without its output embedding. Empty if it cannot be built; loading says why."""
     from accelerate import init_empty_weights
 
@@ -27,7 +27,7 @@ def _widths(build: Callable[[], nn.Module]) -> Widths:
 
 
 @lru_cache(maxsize=8)
-def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own_head: bool = False) -> Widths:
+def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own_head: bool = False) -> LayerWidths:
     """The widths of a Hugging Face causal LM without its output embedding. `fingerprint` renews the cache if files change."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -40,7 +40,7 @@ def language_widths(folder: Path, fingerprint: str, trust_remote_code: bool, own
 
 
 @lru_cache(maxsize=8)
-def timm_widths(architecture: str, image_size: int | None, own_head: bool) -> Widths:
+def timm_widths(architecture: str, image_size: int | None, own_head: bool) -> LayerWidths:
     """The widths of a timm architecture, with or without its classifier. `image_size` is for those built for one size."""
     import timm
 

@@ -7,10 +7,8 @@ from sqbench.errors import UserError
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.task import Task
-from sqbench.quant.layers import weight_of, widths_of
+from sqbench.quant.layers import Widths, weight_of, widths_of
 from sqbench.statistics.inputs import InputStatistics
-
-Widths = tuple[int, int]  # of a layer: the input channels that one output reads, and all input channels
 
 
 def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
@@ -25,8 +23,11 @@ def formats_of(task: Task) -> dict[str, tuple[Format | None, Format | None]]:
     for index, name in enumerate(layers):  # over all layers of the model: the first and the last do not depend on the choice
         if name in chosen:
             weights, inputs = task.scheme.of_layer(name, index, len(layers))
-            reads, channels = widths_of(task.model.module.get_submodule(name))
-            formats[name] = (weights and weights.for_width(reads, "channel"), inputs and inputs.for_width(channels, "token"))
+            size = widths_of(task.model.module.get_submodule(name))
+            formats[name] = (
+                weights and weights.for_width(size.reads, "channel"),
+                inputs and inputs.for_width(size.channels, "token"),
+            )
     return formats
 
 
@@ -72,13 +73,12 @@ def check_widths(task: Task) -> None:
 
 
 def check_groups(scheme: Scheme, layers: Mapping[str, Widths]) -> None:
-    """Raise UserError if a group size does not divide a layer's input channels or exceeds all of them. It says what works."""
-    for place, (key, fmt, instead) in enumerate(
-        (("bits.weights", scheme.weights, "channel"), ("bits.activations", scheme.activations, "token"))
-    ):
+    """Raise UserError if a group or a block does not divide a layer, or if no layer has so many inputs. It says what works."""
+    reads, channels = ({name: size[place] for name, size in layers.items()} for place in (0, 1))
+    slots = (("bits.weights", scheme.weights, reads, "channel"), ("bits.activations", scheme.activations, channels, "token"))
+    for key, fmt, widths, instead in slots:
         if fmt is None or fmt.group_size is None or not layers:
             continue
-        widths = {name: found[place] for name, found in layers.items()}
         for name, width in widths.items():
             fmt.check_width(name, width, key, beside=widths.values())
         if (widest := max(widths.values())) < fmt.group_size:
@@ -86,3 +86,6 @@ def check_groups(scheme: Scheme, layers: Mapping[str, Widths]) -> None:
                 f"{key}.group_size={fmt.group_size}: no layer has so many input channels, the widest has {widest};"
                 f" use {key}.granularity={instead} {key}.group_size=null"
             )
+        outputs = {name: layers[name].outputs for name, width in widths.items() if width >= fmt.group_size}
+        for name, count in outputs.items():
+            fmt.check_rows(name, count, key, beside=outputs.values())

@@ -35,7 +35,7 @@ def slots_of(model: Model, scheme: Scheme) -> list[Slot]:
         name = tables[slot]
         weight = model.module.get_submodule(name).weight
         fmt.check_width(name, weight.shape[1], f"bits.{slot}")
-        fmt.check_width(name, weight.shape[0], f"bits.{slot}", field="block_rows")
+        fmt.check_rows(name, weight.shape[0], f"bits.{slot}")
         found.append((slot, name, fmt))
     if wanted and _tied(model):
         if len(set(wanted.values())) > 1:

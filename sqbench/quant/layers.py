@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,10 +100,21 @@ def channels_of(module: nn.Module) -> int:
     return int(weight_of(module).shape[1]) if named is None else int(named)
 
 
-def widths_of(module: nn.Module) -> tuple[int, int]:
-    """The number of input channels that one output reads (for a convolution, those of its group), and of all input channels."""
-    channels = channels_of(module)
-    return (channels // module.groups if isinstance(module, nn.Conv2d) else channels), channels
+class Widths(NamedTuple):
+    """Sizes of a layer: input channels that one output reads, all input channels, and outputs. A convolution in groups counts the
+    inputs and the outputs of one of its groups.
+    """
+
+    reads: int
+    channels: int
+    outputs: int
+
+
+def widths_of(module: nn.Module) -> Widths:
+    """The sizes of a layer."""
+    channels, outputs = channels_of(module), len(weight_of(module))
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return Widths(channels // groups, channels, outputs // groups)
 
 
 def channels_last(module: nn.Module, x: Tensor) -> Tensor:

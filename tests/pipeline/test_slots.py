@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import torch
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.execution import lower
 from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
+from sqbench.models.stream_loading import stream_language_model
 from sqbench.quant.layers import stored_bytes
 from sqbench.recipes.configured import named
 
@@ -100,3 +103,29 @@ def test_layers_may_stay_in_float(untied: LanguageModel, quantized: Quantize) ->
     model = quantized(untied, Scheme("fp", embedding=INT8))
     assert torch.equal(model.module.get_output_embeddings().weight, untied.module.get_output_embeddings().weight)
     assert model.report["slots"][0]["module"] == untied.tables()["embedding"]
+
+
+@pytest.mark.parametrize("backend", ["sim", "int"])
+def test_slots_are_executed_by_either_backend(untied: LanguageModel, quantized: Quantize, backend: str) -> None:
+    model = quantized(untied, replace(W8, embedding=INT8, head=INT8))
+    lowered = lower(model, backend)
+    ids = untied.example()
+    torch.testing.assert_close(lowered.forward(ids), model.forward(ids), rtol=1e-4, atol=1e-4)
+    head = untied.tables()["head"]
+    assert any(head in entry["layers"] for entry in lowered.report["execution"])
+    assert lowered.stored_bytes == model.stored_bytes
+
+
+def test_slots_of_a_model_on_disk_are_those_of_the_model_in_memory(
+    tiny: LanguageModel, tiny_folder: Path, statistics: Statistics
+) -> None:
+    scheme = replace(W8, embedding=INT8)
+    said = {"name": "tiny", "fingerprint": "tiny", "dtype": "float32", "trust_remote_code": False, "keep": ()}
+    streamed = stream_language_model(tiny_folder, torch.device("cpu"), **said)
+    ids = tiny.example()
+    models = [api.quantize(model, statistics, named("rtn"), scheme) for model in (tiny, streamed)]
+    logits = [next(iter(model.forwards([ids]))) for model in models]
+    assert torch.equal(*logits)
+    assert models[0].stored_bytes == models[1].stored_bytes
+    assert models[0].report["slots"] == models[1].report["slots"]
+    assert models[0].report["coverage"] == models[1].report["coverage"]
