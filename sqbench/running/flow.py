@@ -16,6 +16,7 @@ from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.parts.task import Task
 from sqbench.pipeline.mixed import mix
+from sqbench.pipeline.slots import slots_of
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
 from sqbench.rounding.trained import Qat
@@ -67,6 +68,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         with watch.stage("evaluate"):
             result = evaluation.run(model, examples, float_result, **settings)
         return result, result.baseline or result, examples
+    slots_of(model, scheme)  # what does not fit is refused before calibration
     with watch.stage("calibrate"):
         search, inside, needs = assembly.search_size(resolved), scheme.ops != "linear", collected_for(resolved)
         kept = cache / "calibration"
