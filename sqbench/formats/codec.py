@@ -7,7 +7,7 @@ The parts work on *blocks*: a view of the tensor whose last axis holds the value
 parameters keep that axis with size 1, so they broadcast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from sqbench.formats.grid import codes_of, grid, nearest_, values_of
 from sqbench.formats.scaling import power_of_two, two_levels
 
 Limits = tuple[Tensor, Tensor]  # clipping ranges (lo, hi) over blocks
+IN_CACHE = 2**19  # values of one piece of a large tensor: 2 MB in float32
 
 
 class QParams(NamedTuple):
@@ -104,7 +105,8 @@ def of_tensor(fmt: Format, x: Tensor) -> Format:
     """The format with what it must know of a whole tensor before parts of it are rounded. A format that knows it stays."""
     if not fmt.two_levels or fmt.amax is not None:
         return fmt
-    return replace(fmt, amax=float(x.abs().max()))
+    lo, hi = torch.aminmax(x)
+    return replace(fmt, amax=max(-float(lo), float(hi)))
 
 
 # ---- Blocks, ranges and parameters -------------------------------------------------------------------------------------------
@@ -215,8 +217,28 @@ def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
 
     They are equal for all finite x. Only here can a 0 of integers be negative, and only here is a nan still a nan.
     """
-    values = _nearest(_steps(blocks, params, fmt), params, fmt)
-    return (values if fmt.symmetric else values.sub_(params.zero_point)).mul_(params.scale)
+    result = torch.empty_like(blocks, dtype=torch.promote_types(blocks.dtype, params.scale.dtype))
+    for piece, own, place in _pieces(blocks, params, result):
+        values = _nearest(_steps(piece, own, fmt, place), own, fmt)
+        torch.mul(values if fmt.symmetric else values.sub_(own.zero_point), own.scale, out=place)
+    return result
+
+
+def _pieces(blocks: Tensor, params: QParams, result: Tensor) -> Iterator[tuple[Tensor, QParams, Tensor]]:
+    """Blocks, their parameters and the place of their result, in pieces that stay in a processor's cache from step to step."""
+    count = 1 if blocks.is_cuda else -(-blocks.numel() // IN_CACHE)
+    if count < 2:
+        yield blocks, params, result
+        return
+    axis = 0 if len(blocks) > 1 else blocks.dim() - 1
+
+    def cut(values: Tensor) -> Sequence[Tensor]:
+        shared = values.dim() < blocks.dim() or values.shape[axis] == 1
+        return [values] * count if shared else values.chunk(count, axis)
+
+    parts = zip(*(cut(values) for values in params if values is not None), strict=False)
+    for piece, own, place in zip(blocks.chunk(count, axis), parts, result.chunk(count, axis), strict=False):
+        yield piece, QParams(*own), place
 
 
 def _nearest(steps: Tensor, params: QParams, fmt: Format) -> Tensor:
@@ -228,8 +250,8 @@ def _nearest(steps: Tensor, params: QParams, fmt: Format) -> Tensor:
     return rounded.clamp_(fmt.smallest, fmt.largest)
 
 
-def _steps(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
+def _steps(blocks: Tensor, params: QParams, fmt: Format, place: Tensor | None = None) -> Tensor:
     """x / scale, computed in at least the scale's precision. In bfloat16 the quotient itself would be rounded first."""
     wide = blocks.to(torch.promote_types(blocks.dtype, params.scale.dtype))
     by = params.scale if params.by is None else params.by
-    return wide * by if fmt.multiplies else wide / by
+    return (torch.mul if fmt.multiplies else torch.div)(wide, by, out=place)

@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sqbench.formats.codec import block_range, bounds, decode, encode, fake_quantize, round_trip, to_blocks
+from sqbench.formats import codec
+from sqbench.formats.codec import QParams, block_range, bounds, decode, encode, fake_quantize, round_trip, to_blocks
+from sqbench.formats.element import ELEMENTS
 from sqbench.formats.format import CONVENTIONS, Format
+from sqbench.formats.named import schemes
 from sqbench.formats.scale import FLOAT32, Scale
 
 SHARING = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]
@@ -117,3 +120,21 @@ def test_parameters_by_row(granularity: str, size: int | None, groups: int) -> N
     found = encoded.by_row(encoded.scale)
     assert found.shape == (3, groups)
     assert torch.equal(found.flatten().unique(), encoded.scale.float().flatten().unique())
+
+
+@pytest.mark.parametrize("name", sorted(schemes()))
+def test_a_large_tensor_in_pieces_is_what_it_is_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = sample(0).repeat(32, 16) + torch.randn(256, 256, generator=torch.Generator().manual_seed(1))
+    for fmt in {one for one in (schemes()[name].weights, schemes()[name].activations) if one is not None}:
+        whole = round_trip(x, fmt)
+        monkeypatch.setattr(codec, "IN_CACHE", 1000)  # no number of rows has so many values
+        assert torch.equal(round_trip(x, fmt), whole)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_nan_stays_nan(element: str) -> None:
+    fmt = Format(ELEMENTS[element].widths[0], element=element)
+    params = QParams(torch.ones(1, 1), torch.zeros(1, 1))
+    values = fake_quantize(torch.tensor([[torch.nan, 0.0]]), params, fmt)
+    assert values.isnan().tolist() == [[True, False]]
