@@ -50,7 +50,7 @@ WEIGHTS_ALONE = ("nncf", "autoawq", "gptq", "bitsandbytes")  # whose rules here 
 # What other tools call a scheme -> the same scheme here.
 CALLED = {
     "W8A8": "bits=w8a8_dynamic bits.as=compressed-tensors",
-    "W8A16": "bits=w8a16 bits.as=compressed-tensors",
+    "W8A16": "bits=w8a16 bits.weights.granularity=group bits.weights.group_size=128 bits.as=compressed-tensors",
     "W4A16": "bits=w4a16_g128_sym bits.as=compressed-tensors",
     "W4A16_ASYM": "bits=w4a16_g128 bits.as=compressed-tensors",
     "FP8": "bits=fp8",
