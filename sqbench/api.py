@@ -1,24 +1,20 @@
 """The verbs of sqbench, for notebooks and for scripts: configure, load, calibrate, allocate, quantize, train, evaluate."""
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import Tensor
 
-from sqbench import calibration, data, models, training
-from sqbench.calibration import Statistics
-from sqbench.config import CalibrationConfig, compose_config
-from sqbench.data import Batches, Examples
-from sqbench.data.base import Unseen
+from sqbench import data, models, training
+from sqbench.calibration import Statistics, calibrate
+from sqbench.config import compose_config
+from sqbench.data import Examples
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
 from sqbench.formats.scheme import Scheme
 from sqbench.models import Model
-from sqbench.models.norms import writers
 from sqbench.parts.task import Task
 from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import Allocation, measure, mix
@@ -28,7 +24,6 @@ from sqbench.rounding.trained import Qat
 from sqbench.running import assembly
 from sqbench.running.checks import check
 from sqbench.running.resolved import resolve
-from sqbench.statistics import complete
 
 
 def configure(*overrides: str) -> DictConfig:
@@ -55,47 +50,6 @@ def load(*overrides: str) -> tuple[Model, Examples]:
     model = assembly.read(source, resolved)
     examples = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
     return assembly.with_head(model, examples, resolved, None), examples
-
-
-def calibrate(
-    model: Model,
-    inputs: Tensor | Batches,
-    *,
-    needs: Iterable[str] | None = None,
-    search: int | None = None,
-    points: bool = False,
-    folder: Path | None = None,
-) -> Statistics:
-    """Statistics of every quantizable tensor over model inputs, from one streaming pass.
-
-    Args:
-        inputs: token windows [B, window], or `Batches` such as `examples.calibration`. `Unseen` inputs are not read. The
-            statistics then come from the weights alone.
-        needs: names of collectors (`sqbench.statistics.COLLECTORS`), `recipe.needs(scheme)` for example. None is everything
-            except `gram`, the full matrices X^T X. Ranges, sums and sample rows are always collected.
-        search: how many inputs a search over block outputs may replay. None is the default of the command line.
-        points: also collect the tensors that no layer reads. Op sets beyond `linear` quantize them.
-        folder: a cache; None computes without one.
-
-    Raises:
-        UserError: `points` is set and the inputs are `Unseen`. Weights say nothing about tensors that no layer reads. Or Gram
-            matrices do not fit into memory, and there is no folder. Or no collector has such a name.
-    """
-    if search is None:
-        search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
-    if isinstance(inputs, Unseen):
-        if points:
-            raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; use bits.ops=linear")
-        return calibration.imagine(model.module, model.topology.sites, writers(model), inputs, search, needs)
-    inside, sites = model.topology.points if points else (), model.topology.sites
-
-    observer = partial(calibration.observe_model, model)
-    if folder is None:
-        batches = calibration.as_batches(inputs)
-        found = observer(complete(needs), sites, batches, inside)
-        return Statistics(found, calibration.replay_sample(batches, search), seen=batches)
-    about = {"fingerprint": model.fingerprint, "dtype": next(model.module.parameters()).dtype, "device": model.device}
-    return calibration.collect_cached(observer, sites, inputs, search, inside, needs, **about, folder=folder)
 
 
 def allocate(

@@ -3,12 +3,14 @@
 from sqbench.calibration.blocks import observe_model
 from sqbench.calibration.cache import collect_cached
 from sqbench.calibration.collect import Statistics, as_batches, collect, replay_sample, uncollected
+from sqbench.calibration.model import calibrate
 from sqbench.calibration.observe import observe
 from sqbench.calibration.unseen import imagine
 
 __all__ = [
     "Statistics",
     "as_batches",
+    "calibrate",
     "collect",
     "collect_cached",
     "imagine",

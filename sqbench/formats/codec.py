@@ -212,10 +212,12 @@ def dequantize(codes: Tensor, params: QParams, fmt: Format) -> Tensor:
     return (values_of(codes, fmt, params.scale.dtype) - params.zero_point) * params.scale
 
 
+@torch.no_grad()
 def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     """dequantize(quantize(x)), without codes in between: the values that execution in the format would see.
 
-    They are equal for all finite x. Only here can a 0 of integers be negative, and only here is a nan still a nan.
+    They are equal for all finite x. Only here can a 0 of integers be negative, and only here is a nan still a nan. No gradient
+    passes: see `quant.trainable`.
     """
     result = torch.empty_like(blocks, dtype=torch.promote_types(blocks.dtype, params.scale.dtype))
     for piece, own, place in _pieces(blocks, params, result):

@@ -16,6 +16,7 @@ from sqbench.calibration.blocks import as_states
 from sqbench.console.progress import track
 from sqbench.data.base import Batches
 from sqbench.errors import UserError
+from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
 from sqbench.models.blocks import Blocks, HeldBlocks, held_blocks, merge_reports, place_of
@@ -54,8 +55,18 @@ def quantize(task: Task, recipe: Recipe, *, propagate: bool = False) -> Model:
     if propagate and task.statistics.seen is None:
         raise UserError(f"{ASKED}: these statistics do not know their inputs; use those of calibrate(model, inputs)")
     check_widths(task)
-    slots_of(task.model, task.scheme)
+    check(task.model, recipe, task.scheme, propagate=False)  # blocks are proven where they are made
     return with_slots(_layers_quantized(task, recipe, propagate), task.scheme)
+
+
+def check(model: Model, recipe: Recipe, scheme: Scheme, *, propagate: bool) -> None:
+    """Raise UserError if a model has no such layers, no such embedding or head, or no blocks, as far as it shows by itself."""
+    model.topology.restricted(scheme.layers)
+    if recipe.is_float:
+        return
+    slots_of(model, scheme)
+    if propagate and not scheme.is_float and not isinstance(model, StreamedModel):
+        held_blocks(model, ASKED, OTHERWISE)
 
 
 def _layers_quantized(task: Task, recipe: Recipe, propagate: bool) -> Model:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from sqbench import api, training
-from sqbench.calibration import Statistics, uncollected
+from sqbench import training
+from sqbench.calibration import Statistics, calibrate, uncollected
 from sqbench.config import device_of
 from sqbench.data import Examples
 from sqbench.evaluation import Result, noise
@@ -15,8 +15,8 @@ from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.parts.task import Task
+from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import mix
-from sqbench.pipeline.slots import slots_of
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
 from sqbench.rounding.trained import Qat
@@ -42,7 +42,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         )
         model: Model = shared("model", same_model, lambda: assembly.with_head(bare, examples, resolved, cache / "heads"))
     recipe, scheme = resolved.recipe, resolved.scheme
-    model.topology.restricted(scheme.layers)  # a pattern that names no layer must fail before anything is computed
+    engine.check(model, recipe, scheme, propagate=resolved.propagate)  # what does not fit must fail before anything is computed
     name, evaluation, settings = resolved.evaluation.name, resolved.evaluation.evaluation, resolved.evaluation.used()
     judged = settings | ({"inputs": inputs} if (inputs := resolved.evaluation.settings.inputs()) else {})
     with watch.stage("baseline"):
@@ -68,7 +68,6 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         with watch.stage("evaluate"):
             result = evaluation.run(model, examples, float_result, **settings)
         return result, result.baseline or result, examples
-    slots_of(model, scheme)  # what does not fit is refused before calibration
     with watch.stage("calibrate"):
         search, inside, needs = assembly.search_size(resolved), scheme.ops != "linear", collected_for(resolved)
         kept = cache / "calibration"
@@ -76,7 +75,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         def calibrated() -> Statistics:
             if resolved.propagate:
                 return uncollected(examples.calibration, search)  # statistics of a block are collected when it is quantized
-            return api.calibrate(swift, examples.calibration, needs=needs, search=search, points=inside, folder=kept)
+            return calibrate(swift, examples.calibration, needs=needs, search=search, points=inside, folder=kept)
 
         statistics: Statistics = shared("statistics", (*same_model, search, inside, needs, resolved.propagate), calibrated)
     allocation = None
@@ -96,7 +95,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             quantized = training.fit(task, recipe.rounding, images, seed=resolved.seed, checkpoint=checkpoint)
     else:
         with watch.stage("quantize"):
-            quantized = api.quantize(model, statistics, recipe, scheme, propagate=resolved.propagate)
+            quantized = engine.quantize(Task(model, statistics, scheme), recipe, propagate=resolved.propagate)
     if allocation is not None:
         quantized = quantized.with_module(quantized.module, {**quantized.report, "allocation": allocation.about()})
     with watch.stage("lower"):

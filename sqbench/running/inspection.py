@@ -9,7 +9,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from sqbench import api, data, models
+from sqbench import data, models
+from sqbench.calibration import calibrate
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
 from sqbench.errors import UserError, closest
@@ -70,7 +71,7 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     found = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
     search = assembly.search_size(resolved)
     try:
-        statistics = api.calibrate(model, found.calibration, search=search, folder=folder / "calibration")
+        statistics = calibrate(model, found.calibration, search=search, folder=folder / "calibration")
     except CalibrationError as error:
         raise UserError(f"model={model.name}: {error}") from error
     batches = as_batches(found.calibration)

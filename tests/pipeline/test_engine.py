@@ -20,7 +20,7 @@ from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.models.stream_loading import stream_language_model
 from sqbench.parts.task import Task
-from sqbench.pipeline.engine import quantize
+from sqbench.pipeline.engine import check, quantize
 from sqbench.pipeline.quantize import quantize_part
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import named
@@ -130,6 +130,9 @@ def test_a_float_recipe_has_nothing_to_propagate(tiny: LanguageModel, windows: W
 def test_models_without_blocks_are_refused(cnn: Lab) -> None:
     with pytest.raises(UserError, match=r"has no list of blocks that holds most of its layers; use calibration"):
         propagated(cnn.model, next(cnn.train.batches(4)).images, named("minmax"), STATIC)
+    with pytest.raises(UserError, match=r"has no list of blocks"):  # before anything is computed
+        check(cnn.model, named("minmax"), STATIC, propagate=True)
+    check(cnn.model, named("fp"), STATIC, propagate=True)
 
 
 def test_statistics_without_inputs_are_refused(tiny: LanguageModel, windows: Windows) -> None:
