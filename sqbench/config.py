@@ -31,6 +31,7 @@ class ModelConfig:
     name: str = MISSING  # a preset's label, a hub id, a local folder, or a timm architecture
     label: str | None = None  # its name in tables and pictures; null is `name`. No number depends on it
     loader: str = MISSING  # a key of sqbench.models.LOADERS
+    parent: str | None = None  # checkpoint: the float model that it is compared with, a hub id or a local folder
     revision: str | None = None  # of a hub id
     checkpoint: str | None = None  # timm: a local .safetensors or .pth file instead of the hub's weights
     image_size: int | None = None  # pixels; null is the model's own
@@ -220,8 +221,13 @@ def _options(group: str, indent: int) -> str:
 
 
 def label_of(model: Mapping[str, Any]) -> str:
-    """The name in tables of the model of a configuration or a record. Old records have no label."""
-    return str(model.get("label") or model["name"])
+    """The name in tables of the float model of a configuration or a record. Old records have no label."""
+    return str(model.get("parent") or model.get("label") or model["name"])
+
+
+def checkpoint_of(model: Mapping[str, Any]) -> str:
+    """The name in tables of the quantized checkpoint that has a float parent. Empty without one."""
+    return str(model.get("label") or model["name"]) if model.get("parent") else ""
 
 
 def device_of(name: str) -> "torch.device":

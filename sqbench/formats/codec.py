@@ -53,12 +53,14 @@ class EncodedTensor:
         scale, zero_point: one for each block, broadcastable against `to_blocks(codes, format)`. float32 at least. A scale of two
             levels is the product of both.
         format: the format of the codes. With two levels of scales, its `amax` is that of the tensor.
+        columns: the order of columns in which those of a group are neighbours. None if they are neighbours as they stand.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
     format: Format
+    columns: Tensor | None = None
 
     @property
     def params(self) -> QParams:
@@ -90,7 +92,10 @@ def encode(x: Tensor, fmt: Format, limits: Limits | None = None) -> EncodedTenso
 def decode(encoded: EncodedTensor) -> Tensor:
     """The real values of an encoded tensor, in its shape and in the dtype of its scales."""
     fmt, codes = encoded.format, encoded.codes
-    return from_blocks(dequantize(to_blocks(codes, fmt), encoded.params, fmt), fmt, codes.shape)
+    if encoded.columns is None:
+        return from_blocks(dequantize(to_blocks(codes, fmt), encoded.params, fmt), fmt, codes.shape)
+    ordered = decode(replace(encoded, codes=codes[:, encoded.columns], columns=None))
+    return torch.empty_like(ordered).index_copy_(1, encoded.columns, ordered)
 
 
 def round_trip(x: Tensor, fmt: Format, limits: Limits | None = None) -> Tensor:

@@ -38,6 +38,7 @@ class Format:
         shift: whether the zero-point is added `after` x / scale was rounded, or `before` (compressed-tensors, NNCF). They differ at
             ties.
         amax: the largest magnitude of the whole tensor, for scales with a second level. `codec.of_tensor` sets it.
+        neighbours: the columns of a group stand beside each other. In some checkpoints they do not, and the tensor has their order.
     """
 
     bits: int = 8
@@ -53,6 +54,7 @@ class Format:
     range: str = "with_zero"
     shift: str = "after"
     amax: float | None = None
+    neighbours: bool = True
 
     @property
     def is_integer(self) -> bool:
@@ -128,6 +130,8 @@ class Format:
             raise refuse("granularity", f"one of {', '.join(sharing)} here")
         choose("convention", CONVENTIONS)
         choose("range", RANGES)
+        if not self.neighbours:
+            raise refuse("neighbours", "true: only checkpoints have groups of columns that are apart")
         choose("shift", SHIFTS)
         if not self.is_integer and not self.symmetric:
             raise refuse("symmetric", f"true: element={self.element} has no zero-point")

@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from sqbench.config import ModelConfig
+from sqbench.formats.scheme import Scheme
 from sqbench.models.extent import Extent
 from sqbench.models.outline import LayerWidths
 from sqbench.models.topology import Topology, discover
@@ -109,6 +111,8 @@ class Source:
         widths: input channels of its layers, from the architecture alone; None where that is not cheap. Its argument says whether
             the model classifies images by its own head. That head is then one of its layers.
         extent: the model's size, from headers and configurations alone; it returns None where they do not tell.
+        quantized: the quantized checkpoint that this float model is compared with. None if there is none.
+        folder: the folder of its files; None if they are not in one.
         first: in a plan, the step that must come before the weights are there; empty if they are there.
     """
 
@@ -118,7 +122,26 @@ class Source:
     context: int | None = None
     widths: Callable[[bool], LayerWidths] | None = None
     extent: Callable[[], Extent | None] = lambda: None
+    quantized: "Quantized | None" = None
+    folder: Path | None = None
     first: str = ""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized checkpoint on disk. Nothing is loaded yet.
+
+    Attributes:
+        fingerprint: sha256 of everything on disk that can change the model's numbers.
+        load: builds the model with its quantized weights on a device.
+        scheme: their formats.
+        parent: whether there is a float model to compare with. Else `Source.load` gives the decoded weights.
+    """
+
+    fingerprint: str
+    load: Callable[[torch.device], Model]
+    scheme: Scheme
+    parent: bool
 
 
 @dataclass(frozen=True)

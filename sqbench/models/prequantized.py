@@ -37,7 +37,7 @@ def refuse_quantized(folder: Path, config: dict[str, Any], tensors: Mapping[str,
     """
     found = _in_config(config) or _in_files(folder) or _in_tensors(tensors)
     if found:
-        raise UserError(f"{place}: its weights are quantized already: {found}; use the float checkpoint that it was made from")
+        raise UserError(f"{place}: its weights are quantized already: {found}; use model=checkpoint, or its float model")
 
 
 def _in_config(config: Any, path: str = "") -> str | None:

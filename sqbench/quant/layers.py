@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sqbench.formats.codec import (
     EncodedTensor,
     Limits,
+    QParams,
     block_range,
     decode,
     fake_quantize,
@@ -158,12 +159,12 @@ class ActivationQuantizer(nn.Module):
     Layers that read the same tensor share one quantizer.
     """
 
-    def __init__(self, fmt: Format, limits: Limits | None = None, readers: int = 1, axis: int = -1) -> None:
-        """`axis` holds the channels. The range of a token or a group runs along it."""
+    def __init__(self, fmt: Format, limits: Limits | QParams | None = None, readers: int = 1, axis: int = -1) -> None:
+        """`axis` holds the channels. The range of a token or a group runs along it. A static format has limits or parameters."""
         super().__init__()
         assert fmt.dynamic == (limits is None), "static formats need limits, dynamic formats have none"
         self.fmt = fmt
-        self.static = None if limits is None else qparams(*limits, fmt)
+        self.static = limits if limits is None or isinstance(limits, QParams) else qparams(*limits, fmt)
         self.readers = readers
         self.axis = axis
         self.shared = Shared(readers)
@@ -225,6 +226,7 @@ class QuantLayer(StandIn, Stored):
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
+    columns: Tensor | None
 
     def __init__(self, layer: nn.Module, encoded: EncodedTensor | None, activation: nn.Module | None) -> None:
         """`encoded` is the weight [out, in]. None leaves it in float."""
@@ -235,14 +237,14 @@ class QuantLayer(StandIn, Stored):
         assert isinstance(floats, Tensor)
         self.size = floats.shape
         self.layer = layer if encoded is None else with_parameter(layer, floats.detach().new_empty(0))
-        for name in ("codes", "scale", "zero_point"):  # buffers move with the layer, and copies of it share them
+        for name in ("codes", "scale", "zero_point", "columns"):  # buffers move with the layer, and copies of it share them
             self.register_buffer(name, None if encoded is None else getattr(encoded, name), persistent=False)
 
     @property
     def encoded(self) -> EncodedTensor:
         """The weight [out, in] as it is stored. Only for a weight that is quantized."""
         assert self.format is not None
-        return EncodedTensor(self.codes, self.scale, self.zero_point, self.format)
+        return EncodedTensor(self.codes, self.scale, self.zero_point, self.format, self.columns)
 
     def simulated(self) -> nn.Module:
         """The float layer with the dequantized weight."""

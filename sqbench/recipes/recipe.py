@@ -48,6 +48,11 @@ class Recipe:
         return self.rounding is not None and self.rounding.trains
 
     @property
+    def stored(self) -> bool:
+        """Whether codes are those of a checkpoint, so that nothing is left to choose."""
+        return self.rounding is not None and self.rounding.stored
+
+    @property
     def parts(self) -> Iterator[Part]:
         """All parts, in order."""
         yield from self.transforms

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqbench.config import label_of
+from sqbench.config import checkpoint_of, label_of
 from sqbench.formats.format import Format
 from sqbench.records.record import Record
 
@@ -107,6 +107,7 @@ TABLE = (
     Field("rounding", _part("rounding"), 23),
     Field("ranges", _part("ranges"), 24),
     Field("propagate", lambda record: "true" if _calibration(record).get("propagate") else "", 25),
+    Field("checkpoint", lambda record: checkpoint_of(record.config["model"]), 26),
     Field("model", lambda record: label_of(record.config["model"]), 2, basis=True),
     Field("head", lambda record: record.identity["model"].get("head", {}).get("name", ""), 3, basis=True),
     Field("data", lambda record: record.config["data"]["name"], 4, basis=True, examples=True),

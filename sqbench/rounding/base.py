@@ -18,6 +18,7 @@ class Rounding(Part, ABC):
     """Which code does each weight get?"""
 
     trains: ClassVar[bool] = False  # takes gradient steps on labelled examples, in sqbench.training
+    stored: ClassVar[bool] = False  # reads what a checkpoint holds, in sqbench.checkpoints
 
     @abstractmethod
     def encode(

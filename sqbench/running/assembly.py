@@ -52,7 +52,7 @@ def check_sizes(resolved: Resolved, source: models.Source) -> None:
     """Raise UserError if a pattern names no layer or a group size fits no layer, as far as the architecture alone shows."""
     scheme = resolved.scheme
     grouped = any(fmt is not None and fmt.group_size is not None for fmt in (scheme.weights, scheme.activations))
-    if source.widths is None or resolved.recipe.is_float or not (grouped or scheme.layers):
+    if source.widths is None or resolved.recipe.is_float or resolved.recipe.stored or not (grouped or scheme.layers):
         return
     all_widths = source.widths(resolved.head == "own")
     widths = {name: found for name, found in all_widths.items() if matches(None, name, resolved.model.keep)}

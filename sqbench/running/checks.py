@@ -10,7 +10,10 @@ from sqbench.errors import UserError, known
 from sqbench.execution import BACKENDS
 from sqbench.models.image import HEADS
 from sqbench.recipes.configured import methods_at_hand
+from sqbench.recipes.recipe import AXES
 from sqbench.running.resolved import Resolved
+
+CHECKPOINT = "checkpoint"  # the loader of quantized checkpoints
 
 
 def check(resolved: Resolved) -> None:
@@ -46,6 +49,7 @@ def check(resolved: Resolved) -> None:
     recipe.check(scheme)
     if calibration.source == "weights" and scheme.ops != "linear":
         raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")
+    _check_stored(resolved)
     _check_mixed(resolved)
     _check_blockwise(resolved)
     _check_propagate(resolved)
@@ -110,6 +114,30 @@ def _check_paths(resolved: Resolved) -> None:
         works = "a UTF-8 text file" if resolved.kind == "text" and key != "model.checkpoint" else works or "null"
         there = "a folder" if Path(path).is_dir() else "a file" if Path(path).exists() else None
         raise UserError(f"{key}={path}: " + (f"is {there}; use {works}" if there else f"no such file (from {Path.cwd()})"))
+
+
+def _check_stored(resolved: Resolved) -> None:
+    """Raise UserError if only one of model and method is of a checkpoint, or if a choice is asked for that it holds."""
+    recipe, model = resolved.recipe, resolved.model
+    if (model.loader == CHECKPOINT) != recipe.stored:
+        if recipe.stored:
+            raise UserError(f"method={recipe.name}: reads codes that are stored; use model=checkpoint model.name=FOLDER")
+        raise UserError(f"method={recipe.name}: {model.name} is quantized already; use method=checkpoint")
+    if model.parent is not None and not recipe.stored:
+        raise UserError(f"model.parent={model.parent}: must be null; it is for model=checkpoint")
+    if not recipe.stored:
+        return
+    if not resolved.scheme.is_float or resolved.scheme.embedding or resolved.scheme.head:
+        raise UserError(f"bits={resolved.scheme.name}: must be auto; a checkpoint has its own formats")
+    for key, value, asked in (
+        ("blockwise", "true", resolved.blockwise),
+        ("mixed", resolved.mixed, resolved.mixed is not None),
+        ("layers", "...", bool(resolved.scheme.layers)),
+        ("corrections", "...", bool(recipe.corrections)),
+        *((axis, "...", axis in recipe.chosen) for axis in AXES),
+    ):
+        if asked:
+            raise UserError(f"{key}={value}: must be left out; method={recipe.name} takes a checkpoint as it is")
 
 
 def _check_blockwise(resolved: Resolved) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from sqbench import training
 from sqbench.calibration import Statistics, calibrate, uncollected
 from sqbench.config import device_of
 from sqbench.data import Examples
+from sqbench.errors import UserError
 from sqbench.evaluation import Result, noise
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
@@ -28,8 +30,11 @@ from sqbench.running.shared import shared
 from sqbench.storage.files import digest
 
 
-def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, Examples]:
-    """Load, calibrate, quantize or train, and evaluate. Return the result, the float model's result, and the examples of both."""
+def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result | None, Examples]:
+    """Load, calibrate, quantize or train, and evaluate. Return the result, the float model's result, and the examples of both.
+
+    There is no result of a float model if a checkpoint has no parent.
+    """
     resolved, options = point.resolved, point.resolved.options
     cache = store.root / "cache" if options.cache_dir is None else Path(options.cache_dir).expanduser()
     torch.manual_seed(resolved.seed)
@@ -42,27 +47,40 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
         )
         model: Model = shared("model", same_model, lambda: assembly.with_head(bare, examples, resolved, cache / "heads"))
     recipe, scheme = resolved.recipe, resolved.scheme
-    engine.check(model, recipe, scheme, propagate=resolved.propagate)  # what does not fit must fail before anything is computed
+    stored = point.source.quantized
+    if stored is None:
+        engine.check(model, recipe, scheme, propagate=resolved.propagate)  # what does not fit must fail before anything is computed
     name, evaluation, settings = resolved.evaluation.name, resolved.evaluation.evaluation, resolved.evaluation.used()
     judged = settings | ({"inputs": inputs} if (inputs := resolved.evaluation.settings.inputs()) else {})
+    compared = stored is None or stored.parent or evaluation.beside is not None  # speed is that of the architecture
     with watch.stage("baseline"):
         swift: Model = shared("swift", same_model, lambda: lower(model, "sim"))  # the same on this machine's faster float kernel
         beside = swift if evaluation.beside is None else model  # speed is compared with plain torch
-        float_result: Result = shared(
-            "baseline",
-            (*same_model, name, digest(judged)),
-            lambda: reference(beside, examples, name, cache / "baselines", **judged),
-        )
+        found = partial(reference, beside, examples, name, cache / "baselines", **judged)
+        float_result: Result | None = shared("baseline", (*same_model, name, digest(judged)), found) if compared else None
 
     def told(result: Result, quantized: Model | None) -> Result:
         """The result, with the noise of its numbers if `noise` is set."""
         if not resolved.noise:
             return result
+        if float_result is None:
+            raise UserError(f"noise={resolved.noise}: compares with a float model; use model.parent=..., or noise=0")
         with watch.stage("noise"):
             found = noise.measure(name, judged, examples, swift, float_result, quantized, resolved.noise, cache / "noise")
         return replace(result, noise=found)
 
-    if recipe.is_float and evaluation.beside is None:
+    def finished(quantized: Model) -> tuple[Result, Result | None, Examples]:
+        with watch.stage("lower"):
+            executed = lower(quantized, resolved.backend)
+        with watch.stage("evaluate"):
+            result = evaluation.run(executed, examples, float_result, **settings)
+        return told(result, executed), result.baseline or float_result, examples
+
+    if stored is not None:
+        with watch.stage("quantize"):
+            quantized = stored.load(model.device)
+        return finished(quantized)
+    if float_result is not None and recipe.is_float and evaluation.beside is None:
         return told(float_result, None), float_result, examples
     if recipe.is_float:
         with watch.stage("evaluate"):
@@ -98,11 +116,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result, 
             quantized = engine.quantize(Task(model, statistics, scheme), recipe, propagate=resolved.propagate)
     if allocation is not None:
         quantized = quantized.with_module(quantized.module, {**quantized.report, "allocation": allocation.about()})
-    with watch.stage("lower"):
-        quantized = lower(quantized, resolved.backend)
-    with watch.stage("evaluate"):
-        result = evaluation.run(quantized, examples, float_result, **settings)
-    return told(result, quantized), result.baseline or float_result, examples
+    return finished(quantized)
 
 
 def checkpoint_of(store: Store, point: Point) -> Path:

@@ -21,7 +21,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     for, because a record without noise lacks these numbers.
     """
     recipe = resolved.recipe
-    calibrated = not recipe.is_float
+    calibrated = not (recipe.is_float or recipe.stored)
     evaluated_on, calibrated_on = corpus.identity(resolved.data, resolved.calibration)
     if resolved.propagate:
         calibrated_on["propagate"] = True
@@ -39,6 +39,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         **training,
         "revision": REVISION,
         "model": model,
+        **({"checkpoint": source.quantized.fingerprint} if source.quantized is not None else {}),
         "data": evaluated_on,
         **recipe.about(),
         "scheme": resolved.scheme.as_dict(),
@@ -47,7 +48,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         "eval": resolved.evaluation.identity(),
         "seed": resolved.seed if calibrated else 0,
         **({"noise": resolved.noise} if resolved.noise else {}),
-        "backend": resolved.backend if calibrated else "sim",
+        "backend": resolved.backend if not recipe.is_float else "sim",
         "device": device_of(resolved.device).type,
     }
 

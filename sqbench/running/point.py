@@ -1,6 +1,6 @@
 """A point of a sweep: its resolved configuration, the files of its model and data, and its identity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqbench import data, models
@@ -46,6 +46,8 @@ def identify(resolved: Resolved) -> Point:
     """
     with planning(resolved.options.plan):
         source, corpus = models.locate(resolved.model), data.fetch(resolved.data, resolved.calibration)
+    if source.quantized is not None:
+        resolved = replace(resolved, scheme=replace(source.quantized.scheme, layers=None))
     assembly.check_window(resolved, source)
     assembly.check_sizes(resolved, source)
     return Point(resolved, source, corpus, identity(resolved, source, corpus))

@@ -57,7 +57,7 @@ class Resolved:
     @property
     def propagate(self) -> bool:
         """Whether each block is calibrated on what the quantized blocks before it write."""
-        return self.calibration.propagate and not self.recipe.is_float and not self.scheme.is_float
+        return self.calibration.propagate and not self.recipe.is_float and not self.recipe.stored and not self.scheme.is_float
 
 
 def resolve(cfg: DictConfig) -> Resolved:

@@ -79,7 +79,7 @@ def compute(point: Point, store: Store, overrides: list[str], sweep: str | None)
             record,
             metrics=result.metrics,
             declared={name: metric for name, metric in evaluation.declared(samples).items() if name in result.metrics},
-            baseline=float_result.metrics,
+            baseline=float_result.metrics if float_result is not None else {},
             delta={metric: difference.as_dict() for metric, difference in differences.items()},
             share=share_of(result.model.report or {}),
             quantized=result.model.report or {},

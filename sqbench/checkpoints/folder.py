@@ -1,0 +1,166 @@
+"""A folder in Hugging Face layout whose weights are quantized: its layout is detected from its files, and a model is made of it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from sqbench.calibration import Statistics
+from sqbench.checkpoints.compressed import LAYOUT as COMPRESSED
+from sqbench.checkpoints.integers import AWQ, GPTQ
+from sqbench.checkpoints.stored import Layout, StoredLayer
+from sqbench.errors import UserError, counted, known
+from sqbench.formats.codec import EncodedTensor, decode
+from sqbench.formats.named import schemes
+from sqbench.formats.scheme import Scheme
+from sqbench.models.folder import read_config, stored, weight_files
+from sqbench.models.folding import share
+from sqbench.models.language import LanguageModel, readable
+from sqbench.parts.task import Task
+from sqbench.pipeline.finite import check_scales
+from sqbench.pipeline.report import begin_report
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear
+
+LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ)}
+BESIDE = ("quantize_config.json", "quant_config.json")  # where GPTQ and AWQ of old keep what config.json has today
+
+
+@dataclass(frozen=True)
+class QuantizedFolder:
+    """A quantized checkpoint. Its headers are read, and its weights are not.
+
+    Attributes:
+        config: the content of config.json, without its part on quantization.
+        layout: how its quantized layers are stored.
+        layers: layer -> how it is stored.
+        files: name of a tensor -> its file.
+    """
+
+    folder: Path
+    place: str
+    config: dict[str, Any]
+    layout: Layout
+    layers: dict[str, StoredLayer]
+    files: dict[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path, place: str) -> "QuantizedFolder":
+        """Detect the layout of a folder, and hold its headers against it.
+
+        Args:
+            place: the folder's name in errors: a key and its value.
+
+        Raises:
+            UserError: the folder is no quantized checkpoint, its layout is not known, or something does not fit.
+        """
+        config = read_config(folder, place)
+        told = _told(config, folder)
+        if told is None:
+            raise UserError(f"{place}: {folder} says nothing of quantization; use model=hf for a float model")
+        method = str(told.get("quant_method", "")).lower()
+        if method not in LAYOUTS:
+            raise UserError(f"{place}: quant_method={method or '(none)'} in {folder}: {known(method, LAYOUTS)}")
+        tensors = stored(weight_files(folder, config, place), place)
+        layers = LAYOUTS[method].layers(told, {name: tensor.shape for name, tensor in tensors.items()}, place)
+        if not layers:
+            raise UserError(f"{place}: {folder} is said to be {method}, and none of its tensors is quantized")
+        plain = {key: value for key, value in config.items() if key != "quantization_config"}
+        return cls(folder, place, plain, LAYOUTS[method], layers, {name: tensor.file for name, tensor in tensors.items()})
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme that most layers have. Its name is that of the same scheme here, or the formats in words."""
+        weights, activations = Counter((one.weight, one.activation) for one in self.layers.values()).most_common(1)[0][0]
+        words = [str(weights), *([str(activations)] if activations else [])]
+        same = next((name for name, one in schemes().items() if _alike(one, weights, activations)), None)
+        return Scheme(same or ", ".join(words), weights, activations, layers=tuple(sorted(self.layers)))
+
+    def read(self, name: str) -> Tensor:
+        """A tensor as it is stored."""
+        with safe_open(self.files[name], "pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+
+    def load(self, device: torch.device, *, name: str, fingerprint: str, dtype: str, keep: tuple[str, ...] = ()) -> LanguageModel:
+        """The quantized model. Its report says how much is quantized, and the format of every layer.
+
+        Raises:
+            UserError: transformers cannot build the model, tensors are missing or left over, or a scale is not finite.
+        """
+        encoded = {layer: one.encoded(self.read) for layer, one in self.layers.items()}
+        for layer, one in encoded.items():
+            check_scales(layer, one)
+        plain = self._floating(encoded, getattr(torch, dtype), name, fingerprint, keep)
+        inside = {layer for layer in encoded if layer in plain.topology.layers}
+        tables = {layer: slot for slot, layer in plain.tables().items()}
+        if strange := sorted(encoded.keys() - inside - tables.keys()):
+            raise UserError(f"{self.place}: {counted(strange, 'quantized tensors that are no layers of the model')}")
+        slots = {tables[layer]: one.format for layer, one in encoded.items() if layer in tables}
+        scheme = replace(self.scheme, layers=tuple(sorted(inside)), embedding=slots.get("embedding"), head=slots.get("head"))
+        report = begin_report(Task(plain, Statistics({}, plain.example()), scheme))
+        module = share(plain.module)
+        for layer, one in encoded.items():
+            module.set_submodule(layer, self._layer(layer, module.get_submodule(layer), one))
+        report["per_layer"] = [{"layer": layer, "format": str(one.format)} for layer, one in encoded.items()]
+        report["checkpoint"] = {"layout": self.layout.name}
+        return plain.with_module(module.to(device), report)
+
+    def _layer(self, name: str, layer: nn.Module, encoded: EncodedTensor) -> QuantLayer:
+        if not is_linear(layer):
+            raise UserError(f"{self.place}: {name} is a {type(layer).__name__}, and its weight is quantized")
+        rounding = self.layers[name].input(self.read)
+        return QuantLayer(layer, encoded, None if rounding is None else ActivationQuantizer(rounding.format, rounding.params))
+
+    def _floating(
+        self, encoded: Mapping[str, EncodedTensor], dtype: torch.dtype, name: str, fingerprint: str, keep: tuple[str, ...]
+    ) -> LanguageModel:
+        """The model with decoded weights. transformers itself says which tensors belong to it."""
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        owned = {tensor for one in self.layers.values() for tensor in one.names}
+        weights = {tensor: self.read(tensor).to(dtype) for tensor in self.files if tensor not in owned}
+        weights |= {f"{layer}.weight": decode(one).to(dtype) for layer, one in encoded.items()}
+        with readable(name, self.folder):
+            config = AutoConfig.for_model(**self.config)
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                architecture = type(AutoModelForCausalLM.from_config(config))
+            module, told = architecture.from_pretrained(
+                None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        wrong = {
+            "missing": sorted(told["missing_keys"]),
+            "unexpected": sorted(told["unexpected_keys"]),
+            "of another shape": sorted(str(key) for key in told["mismatched_keys"]),
+        }
+        if said := [counted(names, f"tensors {what}") for what, names in wrong.items() if names]:
+            raise UserError(f"{self.place}: {'; '.join(said)}")
+        module.requires_grad_(False)
+        return LanguageModel(module.eval(), name, fingerprint, keep, tokenizer=tokenizer)
+
+
+def _told(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:
+    """What a folder says of its quantization."""
+    if config.get("quantization_config"):
+        return dict(config["quantization_config"])
+    for file, method in zip(BESIDE, ("gptq", "awq"), strict=True):
+        if (folder / file).is_file():
+            return {"quant_method": method, **json.loads((folder / file).read_text(encoding="utf-8"))}
+    return None
+
+
+def _alike(scheme: Scheme, weights: Any, activations: Any) -> bool:
+    """Whether a scheme has these formats, apart from conventions and dtypes of scales."""
+
+    def plain(fmt: Any) -> Any:
+        return fmt and (fmt.element, fmt.bits, fmt.symmetric, fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
+
+    return (plain(scheme.weights), plain(scheme.activations)) == (plain(weights), plain(activations))

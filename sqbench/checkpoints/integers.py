@@ -1,0 +1,149 @@
+"""The layouts of GPTQ (v1 and v2) and of AWQ (gemm): integers with zero-points, eight or more in a word of 32 bits.
+
+A layer `x` has `x.qweight`, `x.qzeros`, `x.scales`, and in GPTQ `x.g_idx`, the group of every column.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sqbench.checkpoints.compressed import over_blocks
+from sqbench.checkpoints.stored import Layout, Read, StoredLayer
+from sqbench.checkpoints.words import unpacked
+from sqbench.errors import UserError
+from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.format import Format
+from sqbench.formats.scale import Scale
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+WIDTHS = (2, 3, 4, 8)
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column, of eight neighbours, that each nibble of a word holds
+VERSIONS = ("gptq", "gptq_v2")
+
+
+def gptq_codes(qweight: Tensor, bits: int) -> Tensor:
+    """Signed codes [out, in] of a qweight [in * bits / 32, out]."""
+    rows, columns = qweight.shape[0] * 32 // bits, qweight.shape[1]
+    return unpacked(qweight, bits, (rows, columns), 0).t().contiguous()
+
+
+def gptq_zero_points(qzeros: Tensor, bits: int, outputs: int, *, less_one: bool) -> Tensor:
+    """Signed zero-points [out, groups] of a qzeros [groups, out * bits / 32]. Version 1 stores them less one, by 2^bits."""
+    half = 2 ** (bits - 1)
+    stored = unpacked(qzeros, bits, (len(qzeros), outputs), 1).int() + half
+    return ((stored + less_one) % 2**bits - half).t().contiguous()
+
+
+def awq_matrix(words: Tensor, bits: int) -> Tensor:
+    """Signed integers [out, n] of a qweight or qzeros [n, out * bits / 32]."""
+    outputs = words.shape[1] * 32 // bits
+    stored = unpacked(words, bits, (len(words), outputs), 1)
+    return stored.view(len(words), -1, 8)[..., torch.tensor(AWQ_ORDER).argsort()].flatten(1).t().contiguous()
+
+
+def _checked(config: Mapping[str, Any], place: str, symmetric: bool) -> Format:
+    bits, size = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
+    if bits not in WIDTHS or not isinstance(size, int) or (size < 1 and size != -1):
+        raise UserError(f"{place}: bits={bits} group_size={size}: must be {', '.join(map(str, WIDTHS))} and a size, or -1 for rows")
+    return Format(
+        bits,
+        symmetric,
+        "channel" if size == -1 else "group",
+        None if size == -1 else size,
+        convention="half_range" if symmetric else "qmax",
+        scale=Scale("float16"),
+    )
+
+
+def _gptq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
+    version = config.get("checkpoint_format", "gptq")
+    if version not in VERSIONS:
+        raise UserError(f"{place}: checkpoint_format={version}: must be one of {', '.join(VERSIONS)}")
+    fmt = _checked(config, place, bool(config.get("sym", False)))
+    return _layers(shapes, place, fmt, partial(_gptq_weight, less_one=version == "gptq"), packed=0)
+
+
+def _awq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
+    version = str(config.get("version", "gemm")).lower()
+    if version != "gemm":
+        raise UserError(f"{place}: version={version}: must be gemm")
+    fmt = _checked(config, place, symmetric=not config.get("zero_point", True))
+    if fmt.bits != 4:
+        raise UserError(f"{place}: bits={fmt.bits}: must be 4 in AWQ's gemm layout")
+    return _layers(shapes, place, fmt, _awq_weight, packed=1)
+
+
+def _layers(
+    shapes: Mapping[str, tuple[int, ...]],
+    place: str,
+    fmt: Format,
+    weight: Callable[[str, Format, Read, str], EncodedTensor],
+    packed: int,
+) -> dict[str, StoredLayer]:
+    """The layers of either layout. Shapes are held against each other.
+
+    Args:
+        packed: the axis of qweight [in, out] whose words hold several codes.
+    """
+    found = {}
+    for name in sorted(key.removesuffix(".qweight") for key in shapes if key.endswith(".qweight")):
+        names = tuple(f"{name}.{part}" for part in PARTS if f"{name}.{part}" in shapes)
+        if lost := [part for part in PARTS[:3] if f"{name}.{part}" not in names]:
+            raise UserError(f"{place}: {name} has a qweight and no {lost[0]}")
+        size = list(shapes[f"{name}.qweight"])
+        size[packed] = size[packed] * 32 // fmt.bits
+        inputs, outputs = size
+        groups = 1 if fmt.group_size is None else -(-inputs // fmt.group_size)
+        if shapes[f"{name}.scales"] != (groups, outputs):
+            raise UserError(
+                f"{place}: {name} has scales {list(shapes[f'{name}.scales'])}, and its qweight with group_size="
+                f"{fmt.group_size or -1} needs {[groups, outputs]}"
+            )
+        found[name] = StoredLayer(fmt, None, names, _reader(weight, name, fmt, place), lambda read: None)
+    return found
+
+
+def _reader(
+    weight: Callable[[str, Format, Read, str], EncodedTensor], name: str, fmt: Format, place: str
+) -> Callable[[Read], EncodedTensor]:
+    return lambda read: weight(name, fmt, read, place)
+
+
+def _gptq_weight(name: str, fmt: Format, read: Read, place: str, *, less_one: bool) -> EncodedTensor:
+    codes = gptq_codes(read(f"{name}.qweight"), fmt.bits)
+    zeros = gptq_zero_points(read(f"{name}.qzeros"), fmt.bits, len(codes), less_one=less_one)
+    columns = None
+    if fmt.group_size is not None:
+        columns = _order(read(f"{name}.g_idx"), fmt.group_size, f"{place}: {name}")
+    return _tensor(codes, read(f"{name}.scales"), zeros, fmt, columns)
+
+
+def _awq_weight(name: str, fmt: Format, read: Read, place: str) -> EncodedTensor:
+    codes = awq_matrix(read(f"{name}.qweight"), fmt.bits)
+    return _tensor(codes, read(f"{name}.scales"), awq_matrix(read(f"{name}.qzeros"), fmt.bits), fmt, None)
+
+
+def _tensor(codes: Tensor, scales: Tensor, zeros: Tensor, fmt: Format, columns: Tensor | None) -> EncodedTensor:
+    """A weight from codes [out, in], scales [groups, out] and zero-points [out, groups]."""
+    scale = scales.t().contiguous()
+    fmt = replace(fmt, scale=Scale(str(scale.dtype).removeprefix("torch.")), neighbours=columns is None)
+    if fmt.symmetric and bool(zeros.any()):  # the configuration may call codes symmetric that are not
+        fmt = replace(fmt, symmetric=False, convention="qmax")
+    return EncodedTensor(codes, over_blocks(scale.float(), fmt), over_blocks(zeros.float(), fmt), fmt, columns)
+
+
+def _order(groups: Tensor, size: int, place: str) -> Tensor | None:
+    """The order of columns in which the groups are neighbours. None if they are as they stand."""
+    counts = groups.bincount()
+    if bool((counts[:-1] != size).any()) or not 0 < int(counts[-1]) <= size:
+        raise UserError(f"{place}: its g_idx has a group of {int(counts[counts != size][0])} columns, and group_size is {size}")
+    if torch.equal(groups, torch.arange(len(groups)).to(groups) // size):
+        return None
+    return groups.argsort(stable=True)
+
+
+GPTQ, AWQ = Layout("gptq", _gptq), Layout("awq", _awq)

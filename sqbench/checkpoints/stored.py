@@ -1,0 +1,58 @@
+"""A quantized layer as a checkpoint stores it. Plain data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sqbench.formats.codec import EncodedTensor, QParams
+from sqbench.formats.format import Format
+
+Read = Callable[[str], Tensor]  # a name in the files -> the tensor
+
+
+@dataclass(frozen=True)
+class StoredInput:
+    """How a layer's input is rounded.
+
+    Attributes:
+        format: of the input. With two levels of scales, its `amax` is the one that the checkpoint has.
+        params: of a static format. None if ranges come from the tensor at run time.
+    """
+
+    format: Format
+    params: QParams | None = None
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A quantized layer.
+
+    Attributes:
+        weight: the format of its weight [out, in].
+        activation: the format of its input. None leaves the input in float.
+        names: the tensors of the files that belong to it.
+        encoded: reads the weight from the files.
+        input: reads how the input is rounded.
+    """
+
+    weight: Format
+    activation: Format | None
+    names: tuple[str, ...]
+    encoded: Callable[[Read], EncodedTensor]
+    input: Callable[[Read], StoredInput | None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which tools store quantized weights.
+
+    Attributes:
+        name: what tools call it.
+        layers: (the quantization part of the configuration, name -> shape of every tensor, place) -> layer -> how it is stored.
+            Raises UserError, which begins with `place`, if something does not fit.
+    """
+
+    name: str
+    layers: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], str], dict[str, StoredLayer]]

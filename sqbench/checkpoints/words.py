@@ -1,0 +1,31 @@
+"""Codes in words of 32 bits: a dense stream of bits, the first code lowest. The package compressed-tensors packs and unpacks it."""
+
+import torch
+from torch import Tensor
+
+
+def unpacked(words: Tensor, bits: int, shape: tuple[int, int], axis: int) -> Tensor:
+    """Signed codes int8 of a matrix: the unsigned ones of a stream along an axis, less 2^(bits - 1)."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    codes: Tensor = unpack_from_int32(words, bits, torch.Size(shape), packed_dim=axis)
+    return codes
+
+
+def packed(codes: Tensor, bits: int, axis: int) -> Tensor:
+    """The words int32 of signed codes int8."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    words: Tensor = pack_to_int32(codes, bits, packed_dim=axis)
+    return words
+
+
+def of_nibbles(bytes_: Tensor) -> Tensor:
+    """Codes uint8 of a matrix whose bytes hold two of them, the first one low."""
+    return torch.stack([bytes_ & 15, bytes_ >> 4], -1).flatten(-2)
+
+
+def nibbles(codes: Tensor) -> Tensor:
+    """Bytes of codes uint8 below 16. The number of columns is even."""
+    pairs = codes.unflatten(-1, (-1, 2))
+    return pairs[..., 0] | pairs[..., 1] << 4
