@@ -8,7 +8,9 @@ def unpacked(words: Tensor, bits: int, shape: tuple[int, int], axis: int) -> Ten
     """Signed codes int8 of a matrix: the unsigned ones of a stream along an axis, less 2^(bits - 1)."""
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
-    codes: Tensor = unpack_from_int32(words, bits, torch.Size(shape), packed_dim=axis)
+    if axis == 0:  # the package fails at a single word in this direction
+        return unpacked(words.t(), bits, (shape[1], shape[0]), 1).t().contiguous()
+    codes: Tensor = unpack_from_int32(words.clone(memory_format=torch.contiguous_format), bits, torch.Size(shape), packed_dim=1)
     return codes
 
 

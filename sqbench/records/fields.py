@@ -81,6 +81,11 @@ def _calibration(record: Record) -> Mapping[str, Any]:
     return record.identity.get("calibration") or {}
 
 
+def _checkpoint(record: Record) -> str:
+    """The name of a quantized checkpoint. Empty for other points, and for the float model that it is compared with."""
+    return checkpoint_of(record.config["model"]) if "checkpoint" in record.identity else ""
+
+
 def _of_data(name: str) -> Callable[[Record], Any]:
     return lambda record: record.identity["data"].get(name)
 
@@ -107,7 +112,7 @@ TABLE = (
     Field("rounding", _part("rounding"), 23),
     Field("ranges", _part("ranges"), 24),
     Field("propagate", lambda record: "true" if _calibration(record).get("propagate") else "", 25),
-    Field("checkpoint", lambda record: checkpoint_of(record.config["model"]), 26),
+    Field("checkpoint", _checkpoint, 26),
     Field("model", lambda record: label_of(record.config["model"]), 2, basis=True),
     Field("head", lambda record: record.identity["model"].get("head", {}).get("name", ""), 3, basis=True),
     Field("data", lambda record: record.config["data"]["name"], 4, basis=True, examples=True),

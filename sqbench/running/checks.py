@@ -10,7 +10,6 @@ from sqbench.errors import UserError, known
 from sqbench.execution import BACKENDS
 from sqbench.models.image import HEADS
 from sqbench.recipes.configured import methods_at_hand
-from sqbench.recipes.recipe import AXES
 from sqbench.running.resolved import Resolved
 
 CHECKPOINT = "checkpoint"  # the loader of quantized checkpoints
@@ -119,25 +118,23 @@ def _check_paths(resolved: Resolved) -> None:
 def _check_stored(resolved: Resolved) -> None:
     """Raise UserError if only one of model and method is of a checkpoint, or if a choice is asked for that it holds."""
     recipe, model = resolved.recipe, resolved.model
-    if (model.loader == CHECKPOINT) != recipe.stored:
+    if model.loader != CHECKPOINT:
         if recipe.stored:
             raise UserError(f"method={recipe.name}: reads codes that are stored; use model=checkpoint model.name=FOLDER")
-        raise UserError(f"method={recipe.name}: {model.name} is quantized already; use method=checkpoint")
-    if model.parent is not None and not recipe.stored:
-        raise UserError(f"model.parent={model.parent}: must be null; it is for model=checkpoint")
-    if not recipe.stored:
+        if model.parent is not None:
+            raise UserError(f"model.parent={model.parent}: must be null; it is for model=checkpoint")
         return
+    chosen = {
+        **dict.fromkeys(recipe.chosen, "..."),
+        **({"blockwise": "true"} if resolved.blockwise else {}),
+        **{key: "..." for key in ("mixed", "layers", "corrections") if resolved.config[key]},
+    }
+    for key, value in chosen.items():
+        raise UserError(f"{key}={value}: must be left out; a checkpoint is taken as it is")
+    if not recipe.stored:
+        raise UserError(f"method={recipe.name}: {model.name} is quantized already; use method=checkpoint")
     if not resolved.scheme.is_float or resolved.scheme.embedding or resolved.scheme.head:
         raise UserError(f"bits={resolved.scheme.name}: must be auto; a checkpoint has its own formats")
-    for key, value, asked in (
-        ("blockwise", "true", resolved.blockwise),
-        ("mixed", resolved.mixed, resolved.mixed is not None),
-        ("layers", "...", bool(resolved.scheme.layers)),
-        ("corrections", "...", bool(recipe.corrections)),
-        *((axis, "...", axis in recipe.chosen) for axis in AXES),
-    ):
-        if asked:
-            raise UserError(f"{key}={value}: must be left out; method={recipe.name} takes a checkpoint as it is")
 
 
 def _check_blockwise(resolved: Resolved) -> None:
