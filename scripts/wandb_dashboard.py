@@ -22,7 +22,16 @@ import wandb_workspaces.workspaces as ws
 from sqbench.errors import known
 from sqbench.storage.files import write_text
 
-STAGES = ("load", "baseline", "calibrate", "allocate", "quantize", "train", "lower", "evaluate")  # of sqbench.running.flow
+STAGES = (
+    "load",
+    "baseline",
+    "calibrate",
+    "allocate",
+    "quantize",
+    "train",
+    "lower",
+    "evaluate",
+)  # of sqbench.running.flow and .stages
 METRICS = ("perplexity", "bits_per_byte", "top1", "top5", "acc", "kl_to_fp", "agreement", "exact_match")
 ALPHA = wr.Config("identity.method.alpha")  # the alpha that the method used; the top-level `alpha` may be null
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "make one HTML page from records",
     "claims": "test statements",
     "formats": "list the number formats, and draw them",
+    "export": "write a point as a folder that other programs load",
     "points": "list, compare, explain and clear away points",
 }
 

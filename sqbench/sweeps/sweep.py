@@ -99,9 +99,9 @@ def by_group(overrides: Sequence[str], cfg: DictConfig) -> list[tuple[Sequence[s
     """
     from sqbench.config import EACH
     from sqbench.running.checks import check
-    from sqbench.running.flow import groups_of
     from sqbench.running.point import identify
     from sqbench.running.resolved import resolve
+    from sqbench.running.stages import groups_of
 
     if cfg.layers != EACH:
         return [(overrides, cfg)]

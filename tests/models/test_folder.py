@@ -62,7 +62,8 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 def test_a_configuration_that_names_a_quantized_format_is_refused(message: str, folder: Path) -> None:
     configured(folder, **QUANTIZED[message])
     with pytest.raises(
-        UserError, match=rf"^model\.name=some: its weights are quantized already: {message}.*; use model=checkpoint, or its float model"
+        UserError,
+        match=rf"^model\.name=some: its weights are quantized already: {message}.*; use model=checkpoint, or its float model",
     ):
         describe(folder, cfg("some"))
 

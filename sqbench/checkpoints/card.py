@@ -1,0 +1,47 @@
+"""The model card of an export: what was done, what it costs, and how to make it again."""
+
+from sqbench.checkpoints.proof import Proof
+from sqbench.comparison import Metric
+from sqbench.records.again import again
+from sqbench.records.fields import called
+from sqbench.records.record import Record
+from sqbench.reporting.units import number
+
+
+def card(record: Record, proof: Proof | None) -> str:
+    """README.md of an exported point, in Markdown."""
+    identity, metric = record.identity, _headline(record)
+    name = str(record.config["model"]["name"])
+    change = record.delta.get(metric.name, {})
+    interval = f"{change['value']:+.4g} [{change['low']:.4g}, {change['high']:.4g}]" if change else "--"
+    before = number(record.baseline[metric.name], metric) if metric.name in record.baseline else "--"
+    data = f"{record.config['data']['name']} ({change.get('n', '?')} examples)"
+    lines = [
+        "---",
+        f"base_model: {name}",
+        "library_name: transformers",
+        "tags: [quantized, sqbench]",
+        "---",
+        "",
+        f"# {name}, {identity['scheme']['name']} by {called(identity)}",
+        "",
+        f"| metric | data | float | quantized | change, {100 * change.get('level', 0.95):.0f} % interval |",
+        "| --- | --- | --: | --: | --: |",
+        f"| {metric.name} | {data} | {before} | {number(record.metrics[metric.name], metric)} | {interval} |",
+        "",
+        "Made with sqbench:",
+        "",
+        f"    {again(record)}",
+        "",
+        f"- point: `{record.point_id}`",
+        f"- weights of the float model: sha256 `{identity['model']['weights']}`",
+        *(f"- {slot}: {record.identity['scheme'][slot]}" for slot in ("weights", "activations") if identity["scheme"].get(slot)),
+        "",
+        f"Checked by {proof}." if proof is not None else "No other program has checked this folder (verify=false).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _headline(record: Record) -> Metric:
+    return record.metric(next(iter(record.metrics)))

@@ -1,0 +1,248 @@
+"""A quantized language model as a folder in the layout of compressed-tensors, which transformers and vLLM load."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sqbench.checkpoints.words import nibbles, packed
+from sqbench.errors import UserError
+from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.format import Format
+from sqbench.formats.scaling import E4M3_LARGEST
+from sqbench.models.base import Model
+from sqbench.models.language import LanguageModel
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Stored
+
+NAME = "compressed-tensors"
+RULES = f"bits.as={NAME}"
+Tensors = dict[str, Tensor]
+
+
+def save(model: Model, folder: Path, *, card: str = "", force: bool = False) -> None:
+    """Write a quantized model as a folder that `transformers` loads: weights, configuration, tokenizer, model card.
+
+    Args:
+        model: as `sqbench.quantize` returns it. It may have computed, but not in integers (`lower`).
+        folder: is made. It must not exist, or be empty, unless `force`.
+        card: the content of README.md, in Markdown.
+
+    Raises:
+        UserError: the layout cannot express a format (which layer, which field, what would fit), or the folder is not empty.
+    """
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
+    layers = _quantized_layers(model)
+    groups: dict[str, list[str]] = {}
+    tensors: Tensors = {}
+    for name, layer in layers.items():
+        scheme, parts = _layer(name, layer)
+        groups.setdefault(json.dumps(scheme, sort_keys=True), []).append(name)
+        tensors |= {f"{name}.{part}": value for part, value in parts.items()}
+    tensors |= _others(model.module, layers)
+    config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, model, layers)}
+    config["architectures"] = [type(model.module).__name__]
+    whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    with _whole(folder, force) as place:
+        save_file(whole, place / "model.safetensors", {"format": "pt"})
+        model.tokenizer.save_pretrained(place)
+        if getattr(model.module, "generation_config", None) is not None:
+            model.module.generation_config.save_pretrained(place)
+        (place / "README.md").write_text(card, encoding="utf-8")
+        (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
+
+
+@contextmanager
+def _whole(folder: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill. It takes its place when it is whole. After an error nothing of it remains."""
+    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _quantized_layers(model: LanguageModel) -> dict[str, QuantLayer]:
+    """The quantized layers by name.
+
+    Raises:
+        UserError: there are none, or something else is quantized, which the layout has no place for.
+    """
+    found: dict[str, QuantLayer] = {}
+    for name, module in model.module.named_modules():
+        if isinstance(module, QuantLayer):
+            found[name] = module
+        elif isinstance(module, Stored):
+            raise UserError(
+                f"format={NAME}: {name} is a {type(module).__name__}, which has no place there; use bits.embedding=null"
+            )
+        elif isinstance(module, ActivationQuantizer) and not isinstance(
+            model.module.get_submodule(name.rpartition(".")[0]), QuantLayer
+        ):
+            raise UserError(f"format={NAME}: {name} is rounded between layers, which has no place there; use bits.ops=linear")
+    if not found:
+        raise UserError(f"format={NAME}: {model.name} has no quantized layer")
+    return found
+
+
+def _others(module: nn.Module, layers: Mapping[str, QuantLayer]) -> Tensors:
+    """All parameters besides quantized weights, under the names of the float model. A tied one is there once."""
+    found: Tensors = {}
+    seen: set[int] = set()
+    for name, parameter in module.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        layer = owner.removesuffix(".layer")
+        if layer in layers:
+            if leaf == "weight":
+                continue
+            name = f"{layer}.{leaf}"
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            found[name] = parameter
+    return found
+
+
+def _layer(name: str, layer: QuantLayer) -> tuple[dict[str, Any], Tensors]:
+    """The scheme of a layer as compressed-tensors writes it, and its tensors by the last part of their name."""
+    if layer.format is None:
+        raise UserError(f"format={NAME}: {name} has float weights and rounded inputs, which has no place there")
+    encoded = layer.encoded
+    kind = _kind(encoded.format, alone=layer.activation is None)
+    scheme: dict[str, Any] = {"weights": _arguments(name, encoded.format, activations=False), "format": kind}
+    tensors = _weight(encoded, kind)
+    if layer.activation is not None:
+        assert isinstance(layer.activation, ActivationQuantizer)
+        fmt, static = layer.activation.fmt, layer.activation.static
+        scheme["input_activations"] = _arguments(name, fmt, activations=True)
+        if fmt.two_levels:
+            tensors["input_global_scale"] = _whole_scale(fmt)
+        if static is not None:
+            tensors["input_scale"] = static.scale.reshape(1).float()
+            if not fmt.symmetric:
+                tensors["input_zero_point"] = static.zero_point.reshape(1).to(torch.int8)
+    return scheme, tensors
+
+
+def _kind(fmt: Format, *, alone: bool) -> str:
+    """What compressed-tensors calls the way in which a weight is stored. `alone` is without rounded inputs."""
+    if fmt.is_integer:
+        return "int-quantized" if fmt.bits == 8 and not alone else "pack-quantized"
+    if fmt.element == "e2m1":
+        return "nvfp4-pack-quantized" if fmt.two_levels else "mxfp4-pack-quantized"
+    return "mxfp8-quantized" if fmt.scale.dtype == "e8m0" else "float-quantized"
+
+
+def _arguments(name: str, fmt: Format, *, activations: bool) -> dict[str, Any]:
+    """A format as compressed-tensors writes it.
+
+    Raises:
+        UserError: it has no such format.
+    """
+
+    def refuse(field: str, value: Any, fits: str) -> UserError:
+        slot = "bits.activations" if activations else "bits.weights"
+        return UserError(f"format={NAME}: {name} has {slot}.{field}={value}, which cannot be written; use {fits}")
+
+    if fmt.element not in ("int", "e4m3", "e2m1"):
+        raise refuse("element", fmt.element, "int, e4m3 or e2m1")
+    if not fmt.neighbours:
+        raise refuse("neighbours", "false", "groups of columns that stand beside each other")
+    if fmt.element == "e2m1" and not (fmt.two_levels or fmt.scale.dtype == "e8m0"):
+        raise refuse("scale.dtype", fmt.scale.dtype, "bits=nvfp4 or bits=mxfp4")
+    if activations and fmt.is_integer:  # a runtime rounds inputs by its own rules
+        if fmt.symmetric and fmt.convention != "half_range":
+            raise refuse("convention", fmt.convention, RULES)
+        if not fmt.symmetric and fmt.shift != "before":
+            raise refuse("shift", fmt.shift, RULES)
+    if activations and fmt.dynamic and fmt.scale.dtype == "e8m0" and fmt.scale.rule != "even_m1":
+        raise refuse("scale.rule", fmt.scale.rule, RULES)
+    if fmt.two_levels and fmt.scale.order != NAME:
+        raise refuse("scale.order", fmt.scale.order, RULES)
+    strategy = "tensor_group" if fmt.two_levels else fmt.granularity
+    told: dict[str, Any] = {
+        "num_bits": fmt.bits,
+        "type": "int" if fmt.is_integer else "float",
+        "symmetric": fmt.symmetric,
+        "strategy": strategy,
+        "group_size": fmt.group_size if strategy in ("group", "tensor_group") else None,
+        "block_structure": [fmt.block_rows, fmt.group_size] if strategy == "block" else None,
+        "dynamic": "local" if fmt.two_levels and activations else fmt.dynamic,
+    }
+    if fmt.two_levels:
+        told["scale_dtype"] = "torch.float8_e4m3fn"
+    elif fmt.scale.dtype == "e8m0":
+        told["scale_dtype"] = "torch.uint8"
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _whole_scale(fmt: Format) -> Tensor:
+    """The scale of scales as it is stored: what a block's scale is multiplied by before it is rounded."""
+    assert fmt.amax is not None
+    return E4M3_LARGEST * fmt.levels * (1 / torch.tensor([fmt.amax], dtype=torch.float32))
+
+
+def _weight(encoded: EncodedTensor, kind: str) -> Tensors:
+    """The tensors of a weight."""
+    fmt, codes = encoded.format, encoded.codes
+    scale, zeros = (_by_row(values, fmt, len(codes)) for values in (encoded.scale, encoded.zero_point))
+    tensors: Tensors = {}
+    if kind == "pack-quantized":
+        tensors["weight_packed"] = packed(codes, fmt.bits, 1)
+        tensors["weight_shape"] = torch.tensor(codes.shape)
+    elif fmt.element == "e2m1":
+        tensors["weight_packed"] = nibbles(codes)
+    else:
+        tensors["weight"] = codes if fmt.is_integer else codes.view(torch.float8_e4m3fn)
+    if fmt.two_levels:
+        whole = _whole_scale(fmt)
+        tensors["weight_scale"], tensors["weight_global_scale"] = (scale * whole).to(torch.float8_e4m3fn), whole
+    elif fmt.scale.dtype == "e8m0":
+        tensors["weight_scale"] = (torch.frexp(scale)[1] + 126).to(torch.uint8)
+    else:
+        tensors["weight_scale"] = scale.to(getattr(torch, fmt.scale.dtype))
+    if not fmt.symmetric:
+        signed = zeros.to(torch.int8)
+        tensors["weight_zero_point"] = packed(signed, fmt.bits, 0) if kind == "pack-quantized" else signed
+    return tensors
+
+
+def _by_row(values: Tensor, fmt: Format, rows: int) -> Tensor:
+    """Scales over blocks as compressed-tensors stores them: [1], [rows, 1], [rows, groups] or [row blocks, column blocks]."""
+    if fmt.granularity == "tensor":
+        return values.reshape(1)
+    return values.squeeze(-1) if fmt.group_size is not None else values.reshape(rows, 1)
+
+
+def _configuration(groups: Mapping[str, list[str]], model: LanguageModel, layers: Mapping[str, QuantLayer]) -> dict[str, Any]:
+    """The entry `quantization_config`. Layers of one scheme are a group. They are named if there are several groups."""
+    schemes = [(json.loads(told), names) for told, names in sorted(groups.items(), key=lambda item: -len(item[1]))]
+    kinds = sorted({scheme["format"] for scheme, _ in schemes})
+    ignored = [
+        name
+        for name, module in model.module.named_modules()
+        if isinstance(module, nn.Linear) and name not in layers and name.removesuffix(".layer") not in layers
+    ]
+    return {
+        "quant_method": NAME,
+        "format": kinds[0] if len(kinds) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "ignore": ignored,
+        "config_groups": {
+            f"group_{number}": {**scheme, "targets": ["Linear"] if len(schemes) == 1 else names}
+            for number, (scheme, names) in enumerate(schemes)
+        },
+    }

@@ -1,0 +1,123 @@
+"""`python -m sqbench.export`: a finished point as a folder that other programs load, and the proof that they compute the same."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from sqbench.console.answer import answered
+from sqbench.console.overrides import put, read
+from sqbench.console.progress import output
+from sqbench.console.quiet import quiet
+from sqbench.errors import UserError, known
+from sqbench.points import PointsConfig, found
+
+FORMATS = ("compressed-tensors",)
+USAGE = f"""python -m sqbench.export ID out=FOLDER [KEY=VALUE ...]
+
+  Writes a finished point as a folder with weights, configuration, tokenizer and model card. The weights are computed again.
+  An ID may be cut short as long as it names one point.
+
+  out            the folder; it must be new or empty
+  format         {", ".join(FORMATS)}
+  verify         true: transformers loads the folder, and its predictions are compared; false skips it
+  force          true: replace what is in the folder
+  results_dir    the results folder of the point
+"""
+
+
+@dataclass
+class ExportConfig:
+    """The settings of `sqbench.export`."""
+
+    out: str = ""
+    format: str = FORMATS[0]
+    verify: bool = True
+    force: bool = False
+    results_dir: str = "results"
+
+
+def export(config: ExportConfig, name: str) -> None:
+    """Write a point, prove it, and say so.
+
+    Raises:
+        UserError: the point cannot be made again as it was, the layout cannot express it, or the folder is not empty.
+    """
+    from sqbench.checkpoints.card import card
+    from sqbench.checkpoints.proof import prove
+    from sqbench.checkpoints.write import save
+    from sqbench.data import Windows
+    from sqbench.models.language import LanguageModel
+    from sqbench.records.provenance import Stopwatch
+    from sqbench.records.store import Store
+    from sqbench.running import stages
+    from sqbench.running.point import identify
+    from sqbench.running.resolved import restored
+
+    if not config.out:
+        raise UserError("out: needs a folder, out=exported for example")
+    if config.format not in FORMATS:
+        raise UserError(f"format={config.format}: {known(config.format, FORMATS)}")
+    record = found(PointsConfig(results_dir=config.results_dir), name)
+    if not record.finished:
+        raise UserError(f"{name}: failed, and only a finished point is exported ({record.reason})")
+    folder = Path(config.out).expanduser()
+    if folder.exists() and not config.force and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
+    resolved = restored(record.config)
+    if resolved.recipe.is_float:
+        raise UserError(f"{record.point_id}: is the float model, which is there already")
+    point = identify(resolved)
+    if point.id != record.point_id:
+        raise UserError(
+            f"{record.point_id}: its configuration gives another point today; `python -m sqbench.points why {record.point_id}`"
+        )
+    store, watch = Store(Path(config.results_dir).expanduser()), Stopwatch()
+    loaded = stages.load(point, store, watch)
+    quantized = stages.quantized(loaded, store, watch)
+    save(quantized, folder, card=card(record, None), force=config.force)
+    proof = None
+    if config.verify:
+        assert isinstance(quantized, LanguageModel)
+        assert isinstance(loaded.examples, Windows)
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+        proof = prove(quantized, folder, loaded.examples, told["format"])
+        (folder / "README.md").write_text(card(record, proof), encoding="utf-8")
+        (folder / "sqbench.json").write_text(
+            json.dumps({"point_id": record.point_id, "proof": asdict(proof)}, indent=2), encoding="utf-8"
+        )
+    output.print(f"{record.point_id} is in {folder}", markup=False, highlight=False, soft_wrap=True)
+    output.print(
+        f"checked by {proof}" if proof else "not checked by another program (verify=false)",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Answers go to stdout, errors that the user can fix to stderr, with exit status 2."""
+    quiet()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        sys.stdout.write(USAGE)
+        return 0
+    return answered(lambda: _answer(given))
+
+
+def _answer(given: Sequence[str]) -> None:
+    names = [item for item in given if "=" not in item]
+    if len(names) != 1:
+        raise UserError("export: takes one point id, as in `python -m sqbench.export ID out=FOLDER`")
+    schema = OmegaConf.structured(ExportConfig)
+    put(schema, read([item for item in given if "=" in item]))
+    config = OmegaConf.to_object(schema)
+    assert isinstance(config, ExportConfig)
+    export(config, names[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
