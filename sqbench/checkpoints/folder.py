@@ -96,7 +96,9 @@ class QuantizedFolder:
         encoded = {layer: one.encoded(self.read) for layer, one in self.layers.items()}
         for layer, one in encoded.items():
             check_scales(layer, one)
-        plain = self._floating(encoded, getattr(torch, dtype), name, fingerprint, keep)
+        decoded = {layer: decode(one) for layer, one in encoded.items()}
+        plain = self.floating(decoded, getattr(torch, dtype), name=name, fingerprint=fingerprint, keep=keep)
+        del decoded
         inside = {layer for layer in encoded if layer in plain.topology.layers}
         tables = {layer: slot for slot, layer in plain.tables().items()}
         if strange := sorted(encoded.keys() - inside - tables.keys()):
@@ -117,17 +119,21 @@ class QuantizedFolder:
         rounding = self.layers[name].input(self.read)
         return QuantLayer(layer, encoded, None if rounding is None else ActivationQuantizer(rounding.format, rounding.params))
 
-    def _floating(
-        self, encoded: Mapping[str, EncodedTensor], dtype: torch.dtype, name: str, fingerprint: str, keep: tuple[str, ...]
+    def floating(
+        self, decoded: Mapping[str, Tensor], dtype: torch.dtype, *, name: str, fingerprint: str, keep: tuple[str, ...] = ()
     ) -> LanguageModel:
-        """The model with decoded weights. transformers itself says which tensors belong to it."""
+        """The model with these weights in its quantized layers. transformers itself says which tensors belong to it.
+
+        Raises:
+            UserError: transformers cannot build the model, or tensors are missing or left over.
+        """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
         owned = {tensor for one in self.layers.values() for tensor in one.names}
         weights = {tensor: self.read(tensor).to(dtype) for tensor in self.files if tensor not in owned}
-        weights |= {f"{layer}.weight": decode(one).to(dtype) for layer, one in encoded.items()}
+        weights |= {f"{layer}.weight": weight.to(dtype) for layer, weight in decoded.items()}
         with readable(name, self.folder):
             config = AutoConfig.for_model(**self.config)
             with torch.random.fork_rng(devices=[]), torch.device("meta"):

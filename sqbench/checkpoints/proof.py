@@ -1,13 +1,17 @@
 """Proof of an export by a program that is not ours: transformers loads the folder and predicts the same."""
 
+import json
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, Result
@@ -60,11 +64,11 @@ def prove(simulated: LanguageModel, folder: Path, windows: Windows, kind: str) -
     Raises:
         UserError: transformers cannot load the folder.
     """
-    dtype = torch.bfloat16 if kind in ONLY_BFLOAT16 else next(simulated.module.parameters()).dtype
-    ours = simulated.with_module(simulated.module.to(dtype), simulated.report)
-    theirs = LanguageModel(
-        _loaded(folder, dtype), simulated.name, f"{simulated.fingerprint}-exported", tokenizer=simulated.tokenizer
-    )
+    ours, dtype = simulated, next(simulated.module.parameters()).dtype
+    if kind in ONLY_BFLOAT16:
+        dtype, read = torch.bfloat16, QuantizedFolder.of(folder, f"out={folder}")
+        ours = read.load(simulated.device, name=simulated.name, fingerprint=simulated.fingerprint, dtype="bfloat16")
+    theirs, program = _loaded(folder, dtype, simulated)
     perplexity = EVALUATIONS["perplexity"]
     reference: Result = perplexity.run(ours, windows, None)
     result = perplexity.run(theirs, windows, reference)
@@ -74,7 +78,7 @@ def prove(simulated: LanguageModel, folder: Path, windows: Windows, kind: str) -
         largest, scale = max(largest, float((own - other).abs().max())), max(scale, float(own.abs().max()))
     changes = perplexity.differences(result.samples, RESAMPLES, LEVEL)
     return Proof(
-        _program(),
+        program,
         str(dtype).removeprefix("torch."),
         largest,
         scale,
@@ -84,18 +88,36 @@ def prove(simulated: LanguageModel, folder: Path, windows: Windows, kind: str) -
     )
 
 
-def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[LanguageModel, str]:
+    """A folder as other programs load it, and which ones."""
     from transformers import AutoModelForCausalLM
 
+    both = f"transformers {version('transformers')} with compressed-tensors {version('compressed-tensors')}"
     try:
-        with redirect_stderr(StringIO()):  # progress bars and a report of the tensors, whose first line is in the error
+        with redirect_stderr(StringIO()):  # progress bars and a report of the tensors
             module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UserError(f"out={folder}: is written, and transformers cannot load it ({error}); verify=false skips this") from error
-    return module.eval().requires_grad_(False)
+        found = QuantizedFolder.of(folder, f"out={folder}")
+        if any(one.activation is not None for one in found.layers.values()):
+            raise UserError(
+                f"out={folder}: is written, and transformers cannot load it ({error}); verify=false skips this"
+            ) from error
+        alone = f"compressed-tensors {version('compressed-tensors')} alone, whose weights transformers cannot load"
+        return found.floating(unpacked_weights(found), dtype, name=like.name, fingerprint=f"{like.fingerprint}-exported"), alone
+    module.eval().requires_grad_(False)
+    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer), both
 
 
-def _program() -> str:
-    from importlib.metadata import version
+def unpacked_weights(found: QuantizedFolder) -> dict[str, Tensor]:
+    """The weights of a folder as the package compressed-tensors itself unpacks them."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
 
-    return f"transformers {version('transformers')} with compressed-tensors {version('compressed-tensors')}"
+    told = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    schemes = QuantizationConfig.model_validate(told).config_groups.values()
+    weights = {}
+    for layer, one in found.layers.items():
+        scheme = next(scheme for scheme in schemes if layer in scheme.targets or "Linear" in scheme.targets)
+        local = {name.removeprefix(f"{layer}."): found.read(name) for name in one.names}
+        weights[layer] = BaseCompressor.get_value_from_registry(scheme.format or told["format"]).decompress(local, scheme)["weight"]
+    return weights
