@@ -12,7 +12,7 @@ print(sqbench.evaluate(quantized, windows, baseline).metrics)
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]
+__all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize", "save", "train"]
 
 
 def __getattr__(name: str) -> Any:

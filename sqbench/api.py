@@ -1,4 +1,4 @@
-"""The verbs of sqbench, for notebooks and for scripts: configure, load, calibrate, allocate, quantize, train, evaluate."""
+"""The verbs of sqbench, for notebooks and for scripts: configure, load, calibrate, allocate, quantize, train, evaluate, save."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from sqbench import data, models, training
 from sqbench.calibration import Statistics, calibrate
+from sqbench.checkpoints.write import save
 from sqbench.config import compose_config
 from sqbench.data import Examples
 from sqbench.data.images import LabelledImages
@@ -170,4 +171,4 @@ def evaluate(model: Model, examples: Examples, reference: Result | None = None, 
     return EVALUATIONS[chosen].run(model, examples, reference, **defaults | settings)
 
 
-__all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize", "train"]
+__all__ = ["allocate", "calibrate", "configure", "evaluate", "load", "quantize", "save", "train"]

@@ -98,6 +98,22 @@ def export(config: ExportConfig, name: str) -> None:
     )
 
 
+def parsed(arguments: Sequence[str]) -> tuple[str, ExportConfig]:
+    """The id and the settings of a command line.
+
+    Raises:
+        UserError: there is not one id, or a key is unknown.
+    """
+    names = [item for item in arguments if "=" not in item]
+    if len(names) != 1:
+        raise UserError("export: takes one point id, as in `python -m sqbench.export ID out=FOLDER`")
+    schema = OmegaConf.structured(ExportConfig)
+    put(schema, read([item for item in arguments if "=" in item]))
+    config = OmegaConf.to_object(schema)
+    assert isinstance(config, ExportConfig)
+    return names[0], config
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Answers go to stdout, errors that the user can fix to stderr, with exit status 2."""
     quiet()
@@ -109,14 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(given: Sequence[str]) -> None:
-    names = [item for item in given if "=" not in item]
-    if len(names) != 1:
-        raise UserError("export: takes one point id, as in `python -m sqbench.export ID out=FOLDER`")
-    schema = OmegaConf.structured(ExportConfig)
-    put(schema, read([item for item in given if "=" in item]))
-    config = OmegaConf.to_object(schema)
-    assert isinstance(config, ExportConfig)
-    export(config, names[0])
+    name, config = parsed(given)
+    export(config, name)
 
 
 if __name__ == "__main__":

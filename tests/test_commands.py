@@ -21,7 +21,7 @@ from sqbench.reporting.frame import results_frame
 from sqbench.sweeps import sweep
 
 Start = Callable[..., Ended]
-COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "formats.__main__", "plot", "points")
+COMMANDS = ("run", "collect", "report", "recommend", "claims.__main__", "formats.__main__", "plot", "points", "export")
 READERS = {"collect": (), "report": (), "recommend": (), "plot": ("alpha",), "points": ()}
 
 

@@ -26,7 +26,7 @@ RULES = f"bits.as={NAME}"
 Tensors = dict[str, Tensor]
 
 
-def save(model: Model, folder: Path, *, card: str = "", force: bool = False) -> None:
+def save(model: Model, folder: Path | str, *, card: str = "", force: bool = False) -> None:
     """Write a quantized model as a folder that `transformers` loads: weights, configuration, tokenizer, model card.
 
     Args:
@@ -50,7 +50,7 @@ def save(model: Model, folder: Path, *, card: str = "", force: bool = False) -> 
     config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, model, layers)}
     config["architectures"] = [type(model.module).__name__]
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    with _whole(folder, force) as place:
+    with _whole(Path(folder), force) as place:
         save_file(whole, place / "model.safetensors", {"format": "pt"})
         model.tokenizer.save_pretrained(place)
         if getattr(model.module, "generation_config", None) is not None:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from benchmarks.launchers import PLUGINS
-from sqbench import config, plot, points
+from sqbench import config, export, plot, points
 from sqbench.comparison.significance import mcnemar
 from sqbench.config import CONF_DIR, FormatConfig, RunConfig
 from sqbench.errors import UserError
@@ -115,7 +115,7 @@ def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), line
-        accepted = {"sqbench.run": composes, "sqbench.plot": draws, "sqbench.points": asks}.get(words[2])
+        accepted = {"sqbench.run": composes, "sqbench.plot": draws, "sqbench.points": asks, "sqbench.export": exports}.get(words[2])
         if accepted:
             accepted(words[3:])
         elif words[2].startswith("sqbench."):
@@ -170,6 +170,12 @@ def refusal(cfg: DictConfig) -> str:
 def asks(words: list[str]) -> None:
     verb, names, _ = points.parsed(words)
     assert len(names) == {"list": 0, "show": 1, "diff": 2, "why": 1}.get(verb, len(names))
+
+
+def exports(words: list[str]) -> None:
+    name, config = export.parsed(words)
+    assert name
+    assert config.out
 
 
 def draws(words: list[str]) -> None:
