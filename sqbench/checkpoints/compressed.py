@@ -161,8 +161,16 @@ def _zero_points(stored: Tensor, fmt: Format, scale: Tensor) -> Tensor:
 
 
 def _largest(whole: Tensor, fmt: Format) -> float:
-    """The largest magnitude of the tensor that a global scale stands for."""
-    return float(E4M3_LARGEST * fmt.levels / whole)
+    """The largest magnitude of the tensor whose global scale this is, to the last bit where there is one."""
+    near = (E4M3_LARGEST * fmt.levels / whole).reshape(1)
+    every = [near, near.nextafter(torch.zeros(1)), near.nextafter(torch.full((1,), torch.inf))]
+    same = (one for one in every if torch.equal(global_scale(one, fmt), whole.reshape(1)))
+    return float(next(same, near))
+
+
+def global_scale(amax: Tensor, fmt: Format) -> Tensor:
+    """The scale of scales as compressed-tensors finds and stores it: the number that the scale of a block is multiplied by."""
+    return E4M3_LARGEST * fmt.levels * (1 / amax)
 
 
 def over_blocks(values: Tensor, fmt: Format) -> Tensor:

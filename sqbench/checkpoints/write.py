@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sqbench.checkpoints.compressed import global_scale
 from sqbench.checkpoints.words import nibbles, packed
 from sqbench.errors import UserError
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
-from sqbench.formats.scaling import E4M3_LARGEST
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Stored
@@ -192,7 +192,7 @@ def _arguments(name: str, fmt: Format, *, activations: bool) -> dict[str, Any]:
 def _whole_scale(fmt: Format) -> Tensor:
     """The scale of scales as it is stored: what a block's scale is multiplied by before it is rounded."""
     assert fmt.amax is not None
-    return E4M3_LARGEST * fmt.levels * (1 / torch.tensor([fmt.amax], dtype=torch.float32))
+    return global_scale(torch.tensor([fmt.amax], dtype=torch.float32), fmt)
 
 
 def _weight(encoded: EncodedTensor, kind: str) -> Tensors:
