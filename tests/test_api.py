@@ -21,11 +21,17 @@ PAGE = CONF_DIR.parent / "docs" / "api.md"
 
 @pytest.mark.slow
 def test_the_examples_of_the_manual_run(
-    tiny_folder: Path, text_file: Path, vit: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    vit: Lab,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where an example writes its folder
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in examples[0].splitlines() if line.strip()]) <= 10
-    verbs = ("load", "calibrate", "quantize", "train", "evaluate", "allocate")
+    verbs = ("load", "calibrate", "quantize", "save", "train", "evaluate", "allocate")
     assert [verb for verb, code in zip(verbs, examples[1:], strict=True) if f"sqbench.{verb}(" not in code] == []
     small = [f"model.name={tiny_folder}", f"data.path={text_file}", "data.window=64", "data.windows=4", "calibration.windows=4"]
 
