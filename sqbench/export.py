@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -48,7 +48,7 @@ def export(config: ExportConfig, name: str) -> None:
     """
     from sqbench.checkpoints.card import card
     from sqbench.checkpoints.proof import prove
-    from sqbench.checkpoints.write import save
+    from sqbench.checkpoints.write import check_free, save
     from sqbench.data import Windows
     from sqbench.models.language import LanguageModel
     from sqbench.records.provenance import Stopwatch
@@ -65,27 +65,26 @@ def export(config: ExportConfig, name: str) -> None:
     if not record.finished:
         raise UserError(f"{name}: failed, and only a finished point is exported ({record.reason})")
     folder = Path(config.out).expanduser()
-    if folder.exists() and not config.force and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
-    resolved = restored(record.config)
+    check_free(folder, force=config.force)
+    resolved = replace(restored(record.config), blockwise=False)  # which changes no number, and the whole model is written
     if resolved.recipe.is_float:
         raise UserError(f"{record.point_id}: is the float model, which is there already")
     point = identify(resolved)
     if point.id != record.point_id:
-        raise UserError(
-            f"{record.point_id}: its configuration gives another point today; `python -m sqbench.points why {record.point_id}`"
-        )
+        why = f"python -m sqbench.points why {record.point_id}"
+        raise UserError(f"{record.point_id}: its configuration gives another point today; `{why}` says why")
     store, watch = Store(Path(config.results_dir).expanduser()), Stopwatch()
     loaded = stages.load(point, store, watch)
     quantized = stages.quantized(loaded, store, watch)
-    save(quantized, folder, card=card(record, None), force=config.force)
+    metric = record.metric(resolved.evaluation.evaluation.headline(record.metrics))
+    save(quantized, folder, card=card(record, metric, None), force=config.force)
     proof = None
     if config.verify:
         assert isinstance(quantized, LanguageModel)
         assert isinstance(loaded.examples, Windows)
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
         proof = prove(quantized, folder, loaded.examples, told["format"])
-        (folder / "README.md").write_text(card(record, proof), encoding="utf-8")
+        (folder / "README.md").write_text(card(record, metric, proof), encoding="utf-8")
         (folder / "sqbench.json").write_text(
             json.dumps({"point_id": record.point_id, "proof": asdict(proof)}, indent=2), encoding="utf-8"
         )

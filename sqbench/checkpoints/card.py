@@ -2,16 +2,17 @@
 
 from sqbench.checkpoints.proof import Proof
 from sqbench.comparison import Metric
+from sqbench.config import label_of
 from sqbench.records.again import again
-from sqbench.records.fields import called
+from sqbench.records.fields import called, describe_format
 from sqbench.records.record import Record
 from sqbench.reporting.units import number
 
 
-def card(record: Record, proof: Proof | None) -> str:
-    """README.md of an exported point, in Markdown."""
-    identity, metric = record.identity, _headline(record)
-    name = str(record.config["model"]["name"])
+def card(record: Record, metric: Metric, proof: Proof | None) -> str:
+    """README.md of an exported point, in Markdown. Its row shows one metric."""
+    identity = record.identity
+    name = label_of(record.config["model"])
     change = record.delta.get(metric.name, {})
     interval = f"{change['value']:+.4g} [{change['low']:.4g}, {change['high']:.4g}]" if change else "--"
     before = number(record.baseline[metric.name], metric) if metric.name in record.baseline else "--"
@@ -35,13 +36,13 @@ def card(record: Record, proof: Proof | None) -> str:
         "",
         f"- point: `{record.point_id}`",
         f"- weights of the float model: sha256 `{identity['model']['weights']}`",
-        *(f"- {slot}: {record.identity['scheme'][slot]}" for slot in ("weights", "activations") if identity["scheme"].get(slot)),
+        *(
+            f"- {slot}: {describe_format(identity['scheme'][slot])}"
+            for slot in ("weights", "activations")
+            if identity["scheme"].get(slot)
+        ),
         "",
         f"Checked by {proof}." if proof is not None else "No other program has checked this folder (verify=false).",
         "",
     ]
     return "\n".join(lines)
-
-
-def _headline(record: Record) -> Metric:
-    return record.metric(next(iter(record.metrics)))

@@ -106,6 +106,8 @@ def format_of(args: Any, place: str, *, activations: bool) -> Format:
 def _check_shape(name: str, fmt: Format, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
     """Raise UserError if the blocks of a layer's format and its scales do not fit its weight."""
     whole = shapes.get(f"{name}.weight")
+    if len(stored := shapes.get(f"{name}.weight_packed", whole) or ()) != 2:
+        raise UserError(f"{place}: {name} has a weight {list(stored)}, which is no matrix")
     outputs, inputs = (shapes.get(f"{name}.weight_packed") or (0, 0)) if whole is None else whole
     if whole is None:  # of packed weights the headers tell the rows; columns follow from groups
         inputs = inputs * (32 // fmt.bits if fmt.is_integer else 2) if 32 % fmt.bits == 0 else inputs * 32 // fmt.bits

@@ -19,6 +19,7 @@ from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
 
+Parts = Callable[[str, Format, Read], tuple[Tensor, Tensor]]
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 WIDTHS = (2, 3, 4, 8)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column, of eight neighbours, that each nibble of a word holds
@@ -64,7 +65,7 @@ def _gptq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], plac
     if version not in VERSIONS:
         raise UserError(f"{place}: checkpoint_format={version}: must be one of {', '.join(VERSIONS)}")
     fmt = _checked(config, place, bool(config.get("sym", False)))
-    return _layers(shapes, place, fmt, partial(_gptq_weight, less_one=version == "gptq"), packed=0)
+    return _layers(shapes, place, fmt, partial(_gptq_parts, less_one=version == "gptq"), packed=0)
 
 
 def _awq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
@@ -74,19 +75,20 @@ def _awq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place
     fmt = _checked(config, place, symmetric=not config.get("zero_point", True))
     if fmt.bits != 4:
         raise UserError(f"{place}: bits={fmt.bits}: must be 4 in AWQ's gemm layout")
-    return _layers(shapes, place, fmt, _awq_weight, packed=1)
+    return _layers(shapes, place, fmt, _awq_parts, packed=1)
 
 
 def _layers(
     shapes: Mapping[str, tuple[int, ...]],
     place: str,
     fmt: Format,
-    weight: Callable[[str, Format, Read, str], EncodedTensor],
+    parts: Parts,
     packed: int,
 ) -> dict[str, StoredLayer]:
     """The layers of either layout. Shapes are held against each other.
 
     Args:
+        parts: reads codes [out, in] and zero-points [out, groups].
         packed: the axis of qweight [in, out] whose words hold several codes.
     """
     found = {}
@@ -95,41 +97,41 @@ def _layers(
         if lost := [part for part in PARTS[:3] if f"{name}.{part}" not in names]:
             raise UserError(f"{place}: {name} has a qweight and no {lost[0]}")
         size = list(shapes[f"{name}.qweight"])
+        if len(size) != 2:
+            raise UserError(f"{place}: {name} has a qweight {size}, which is no matrix")
         size[packed] = size[packed] * 32 // fmt.bits
         inputs, outputs = size
+        try:
+            fmt.check_width(name, inputs, "quantization_config")
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
         groups = 1 if fmt.group_size is None else -(-inputs // fmt.group_size)
-        if shapes[f"{name}.scales"] != (groups, outputs):
-            raise UserError(
-                f"{place}: {name} has scales {list(shapes[f'{name}.scales'])}, and its qweight with group_size="
-                f"{fmt.group_size or -1} needs {[groups, outputs]}"
-            )
-        found[name] = StoredLayer(fmt, None, names, _reader(weight, name, fmt, place), lambda read: None)
+        for part, needed in (("scales", (groups, outputs)), ("qzeros", (groups, outputs * fmt.bits // 32))):
+            if (held := shapes[f"{name}.{part}"]) != needed:
+                raise UserError(
+                    f"{place}: {name} has {part} {list(held)}, and its qweight with group_size={fmt.group_size or -1} needs"
+                    f" {list(needed)}"
+                )
+        found[name] = StoredLayer(fmt, None, names, partial(_encoded, parts, name, fmt, names, place), lambda read: None)
     return found
 
 
-def _reader(
-    weight: Callable[[str, Format, Read, str], EncodedTensor], name: str, fmt: Format, place: str
-) -> Callable[[Read], EncodedTensor]:
-    return lambda read: weight(name, fmt, read, place)
-
-
-def _gptq_weight(name: str, fmt: Format, read: Read, place: str, *, less_one: bool) -> EncodedTensor:
+def _gptq_parts(name: str, fmt: Format, read: Read, *, less_one: bool) -> tuple[Tensor, Tensor]:
     codes = gptq_codes(read(f"{name}.qweight"), fmt.bits)
-    zeros = gptq_zero_points(read(f"{name}.qzeros"), fmt.bits, len(codes), less_one=less_one)
+    return codes, gptq_zero_points(read(f"{name}.qzeros"), fmt.bits, len(codes), less_one=less_one)
+
+
+def _awq_parts(name: str, fmt: Format, read: Read) -> tuple[Tensor, Tensor]:
+    return awq_matrix(read(f"{name}.qweight"), fmt.bits), awq_matrix(read(f"{name}.qzeros"), fmt.bits)
+
+
+def _encoded(parts: Parts, name: str, fmt: Format, names: tuple[str, ...], place: str, read: Read) -> EncodedTensor:
+    """The weight of a layer. Its scales have the dtype in which they are stored."""
+    codes, zeros = parts(name, fmt, read)
     columns = None
-    if fmt.group_size is not None:
+    if fmt.group_size is not None and f"{name}.g_idx" in names:
         columns = _order(read(f"{name}.g_idx"), fmt.group_size, f"{place}: {name}")
-    return _tensor(codes, read(f"{name}.scales"), zeros, fmt, columns)
-
-
-def _awq_weight(name: str, fmt: Format, read: Read, place: str) -> EncodedTensor:
-    codes = awq_matrix(read(f"{name}.qweight"), fmt.bits)
-    return _tensor(codes, read(f"{name}.scales"), awq_matrix(read(f"{name}.qzeros"), fmt.bits), fmt, None)
-
-
-def _tensor(codes: Tensor, scales: Tensor, zeros: Tensor, fmt: Format, columns: Tensor | None) -> EncodedTensor:
-    """A weight from codes [out, in], scales [groups, out] and zero-points [out, groups]."""
-    scale = scales.t().contiguous()
+    scale = read(f"{name}.scales").t().contiguous()
     fmt = replace(fmt, scale=Scale(str(scale.dtype).removeprefix("torch.")), neighbours=columns is None)
     if fmt.symmetric and bool(zeros.any()):  # the configuration may call codes symmetric that are not
         fmt = replace(fmt, symmetric=False, convention="qmax")
@@ -138,6 +140,8 @@ def _tensor(codes: Tensor, scales: Tensor, zeros: Tensor, fmt: Format, columns: 
 
 def _order(groups: Tensor, size: int, place: str) -> Tensor | None:
     """The order of columns in which the groups are neighbours. None if they are as they stand."""
+    if bool((groups < 0).any()):
+        raise UserError(f"{place}: its g_idx has the group {int(groups.min())}")
     counts = groups.bincount()
     if bool((counts[:-1] != size).any()) or not 0 < int(counts[-1]) <= size:
         raise UserError(f"{place}: its g_idx has a group of {int(counts[counts != size][0])} columns, and group_size is {size}")

@@ -73,7 +73,7 @@ def prove(simulated: LanguageModel, folder: Path, windows: Windows, kind: str) -
     reference: Result = perplexity.run(ours, windows, None)
     result = perplexity.run(theirs, windows, reference)
     largest = scale = 0.0
-    for ids in windows.evaluation[:2].split(1):
+    for ids in windows.evaluation.split(1):
         own, other = ours.forward(ids).float(), theirs.forward(ids).float()
         largest, scale = max(largest, float((own - other).abs().max())), max(scale, float(own.abs().max()))
     changes = perplexity.differences(result.samples, RESAMPLES, LEVEL)

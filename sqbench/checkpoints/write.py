@@ -59,11 +59,16 @@ def save(model: Model, folder: Path | str, *, card: str = "", force: bool = Fals
         (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
 
 
+def check_free(folder: Path, *, force: bool) -> None:
+    """Raise UserError if something is in the place of a new folder, unless `force`."""
+    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
+
+
 @contextmanager
 def _whole(folder: Path, force: bool) -> Iterator[Path]:
     """A folder to fill. It takes its place when it is whole. After an error nothing of it remains."""
-    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
+    check_free(folder, force=force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -72,15 +72,24 @@ def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]
         gguf = " (GGUF files are not read)" if any(folder.glob("*.gguf")) else ""
         what = f"no {named or f'{SINGLE} and no {INDEX}'}" if any(folder.glob("*.safetensors")) else "no *.safetensors"
         raise UserError(f"{place}: {folder} has {what}{gguf} (pickled .bin weights are not loaded; convert them once)")
+    _check_inside(names, place)
     if not names[0].endswith(".json"):
         return [folder / names[0]]
     index = _json(folder / names[0], place, "index of weights").get("weight_map")
     if not isinstance(index, dict) or not index:
         raise UserError(f"{place}: {folder / names[0]} is no index of weights (it has no weight_map)")
     files = sorted({str(file) for file in index.values()})
+    _check_inside(files, place)
     if lost := [file for file in files if not (folder / file).is_file()]:
         raise UserError(f"{place}: {folder} lacks {counted(lost, f'of the {len(files)} files that {names[0]} names')}")
     return [folder / file for file in files]
+
+
+def _check_inside(names: Iterable[str], place: str) -> None:
+    """Raise UserError if the name of a file leads out of its folder."""
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{place}: its weights are said to be in {name}, which is outside of its folder")
 
 
 def stored(files: Iterable[Path], place: str) -> dict[str, Stored]:

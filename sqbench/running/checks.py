@@ -129,8 +129,11 @@ def _check_stored(resolved: Resolved) -> None:
         **({"blockwise": "true"} if resolved.blockwise else {}),
         **{key: "..." for key in ("mixed", "layers", "corrections") if resolved.config[key]},
     }
-    for key, value in chosen.items():
+    if chosen:
+        key, value = next(iter(chosen.items()))
         raise UserError(f"{key}={value}: must be left out; a checkpoint is taken as it is")
+    if resolved.noise and model.parent is None:
+        raise UserError(f"noise={resolved.noise}: compares with a float model; use model.parent=..., or noise=0")
     if not recipe.stored:
         raise UserError(f"method={recipe.name}: {model.name} is quantized already; use method=checkpoint")
     if not resolved.scheme.is_float or resolved.scheme.embedding or resolved.scheme.head:

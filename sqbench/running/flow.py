@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 
 from sqbench.data import Examples
-from sqbench.errors import UserError
 from sqbench.evaluation import Result, noise
 from sqbench.evaluation.baseline import reference
 from sqbench.execution import lower
@@ -37,8 +36,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result |
         """The result, with the noise of its numbers if `noise` is set."""
         if not resolved.noise:
             return result
-        if float_result is None:
-            raise UserError(f"noise={resolved.noise}: compares with a float model; use model.parent=..., or noise=0")
+        assert float_result is not None
         with watch.stage("noise"):
             found = noise.measure(name, judged, examples, loaded.swift, float_result, quantized, resolved.noise, cache / "noise")
         return replace(result, noise=found)
