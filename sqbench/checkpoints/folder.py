@@ -70,6 +70,9 @@ class QuantizedFolder:
         layers = LAYOUTS[method].layers(told, {name: tensor.shape for name, tensor in tensors.items()}, place)
         if not layers:
             raise UserError(f"{place}: {folder} is said to be {method}, and none of its tensors is quantized")
+        owned = {name for one in layers.values() for name in one.names}
+        if strange := [name for name, tensor in tensors.items() if name not in owned and not tensor.is_wide_float]:
+            raise UserError(f"{place}: {counted(strange, 'tensors are neither floats nor of a quantized layer')}")
         plain = {key: value for key, value in config.items() if key != "quantization_config"}
         return cls(folder, place, plain, LAYOUTS[method], layers, {name: tensor.file for name, tensor in tensors.items()})
 

@@ -139,6 +139,24 @@ def test_missing_and_foreign_tensors_are_named(w4: Path, tmp_path: Path) -> None
         read(other).load(torch.device("cpu"), name="x", fingerprint="x", dtype="float32")
 
 
+def test_codes_without_a_scale_are_named(w4: Path, tmp_path: Path) -> None:
+    other = changed(w4, tmp_path)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 tensors are neither floats nor of a quantized layer \(model\.norm\.weight\)"):
+        read(other)
+
+
+def test_an_index_that_leads_out_of_the_folder_is_refused(w4: Path, tmp_path: Path) -> None:
+    other = changed(w4, tmp_path)
+    (other / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
+    (other / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"are said to be in \.\./elsewhere\.safetensors, which is outside of its folder"):
+        read(other)
+
+
 def test_a_scale_that_is_not_finite_is_named(w4: Path, tmp_path: Path) -> None:
     other = changed(w4, tmp_path)
     tensors = load_file(other / "model.safetensors")

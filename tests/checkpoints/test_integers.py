@@ -126,6 +126,10 @@ def test_awq(folder: Make, tiny_folder: Path) -> None:
             {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "marlin"},
             r"=marlin: must be one of gptq, gptq_v2",
         ),
+        (
+            {"quant_method": "gptq", "bits": 4, "group_size": 40},
+            r"quantization_config\.group_size=40 does not divide in_features=\d+",
+        ),
         ({"quant_method": "gptq", "bits": 5, "group_size": 32}, r"bits=5 group_size=32: must be 2, 3, 4, 8"),
         (
             {"quant_method": "gptq", "bits": 4, "group_size": 64},
@@ -147,6 +151,15 @@ def test_groups_of_other_sizes_than_the_configuration_says_are_refused(folder: M
     found = folder({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}, change)
     with pytest.raises(UserError, match=r"its g_idx has a group of 31 columns, and group_size is 32"):
         found.load(torch.device("cpu"), name="x", fingerprint="x", dtype="float32")
+
+
+def test_without_a_g_idx_groups_are_neighbours(folder: Make, tiny_folder: Path) -> None:
+    def change(layer: str, weight: Tensor) -> Tensors:
+        made = gptq(encode(weight, ASYMMETRIC))
+        del made["g_idx"]
+        return made
+
+    check(folder({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}, change), tiny_folder, ASYMMETRIC)
 
 
 def test_a_layer_that_lacks_a_part_is_named(folder: Make, tmp_path: Path) -> None:
