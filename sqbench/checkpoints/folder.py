@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqbench.calibration import Statistics
 from sqbench.checkpoints.compressed import LAYOUT as COMPRESSED
 from sqbench.checkpoints.integers import AWQ, GPTQ
 from sqbench.checkpoints.stored import Layout, StoredLayer
 from sqbench.errors import UserError, counted, known
-from sqbench.formats.codec import EncodedTensor, decode
+from sqbench.formats.codec import decode
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
 from sqbench.models.folder import read_config, stored, weight_files
@@ -109,18 +109,33 @@ class QuantizedFolder:
         slots = {tables[layer]: one.format for layer, one in encoded.items() if layer in tables}
         scheme = replace(self.scheme, layers=tuple(sorted(inside)), embedding=slots.get("embedding"), head=slots.get("head"))
         report = begin_report(Task(plain, Statistics({}, plain.example()), scheme))
-        module = share(plain.module)
+        module, quantizers = share(plain.module), self._quantizers(plain.topology.site)
         for layer, one in encoded.items():
-            module.set_submodule(layer, self._layer(layer, module.get_submodule(layer), one))
+            if not is_linear(before := module.get_submodule(layer)):
+                raise UserError(f"{self.place}: {layer} is a {type(before).__name__}, and its weight is quantized")
+            module.set_submodule(layer, QuantLayer(before, one, quantizers.get(layer)))
         report["per_layer"] = [{"layer": layer, "format": str(one.format)} for layer, one in encoded.items()]
         report["checkpoint"] = {"layout": self.layout.name}
         return plain.with_module(module.to(device), report)
 
-    def _layer(self, name: str, layer: nn.Module, encoded: EncodedTensor) -> QuantLayer:
-        if not is_linear(layer):
-            raise UserError(f"{self.place}: {name} is a {type(layer).__name__}, and its weight is quantized")
-        rounding = self.layers[name].input(self.read)
-        return QuantLayer(layer, encoded, None if rounding is None else ActivationQuantizer(rounding.format, rounding.params))
+    def _quantizers(self, site: Mapping[str, str]) -> dict[str, ActivationQuantizer]:
+        """The quantizer of each layer's input. Layers that read one tensor and round it alike share one.
+
+        Args:
+            site: layer -> the tensor that it reads.
+        """
+        inputs = {layer: found for layer, one in self.layers.items() if (found := one.input(self.read)) is not None}
+
+        def alike(layer: str) -> tuple[Any, ...]:
+            params = inputs[layer].params
+            return site.get(layer, layer), inputs[layer].format, *(() if params is None else map(float, params[:2]))
+
+        readers = Counter(map(alike, inputs))
+        shared: dict[tuple[Any, ...], ActivationQuantizer] = {}
+        for layer, one in inputs.items():
+            key = alike(layer)
+            shared.setdefault(key, ActivationQuantizer(one.format, one.params, readers[key]))
+        return {layer: shared[alike(layer)] for layer in inputs}
 
     def floating(
         self, decoded: Mapping[str, Tensor], dtype: torch.dtype, *, name: str, fingerprint: str, keep: tuple[str, ...] = ()
