@@ -23,7 +23,8 @@ from sqbench.execution.floats import FloatLinear
 from sqbench.execution.lowering import KERNELS
 from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 SHAPES = ["512x576x1536", "512x1536x576", "1x576x1536", "1x1536x576", "4112x384x1536", "4112x1536x384"]
 BASE = "torch float32"

@@ -9,7 +9,7 @@ from sqbench.calibration.collect import Statistics, replay_sample
 from sqbench.calibration.shelf import check_room
 from sqbench.console.progress import track
 from sqbench.data.base import Unseen
-from sqbench.quant.layers import channels_of
+from sqbench.quant.access import channels_of
 from sqbench.statistics import complete
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.rows import ROWS

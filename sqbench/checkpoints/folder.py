@@ -25,7 +25,8 @@ from sqbench.models.language import LanguageModel, readable
 from sqbench.parts.task import Task
 from sqbench.pipeline.finite import check_scales
 from sqbench.pipeline.report import begin_report
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear
+from sqbench.quant.access import is_linear
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ)}
 BESIDE = ("quantize_config.json", "quant_config.json")  # where GPTQ and AWQ of old keep what config.json has today

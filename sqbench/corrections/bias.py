@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sqbench.corrections.base import CORRECTIONS, Correction
 from sqbench.formats.codec import EncodedTensor, decode
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 from sqbench.statistics.inputs import InputStatistics
 
 

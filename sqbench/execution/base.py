@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution.accepts import Accepts
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared, Stored, is_linear
+from sqbench.quant.access import is_linear
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared, Stored
 
 
 class IntegerLayer(Stored):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 from sqbench.storage.files import write_text
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
-from sqbench.quant.layers import QuantLayer, StandIn, is_linear, weight_of
+from sqbench.quant.access import is_linear, weight_of
+from sqbench.quant.layers import QuantLayer, StandIn
 
 log = logging.getLogger(__name__)
 

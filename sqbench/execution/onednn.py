@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 
 from sqbench.execution.accepts import CODED_INPUTS, Accepts
 from sqbench.execution.codes import OFFSET, CodedLayer, Codes, rescale
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of
+from sqbench.quant.access import kind_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 LINEAR_POSTS = {
     "none": ("none", ""),

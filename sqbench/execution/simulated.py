@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from sqbench.execution import native
 from sqbench.execution.accepts import ROWS, STATIC
 from sqbench.execution.floats import FloatLinear, prefers_onednn
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, StandIn, Stored, is_linear
+from sqbench.quant.access import is_linear
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, StandIn, Stored
 
 
 class OnePassQuantizer(nn.Module):

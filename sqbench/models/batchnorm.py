@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sqbench.quant.layers import set_weight, weight_of
+from sqbench.quant.access import set_weight, weight_of
 
 
 def is_batchnorm(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.folding import share
 from sqbench.models.topology import Topology
 from sqbench.models.tracing import first_tensor
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 
 # From a block's name, hidden states and other arguments to its output.
 Run = Callable[[str, Tensor, tuple[Any, ...], dict[str, Any]], Any]

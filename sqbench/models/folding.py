@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.layers import set_weight, weight_of
+from sqbench.quant.access import set_weight, weight_of
 
 
 @dataclass(frozen=True)

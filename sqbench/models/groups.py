@@ -11,7 +11,7 @@ from sqbench.models.folding import Group
 from sqbench.models.proofs import origins, prove, repeated
 from sqbench.models.reach import reached
 from sqbench.models.tracing import Trace
-from sqbench.quant.layers import is_linear
+from sqbench.quant.access import is_linear
 
 Refusal = tuple[str, str]  # (group, reason)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sqbench.quant.layers import Widths, kind_of, widths_of
+from sqbench.quant.access import Widths, kind_of, widths_of
 
 LayerWidths = dict[str, Widths]
 

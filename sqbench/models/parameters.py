@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sqbench.models.batchnorm import is_batchnorm
 from sqbench.models.plain import is_foreign
 from sqbench.models.tracing import Trace
-from sqbench.quant.layers import kind_of
+from sqbench.quant.access import kind_of
 
 # Role -> the parameters that have it.
 ROLES = {

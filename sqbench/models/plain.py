@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sqbench.models.tracing import relative_difference
-from sqbench.quant.layers import kind_of
+from sqbench.quant.access import kind_of
 
 TOLERANCE = 1e-5  # relative, in float32; the same product in another order differs by less
 SCALES = (1.0, 100.0, 0.01)  # of the inputs that a layer is tried on; a clamp or a rounding shows at one of them

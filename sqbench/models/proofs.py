@@ -10,7 +10,7 @@ from torch.func import functional_call
 from sqbench.models.batchnorm import after_fold, fold_batchnorm
 from sqbench.models.folding import Group, divide_source, fold, random_scale, share
 from sqbench.models.tracing import Block, Trace, relative_difference
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 
 # Largest relative difference between outputs before and after a fold that still counts as the same function. Illegal folds change
 # outputs by a quarter or more. Legal folds change them only by rounding (proofs run in float32 at least).

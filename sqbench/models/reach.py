@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.layers import kind_of
+from sqbench.quant.access import kind_of
 
 
 def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from sqbench.models.groups import norm_groups
 from sqbench.models.parameters import Uses, floating, roles_of
 from sqbench.models.proofs import origins, prove, prove_batchnorm
 from sqbench.models.tracing import Trace, common_parent, trace_calls
-from sqbench.quant.layers import is_linear, weight_of
+from sqbench.quant.access import is_linear, weight_of
 from sqbench.quant.operations import Point, find_points
 
 

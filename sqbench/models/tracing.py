@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.models.batchnorm import is_batchnorm
-from sqbench.quant.layers import kind_of
+from sqbench.quant.access import kind_of
 
 
 @dataclass

@@ -7,7 +7,7 @@ from sqbench.errors import UserError
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.task import Task
-from sqbench.quant.layers import Widths, weight_of, widths_of
+from sqbench.quant.access import Widths, weight_of, widths_of
 from sqbench.statistics.inputs import InputStatistics
 
 

@@ -15,7 +15,7 @@ from sqbench.models.base import Model
 from sqbench.parts.layer_formats import formats_of
 from sqbench.parts.task import Task
 from sqbench.pipeline.allocation import allocate
-from sqbench.quant.layers import weight_of, with_weight
+from sqbench.quant.access import weight_of, with_weight
 
 NEEDS = frozenset({"blocks"})  # collectors that `mix` reads
 

@@ -16,7 +16,8 @@ from sqbench.parts.task import Task
 from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.points import crosses, place_points, quantized_points
 from sqbench.pipeline.report import describe_layer
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
+from sqbench.quant.access import kind_of, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.quant.operations import Point
 from sqbench.recipes.recipe import Recipe
 from sqbench.statistics.inputs import InputStatistics

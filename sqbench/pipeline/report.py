@@ -10,7 +10,8 @@ from sqbench.parts.layer_formats import formats_of, narrow_layers
 from sqbench.parts.task import Task
 from sqbench.pipeline.points import quantized_points
 from sqbench.pipeline.slots import slots_of
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.outliers import describe
 

@@ -15,7 +15,8 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.folding import share
 from sqbench.pipeline.finite import check_scales, check_weight
-from sqbench.quant.layers import QuantLayer, sqnr_db, with_parameter
+from sqbench.quant.access import with_parameter
+from sqbench.quant.layers import QuantLayer, sqnr_db
 from sqbench.quant.tables import EncodedTable
 
 Slot = tuple[str, str, Format]  # what it is, the module's name, its format

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sqbench.formats.codec import EncodedTensor, decode
-from sqbench.quant.layers import StandIn, Stored, with_parameter
+from sqbench.quant.access import with_parameter
+from sqbench.quant.layers import StandIn, Stored
 
 
 class EncodedTable(StandIn, Stored):

@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
 from sqbench.formats.format import Format
-from sqbench.quant.layers import ActivationQuantizer, StandIn, kind_of
+from sqbench.quant.access import kind_of
+from sqbench.quant.layers import ActivationQuantizer, StandIn
 
 MOMENTUM = 0.99  # of moving ranges, the value of torch.ao's MovingAverageMinMaxObserver
 

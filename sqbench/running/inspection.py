@@ -19,7 +19,7 @@ from sqbench.formats.format import Format
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
 from sqbench.parts.task import Task
-from sqbench.quant.layers import channels_last, weight_of
+from sqbench.quant.access import channels_last, weight_of
 from sqbench.ranges import RANGES
 from sqbench.recipes.configured import method_names, named
 from sqbench.recipes.recipe import Recipe

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from sqbench.quant.layers import channels_last, channels_of, kind_of
+from sqbench.quant.access import channels_last, channels_of, kind_of
 from sqbench.statistics.base import Columns
 
 Window = tuple[object, ...]

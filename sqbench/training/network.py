@@ -18,7 +18,8 @@ from sqbench.parts.layer_formats import check_widths, formats_of, of_inputs
 from sqbench.parts.task import Task
 from sqbench.pipeline.points import place_points, quantized_points
 from sqbench.pipeline.report import describe_layer, empty_report, sizes, warn_of_floats
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, kind_of, weight_of
+from sqbench.quant.access import kind_of, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.quant.trainable import LearnedStep, Range, TrainableActivation, TrainableLayer
 from sqbench.rounding.trained import Qat
 

@@ -14,7 +14,8 @@ from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.parts.layer_formats import formats_of
 from sqbench.parts.task import Task
-from sqbench.quant.layers import ActivationQuantizer, set_weight, weight_of
+from sqbench.quant.access import set_weight, weight_of
+from sqbench.quant.layers import ActivationQuantizer
 
 Activation = Callable[[Group, Tensor], Limits]
 

@@ -12,7 +12,7 @@ from sqbench.formats.codec import Limits
 from sqbench.models.folding import Group, divide_norm, multiply_inputs
 from sqbench.parts.part import Effort, parse_alpha
 from sqbench.parts.task import Task
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 from sqbench.transforms.base import TRANSFORMS, Move, Transform
 from sqbench.transforms.search import block_losses, raced
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from sqbench.corrections.bias import BiasCorrection
 from sqbench.formats.codec import decode, encode
 from sqbench.formats.format import Format
-from sqbench.quant.layers import channels_last, weight_of, with_weight
+from sqbench.quant.access import channels_last, weight_of, with_weight
 from sqbench.statistics.inputs import InputStatistics
 
 W2 = Format(2, granularity="channel")

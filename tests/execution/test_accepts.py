@@ -17,7 +17,8 @@ from sqbench.execution.simulated import OnePassQuantizer
 from sqbench.formats.codec import encode, qparams
 from sqbench.formats.format import Format
 from sqbench.formats.scale import FLOAT32, Scale
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, stored_bytes
 
 TOKENS = Scheme("dynamic", Format(7, granularity="channel"), Format(8, granularity="token", dynamic=True))
 

@@ -22,7 +22,8 @@ from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.formats.codec import block_range, encode, qparams, quantize, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, is_linear, weight_of
+from sqbench.quant.access import is_linear, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 WIDTH, OUT = 128, 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -18,7 +18,8 @@ from sqbench.parts.layer_formats import formats_of
 from sqbench.parts.task import Task
 from sqbench.pipeline.engine import quantize
 from sqbench.pipeline.points import quantized_points
-from sqbench.quant.layers import QuantLayer, stored_bytes, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import QuantLayer, stored_bytes
 from sqbench.recipes.configured import named
 
 W4 = Scheme("w4", Format(4, symmetric=False, granularity="group", group_size=32))

@@ -14,7 +14,8 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.batchnorm import is_batchnorm
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.recipes.configured import method_names, named
 
 

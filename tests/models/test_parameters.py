@@ -18,7 +18,7 @@ from sqbench.models.plain import make_plain
 from sqbench.models.topology import discover
 from sqbench.parts.task import Task
 from sqbench.pipeline.report import count_parameters, sizes
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 
 LLAMA = families.LLAMA
 MOE = LLAMA | {"num_experts_per_tok": 2, "moe_intermediate_size": 24}

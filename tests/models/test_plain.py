@@ -15,7 +15,7 @@ from sqbench.calibration import collect
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain, plain
 from sqbench.models.topology import discover
-from sqbench.quant.layers import kind_of, weight_of
+from sqbench.quant.access import kind_of, weight_of
 
 
 class Adapter(nn.Linear):

@@ -10,7 +10,7 @@ from sqbench.models.folding import Group, fold, random_scale, share
 from sqbench.models.language import LanguageModel
 from sqbench.models.topology import discover
 from sqbench.models.tracing import common_parent
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from sqbench.errors import UserError
 from sqbench.formats.named import schemes
 from sqbench.parts.layer_formats import check_groups
-from sqbench.quant.layers import Widths
+from sqbench.quant.access import Widths
 
 LAYERS = {"q_proj": Widths(512, 512, 512), "k_proj": Widths(512, 512, 192), "patches": Widths(3, 3, 100)}
 

@@ -17,7 +17,7 @@ from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.parts.task import Task
 from sqbench.pipeline.mixed import Allocation, measure, mix
-from sqbench.quant.layers import set_weight, weight_of
+from sqbench.quant.access import set_weight, weight_of
 from sqbench.running import damage
 
 WIDTHS = [2, 3, 4, 6, 8]

@@ -7,7 +7,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sqbench.formats.codec import encode, round_trip
 from sqbench.formats.format import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, set_weight, sqnr_db, stored_bytes, weight_of
+from sqbench.quant.access import set_weight, weight_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, sqnr_db, stored_bytes
 
 W4, A8 = Format(bits=4, symmetric=False, granularity="group", group_size=16), Format(bits=8, granularity="token", dynamic=True)
 

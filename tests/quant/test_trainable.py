@@ -14,7 +14,8 @@ from sqbench.formats.codec import QParams, block_range, encode, fake_quantize, q
 from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
-from sqbench.quant.layers import QuantLayer, weight_of
+from sqbench.quant.access import weight_of
+from sqbench.quant.layers import QuantLayer
 from sqbench.quant.trainable import (
     LearnedStep,
     LearnedStepSize,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sqbench.calibration import collect
 from sqbench.errors import UserError
-from sqbench.quant.layers import weight_of
+from sqbench.quant.access import weight_of
 from sqbench.statistics import ALWAYS, COLLECTORS, EVERYDAY, LOST, complete
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.windows import columns_of, gram_shape, window_of
