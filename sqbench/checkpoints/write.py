@@ -125,10 +125,8 @@ def _layer(name: str, layer: QuantLayer) -> tuple[dict[str, Any], Tensors]:
     """The scheme of a layer as compressed-tensors writes it, and its tensors by the last part of their name."""
     if layer.format is None:
         raise UserError(f"format={NAME}: {name} has float weights and rounded inputs, which has no place there")
-    encoded = layer.encoded
-    kind = _kind(encoded.format, alone=layer.activation is None)
-    scheme: dict[str, Any] = {"weights": _arguments(name, encoded.format, activations=False), "format": kind}
-    tensors = _weight(encoded, kind)
+    scheme: dict[str, Any] = {"weights": _arguments(name, layer.format, activations=False)}
+    tensors: Tensors = {}
     if layer.activation is not None:
         assert isinstance(layer.activation, ActivationQuantizer)
         fmt, static = layer.activation.fmt, layer.activation.static
@@ -139,16 +137,16 @@ def _layer(name: str, layer: QuantLayer) -> tuple[dict[str, Any], Tensors]:
             tensors["input_scale"] = static.scale.reshape(1).float()
             if not fmt.symmetric:
                 tensors["input_zero_point"] = static.zero_point.reshape(1).to(torch.int8)
-    return scheme, tensors
+    scheme["format"] = _kind(scheme)
+    return scheme, tensors | _weight(layer.encoded, scheme["format"])
 
 
-def _kind(fmt: Format, *, alone: bool) -> str:
-    """What compressed-tensors calls the way in which a weight is stored. `alone` is without rounded inputs."""
-    if fmt.is_integer:
-        return "int-quantized" if fmt.bits == 8 and not alone else "pack-quantized"
-    if fmt.element == "e2m1":
-        return "nvfp4-pack-quantized" if fmt.two_levels else "mxfp4-pack-quantized"
-    return "mxfp8-quantized" if fmt.scale.dtype == "e8m0" else "float-quantized"
+def _kind(scheme: Mapping[str, Any]) -> str:
+    """The way in which compressed-tensors itself stores a layer of a scheme."""
+    from compressed_tensors.compressors.format import infer_module_format
+    from compressed_tensors.quantization import QuantizationScheme
+
+    return str(infer_module_format(nn.Linear, QuantizationScheme(targets=["Linear"], **scheme)).value)
 
 
 def _arguments(name: str, fmt: Format, *, activations: bool) -> dict[str, Any]:

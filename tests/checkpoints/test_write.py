@@ -56,6 +56,8 @@ CASES = {
     "w8a8_dynamic": "smoothquant",
     "w8a8": "minmax",
     "fp8": "rtn",
+    "fp8a16": "rtn",
+    "w4a8": "rtn",
     "fp8_dynamic": "rtn",
     "nvfp4a16": "rtn",
     "nvfp4": "rtn",
@@ -80,7 +82,7 @@ def test_a_round_trip_keeps_codes_and_metrics(quantize: Quantize, windows: Windo
     assert perplexity(back, windows).metrics == perplexity(model, windows).metrics
 
 
-@pytest.mark.parametrize("name", ["w4a16_g64_sym", "w4a16", "w8a8_dynamic", "w8a8", "fp8_dynamic", "fp8"])
+@pytest.mark.parametrize("name", ["w4a16_g64_sym", "w4a16", "w8a8_dynamic", "w8a8", "w4a8", "fp8_dynamic", "fp8", "fp8a16"])
 def test_another_program_predicts_the_same(quantize: Quantize, windows: Windows, name: str, tmp_path: Path) -> None:
     model = quantize(under(name))
     save(model, tmp_path / "out")
