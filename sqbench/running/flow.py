@@ -3,6 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
+import torchvision  # noqa: F401  # torch.fx keeps the frames in which it is imported: later they would be a point's, with its models
+
 from sqbench.data import Examples
 from sqbench.evaluation import Result, noise
 from sqbench.evaluation.baseline import reference
