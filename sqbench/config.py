@@ -104,6 +104,7 @@ class FormatConfig:
     block_rows: int | None = None
     range: str = "with_zero"
     shift: str = "after"
+    ties: str = "even"
 
 
 @dataclass

@@ -23,8 +23,9 @@ from sqbench.models.folder import read_config, stored, weight_files
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
 from sqbench.parts.task import Task
-from sqbench.pipeline.finite import check_scales
+from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.report import begin_report
+from sqbench.pipeline.slots import put_slot, slots_of
 from sqbench.quant.access import is_linear
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
@@ -38,7 +39,7 @@ class QuantizedFolder:
 
     Attributes:
         config: the content of config.json, without its part on quantization.
-        layout: how its quantized layers are stored.
+        layout: the name of the way in which its quantized layers are stored.
         layers: layer -> how it is stored.
         files: name of a tensor -> its file.
     """
@@ -46,7 +47,7 @@ class QuantizedFolder:
     folder: Path
     place: str
     config: dict[str, Any]
-    layout: Layout
+    layout: str
     layers: dict[str, StoredLayer]
     files: dict[str, Path]
 
@@ -75,7 +76,7 @@ class QuantizedFolder:
         if strange := [name for name, tensor in tensors.items() if name not in owned and not tensor.is_wide_float]:
             raise UserError(f"{place}: {counted(strange, 'tensors are neither floats nor of a quantized layer')}")
         plain = {key: value for key, value in config.items() if key != "quantization_config"}
-        return cls(folder, place, plain, LAYOUTS[method], layers, {name: tensor.file for name, tensor in tensors.items()})
+        return cls(folder, place, plain, method, layers, {name: tensor.file for name, tensor in tensors.items()})
 
     @property
     def scheme(self) -> Scheme:
@@ -91,6 +92,16 @@ class QuantizedFolder:
             tensor: Tensor = opened.get_tensor(name)
             return tensor
 
+    def tokenizer(self) -> Any:
+        """The tokenizer as transformers loads it."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token -> its number. None if it is not known."""
+        return vocabulary_of(self.folder)
+
     def load(self, device: torch.device, *, name: str, fingerprint: str, dtype: str, keep: tuple[str, ...] = ()) -> LanguageModel:
         """The quantized model. Its report says how much is quantized, and the format of every layer.
 
@@ -101,6 +112,8 @@ class QuantizedFolder:
         for layer, one in encoded.items():
             check_scales(layer, one)
         decoded = {layer: decode(one) for layer, one in encoded.items()}
+        for layer, weight in decoded.items():
+            check_weight(layer, weight)
         plain = self.floating(decoded, getattr(torch, dtype), name=name, fingerprint=fingerprint, keep=keep)
         del decoded
         inside = {layer for layer in encoded if layer in plain.topology.layers}
@@ -111,12 +124,16 @@ class QuantizedFolder:
         scheme = replace(self.scheme, layers=tuple(sorted(inside)), embedding=slots.get("embedding"), head=slots.get("head"))
         report = begin_report(Task(plain, Statistics({}, plain.example()), scheme))
         module, quantizers = share(plain.module), self._quantizers(plain.topology.site)
+        embedded = {name: slot for slot, name, _ in slots_of(plain, scheme) if slot != "head"}
         for layer, one in encoded.items():
+            if layer in embedded:
+                put_slot(module, plain.tables(), embedded[layer], layer, one)
+                continue
             if not is_linear(before := module.get_submodule(layer)):
                 raise UserError(f"{self.place}: {layer} is a {type(before).__name__}, and its weight is quantized")
             module.set_submodule(layer, QuantLayer(before, one, quantizers.get(layer)))
         report["per_layer"] = [{"layer": layer, "format": str(one.format)} for layer, one in encoded.items()]
-        report["checkpoint"] = {"layout": self.layout.name}
+        report["checkpoint"] = {"layout": self.layout}
         return plain.with_module(module.to(device), report)
 
     def _quantizers(self, site: Mapping[str, str]) -> dict[str, ActivationQuantizer]:
@@ -146,7 +163,7 @@ class QuantizedFolder:
         Raises:
             UserError: transformers cannot build the model, or tensors are missing or left over.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
@@ -160,7 +177,7 @@ class QuantizedFolder:
             module, told = architecture.from_pretrained(
                 None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            tokenizer = self.tokenizer()
         wrong = {
             "missing": sorted(told["missing_keys"]),
             "unexpected": sorted(told["unexpected_keys"]),
@@ -170,6 +187,15 @@ class QuantizedFolder:
             raise UserError(f"{self.place}: {'; '.join(said)}")
         module.requires_grad_(False)
         return LanguageModel(module.eval(), name, fingerprint, keep, tokenizer=tokenizer)
+
+
+def vocabulary_of(folder: Path) -> dict[str, int] | None:
+    """Token -> its number, from a folder's tokenizer.json. None if there is none."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    found: dict[str, int] | None = Tokenizer.from_file(str(path)).get_vocab() if path.is_file() else None
+    return found
 
 
 def _told(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:
@@ -186,6 +212,7 @@ def _alike(scheme: Scheme, weights: Any, activations: Any) -> bool:
     """Whether a scheme has these formats, apart from conventions and dtypes of scales."""
 
     def plain(fmt: Any) -> Any:
-        return fmt and (fmt.element, fmt.bits, fmt.symmetric, fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
+        shared = fmt and (fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
+        return fmt and (fmt.element, fmt.bits, fmt.symmetric, fmt.zero_point, fmt.ties, *shared)
 
     return (plain(scheme.weights), plain(scheme.activations)) == (plain(weights), plain(activations))

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from sqbench.checkpoints.folder import QuantizedFolder
+from sqbench.checkpoints.folder import QuantizedFolder, vocabulary_of
+from sqbench.checkpoints.gguf import GGUFFile, gguf_in
 from sqbench.config import CONF_DIR, ModelConfig
 from sqbench.errors import UserError
 from sqbench.models.base import Quantized, Source
@@ -25,11 +26,7 @@ def locate(cfg: ModelConfig) -> Source:
     Raises:
         UserError: either is not there, the checkpoint cannot be read, or the parent is of another architecture.
     """
-    folder, place = Path(cfg.name).expanduser(), f"model.name={cfg.name}"
-    if not folder.is_dir():
-        raise UserError(f"{place}: no such folder (from {Path.cwd()}); model=checkpoint reads local folders")
-    found = QuantizedFolder.of(folder, place)
-    files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
+    found, files = _opened(Path(cfg.name).expanduser(), f"model.name={cfg.name}")
     own = digest({path.name: known_digest(path) for path in files})
     load = partial(_load, found, cfg, own)
     quantized = Quantized(own, load, found.scheme, parent=cfg.parent is not None)
@@ -38,6 +35,16 @@ def locate(cfg: ModelConfig) -> Source:
     parent = _parent(cfg, cfg.parent)
     check_parent(found, parent, cfg.parent)
     return replace(parent, quantized=quantized)
+
+
+def _opened(path: Path, place: str) -> tuple[QuantizedFolder, list[Path]]:
+    """A checkpoint by what its files hold, whatever they are called, and the files that can change its numbers."""
+    if not path.exists():
+        raise UserError(f"{place}: no such file or folder (from {Path.cwd()}); model=checkpoint reads local ones")
+    file = path if path.is_file() else gguf_in(path, place)
+    if file is not None:
+        return GGUFFile.of(file, place), [file]
+    return QuantizedFolder.of(path, place), [one for pattern in PATTERNS for one in sorted(path.glob(pattern))]
 
 
 def _load(found: QuantizedFolder, cfg: ModelConfig, fingerprint: str, device: torch.device) -> LanguageModel:
@@ -63,19 +70,11 @@ def check_parent(found: QuantizedFolder, parent: Source, name: str) -> None:
     for key in UNLIKE:
         if own.get(key) != other.get(key):
             raise UserError(f"model.parent={name}: has {key}={other.get(key)}, and {found.place} has {own.get(key)}")
-    tokenizers = [folder / "tokenizer.json" for folder in (found.folder, parent.folder)]
-    if all(path.is_file() for path in tokenizers):
-        first, second = map(_vocabulary, tokenizers)
+    first, second = found.vocabulary(), vocabulary_of(parent.folder)
+    if first is not None and second is not None:
         if unlike := sorted(token for token in first.keys() | second.keys() if first.get(token) != second.get(token)):
             token = unlike[0]
             raise UserError(
                 f"model.parent={name}: its tokenizer makes {token!r} the token {second.get(token)}, and that of {found.place}"
                 f" {first.get(token)}"
             )
-
-
-def _vocabulary(path: Path) -> dict[str, int]:
-    from tokenizers import Tokenizer
-
-    found: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab()
-    return found

@@ -4,13 +4,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqbench.formats.format import Format
+from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import FLOAT32, Scale
 
 BITS = range(2, 9)
 EVERY_DTYPE = (FLOAT32, Scale("float16"), Scale("bfloat16"))
 ROUNDED = ("qmax", "half_range")  # conventions of inputs
-SYMMETRIC = (*ROUNDED, "signed")  # and of weights, for kernels that multiply by the scale, whatever its sign
+# Rules by which codes of weights were found. A kernel that multiplies by the scale, whatever its sign, takes them all.
+WEIGHT_RULES: Mapping[str, Collection[Any]] = {
+    "convention": (*ROUNDED, "signed"),
+    "scale": (*EVERY_DTYPE, Scale("float16", times="unrounded_reciprocal")),
+    "ties": TIES,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def _word(value: Any) -> str:
 # A code of fewer bits is also a code of 8 bits, and every dtype of scales is read as float32.
 CODED_WEIGHTS = Accepts(
     "8-bit products take weights",
-    {"bits": BITS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": EVERY_DTYPE},
+    {"bits": BITS, "granularity": ("tensor", "channel"), **WEIGHT_RULES},
 )
 CODED_INPUTS = Accepts(
     "8-bit products take inputs",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sqbench.execution import native
-from sqbench.execution.accepts import EVERY_DTYPE, SYMMETRIC, Accepts, Multiples
+from sqbench.execution.accepts import WEIGHT_RULES, Accepts, Multiples
 from sqbench.execution.base import IntegerLayer
 from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes
 from sqbench.execution.simulated import OnePassQuantizer
@@ -64,8 +64,7 @@ def _weights(bits: range) -> Accepts:
             "symmetric": (True, False),
             "granularity": ("tensor", "channel", "group"),
             "group_size": Multiples(8),
-            "convention": SYMMETRIC,
-            "scale": EVERY_DTYPE,
+            **WEIGHT_RULES,
         },
     )
 

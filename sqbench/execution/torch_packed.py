@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sqbench.execution.accepts import EVERY_DTYPE, SYMMETRIC, Accepts
+from sqbench.execution.accepts import WEIGHT_RULES, Accepts
 from sqbench.execution.base import IntegerLayer
 from sqbench.quant.layers import QuantLayer
 
@@ -23,7 +23,7 @@ class TorchInt8Weight(IntegerLayer):
     dtypes = HALVES
     weights = Accepts(
         "torch's int8 kernel takes weights",
-        {"bits": range(5, 9), "granularity": ("channel",), "convention": SYMMETRIC, "scale": EVERY_DTYPE},
+        {"bits": range(5, 9), "granularity": ("channel",), **WEIGHT_RULES},
     )
 
     def __init__(self, layers: list[QuantLayer]) -> None:
@@ -57,8 +57,7 @@ class TorchInt4Weight(IntegerLayer):
             "symmetric": (True, False),
             "granularity": ("group",),
             "group_size": (32, 64, 128, 256),
-            "convention": SYMMETRIC,
-            "scale": EVERY_DTYPE,
+            **WEIGHT_RULES,
         },
     )
     multiple: ClassVar[int] = 16  # of output channels

@@ -13,12 +13,13 @@ from sqbench.checkpoints.compressed import global_scale
 from sqbench.checkpoints.words import nibbles, packed
 from sqbench.errors import UserError
 from sqbench.exports.hugging_face import prove
+from sqbench.exports.parts import encoded_parts, others
 from sqbench.exports.target import Target
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Stored
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 NAME = "compressed-tensors"
 RULES = f"bits.as={NAME}"
@@ -33,14 +34,19 @@ def write(model: Model, place: Path) -> None:
     """
     if not isinstance(model, LanguageModel):
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
-    layers = _quantized_layers(model)
+    encoded = encoded_parts(model.module, NAME)
+    layers = {name: part for name, part in encoded.items() if isinstance(part, QuantLayer)}
+    if tables := sorted(encoded.keys() - layers.keys()):
+        raise UserError(
+            f"format={NAME}: {tables[0]} is a {type(encoded[tables[0]]).__name__}, which has no place there; use bits.embedding=null"
+        )
     groups: dict[str, list[str]] = {}
     tensors: Tensors = {}
     for name, layer in layers.items():
         scheme, parts = _layer(name, layer)
         groups.setdefault(json.dumps(scheme, sort_keys=True), []).append(name)
         tensors |= {f"{name}.{part}": value for part, value in parts.items()}
-    tensors |= _others(model.module, layers)
+    tensors |= others(model.module, layers)
     config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, model, layers)}
     config["architectures"] = [type(model.module).__name__]
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
@@ -49,40 +55,6 @@ def write(model: Model, place: Path) -> None:
     if getattr(model.module, "generation_config", None) is not None:
         model.module.generation_config.save_pretrained(place)
     (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
-
-
-def _quantized_layers(model: LanguageModel) -> dict[str, QuantLayer]:
-    """The quantized layers by name. Raises UserError if something else is quantized, which the layout has no place for."""
-    found: dict[str, QuantLayer] = {}
-    for name, module in model.module.named_modules():
-        if isinstance(module, QuantLayer):
-            found[name] = module
-        elif isinstance(module, Stored):
-            raise UserError(
-                f"format={NAME}: {name} is a {type(module).__name__}, which has no place there; use bits.embedding=null"
-            )
-        elif isinstance(module, ActivationQuantizer) and not isinstance(
-            model.module.get_submodule(name.rpartition(".")[0]), QuantLayer
-        ):
-            raise UserError(f"format={NAME}: {name} is rounded between layers, which has no place there; use bits.ops=linear")
-    return found
-
-
-def _others(module: nn.Module, layers: Mapping[str, QuantLayer]) -> Tensors:
-    """All parameters besides quantized weights, under the names of the float model. A tied one is there once."""
-    found: Tensors = {}
-    seen: set[int] = set()
-    for name, parameter in module.named_parameters():
-        owner, _, leaf = name.rpartition(".")
-        layer = owner.removesuffix(".layer")
-        if layer in layers:
-            if leaf == "weight":
-                continue
-            name = f"{layer}.{leaf}"
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            found[name] = parameter
-    return found
 
 
 def _layer(name: str, layer: QuantLayer) -> tuple[dict[str, Any], Tensors]:
@@ -126,6 +98,8 @@ def _arguments(name: str, fmt: Format, *, activations: bool) -> dict[str, Any]:
 
     if fmt.element not in ("int", "e4m3", "e2m1"):
         raise refuse("element", fmt.element, "int, e4m3 or e2m1")
+    if fmt.has_minimum:
+        raise refuse("zero_point", fmt.zero_point, "integer")
     if not fmt.neighbours:
         raise refuse("neighbours", "false", "groups of columns that stand beside each other")
     if fmt.element == "e2m1" and not (fmt.two_levels or fmt.scale.dtype == "e8m0"):

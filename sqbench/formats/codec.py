@@ -1,7 +1,8 @@
 """The codec: everything that knows how a format turns numbers into codes and back. Pure functions.
 
 `encode` gives codes with their scales, `decode` the numbers that they stand for, and `round_trip` both in one step. The parts of
-these are here too, for code that chooses ranges. A code stands for (its number - zero_point) * scale.
+these are here too, for code that chooses ranges. A code stands for (its number - zero_point) * scale. Where the zero-point is a
+minimum, a code stands for (its number - the smallest code) * scale + minimum.
 
 The parts work on *blocks*: a view of the tensor whose last axis holds the values that share one scale (`to_blocks`). Ranges and
 parameters keep that axis with size 1, so they broadcast.
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sqbench.formats.blocks import BLOCKS
 from sqbench.formats.format import Format
 from sqbench.formats.grid import codes_of, grid, nearest_, values_of
 from sqbench.formats.scaling import power_of_two, two_levels
@@ -23,7 +25,7 @@ IN_CACHE = 2**19  # values of one piece of a large tensor: 2 MB in float32
 
 
 class QParams(NamedTuple):
-    """Scale (float, not 0) and zero-point (an integer held in the scale's dtype), broadcastable against the blocks.
+    """Scale (float, not 0) and zero-point (an integer or a minimum, in the scale's dtype), broadcastable against the blocks.
 
     A scale is negative only under the convention `signed`. Where a tool finds codes by another number than the scale, `by` is it:
     values are multiplied by it if the format `multiplies`, else divided by it.
@@ -49,7 +51,8 @@ class EncodedTensor:
     """A tensor in a format, as plain data. Kernels, files and tables read it. Nothing computes codes from floats again.
 
     Attributes:
-        codes: in the tensor's own shape. Integers are signed, int8. Others are the bits of the element, uint8.
+        codes: in the tensor's own shape. Integers are signed, int8. Others are the bits of the element, uint8. `BLOCKS` are rows of
+            bytes, uint8, which hold their scales. `scale` and `zero_point` are empty then.
         scale, zero_point: one for each block, broadcastable against `to_blocks(codes, format)`. float32 at least. A scale of two
             levels is the product of both.
         format: the format of the codes. With two levels of scales, its `amax` is that of the tensor.
@@ -65,6 +68,13 @@ class EncodedTensor:
     @property
     def params(self) -> QParams:
         return QParams(self.scale, self.zero_point)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        if (block := BLOCKS.get(self.format.element)) is None:
+            return tuple(self.codes.shape)
+        return *self.codes.shape[:-1], self.codes.shape[-1] // block.bytes * block.values
 
     def by_row(self, values: Tensor) -> Tensor:
         """Scales or zero-points of a matrix as [rows, groups] float32. A row without groups has one group."""
@@ -92,10 +102,21 @@ def encode(x: Tensor, fmt: Format, limits: Limits | None = None) -> EncodedTenso
 def decode(encoded: EncodedTensor) -> Tensor:
     """The real values of an encoded tensor, in its shape and in the dtype of its scales."""
     fmt, codes = encoded.format, encoded.codes
+    if fmt.element in BLOCKS:
+        return _of_blocks(codes, fmt.element)
     if encoded.columns is None:
         return from_blocks(dequantize(to_blocks(codes, fmt), encoded.params, fmt), fmt, codes.shape)
     ordered = decode(replace(encoded, codes=codes[:, encoded.columns], columns=None))
     return torch.empty_like(ordered).index_copy_(1, encoded.columns, ordered)
+
+
+def _of_blocks(codes: Tensor, element: str) -> Tensor:
+    """The float32 values of blocks of GGUF [rows, bytes]."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    values = dequantize(codes.cpu().numpy(), GGMLQuantizationType[element.upper()])
+    return torch.from_numpy(values).to(codes.device)
 
 
 def round_trip(x: Tensor, fmt: Format, limits: Limits | None = None) -> Tensor:
@@ -157,7 +178,8 @@ def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
 
     Symmetric: scale = max(|lo|, |hi|) / m for the element's largest number m, zero-point 0. With the convention `signed`, scale =
     lo / -2^(b-1) if |lo| >= |hi|, else hi / -2^(b-1). Asymmetric: scale = (hi - lo) / (2^b - 1) and zero_point = code_min -
-    round(lo / scale) (Jacob et al., 2018, eq. 1 and section 3). A range of width 0 gives scale 1.
+    round(lo / scale) (Jacob et al., 2018, eq. 1 and section 3). A minimum is lo in the dtype of scales. A range of width 0 gives
+    scale 1.
     """
     span = _span(lo, hi, fmt)
     if fmt.scale.dtype == "e8m0":
@@ -170,10 +192,14 @@ def qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     # For dead channels and ranges so narrow that the scale underflows. Any scale is exact for 0, and 1 never gives inf or nan.
     usable = scale.abs() > torch.finfo(scale.dtype).tiny
     scale, by = torch.where(usable, scale, torch.ones_like(scale)), None
-    if fmt.scale.times == "unrounded":
+    if fmt.scale.times.startswith("unrounded"):
         by = torch.where(usable, exact, scale)
     elif fmt.scale.times == "reciprocal":
-        by = 1 / scale
+        by = scale
+    if by is not None and fmt.multiplies:
+        by = 1 / by
+    if fmt.has_minimum:
+        return QParams(scale, lo.to(getattr(torch, fmt.scale.dtype)).to(lo.dtype), by)
     zero_point = torch.zeros_like(scale)
     if not fmt.symmetric:
         zero_point = fmt.smallest - torch.round(lo / (scale if by is None or fmt.multiplies else by))
@@ -197,8 +223,8 @@ def bounds(params: QParams, fmt: Format, beyond: float = 0) -> Limits:
     """The smallest and the largest number that the codes of each block stand for, and `beyond` last steps further out."""
     ends = grid(fmt)
     below, above = beyond * float(ends[1] - ends[0]), beyond * float(ends[-1] - ends[-2])
-    first = (fmt.smallest - params.zero_point - below) * params.scale
-    last = (fmt.largest - params.zero_point + above) * params.scale
+    first = _moved((fmt.smallest - _origin(params, fmt) - below) * params.scale, params, fmt)
+    last = _moved((fmt.largest - _origin(params, fmt) + above) * params.scale, params, fmt)
     return torch.minimum(first, last), torch.maximum(first, last)  # a negative scale exchanges them
 
 
@@ -214,7 +240,17 @@ def quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
 
 def dequantize(codes: Tensor, params: QParams, fmt: Format) -> Tensor:
     """The real values of codes, in the dtype of the scale."""
-    return (values_of(codes, fmt, params.scale.dtype) - params.zero_point) * params.scale
+    return _moved((values_of(codes, fmt, params.scale.dtype) - _origin(params, fmt)) * params.scale, params, fmt)
+
+
+def _origin(params: QParams, fmt: Format) -> Tensor | float:
+    """The number whose code stands for 0, or for the minimum."""
+    return fmt.smallest if fmt.has_minimum else params.zero_point
+
+
+def _moved(values: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """Values above the minimum as they are, in place."""
+    return values.add_(params.zero_point) if fmt.has_minimum else values
 
 
 @torch.no_grad()
@@ -227,7 +263,8 @@ def fake_quantize(blocks: Tensor, params: QParams, fmt: Format) -> Tensor:
     result = torch.empty_like(blocks, dtype=torch.promote_types(blocks.dtype, params.scale.dtype))
     for piece, own, place in _pieces(blocks, params, result):
         values = _nearest(_steps(piece, own, fmt, place), own, fmt)
-        torch.mul(values if fmt.symmetric else values.sub_(own.zero_point), own.scale, out=place)
+        torch.mul(values if fmt.symmetric else values.sub_(_origin(own, fmt)), own.scale, out=place)
+        _moved(place, own, fmt)
     return result
 
 
@@ -253,12 +290,17 @@ def _nearest(steps: Tensor, params: QParams, fmt: Format) -> Tensor:
     # The bounds are numbers, because a clamp between tensors takes longer than all the rest.
     if fmt.symmetric:
         return nearest_(steps.clamp_(fmt.smallest, fmt.largest), fmt)
-    rounded = steps.add_(params.zero_point).round_() if fmt.shift == "before" else steps.round_().add_(params.zero_point)
+    before = fmt.shift == "before"
+    rounded = nearest_(steps.add_(params.zero_point), fmt) if before else nearest_(steps, fmt).add_(_origin(params, fmt))
     return rounded.clamp_(fmt.smallest, fmt.largest)
 
 
 def _steps(blocks: Tensor, params: QParams, fmt: Format, place: Tensor | None = None) -> Tensor:
-    """x / scale, computed in at least the scale's precision. In bfloat16 the quotient itself would be rounded first."""
+    """x / scale, computed in at least the scale's precision. In bfloat16 the quotient itself would be rounded first.
+
+    Where there is a minimum, x is counted from it.
+    """
     wide = blocks.to(torch.promote_types(blocks.dtype, params.scale.dtype))
+    wide = wide - params.zero_point if fmt.has_minimum else wide
     by = params.scale if params.by is None else params.by
     return (torch.mul if fmt.multiplies else torch.div)(wide, by, out=place)

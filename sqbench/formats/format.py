@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sqbench.errors import UserError
+from sqbench.formats.blocks import BLOCKS
 from sqbench.formats.element import ELEMENTS, Integer, Table
 from sqbench.formats.scale import FLOAT32, POWERS, Scale
 
 CONVENTIONS = ("qmax", "half_range", "signed", "no_clipping")
-ZERO_POINTS = ("integer",)
+ZERO_POINTS = ("integer", "minimum")
 RANGES = ("with_zero", "own")
 SHIFTS = ("after", "before")
+TIES = ("even", "up", "away")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,15 @@ class Format:
             it is the upper end (NNCF, AutoRound; weights only). `no_clipping` is the smallest scale that clips neither end of
             -2^(b-1) .. 2^(b-1) - 1 (torchao's SYMMETRIC_NO_CLIPPING_ERR).
         scale: the dtype and the rule of scales.
-        element: what codes are: a signed integer `int`, or one of `ELEMENTS`.
-        zero_point: what zero-points are, where there are any.
+        element: what codes are: a signed integer `int`, or one of `ELEMENTS`. In checkpoints also one of `BLOCKS`.
+        zero_point: what zero-points are, where there are any. `integer` is a code. `minimum` is the value of the smallest code, in
+            the dtype of scales (GGUF's Q4_1 and Q5_1; weights only).
         range: `with_zero` widens ranges of asymmetric integers to contain 0. `own` does not, and clamps the zero-point to a code.
             A block of one sign may then saturate (AutoAWQ, NNCF's weights).
         shift: whether the zero-point is added `after` x / scale was rounded, or `before` (compressed-tensors, NNCF). They differ at
             ties.
+        ties: which integer a number half way between two gets: the `even` one, the one further `up`, or the one further `away` from
+            0 (GGUF: up at 4 and 5 bits, away at 8). For weights only.
         amax: the largest magnitude of the whole tensor, for scales with a second level. `codec.of_tensor` sets it.
         neighbours: the columns of a group stand beside each other. In some checkpoints they do not, and the tensor has their order.
     """
@@ -53,6 +58,7 @@ class Format:
     block_rows: int | None = None
     range: str = "with_zero"
     shift: str = "after"
+    ties: str = "even"
     amax: float | None = None
     neighbours: bool = True
 
@@ -94,6 +100,11 @@ class Format:
         return (2**self.bits - 1) / 2 if self.convention == "half_range" else 2 ** (self.bits - 1)
 
     @property
+    def has_minimum(self) -> bool:
+        """Whether the smallest code stands for a minimum, and not every code for a multiple of the scale."""
+        return not self.symmetric and self.zero_point == "minimum"
+
+    @property
     def two_levels(self) -> bool:
         """Whether the scales have a scale themselves."""
         return self.scale.second != "none"
@@ -101,7 +112,7 @@ class Format:
     @property
     def multiplies(self) -> bool:
         """Whether codes are found by a product with a reciprocal of the scale instead of a quotient."""
-        return self.scale.times == "reciprocal" or (self.two_levels and self.scale.order in ("torchao", "auto-round"))
+        return self.scale.times.endswith("reciprocal") or (self.two_levels and self.scale.order in ("torchao", "auto-round"))
 
     @property
     def signed_zeros(self) -> bool:
@@ -133,13 +144,18 @@ class Format:
         if not self.neighbours:
             raise refuse("neighbours", "true: only checkpoints have groups of columns that are apart")
         choose("shift", SHIFTS)
+        choose("ties", TIES)
+        if self.ties != "even" and (activations or not self.is_integer):
+            raise refuse("ties", "even, or null: other rules are for integer weights")
+        if self.has_minimum and (activations or self.shift != "after"):
+            raise refuse("zero_point", f"integer, or null: a minimum is for weights with {key}.shift=after")
         if not self.is_integer and not self.symmetric:
             raise refuse("symmetric", f"true: element={self.element} has no zero-point")
         if not self.is_integer and self.convention != "qmax":
             raise refuse("convention", f"null: element={self.element} has one rule; conventions are for integers")
         if self.convention in ("signed", "no_clipping") and (activations or not self.symmetric):
             raise refuse("convention", f"qmax or half_range: {self.convention} is for weights with symmetric=true")
-        for field in ("range", "shift"):
+        for field in ("range", "shift", "zero_point"):
             if self.symmetric and getattr(self, field) != getattr(Format, field):
                 raise refuse(field, f"{getattr(Format, field)}, or null: {key}.symmetric=true has no zero-point")
         self.scale.check(f"{key}.scale")
@@ -197,17 +213,23 @@ class Format:
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Bytes of a weight in this format: packed codes, scales of both levels, and zero-points.
 
-        Each zero-point takes the bits of one code.
+        Each zero-point takes the bits of one code, and each minimum those of a scale.
         """
         codes = out_features * in_features
+        if self.element in BLOCKS:
+            block = BLOCKS[self.element]
+            return codes // block.values * block.bytes
         size = (self.group_size or 1) * (self.block_rows or 1)
         blocks = {"tensor": 1, "channel": out_features}.get(self.granularity, codes // size)
-        code_bits = (codes + (0 if self.symmetric else blocks)) * self.bits
+        offset = 0 if self.symmetric else self.scale.bits if self.has_minimum else self.bits
+        code_bits = codes * self.bits + blocks * offset
         return -(-code_bits // 8) + blocks * self.scale.bits // 8 + 4 * self.two_levels
 
     def __str__(self) -> str:
-        """For example `int4 asym group 64`, `int8 sym token dynamic` or `e2m1 group 16 scale e4m3`."""
-        integer = [f"int{self.bits}", "sym" if self.symmetric else "asym"]
+        """For example `int4 asym group 64`, `int8 sym token dynamic`, `e2m1 group 16 scale e4m3` or `q6_k`."""
+        if self.element in BLOCKS:
+            return self.element
+        integer = [f"int{self.bits}", "sym" if self.symmetric else "min" if self.has_minimum else "asym"]
         words = [*(integer if self.is_integer else [self.element]), self.granularity]
         sizes = [size for size in (self.block_rows, self.group_size) if size is not None]
         words += ["x".join(map(str, sizes))] * bool(sizes) + ["dynamic"] * self.dynamic

@@ -20,7 +20,7 @@ def nearest_(steps: Tensor, fmt: Format) -> Tensor:
     """
     element = ELEMENTS[fmt.element]
     if isinstance(element, Integer):
-        return steps.round_()
+        return _whole_(steps, fmt)
     if isinstance(element, Table):
         # A sum of steps takes a quarter of the time of a binary search. Every partial sum is exactly a number of the table.
         values, beyond = grid(fmt).to(steps.dtype), torch.empty_like(steps)
@@ -34,6 +34,17 @@ def nearest_(steps: Tensor, fmt: Format) -> Tensor:
     shift = steps.view(whole).bitwise_and(exponent).view(steps.dtype)
     shift.clamp_(min=2.0**element.least_exponent).mul_(1.5 * 2.0 ** (mantissa - element.mantissa))
     return steps.add_(shift).sub_(shift)
+
+
+def _whole_(steps: Tensor, fmt: Format) -> Tensor:
+    """The nearest integers, in place, by the format's rule of ties."""
+    if fmt.ties == "even":
+        return steps.round_()
+    if fmt.ties == "up":  # of unsigned codes, as llama.cpp rounds: the sum before `floor` is rounded, too
+        unsigned = 0.0 if fmt.has_minimum else -fmt.smallest
+        return steps.add_(unsigned + 0.5).floor_().sub_(unsigned)
+    whole = steps.trunc()
+    return steps.sub_(whole).mul_(2).trunc_().add_(whole)
 
 
 def codes_of(values: Tensor, fmt: Format, signs: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ POWERS = ("floor", "ceil", "even", "even_m1", "rceil")  # rules of scales that a
 RULES = ("absmax", *POWERS)
 SECOND = ("none", "float32")
 ORDERS = ("modelopt", "torchao", "compressed-tensors", "auto-round")
-TIMES = ("scale", "reciprocal", "unrounded")
+TIMES = ("scale", "reciprocal", "unrounded", "unrounded_reciprocal")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Scale:
         second: a scale of the scales. `float32` is one number for the whole tensor, its largest magnitude / (448 m) (NVFP4).
         order: the order of float operations where there is a second level. Tools differ by single codes (`scaling.two_levels`).
         times: how codes are found. `scale` divides by the scale as stored. `reciprocal` multiplies by 1 / scale (torchao).
-            `unrounded` divides by the scale as it was before its dtype rounded it (NNCF).
+            `unrounded` divides by the scale as it was before its dtype rounded it (NNCF). `unrounded_reciprocal` multiplies by 1 /
+            that scale (llama.cpp).
     """
 
     dtype: str = "float32"

@@ -69,7 +69,7 @@ def weight_files(folder: Path, config: dict[str, Any], place: str) -> list[Path]
     if len(names) > 1:
         raise UserError(f"{place}: {folder} holds its weights twice, in {SINGLE} and in the files of {INDEX}; use one of the two")
     if not names:
-        gguf = " (GGUF files are not read)" if any(folder.glob("*.gguf")) else ""
+        gguf = " (GGUF files are read by model=checkpoint)" if any(folder.glob("*.gguf")) else ""
         what = f"no {named or f'{SINGLE} and no {INDEX}'}" if any(folder.glob("*.safetensors")) else "no *.safetensors"
         raise UserError(f"{place}: {folder} has {what}{gguf} (pickled .bin weights are not loaded; convert them once)")
     _check_inside(names, place)

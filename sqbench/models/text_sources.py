@@ -65,7 +65,7 @@ def from_hub_or_folder(cfg: ModelConfig) -> Source:
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg)
     if Path(cfg.name).suffix == ".gguf":
-        raise UserError(f"model.name={cfg.name}: GGUF files are not read; use a Hugging Face folder with float weights")
+        raise UserError(f"model.name={cfg.name}: is a GGUF file; use model=checkpoint, or a Hugging Face folder with float weights")
     if cfg.name.startswith(("/", ".", "~")):
         raise UserError(f"model.name={cfg.name}: no such folder (from {Path.cwd()})")
     from huggingface_hub import constants, snapshot_download

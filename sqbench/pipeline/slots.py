@@ -4,12 +4,13 @@ In small models they hold most of the weights. They are rounded to nearest with 
 Calibration and searches see them in float.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import encode
+from sqbench.formats.codec import EncodedTensor, encode
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
@@ -73,15 +74,27 @@ def with_slots(model: Model, scheme: Scheme) -> Model:
         check_weight(name, weight)
         encoded = encode(weight, fmt)
         check_scales(name, encoded)
-        if slot == "head":
-            stored: nn.Module = QuantLayer(layer, encoded, None)
-            values = stored.simulated().weight  # type: ignore[operator]
-        else:
-            stored = EncodedTable(layer, encoded)
-            values = stored.weight
-        if slot == "embedding and head":
-            head = model.tables()["head"]
-            module.set_submodule(head, with_parameter(module.get_submodule(head), values))
-        module.set_submodule(name, stored)
+        values = put_slot(module, model.tables(), slot, name, encoded)
         entries.append({"slot": slot, "module": name, "format": str(fmt), "weight_sqnr_db": round(sqnr_db(weight, values), 3)})
     return model.with_module(module, {**(model.report or {}), "slots": entries})
+
+
+def put_slot(module: nn.Module, tables: Mapping[str, str], slot: str, name: str, encoded: EncodedTensor) -> Tensor:
+    """Put an encoded embedding or head in its place. Return its dequantized values.
+
+    Args:
+        tables: as `Model.tables`. A tied head gets the values of the embedding.
+        slot: what it is, as in `slots_of`.
+    """
+    layer = module.get_submodule(name)
+    if slot == "head":
+        stored: nn.Module = QuantLayer(layer, encoded, None)
+        values: Tensor = stored.simulated().weight  # type: ignore[operator]
+    else:
+        stored = EncodedTable(layer, encoded)
+        values = stored.weight
+    if slot == "embedding and head":
+        head = tables["head"]
+        module.set_submodule(head, with_parameter(module.get_submodule(head), values))
+    module.set_submodule(name, stored)
+    return values

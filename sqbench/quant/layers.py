@@ -95,6 +95,32 @@ class Stored(nn.Module, ABC):
         """Bytes of the weight as stored: codes, scales, zero-points."""
 
 
+class Encoded(Stored):
+    """A layer that holds its weight encoded.
+
+    Attributes:
+        format: the format of the weight. None for a float weight.
+    """
+
+    format: Format | None
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    columns: Tensor | None
+
+    def hold(self, encoded: EncodedTensor | None) -> None:
+        """Keep a weight as buffers. They move with the layer, and copies of it share them."""
+        self.format = None if encoded is None else encoded.format
+        for name in ("codes", "scale", "zero_point", "columns"):
+            self.register_buffer(name, None if encoded is None else getattr(encoded, name), persistent=False)
+
+    @property
+    def encoded(self) -> EncodedTensor:
+        """The weight [out, in] as it is stored. Only for a weight that is quantized."""
+        assert self.format is not None
+        return EncodedTensor(self.codes, self.scale, self.zero_point, self.format, self.columns)
+
+
 class StandIn(nn.Module):
     """A module that replaces a layer and computes through it. Callers can still read dtype and device from its weight."""
 
@@ -111,7 +137,7 @@ class StandIn(nn.Module):
         return self.layer.bias
 
 
-class QuantLayer(StandIn, Stored):
+class QuantLayer(StandIn, Encoded):
     """A layer whose weight is encoded, and whose input goes through a quantizer. It simulates: it computes in float.
 
     The dequantized weight is made at the first forward pass. A layer that is lowered before never holds it.
@@ -119,31 +145,17 @@ class QuantLayer(StandIn, Stored):
     Attributes:
         layer: the float layer. A weight that is encoded has no elements here before the first forward pass.
         activation: the quantizer of the input. None leaves the input as it is.
-        format: the format of the weight. None for a float weight.
     """
-
-    codes: Tensor
-    scale: Tensor
-    zero_point: Tensor
-    columns: Tensor | None
 
     def __init__(self, layer: nn.Module, encoded: EncodedTensor | None, activation: nn.Module | None) -> None:
         """`encoded` is the weight [out, in]. None leaves it in float."""
         super().__init__()
         self.activation = activation
-        self.format = None if encoded is None else encoded.format
         floats = layer.weight
         assert isinstance(floats, Tensor)
         self.size = floats.shape
         self.layer = layer if encoded is None else with_parameter(layer, floats.detach().new_empty(0))
-        for name in ("codes", "scale", "zero_point", "columns"):  # buffers move with the layer, and copies of it share them
-            self.register_buffer(name, None if encoded is None else getattr(encoded, name), persistent=False)
-
-    @property
-    def encoded(self) -> EncodedTensor:
-        """The weight [out, in] as it is stored. Only for a weight that is quantized."""
-        assert self.format is not None
-        return EncodedTensor(self.codes, self.scale, self.zero_point, self.format, self.columns)
+        self.hold(encoded)
 
     def simulated(self) -> nn.Module:
         """The float layer with the dequantized weight."""
@@ -159,7 +171,7 @@ class QuantLayer(StandIn, Stored):
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the weight matrix."""
-        rows, columns = weight_of(self.layer).shape if self.format is None else self.encoded.codes.shape
+        rows, columns = weight_of(self.layer).shape if self.format is None else self.encoded.shape
         return rows, columns
 
     def stored_bytes(self) -> int:

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from sqbench.formats.codec import EncodedTensor, decode
 from sqbench.quant.access import with_parameter
-from sqbench.quant.layers import StandIn, Stored
+from sqbench.quant.layers import Encoded, StandIn
 
 
-class EncodedTable(StandIn, Stored):
+class EncodedTable(StandIn, Encoded):
     """A token embedding, or an output matrix tied to it, with the values of an encoded weight. It simulates: it computes in float.
 
     A tied matrix is one parameter of two modules. The table counts its bytes, and the other module shares the parameter.
@@ -23,8 +23,7 @@ class EncodedTable(StandIn, Stored):
         super().__init__()
         floats = layer.weight
         assert isinstance(floats, Tensor)
-        self.format = encoded.format
-        self.shape = (int(floats.shape[0]), int(floats.shape[1]))
+        self.hold(encoded)
         self.layer = with_parameter(layer, decode(encoded).to(floats.dtype))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -32,7 +31,9 @@ class EncodedTable(StandIn, Stored):
 
     def stored_bytes(self) -> int:
         """Bytes of the weight in its format."""
-        return self.format.stored_bytes(*self.shape)
+        encoded = self.encoded
+        rows, width = encoded.shape
+        return encoded.format.stored_bytes(rows, width)
 
     def extra_repr(self) -> str:
         return f"weight {self.format}"

@@ -70,6 +70,11 @@ SHAPES: Mapping[str, Shape] = {
     "w4a16_g128_sym": Shape("star-triangle-down", "$f$", "dashdot", _DASHDOT),
     "w4a16_channel": Shape("square-cross", "$g$", "dashdot", _DASHDOT),
     "w4a16_channel_sym": Shape("diamond-wide", "$h$", "dashdot", _DASHDOT),
+    "q8_0": Shape("arrow-up", "$i$", "solid", _SOLID),
+    "q5_1": Shape("arrow-down", "$j$", "longdash", _DASH),
+    "q5_0": Shape("arrow-left", "$k$", "longdash", _DASH),
+    "q4_1": Shape("arrow-right", "$l$", "dash", _DASH),
+    "q4_0": Shape("arrow-bar-up", "$m$", "dash", _DASH),
 }
 _OTHER_SHAPES = (Shape("triangle-left", "<", "longdash", _DASH), Shape("triangle-right", ">", "longdash", _DASH))
 

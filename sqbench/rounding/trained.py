@@ -140,6 +140,11 @@ class QatLsq(Qat):
     def needs(self, scheme: Scheme) -> frozenset[str]:
         return with_static_inputs(scheme, *([NEEDS[self.start]] if self.start in NEEDS else []))
 
+    def refusal(self, scheme: Scheme) -> str | None:
+        if scheme.weights is not None and scheme.weights.has_minimum:
+            return "learns the steps of weights, and no minimum (bits.weights.zero_point=minimum); use zero_point=integer"
+        return None
+
     @property
     def range_lr(self) -> float:
         return self.lr * self.step_lr

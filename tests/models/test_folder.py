@@ -115,14 +115,14 @@ def test_floats_of_any_width_and_masks_are_no_format(dtype: torch.dtype, folder:
 
 
 def test_what_else_is_no_folder_of_float_weights(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: GGUF files are not read; use a Hugging Face folder"):
+    with pytest.raises(UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: is a GGUF file; use model=checkpoint, or a Hugging Face folder"):
         from_hub_or_folder(cfg("a/b-Q4_K_M.gguf"))
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds an adapter \(adapter_config\.json\); use the model that it is merged into"):
         describe(folder, cfg("some"))
     (folder / "adapter_config.json").unlink()
     (folder / "model.safetensors").rename(folder / "model-Q4.gguf")
-    with pytest.raises(UserError, match=r"has no \*\.safetensors \(GGUF files are not read\)"):
+    with pytest.raises(UserError, match=r"has no \*\.safetensors \(GGUF files are read by model=checkpoint\)"):
         describe(folder, cfg("some"))
     (folder / "model-Q4.gguf").rename(folder / "model.fp16.safetensors")
     with pytest.raises(UserError, match=r"has no model\.safetensors and no model\.safetensors\.index\.json"):

@@ -65,9 +65,11 @@ CHANGES = {
     "bits.weights.convention": ["half_range"],
     "bits.weights.scale_dtype": ["float16"],
     "bits.weights.scale.dtype": ["bfloat16"],
-    "bits.weights.scale.times": ["reciprocal", "unrounded"],
+    "bits.weights.scale.times": ["reciprocal", "unrounded", "unrounded_reciprocal"],
     "bits.weights.range": ["own"],
     "bits.weights.shift": ["before"],
+    "bits.weights.zero_point": ["minimum"],
+    "bits.weights.ties": ["up", "away"],
     "bits.as": ["torchao", "compressed-tensors"],
     "bits.embedding": ["w8a16"],
     "bits.head": ["w8a16"],
@@ -136,9 +138,9 @@ NOTHING = {
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
     *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
     *("method.natural", "method.ranges", "bits.name", "device"),
-    *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "zero_point", "block_rows")),
-    *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "zero_point", "block_rows")),
-    *(f"bits.activations.{key}" for key in ("range", "shift")),
+    *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "block_rows")),
+    *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "block_rows")),
+    *(f"bits.activations.{key}" for key in ("range", "shift", "ties", "zero_point")),
 }
 
 

@@ -1,0 +1,83 @@
+"""Proof of a GGUF file by llama.cpp, or by transformers where llama-cpp-python is not installed."""
+
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sqbench.checkpoints.gguf import gguf_in
+from sqbench.data import Examples
+from sqbench.exports.proof import Proof, compared
+from sqbench.models.base import Model
+from sqbench.models.language import LanguageModel
+
+
+def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
+    """Load a folder's file with another program, and compare it on all evaluation examples."""
+    assert isinstance(simulated, LanguageModel)
+    file = gguf_in(folder, f"out={folder}")
+    assert file is not None
+    if find_spec("llama_cpp") is None:
+        theirs: LanguageModel = by_transformers(file, simulated)
+        program = f"transformers {version('transformers')} with gguf {version('gguf')} (llama-cpp-python is not installed)"
+        return compared(simulated, theirs, examples, program=program, dtype=str(theirs.module.dtype).removeprefix("torch."))
+    context = max(ids.shape[-1] for ids in examples.inputs())
+    program = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
+    return compared(
+        simulated, LlamaCpp.of(file, simulated, context), examples, program=program, dtype="blocks, with inputs rounded to 8 bits"
+    )
+
+
+def by_transformers(file: Path, like: LanguageModel) -> LanguageModel:
+    """A file as transformers loads it by itself."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = next(like.module.parameters()).dtype
+    with redirect_stderr(StringIO()):  # progress bars
+        module = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, local_files_only=True)
+    module.eval().requires_grad_(False)
+    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer)
+
+
+@dataclass(frozen=True)
+class LlamaCpp(LanguageModel):
+    """A file as llama.cpp computes it on a CPU. Its matrix products round their inputs to 8 bits.
+
+    Attributes:
+        runtime: a `llama_cpp.Llama` that keeps the logits of all tokens.
+    """
+
+    runtime: Any = None
+
+    @classmethod
+    def of(cls, file: Path, like: LanguageModel, context: int) -> "LlamaCpp":
+        """Load a file.
+
+        Args:
+            like: the same model in torch, which knows its sizes and its tokenizer.
+            context: most tokens of an input.
+        """
+        from llama_cpp import Llama
+
+        runtime = Llama(str(file), n_ctx=context, n_batch=context, n_threads=torch.get_num_threads(), logits_all=True, verbose=False)
+        return cls(like.module, like.name, f"{like.fingerprint}-llama.cpp", tokenizer=like.tokenizer, runtime=runtime)
+
+    @cached_property
+    def head(self) -> None:
+        """llama.cpp gives logits alone."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """See `LanguageModel.forward`."""
+        return torch.stack([self._logits(row) for row in ids])
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        self.runtime.reset()
+        self.runtime.eval(ids.tolist())
+        return torch.tensor(self.runtime.scores[: len(ids)])
