@@ -22,7 +22,7 @@ from sqbench.formats.scheme import Scheme
 
 MAGIC = b"GGUF"
 FLOATS = ("F32", "F16", "BF16")
-TABLES = {"embedding": "token_embd.weight", "head": "output.weight"}  # their names in every architecture
+TABLES = ("token_embd.weight", "output.weight")  # the embedding and the head, in every architecture
 ROPE = "rope.scaling.type"
 
 
@@ -84,12 +84,12 @@ class GGUFFile(QuantizedFolder):
     @property
     def scheme(self) -> Scheme:
         """See `QuantizedFolder.scheme`. Its name is that of the type."""
-        slots = {slot: self.names.in_model[name].removesuffix(".weight") for slot, name in TABLES.items()}
-        inside = {layer: one for layer, one in self.layers.items() if layer not in slots.values()}
+        slots = [self.names.in_model[name].removesuffix(".weight") for name in TABLES]
+        inside = {layer: one for layer, one in self.layers.items() if layer not in slots}
         kinds = Counter(self.tensors[one.names[0]].tensor_type.name for one in (inside or self.layers).values())
         ((kind, _),) = kinds.most_common(1)
-        tables = {slot: self.layers[layer].weight for slot, layer in slots.items() if layer in self.layers}
-        return Scheme(kind.lower(), blocks.format_of(kind), layers=tuple(sorted(self.layers)), **tables)
+        embedding, head = (self.layers[layer].weight if layer in self.layers else None for layer in slots)
+        return Scheme(kind.lower(), blocks.format_of(kind), layers=tuple(sorted(self.layers)), embedding=embedding, head=head)
 
     def read(self, name: str) -> Tensor:
         """A tensor as transformers orders it. That of a quantized layer is its bytes, uint8 [out, bytes]."""

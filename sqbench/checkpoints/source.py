@@ -71,10 +71,11 @@ def check_parent(found: QuantizedFolder, parent: Source, name: str) -> None:
         if own.get(key) != other.get(key):
             raise UserError(f"model.parent={name}: has {key}={other.get(key)}, and {found.place} has {own.get(key)}")
     first, second = found.vocabulary(), vocabulary_of(parent.folder)
-    if first is not None and second is not None:
-        if unlike := sorted(token for token in first.keys() | second.keys() if first.get(token) != second.get(token)):
-            token = unlike[0]
-            raise UserError(
-                f"model.parent={name}: its tokenizer makes {token!r} the token {second.get(token)}, and that of {found.place}"
-                f" {first.get(token)}"
-            )
+    if first is None or second is None:
+        return
+    if unlike := sorted(token for token in first.keys() | second.keys() if first.get(token) != second.get(token)):
+        token = unlike[0]
+        raise UserError(
+            f"model.parent={name}: its tokenizer makes {token!r} the token {second.get(token)}, and that of {found.place}"
+            f" {first.get(token)}"
+        )

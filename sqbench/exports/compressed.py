@@ -36,9 +36,9 @@ def write(model: Model, place: Path) -> None:
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
     encoded = encoded_parts(model.module, NAME)
     layers = {name: part for name, part in encoded.items() if isinstance(part, QuantLayer)}
-    if tables := sorted(encoded.keys() - layers.keys()):
+    for name in encoded.keys() - layers.keys():
         raise UserError(
-            f"format={NAME}: {tables[0]} is a {type(encoded[tables[0]]).__name__}, which has no place there; use bits.embedding=null"
+            f"format={NAME}: {name} is a {type(encoded[name]).__name__}, which has no place there; use bits.embedding=null"
         )
     groups: dict[str, list[str]] = {}
     tensors: Tensors = {}

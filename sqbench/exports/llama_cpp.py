@@ -66,7 +66,9 @@ class LlamaCpp(LanguageModel):
         """
         from llama_cpp import Llama
 
-        runtime = Llama(str(file), n_ctx=context, n_batch=context, n_threads=torch.get_num_threads(), logits_all=True, verbose=False)
+        runtime = Llama(
+            str(file), n_ctx=context, n_batch=context, n_threads=torch.get_num_threads(), logits_all=True, verbose=False
+        )
         return cls(like.module, like.name, f"{like.fingerprint}-llama.cpp", tokenizer=like.tokenizer, runtime=runtime)
 
     @cached_property

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFWriter, GGMLQuantizationType, MODEL_ARCH, get_tensor_name_map
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import LlamaForCausalLM

@@ -114,7 +114,10 @@ def test_what_was_read_is_written_byte_for_byte(quantize: Quantize, tmp_path: Pa
     ("scheme", "words"),
     [
         (schemes()["w4a16"], r"q_proj has group_size=64 in int4 asym group 64, which cannot be written; use 32, as in bits=q4_1"),
-        (schemes()["w4a16_g32_sym"], r"has scale\.dtype=float32 in .*; use float16, as in bits=q4_0 \(there are q4_0, .*mxfp4a16\)"),
+        (
+            schemes()["w4a16_g32_sym"],
+            r"has scale\.dtype=float32 in .*; use float16, as in bits=q4_0 \(there are q4_0, .*mxfp4a16\)",
+        ),
         (schemes()["w4a16_g32"], r"has zero_point=integer in .*; use minimum, as in bits=q4_1"),
         (schemes()["w3a16"], r"has bits=3 in"),
         (schemes()["nf4"], r"has element=nf4 in"),
@@ -135,7 +138,10 @@ def test_what_the_format_cannot_express_is_refused_by_layer_and_field(
     [
         ({"model_type": "opt"}, r"tiny is of the architecture opt: known: llama, qwen2"),
         ({"hidden_act": "gelu"}, r"has hidden_act=gelu, which is not written; must be silu"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, r"has rope_type=yarn, which is not written; must be default"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            r"has rope_type=yarn, which is not written; must be default",
+        ),
     ],
 )
 def test_another_architecture_is_refused(

@@ -14,7 +14,6 @@ from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
 from sqbench.formats.scale import Scale
 
-
 FORMATS = {name: scheme.weights for name, scheme in schemes().items()}  # reading the files takes longer than a test may
 
 

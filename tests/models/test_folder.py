@@ -115,7 +115,9 @@ def test_floats_of_any_width_and_masks_are_no_format(dtype: torch.dtype, folder:
 
 
 def test_what_else_is_no_folder_of_float_weights(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: is a GGUF file; use model=checkpoint, or a Hugging Face folder"):
+    with pytest.raises(
+        UserError, match=r"model\.name=a/b-Q4_K_M\.gguf: is a GGUF file; use model=checkpoint, or a Hugging Face folder"
+    ):
         from_hub_or_folder(cfg("a/b-Q4_K_M.gguf"))
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds an adapter \(adapter_config\.json\); use the model that it is merged into"):
