@@ -73,6 +73,8 @@ def kind_of(fmt: Format) -> str:
         return "nvfp4"
     if fmt.scale.dtype == "e8m0":
         return "mx"
+    if fmt.ties != "even" or fmt.has_minimum:
+        return "llama.cpp int"
     if fmt.is_integer:
         return "symmetric int" if fmt.symmetric else "asymmetric int"
     return {"e4m3": "fp8", "e5m2": "fp8", "e2m1": "fp4", "nf4": "nf4"}.get(fmt.element, fmt.element)

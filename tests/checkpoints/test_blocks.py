@@ -7,8 +7,6 @@ from checkpoints.gguf_files import FLOATS, drawn
 from gguf import GGMLQuantizationType
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import _type_traits, dequantize, quantize
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sqbench.checkpoints.blocks import TYPES, encoded, format_of, stored
 from sqbench.formats.blocks import BLOCKS
@@ -29,7 +27,7 @@ def test_every_type_that_the_package_decodes_has_a_format() -> None:
 
 
 @pytest.mark.parametrize("kind", DECODED)
-@given(seed=st.integers(0, 9))
+@pytest.mark.parametrize("seed", [0, 1])
 def test_bytes_decode_as_in_the_package_and_come_back(kind: str, seed: int) -> None:
     ggml = GGMLQuantizationType[kind]
     rows = drawn(ggml, 3, 512, seed)

@@ -87,4 +87,4 @@ def test_a_parent_of_another_architecture_or_tokenizer_is_refused_by_the_first_d
 
 
 def test_a_folder_that_is_not_there_is_named(command: Command) -> None:
-    assert "no such folder" in command("model=checkpoint", "model.name=nowhere").err
+    assert "no such file or folder" in command("model=checkpoint", "model.name=nowhere").err
