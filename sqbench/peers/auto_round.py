@@ -1,6 +1,7 @@
 """AutoRound: roundings and ranges learnt by signed gradients, block after block."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -35,7 +36,7 @@ class AutoRound(Tool):
 
         fmt = order.scheme.weights
         assert fmt is not None
-        made = AutoRound(
+        rounds = AutoRound(
             module,
             tokenizer,
             bits=fmt.bits,
@@ -48,4 +49,6 @@ class AutoRound(Tool):
             layer_config={name: {"bits": 16, "data_type": "float"} for name in order.ignore},
             **order.arguments,
         )
-        made.quantize_and_save(folder, format="auto_round")
+        _, made = rounds.quantize_and_save(folder, format="auto_round")
+        for path in Path(made).iterdir():  # a folder in the folder
+            path.rename(Path(folder) / path.name)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sqbench.errors import known
@@ -38,7 +39,10 @@ class LlmCompressor(Tool):
         from llmcompressor.modifiers.gptq import GPTQModifier
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
+        from llmcompressor.pipelines.cache import IntermediatesCache
 
+        if not torch.cuda.is_available():  # without a GPU its pinning of memory fails, and is not needed
+            IntermediatesCache.pin_memory = lambda self, *arguments: None
         given = {key: value for key, value in order.arguments.items() if key != "algorithm"}
         scheme = {"targets": ["Linear"], "weights": _arguments(order.scheme.weights)}
         if order.scheme.activations is not None:

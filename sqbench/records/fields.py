@@ -90,7 +90,7 @@ def _tool(record: Record) -> str:
     """The tool that quantized the model, its version, and the arguments that it got. Empty for our own methods."""
     if (tool := record.identity.get("tool")) is None:
         return ""
-    given = (f"{key}={value}" for key, value in sorted(record.identity["method"]["arguments"].items()))
+    given = (f"{key}={value}" for key, value in sorted((record.identity["method"]["arguments"] or {}).items()))
     return " ".join([tool["name"], tool["version"], *given])
 
 

@@ -1,7 +1,7 @@
 """Codes that another tool chooses. It gets the float model, and `sqbench.running.foreign` reads the checkpoint that it saves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -22,13 +22,13 @@ class Peer(Rounding):
 
     Attributes:
         tool: its name.
-        arguments: arguments of the tool, in place of its own defaults.
+        arguments: arguments of the tool, in place of its own defaults. None is none.
     """
 
     foreign: ClassVar[bool] = True
 
     tool: str = "llm-compressor"
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.require("tool", self.tool in TOOLS, known(self.tool, TOOLS))
@@ -46,7 +46,7 @@ class Peer(Rounding):
         return {"name": self.tool, "version": TOOLS[self.tool].version}
 
     def refusal(self, scheme: Scheme) -> str | None:
-        return TOOLS[self.tool].refusal(scheme, self.arguments)
+        return TOOLS[self.tool].refusal(scheme, self.arguments or {})
 
     def encode(
         self, layer: str, weight: Tensor, stats: InputStatistics, fmt: Format, limits: Limits | None

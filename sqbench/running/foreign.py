@@ -53,7 +53,7 @@ def quantized(point: Point, model: Model, windows: Iterable[Tensor], cache: Path
     tool, task = TOOLS[rounding.tool], Task(model, Statistics({}, model.example()), resolved.scheme)
     chosen = set(task.topology.layers)
     floats = (name for name, layer in model.module.named_modules() if isinstance(layer, nn.Linear) and name not in chosen)
-    order = Order(resolved.scheme, tuple(floats), rounding.arguments, resolved.seed)
+    order = Order(resolved.scheme, tuple(floats), rounding.arguments or {}, resolved.seed)
     if point.source.folder is None:
         raise UserError(f"{rounding.key}: needs a folder in Hugging Face layout, and {model.name} is in none")
     rows = torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in windows])
