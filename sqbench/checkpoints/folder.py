@@ -85,7 +85,8 @@ class QuantizedFolder:
         """The scheme that most layers have. Its name is that of the same scheme here, or the formats in words."""
         weights, activations = Counter((one.weight, one.activation) for one in self.layers.values()).most_common(1)[0][0]
         words = [str(weights), *([str(activations)] if activations else [])]
-        same = next((name for name, one in schemes().items() if alike(one.weights, weights) and alike(one.activations, activations)), None)
+        known_as = {name: one for name, one in schemes().items() if alike(one.weights, weights)}
+        same = next((name for name, one in known_as.items() if alike(one.activations, activations)), None)
         return Scheme(same or ", ".join(words), weights, activations, layers=tuple(sorted(self.layers)))
 
     def read(self, name: str) -> Tensor:

@@ -5,7 +5,6 @@ other settings for some layers.
 """
 
 import re
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -84,7 +83,7 @@ def _gptq(config: Settings, shapes: Mapping[str, tuple[int, ...]], place: str) -
 
 
 def _dynamic(rules: Mapping[str, Settings], name: str) -> Settings:
-    """The settings of GPTQModel's `dynamic` for a layer: those of the first pattern with `+:`, or without a sign, that begins it."""
+    """The settings of GPTQModel's `dynamic` for a layer: those of the first pattern, with `+:` or without a sign, that fits."""
     return next((own for pattern, own in rules.items() if own and re.match(pattern.removeprefix("+:"), name)), {})
 
 

@@ -28,7 +28,7 @@ class LlmCompressor(Tool):
             return f"method.arguments.algorithm={algorithm}: {known(str(algorithm), ALGORITHMS)}"
         for slot, fmt in (("weights", scheme.weights), ("activations", scheme.activations)):
             if fmt is not None and (fmt.element not in KINDS or fmt.bits not in (4, 8) or fmt.granularity == "block"):
-                return f"makes integers of 4 and 8 bits and FP8 here, and bits.{slot} are {fmt}; use bits=w4a16 or bits=w8a8_dynamic"
+                return f"makes integers of 4 and 8 bits and FP8 here, and bits.{slot} are {fmt}; use bits=w4a16"
         if scheme.weights is None:
             return f"bits={scheme.name} leaves weights in float; use bits=w4a16, for example"
         return None
@@ -44,7 +44,8 @@ class LlmCompressor(Tool):
         if not torch.cuda.is_available():  # without a GPU its pinning of memory fails, and is not needed
             IntermediatesCache.pin_memory = lambda self, *arguments: None
         given = {key: value for key, value in order.arguments.items() if key != "algorithm"}
-        scheme = {"targets": ["Linear"], "weights": _arguments(order.scheme.weights)}
+        assert order.scheme.weights is not None
+        scheme: dict[str, Any] = {"targets": ["Linear"], "weights": _arguments(order.scheme.weights)}
         if order.scheme.activations is not None:
             scheme["input_activations"] = _arguments(order.scheme.activations)
         formats = {"config_groups": {"group_0": scheme}, "ignore": list(order.ignore)}

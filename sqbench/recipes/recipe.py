@@ -86,15 +86,14 @@ class Recipe:
         if (reason := self.rounding.refusal(scheme)) is not None:
             raise UserError(f"{self.rounding.key}: {reason}")
         if (self.trains or self.foreign) and (others := [part.name for part in (*self.transforms, *self.corrections)]):
+            does = "trains" if self.trains else "quantizes"
             raise UserError(
-                f"{self.rounding.key}: {'trains' if self.trains else 'quantizes'} the float model itself, and method={self.name} also"
-                f" has {', '.join(others)}; use method={self.rounding.name}"
+                f"{self.rounding.key}: {does} the float model itself, and method={self.name} also has {', '.join(others)};"
+                f" use method={self.rounding.name}"
             )
         if (self.trains or self.foreign) and "ranges" in self.chosen:
-            raise UserError(
-                f"ranges={self.ranges.name}: {self.rounding.key} {'trains' if self.trains else 'chooses'} its ranges itself; leave"
-                " ranges out"
-            )
+            does = "trains" if self.trains else "chooses"
+            raise UserError(f"ranges={self.ranges.name}: {self.rounding.key} {does} its ranges itself; leave ranges out")
 
     def about(self) -> dict[str, Any]:
         """The recipe as a point's identity holds it: the method with the parameters of its own parts, and the chosen parts."""

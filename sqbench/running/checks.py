@@ -163,7 +163,9 @@ def _check_foreign(resolved: Resolved) -> None:
         "model.trust_remote_code": resolved.model.trust_remote_code,
     }
     if asked := [key for key, value in chosen.items() if value]:
-        raise UserError(f"{asked[0]}: must be left out; {recipe.rounding.key} quantizes linear layers of a whole model, and nothing else")
+        raise UserError(
+            f"{asked[0]}: must be left out; {recipe.rounding.key} quantizes linear layers of a whole model, nothing else"
+        )
 
 
 def _check_blockwise(resolved: Resolved) -> None:

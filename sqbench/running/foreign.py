@@ -1,4 +1,4 @@
-"""A model that another tool quantizes: in a process of its own, from the folder of the float model to a checkpoint, which is read."""
+"""A model that another tool quantizes in a process of its own: a float model's folder goes in, and a checkpoint comes out."""
 
 import json
 import multiprocessing
@@ -73,9 +73,7 @@ def quantized(point: Point, model: Model, windows: Iterable[Tensor], cache: Path
     return made.with_module(made.module, {**made.report, "tool": {**rounding.about(), **told}})
 
 
-def _made(
-    tool: Tool, order: Order, source: Path, dtype: str, windows: Tensor, place: Path, device: torch.device
-) -> dict[str, Any]:
+def _made(tool: Tool, order: Order, source: Path, dtype: str, windows: Tensor, place: Path, device: torch.device) -> dict[str, Any]:
     """The seconds and the peak memory of a tool that has saved `place/checkpoint`.
 
     Raises:
@@ -114,6 +112,7 @@ def _work(tool: Tool, order: Order, source: Path, dtype: str, windows: list[list
     quiet()
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+    told: dict[str, Any]
     try:
         start = time.perf_counter()
         module = AutoModelForCausalLM.from_pretrained(

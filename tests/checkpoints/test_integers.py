@@ -131,7 +131,7 @@ def test_awq(folder: Make, tiny_folder: Path) -> None:
 def test_auto_round_packs_in_several_ways(
     folder: Make, tiny_folder: Path, packing: str, make: Callable[[EncodedTensor], Tensors]
 ) -> None:
-    config = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 32, "sym": False, "data_type": "int"}
+    config = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 32, "sym": False}
     check(folder(config, lambda layer, weight: make(encode(weight, ASYMMETRIC))), tiny_folder, ASYMMETRIC)
 
 

@@ -304,9 +304,7 @@ def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
     assert canonical_json(parse_alpha(-alpha if alpha == 0 else alpha)) == canonical_json(abs(alpha))
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in OF_TEXT if not named(name).has_alpha]
-)
+@pytest.mark.parametrize("method", [name for name in OF_TEXT if not named(name).has_alpha])
 def test_methods_without_alpha_ignore_it(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
