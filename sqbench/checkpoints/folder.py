@@ -13,13 +13,15 @@ from torch import Tensor
 
 from sqbench.calibration import Statistics
 from sqbench.checkpoints.compressed import LAYOUT as COMPRESSED
-from sqbench.checkpoints.integers import AWQ, GPTQ
+from sqbench.checkpoints.integers import AUTO_ROUND, AWQ, GPTQ
 from sqbench.checkpoints.stored import Layout, StoredLayer
+from sqbench.checkpoints.torchao import LAYOUT as TORCHAO
 from sqbench.errors import UserError, counted, known
 from sqbench.formats.codec import decode
+from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
-from sqbench.models.folder import read_config, stored, weight_files
+from sqbench.models.folder import metadata, read_config, stored, weight_files
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
 from sqbench.parts.task import Task
@@ -29,7 +31,7 @@ from sqbench.pipeline.slots import put_slot, slots_of
 from sqbench.quant.access import is_linear
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ)}
+LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ, AUTO_ROUND, TORCHAO)}
 BESIDE = ("quantize_config.json", "quant_config.json")  # where GPTQ and AWQ of old keep what config.json has today
 
 
@@ -69,6 +71,7 @@ class QuantizedFolder:
         if method not in LAYOUTS:
             raise UserError(f"{place}: quant_method={method or '(none)'} in {folder}: {known(method, LAYOUTS)}")
         tensors = stored(weight_files(folder, config, place), place)
+        told = {**told, "metadata": metadata({tensor.file for tensor in tensors.values()})}
         layers = LAYOUTS[method].layers(told, {name: tensor.shape for name, tensor in tensors.items()}, place)
         if not layers:
             raise UserError(f"{place}: {folder} is said to be {method}, and none of its tensors is quantized")
@@ -83,7 +86,8 @@ class QuantizedFolder:
         """The scheme that most layers have. Its name is that of the same scheme here, or the formats in words."""
         weights, activations = Counter((one.weight, one.activation) for one in self.layers.values()).most_common(1)[0][0]
         words = [str(weights), *([str(activations)] if activations else [])]
-        same = next((name for name, one in schemes().items() if _alike(one, weights, activations)), None)
+        known_as = {name: one for name, one in schemes().items() if alike(one.weights, weights)}
+        same = next((name for name, one in known_as.items() if alike(one.activations, activations)), None)
         return Scheme(same or ", ".join(words), weights, activations, layers=tuple(sorted(self.layers)))
 
     def read(self, name: str) -> Tensor:
@@ -208,11 +212,11 @@ def _told(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def _alike(scheme: Scheme, weights: Any, activations: Any) -> bool:
-    """Whether a scheme has these formats, apart from conventions and dtypes of scales."""
+def alike(first: Format | None, second: Format | None) -> bool:
+    """Whether two formats are the same, apart from conventions and dtypes of scales."""
 
-    def plain(fmt: Any) -> Any:
+    def plain(fmt: Format | None) -> Any:
         shared = fmt and (fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
         return fmt and (fmt.element, fmt.bits, fmt.symmetric, fmt.zero_point, fmt.ties, *shared)
 
-    return (plain(scheme.weights), plain(scheme.activations)) == (plain(weights), plain(activations))
+    return bool(plain(first) == plain(second))

@@ -1,8 +1,10 @@
-"""The layouts of GPTQ (v1 and v2) and of AWQ (gemm): integers with zero-points, eight or more in a word of 32 bits.
+"""The layouts of GPTQ (v1 and v2), of AWQ (gemm) and of AutoRound, which has both: integers with zero-points in words of 32 bits.
 
-A layer `x` has `x.qweight`, `x.qzeros`, `x.scales`, and in GPTQ `x.g_idx`, the group of every column.
+A layer `x` has `x.qweight`, `x.qzeros`, `x.scales`, and in GPTQ `x.g_idx`, the group of every column. The configuration may have
+other settings for some layers.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +26,14 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 WIDTHS = (2, 3, 4, 8)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the output column, of eight neighbours, that each nibble of a word holds
 VERSIONS = ("gptq", "gptq_v2")
+PACKINGS = {  # of AutoRound
+    "auto_round:auto_gptq": "gptq",
+    "auto_round:auto_awq": "awq",
+    "auto_round:gptqmodel": "gptq_v2",
+    "auto_round": "gptq_v2",
+}
+NOT_READ = ("rotation_config", "spinquant_config", "super_bits", "super_group_size")
+Settings = Mapping[str, Any]
 
 
 def gptq_codes(qweight: Tensor, bits: int) -> Tensor:
@@ -46,7 +56,7 @@ def awq_matrix(words: Tensor, bits: int) -> Tensor:
     return stored.view(len(words), -1, 8)[..., torch.tensor(AWQ_ORDER).argsort()].flatten(1).t().contiguous()
 
 
-def _checked(config: Mapping[str, Any], place: str, symmetric: bool) -> Format:
+def _checked(config: Settings, place: str, symmetric: bool) -> Format:
     bits, size = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
     if bits not in WIDTHS or not isinstance(size, int) or (size < 1 and size != -1):
         raise UserError(f"{place}: bits={bits} group_size={size}: must be {', '.join(map(str, WIDTHS))} and a size, or -1 for rows")
@@ -60,34 +70,68 @@ def _checked(config: Mapping[str, Any], place: str, symmetric: bool) -> Format:
     )
 
 
-def _gptq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
+def _gptq(config: Settings, shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
     version = config.get("checkpoint_format", "gptq")
     if version not in VERSIONS:
         raise UserError(f"{place}: checkpoint_format={version}: must be one of {', '.join(VERSIONS)}")
-    fmt = _checked(config, place, bool(config.get("sym", False)))
-    return _layers(shapes, place, fmt, partial(_gptq_parts, less_one=version == "gptq"), packed=0)
+
+    def of(name: str) -> Format:
+        own = {**config, **_dynamic(config.get("dynamic") or {}, name)}
+        return _checked(own, place, bool(own.get("sym", False)))
+
+    return _layers(shapes, place, of, partial(_gptq_parts, less_one=version == "gptq"), packed=0)
 
 
-def _awq(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
+def _dynamic(rules: Mapping[str, Settings], name: str) -> Settings:
+    """The settings of GPTQModel's `dynamic` for a layer: those of the first pattern, with `+:` or without a sign, that fits."""
+    return next((own for pattern, own in rules.items() if own and re.match(pattern.removeprefix("+:"), name)), {})
+
+
+def _auto_round(config: Settings, shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
+    packing = config.get("packing_format")
+    if packing not in PACKINGS:
+        raise UserError(f"{place}: packing_format={packing}: must be one of {', '.join(PACKINGS)}")
+    if strange := [key for key in NOT_READ if config.get(key)]:
+        raise UserError(f"{place}: its quantization_config has {strange[0]}, which sqbench does not read")
+    rules: Mapping[str, Settings] = config.get("extra_config") or {}
+
+    def of(name: str) -> Format:
+        found = rules.get(name) or next((own for pattern, own in rules.items() if own and re.search(pattern, name)), {})
+        own = {**config, **found}
+        if (kind := str(own.get("data_type", "int"))) != "int" or (own.get("act_bits") or 16) < 16:
+            raise UserError(f"{place}: {name} has data_type={kind} act_bits={own.get('act_bits')}: must be int, and 16 or more")
+        return _checked(own, place, bool(own.get("sym", True)))
+
+    if PACKINGS[packing] == "awq":
+        return _layers(shapes, place, lambda name: _four_bits(of(name), place), _awq_parts, packed=1)
+    return _layers(shapes, place, of, partial(_gptq_parts, less_one=PACKINGS[packing] == "gptq"), packed=0)
+
+
+def _awq(config: Settings, shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
     version = str(config.get("version", "gemm")).lower()
     if version != "gemm":
         raise UserError(f"{place}: version={version}: must be gemm")
     fmt = _checked(config, place, symmetric=not config.get("zero_point", True))
+    return _layers(shapes, place, lambda name: _four_bits(fmt, place), _awq_parts, packed=1)
+
+
+def _four_bits(fmt: Format, place: str) -> Format:
     if fmt.bits != 4:
         raise UserError(f"{place}: bits={fmt.bits}: must be 4 in AWQ's gemm layout")
-    return _layers(shapes, place, fmt, _awq_parts, packed=1)
+    return fmt
 
 
 def _layers(
     shapes: Mapping[str, tuple[int, ...]],
     place: str,
-    fmt: Format,
+    of: Callable[[str], Format],
     parts: Parts,
     packed: int,
 ) -> dict[str, StoredLayer]:
     """The layers of either layout. Shapes are held against each other.
 
     Args:
+        of: layer -> the format of its weight.
         parts: reads codes [out, in] and zero-points [out, groups].
         packed: the axis of qweight [in, out] whose words hold several codes.
     """
@@ -96,7 +140,7 @@ def _layers(
         names = tuple(f"{name}.{part}" for part in PARTS if f"{name}.{part}" in shapes)
         if lost := [part for part in PARTS[:3] if f"{name}.{part}" not in names]:
             raise UserError(f"{place}: {name} has a qweight and no {lost[0]}")
-        size = list(shapes[f"{name}.qweight"])
+        fmt, size = of(name), list(shapes[f"{name}.qweight"])
         if len(size) != 2:
             raise UserError(f"{place}: {name} has a qweight {size}, which is no matrix")
         size[packed] = size[packed] * 32 // fmt.bits
@@ -150,4 +194,4 @@ def _order(groups: Tensor, size: int, place: str) -> Tensor | None:
     return groups.argsort(stable=True)
 
 
-GPTQ, AWQ = Layout("gptq", _gptq), Layout("awq", _awq)
+GPTQ, AWQ, AUTO_ROUND = Layout("gptq", _gptq), Layout("awq", _awq), Layout("auto-round", _auto_round)

@@ -51,6 +51,7 @@ class Layout:
     Attributes:
         name: what tools call it.
         layers: (the quantization part of the configuration, name -> shape of every tensor, place) -> layer -> how it is stored.
+            The entry `metadata` of the configuration has what the headers of the files say besides.
             Raises UserError, which begins with `place`, if something does not fit.
     """
 

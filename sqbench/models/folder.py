@@ -114,6 +114,15 @@ def stored(files: Iterable[Path], place: str) -> dict[str, Stored]:
     return found
 
 
+def metadata(files: Iterable[Path]) -> dict[str, str]:
+    """What the headers of safetensors files say besides their tensors."""
+    found: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            found |= opened.metadata() or {}
+    return found
+
+
 def _json(path: Path, place: str, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

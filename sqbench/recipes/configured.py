@@ -90,6 +90,8 @@ def assembled(given: Mapping[str, Any], alpha: Any = None, chosen: Mapping[str, 
     replaced = []
     for axis, own in (chosen or {}).items():
         part = _chosen(axis, own)
+        if axis == "rounding" and not floating and parts[axis].foreign:
+            raise UserError(f"rounding={part.name}: must be left out; method={name} is another tool, which rounds by itself")
         if not floating and part != parts[axis]:  # the method's own part under its own name is no choice
             parts[axis] = part
             replaced.append(axis)

@@ -53,6 +53,11 @@ class Recipe:
         return self.rounding is not None and self.rounding.stored
 
     @property
+    def foreign(self) -> bool:
+        """Whether another tool quantizes the whole model."""
+        return self.rounding is not None and self.rounding.foreign
+
+    @property
     def parts(self) -> Iterator[Part]:
         """All parts, in order."""
         yield from self.transforms
@@ -79,14 +84,16 @@ class Recipe:
         if self.rounding is None or scheme.is_float:
             return
         if (reason := self.rounding.refusal(scheme)) is not None:
-            raise UserError(f"rounding={self.rounding.name}: {reason}")
-        if self.trains and (others := [part.name for part in (*self.transforms, *self.corrections)]):
+            raise UserError(f"{self.rounding.key}: {reason}")
+        if (self.trains or self.foreign) and (others := [part.name for part in (*self.transforms, *self.corrections)]):
+            does = "trains" if self.trains else "quantizes"
             raise UserError(
-                f"rounding={self.rounding.name}: trains the float model itself, and method={self.name} also has"
-                f" {', '.join(others)}; use method={self.rounding.name}"
+                f"{self.rounding.key}: {does} the float model itself, and method={self.name} also has {', '.join(others)};"
+                f" use method={self.rounding.name}"
             )
-        if self.trains and "ranges" in self.chosen:
-            raise UserError(f"ranges={self.ranges.name}: rounding={self.rounding.name} trains its ranges itself; leave ranges out")
+        if (self.trains or self.foreign) and "ranges" in self.chosen:
+            does = "trains" if self.trains else "chooses"
+            raise UserError(f"ranges={self.ranges.name}: {self.rounding.key} {does} its ranges itself; leave ranges out")
 
     def about(self) -> dict[str, Any]:
         """The recipe as a point's identity holds it: the method with the parameters of its own parts, and the chosen parts."""

@@ -86,6 +86,14 @@ def _checkpoint(record: Record) -> str:
     return checkpoint_of(record.config["model"]) if "checkpoint" in record.identity else ""
 
 
+def _tool(record: Record) -> str:
+    """The tool that quantized the model, its version, and the arguments that it got. Empty for our own methods."""
+    if (tool := record.identity.get("tool")) is None:
+        return ""
+    given = (f"{key}={value}" for key, value in sorted((record.identity["method"]["arguments"] or {}).items()))
+    return " ".join([tool["name"], tool["version"], *given])
+
+
 def _of_data(name: str) -> Callable[[Record], Any]:
     return lambda record: record.identity["data"].get(name)
 
@@ -113,6 +121,7 @@ TABLE = (
     Field("ranges", _part("ranges"), 24),
     Field("propagate", lambda record: "true" if _calibration(record).get("propagate") else "", 25),
     Field("checkpoint", _checkpoint, 26),
+    Field("tool", _tool, 27),
     Field("model", lambda record: label_of(record.config["model"]), 2, basis=True),
     Field("head", lambda record: record.identity["model"].get("head", {}).get("name", ""), 3, basis=True),
     Field("data", lambda record: record.config["data"]["name"], 4, basis=True, examples=True),

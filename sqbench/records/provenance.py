@@ -115,10 +115,21 @@ def _gpus() -> range:
     return range(torch.cuda.device_count())
 
 
+_of_children = 0  # bytes
+
+
+def child_held(peak: int) -> None:
+    """Say how many bytes a child process held that has ended. It worked for the current point."""
+    global _of_children
+    _of_children = max(_of_children, peak)
+
+
 def reset_peaks() -> None:
     """Forget earlier memory peaks of this process and of its GPUs. Its own peak needs a kernel that allows it (Linux)."""
     import torch
 
+    global _of_children
+    _of_children = 0
     if torch.cuda.is_initialized():
         for gpu in _gpus():
             torch.cuda.reset_peak_memory_stats(gpu)
@@ -129,11 +140,14 @@ def reset_peaks() -> None:
 
 
 def peaks() -> dict[str, int]:
-    """The most memory that this process held since `reset_peaks`, under the keys of a cost: resident, and on its GPUs if used."""
+    """The most memory that this process held since `reset_peaks`, under the keys of a cost: resident, and on its GPUs if used.
+
+    If a child process that it started held more, then that.
+    """
     import torch
 
     on_gpu = {"peak_gpu_bytes": sum(map(torch.cuda.max_memory_allocated, _gpus()))} if torch.cuda.is_initialized() else {}
-    return {"peak_rss_bytes": peak_rss_bytes(), **on_gpu}
+    return {"peak_rss_bytes": max(peak_rss_bytes(), _of_children), **on_gpu}
 
 
 def peak_rss_bytes() -> int:

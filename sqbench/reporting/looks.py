@@ -23,6 +23,7 @@ COLOURS: Mapping[str, str] = {
     "qat": "#d6477f",
     "qat_lsq": "#b0568f",
     "checkpoint": "#5b7286",
+    "peer": "#7a5c8f",
 }
 _OTHERS = ("#5f89a8", "#c2692f", "#3f8f8f", "#9a6fb8")  # for the user's own methods
 

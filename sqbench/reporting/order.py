@@ -14,7 +14,7 @@ from sqbench.records.fields import named
 # The natural order of methods in every table. The baseline is first, then simple before elaborate.
 METHODS = (
     *("fp", "rtn", "minmax", "ema_minmax", "mean_minmax", "percentile", "mse", "histogram", "entropy"),
-    *("smoothquant", "awq", "gptq", "qat", "qat_lsq", "checkpoint"),
+    *("smoothquant", "awq", "gptq", "qat", "qat_lsq", "checkpoint", "peer"),
 )
 _NUMERIC = named(lambda field: field.numeric)
 Key = tuple[Any, ...]

@@ -19,6 +19,12 @@ class Rounding(Part, ABC):
 
     trains: ClassVar[bool] = False  # takes gradient steps on labelled examples, in sqbench.training
     stored: ClassVar[bool] = False  # reads what a checkpoint holds, in sqbench.checkpoints
+    foreign: ClassVar[bool] = False  # is done by another tool to the whole model at once, in sqbench.running.foreign
+
+    @property
+    def key(self) -> str:
+        """The key and the value with which messages about it begin."""
+        return f"rounding={self.name}"
 
     @abstractmethod
     def encode(

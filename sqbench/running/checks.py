@@ -49,6 +49,7 @@ def check(resolved: Resolved) -> None:
     if calibration.source == "weights" and scheme.ops != "linear":
         raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")
     _check_stored(resolved)
+    _check_foreign(resolved)
     _check_mixed(resolved)
     _check_blockwise(resolved)
     _check_propagate(resolved)
@@ -138,6 +139,33 @@ def _check_stored(resolved: Resolved) -> None:
         raise UserError(f"method={recipe.name}: {model.name} is quantized already; use method=checkpoint")
     if not resolved.scheme.is_float or resolved.scheme.embedding or resolved.scheme.head:
         raise UserError(f"bits={resolved.scheme.name}: must be auto; a checkpoint has its own formats")
+
+
+def _check_foreign(resolved: Resolved) -> None:
+    """Raise UserError if another tool quantizes the model, and something is asked for that only our own recipes have."""
+    recipe, scheme = resolved.recipe, resolved.scheme
+    if recipe.rounding is None or not recipe.foreign:
+        return
+    if resolved.kind != "text":
+        raise UserError(f"{recipe.rounding.key}: is for language models, and {resolved.model.name} reads {resolved.kind}")
+    if scheme.is_float:
+        raise UserError(f"bits={scheme.name}: must have formats of layers; a float model needs no {recipe.rounding.key}")
+    chosen = {
+        "corrections": bool(recipe.corrections),
+        "mixed": resolved.mixed is not None,
+        "blockwise": resolved.blockwise,
+        "calibration.propagate": resolved.calibration.propagate,
+        "calibration.source": resolved.calibration.source == "weights",
+        "bits.ops": scheme.ops != "linear",
+        "bits.edge_bits": scheme.edge_bits is not None,
+        "bits.embedding": scheme.embedding is not None,
+        "bits.head": scheme.head is not None,
+        "model.trust_remote_code": resolved.model.trust_remote_code,
+    }
+    if asked := [key for key, value in chosen.items() if value]:
+        raise UserError(
+            f"{asked[0]}: must be left out; {recipe.rounding.key} quantizes linear layers of a whole model, nothing else"
+        )
 
 
 def _check_blockwise(resolved: Resolved) -> None:

@@ -93,7 +93,7 @@ class Child:
 
 def _serve(pipe: Connection) -> None:
     """The loop of the child: it computes points until its parent closes the pipe."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C too, and ends this process
     quiet()
     while True:
@@ -132,8 +132,8 @@ def _point(config: dict[str, Any], overrides: list[str], sweep: str | None, fold
                     forget()
 
 
-def _follow_parent() -> None:
-    """End this process when the parent ends in any way, as nobody would wait for the point."""
+def follow_parent() -> None:
+    """End this process when the parent ends in any way, as nobody would wait for its result."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -6,6 +6,7 @@ from sqbench.config import device_of
 from sqbench.data import Corpus
 from sqbench.data.images import ImageCorpus
 from sqbench.models import Source
+from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
 from sqbench.running.resolved import Resolved
 from sqbench.storage.files import digest
@@ -19,6 +20,9 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     A method without alpha has no alpha here. The float model has neither scheme nor calibration. A sweep over a setting that is
     not here is one point. `noise` changes no number of a record and adds others to it. It is part of the identity where it is asked
     for, because a record without noise lacks these numbers.
+
+    Raises:
+        UserError: the tool that quantizes is not installed, so it has no version.
     """
     recipe = resolved.recipe
     calibrated = not (recipe.is_float or recipe.stored)
@@ -35,6 +39,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     training = {}
     if isinstance(recipe.rounding, Qat) and isinstance(corpus, ImageCorpus):
         training = {"training": corpus.trained_on(recipe.rounding.images, resolved.seed)}
+    tool = {"tool": dict(recipe.rounding.about())} if isinstance(recipe.rounding, Peer) else {}
     return {
         **training,
         "revision": REVISION,
@@ -42,6 +47,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         **({"checkpoint": source.quantized.fingerprint} if source.quantized is not None else {}),
         "data": evaluated_on,
         **recipe.about(),
+        **tool,
         "scheme": resolved.scheme.as_dict(),
         **mixed,
         "calibration": calibrated_on if calibrated else None,

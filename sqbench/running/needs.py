@@ -12,9 +12,10 @@ SHARED = "SQBENCH_SWEEP_NEEDS"  # environment variable: what the points of the s
 
 def needs_of(resolved: Resolved) -> frozenset[str]:
     """Names of the collectors that a point reads: for its method, its mixed precision and its report."""
-    if resolved.recipe.is_float or resolved.recipe.stored or resolved.propagate:  # each block then collects what it needs
+    recipe = resolved.recipe
+    if recipe.is_float or recipe.stored or recipe.foreign or resolved.propagate:  # each block then collects what it needs
         return frozenset()
-    return resolved.recipe.needs(resolved.scheme) | outliers.NEEDS | (mixed.NEEDS if resolved.mixed is not None else frozenset())
+    return recipe.needs(resolved.scheme) | outliers.NEEDS | (mixed.NEEDS if resolved.mixed is not None else frozenset())
 
 
 def union(points: Iterable[Resolved]) -> str:

@@ -18,8 +18,9 @@ from sqbench.pipeline import engine
 from sqbench.pipeline.mixed import mix
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
+from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
-from sqbench.running import assembly
+from sqbench.running import assembly, foreign
 from sqbench.running.damage import damage
 from sqbench.running.needs import collected_for
 from sqbench.running.point import Point
@@ -74,13 +75,16 @@ def load(point: Point, store: Store, watch: Stopwatch) -> Loaded:
 
 
 def quantized(loaded: Loaded, store: Store, watch: Stopwatch) -> Model:
-    """The quantized model of a point: read from a checkpoint, or calibrated and then quantized or trained."""
+    """The quantized model of a point: read from a checkpoint, made by another tool, or calibrated and then quantized or trained."""
     point, model = loaded.point, loaded.model
     resolved = point.resolved
     recipe, scheme = resolved.recipe, resolved.scheme
     if point.source.quantized is not None:
         with watch.stage("quantize"):
             return point.source.quantized.load(model.device)
+    if isinstance(recipe.rounding, Peer):
+        with watch.stage("quantize"):
+            return foreign.quantized(point, model, loaded.examples.calibration, loaded.cache / "peers")
     statistics = _calibrated(loaded, watch)
     allocation = None
     if resolved.mixed is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def by_row(values: Tensor) -> Tensor:
 
 def gptq(encoded: EncodedTensor, order: Tensor | None = None, *, less_one: bool = True) -> Tensors:
     """A layer in GPTQ's layout. `order` is that of the columns in which groups are neighbours."""
-    groups = torch.arange(encoded.codes.shape[1]) // 32
+    groups = torch.arange(encoded.codes.shape[1]) // (encoded.format.group_size or 32)
     zeros = (by_row(encoded.zero_point).long() + 8 - int(less_one)) % 16
     g_idx = groups if order is None else torch.empty_like(groups).index_copy_(0, order, groups)
     return {
@@ -119,8 +120,56 @@ def test_awq(folder: Make, tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("packing", "make"),
+    [
+        ("auto_round:auto_gptq", gptq),
+        ("auto_round:gptqmodel", partial(gptq, less_one=False)),
+        ("auto_round", partial(gptq, less_one=False)),
+        ("auto_round:auto_awq", awq),
+    ],
+)
+def test_auto_round_packs_in_several_ways(
+    folder: Make, tiny_folder: Path, packing: str, make: Callable[[EncodedTensor], Tensors]
+) -> None:
+    config = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 32, "sym": False}
+    check(folder(config, lambda layer, weight: make(encode(weight, ASYMMETRIC))), tiny_folder, ASYMMETRIC)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "quant_method": "auto-round",
+            "packing_format": "auto_round:auto_gptq",
+            "extra_config": {"model.layers.0.mlp.up_proj": {"group_size": 16}, ".*layers\\.1.*up_proj": {"group_size": 16}},
+        },
+        {"quant_method": "gptq", "dynamic": {"-:.*lm_head": {}, "+:.*\\.up_proj$": {"group_size": 16}}},
+    ],
+    ids=lambda config: config["quant_method"],
+)
+def test_some_layers_have_settings_of_their_own(folder: Make, tiny_folder: Path, config: dict[str, Any]) -> None:
+    def fmt(layer: str) -> Format:
+        return replace(ASYMMETRIC, group_size=16 if layer.endswith("up_proj") else 32)
+
+    common = {"bits": 4, "group_size": 32, "sym": False}
+    found = folder({**common, **config}, lambda layer, weight: gptq(encode(weight, fmt(layer))))
+    floats = load_file(tiny_folder / "model.safetensors")
+    for layer, one in found.layers.items():
+        assert torch.equal(decode(one.encoded(found.read)), decode(encode(floats[f"{layer}.weight"], fmt(layer)))), layer
+
+
+@pytest.mark.parametrize(
     ("config", "words"),
     [
+        ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, r"packing_format=auto_round:mlx: must be one of"),
+        (
+            {"quant_method": "auto-round", "packing_format": "auto_round", "act_bits": 8, "bits": 4, "group_size": 32},
+            r"has data_type=int act_bits=8: must be int, and 16 or more",
+        ),
+        (
+            {"quant_method": "auto-round", "packing_format": "auto_round", "rotation_config": {"a": 1}},
+            r"has rotation_config, which sqbench does not read",
+        ),
         ({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}, r"version=gemv: must be gemm"),
         (
             {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "marlin"},

@@ -27,6 +27,9 @@ from sqbench.running.resolved import resolve
 from sqbench.storage.files import canonical_json
 from sqbench.sweeps import sweep
 
+OF_TEXT = [  # methods of any language model; that of a tool needs the tool
+    name for name in method_names() if not (named(name).trains or named(name).stored or named(name).foreign)
+]
 SOURCE = Source("a" * 64, lambda device: pytest.fail("nothing is loaded"), 2048)
 TEXT = Text("some text", "b" * 64)
 BASE = ("model=hf", "model.name=some/model", "bits=w4a8", "method=awq", "device=cpu")
@@ -305,9 +308,7 @@ def test_every_alpha_is_read_as_the_number_that_it_is(alpha: float) -> None:
     assert canonical_json(parse_alpha(-alpha if alpha == 0 else alpha)) == canonical_json(abs(alpha))
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in method_names() if not named(name).has_alpha and not named(name).trains and not named(name).stored]
-)
+@pytest.mark.parametrize("method", [name for name in OF_TEXT if not named(name).has_alpha])
 def test_methods_without_alpha_ignore_it(method: str) -> None:
     choice = f"method={method}"
     assert known_as(choice, "alpha=0.3") == known_as(choice, "alpha=auto") == known_as(choice)
@@ -340,7 +341,7 @@ def test_the_id_is_the_sha256_of_the_canonical_identity() -> None:
 
 
 def test_an_identity_survives_its_record() -> None:
-    for method in (name for name in method_names() if not named(name).trains and not named(name).stored):
+    for method in OF_TEXT:
         found = identity(resolve(api.configure(*BASE, f"method={method}")), SOURCE, TextCorpus(TEXT, None))
         assert point_id(json.loads(json.dumps(found))) == point_id(found)
 

@@ -1,0 +1,167 @@
+"""method=peer from the command line: with a tool that is made here, and with real ones where they are installed."""
+
+import importlib.util
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from cli import Ended
+from peers.fake import Fake
+
+from sqbench import api
+from sqbench.errors import UserError
+from sqbench.peers import TOOLS
+from sqbench.records.fields import point_fields
+from sqbench.records.record import Record
+from sqbench.records.store import Store
+
+Command = Callable[..., Ended]
+FAKE = ("method=peer", "method.tool=fake", "bits=w8a8_dynamic", "bits.as=compressed-tensors")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOOLS, "fake", Fake())
+
+
+def records(results: Path) -> dict[str, Record]:
+    return {record.identity["method"]["name"]: record for record in Store(results).records()}
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(command: Command, results: Path) -> None:
+    assert command("method=rtn", *FAKE[2:]).code == 0
+    before = torch.get_rng_state(), random.getstate()
+    ended = command(*FAKE)
+    assert ended.code == 0, ended.err
+    assert "noise" not in ended.out + ended.err
+    assert torch.equal(torch.get_rng_state(), before[0])  # which both runs set themselves
+    assert random.getstate() == before[1]
+    found = records(results)
+    ours, theirs = found["rtn"], found["peer"]
+    assert theirs.metrics == ours.metrics
+    assert theirs.delta == ours.delta
+    assert theirs.baseline == ours.baseline
+    assert theirs.identity["scheme"] == ours.identity["scheme"]
+    assert theirs.identity["calibration"] == ours.identity["calibration"]
+    assert theirs.identity["tool"] == {"name": "fake", "version": Fake().version}
+    assert theirs.identity["method"] == {"name": "peer", "tool": "fake", "arguments": None}
+    told = theirs.quantized["tool"]
+    assert told["seconds"] > 0
+    assert theirs.cost["peak_rss_bytes"] >= told["peak_rss_bytes"] > 0
+    assert list((results / "cache" / "peers").iterdir()) == []  # its checkpoint is removed
+
+
+@pytest.mark.usefixtures("fake")
+def test_tables_tell_tools_apart(command: Command, results: Path) -> None:
+    assert command(*FAKE).code == 0
+    assert command(*FAKE, "method.arguments={scheme: W8A8}").code == 0
+    assert {point_fields(record)["tool"] for record in Store(results).records()} == {
+        f"fake {Fake().version}",
+        f"fake {Fake().version} scheme=W8A8",
+    }
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{ask: fail}", "method.tool=fake: version {} failed: ValueError: no such thing"),
+        ("{ask: die}", "method.tool=fake: version {} failed: its process ended with status 3: noise on stdout / last words"),
+        ("{scheme: FP8_DYNAMIC}", "method.tool=fake: {} made model.layers.0.self_attn.q_proj as"),
+    ],
+)
+def test_a_tool_that_fails_is_a_failed_record(command: Command, results: Path, arguments: str, said: str) -> None:
+    ended = command(*FAKE, f"method.arguments={arguments}")
+    assert ended.code == 1
+    record = records(results)["peer"]
+    assert record.status == "failed"
+    assert record.error is not None
+    assert said.format(Fake().version) in record.error["message"]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bits=w4a16",), "method.tool=fake: makes no bits=w4a16"),
+        (("bits=fp",), "bits=fp: must have formats of layers"),
+        (("ranges=mse",), "ranges=mse: method.tool=fake chooses its ranges itself; leave ranges out"),
+        (("rounding=gptq",), "rounding=gptq: must be left out; method=peer is another tool"),
+        (("corrections=[bias]",), "method.tool=fake: quantizes the float model itself, and method=peer also has bias"),
+        (("blockwise=true",), "blockwise: must be left out; method.tool=fake quantizes linear layers"),
+        (("calibration.propagate=true",), "calibration.propagate: must be left out"),
+        (("bits.edge_bits=8",), "bits.edge_bits: must be left out"),
+        (("method.tool=fak",), "method.tool=fak: did you mean fake? known: auto-round, fake, llm-compressor, torchao"),
+    ],
+)
+def test_what_a_tool_leaves_no_choice_of_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError) as raised:
+        api.configure("model=hf", "model.name=x", *FAKE, *words)
+    assert said in str(raised.value)
+
+
+def test_a_tool_that_is_not_installed_is_named_with_its_installation(
+    command: Command, monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    monkeypatch.setattr(Fake, "package", "not-there")
+    monkeypatch.setitem(TOOLS, "fake", Fake())
+    ended = command(*FAKE)
+    assert ended.code == 2
+    assert "method.tool=fake: needs not-there, which is not installed; it is there" in ended.err
+    assert not results.exists() or list(Store(results).records()) == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "bits", "said"),
+    [
+        ("auto-round", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here"),
+        ("llm-compressor", "mxfp4", "makes integers of 4 and 8 bits and FP8 here"),
+        ("torchao", "nvfp4", "has no configuration for bits=nvfp4 here"),
+    ],
+)
+def test_a_format_that_a_tool_cannot_make_is_refused_though_it_is_not_installed(tool: str, bits: str, said: str) -> None:
+    with pytest.raises(UserError, match=rf"method\.tool={tool}: {said}"):
+        api.configure("method=peer", f"method.tool={tool}", f"bits={bits}")
+
+
+def test_arguments_that_are_chosen_elsewhere_are_refused() -> None:
+    with pytest.raises(UserError, match=r"method\.arguments\.bits: is chosen by bits, calibration and seed"):
+        api.configure("method=peer/auto-round", "method.arguments={bits: 4}")
+    with pytest.raises(UserError, match=r"method\.arguments\.algorithm=rtm: did you mean rtn\?"):
+        api.configure("method=peer", "method.arguments={algorithm: rtm}")
+
+
+REAL = [
+    ("llm-compressor-rtn", "llmcompressor", "w4a16_g32_sym", {}),
+    ("llm-compressor-rtn", "llmcompressor", "w8a8_dynamic", {}),
+    ("llm-compressor-gptq", "llmcompressor", "w4a16_g32_sym", {}),
+    ("llm-compressor-awq", "llmcompressor", "w4a16_g32_sym", {}),
+    ("auto-round", "auto_round", "w4a16_g32_sym", {"iters": 2}),
+    ("auto-round", "auto_round", "w4a16_g32", {"iters": 2}),
+    ("torchao", "torchao", "w4a16_g32_sym", {}),
+    ("torchao", "torchao", "w8a8_dynamic", {}),
+]
+
+
+def _words(arguments: dict[str, int]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in arguments.items()) + "}"
+
+
+@pytest.mark.slow  # each imports its tool into a process of its own
+@pytest.mark.parametrize(("preset", "package", "bits", "arguments"), REAL, ids=lambda value: str(value))
+def test_a_real_tool(command: Command, results: Path, preset: str, package: str, bits: str, arguments: dict[str, int]) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    given = [f"method.arguments={_words(arguments)}"] if arguments else []
+    assert command(f"method=peer/{preset}", f"bits={bits}", *given).code == 0
+    assert command("method=rtn", f"bits={bits}").code == 0
+    found = records(results)
+    assert found["peer"].share == found["rtn"].share
+    assert found["peer"].metrics["weight_bytes"] <= found["rtn"].metrics["weight_bytes"]
+    assert found["peer"].metrics["kl_to_fp"] < 5 * found["rtn"].metrics["kl_to_fp"]
+    samples = pd.read_parquet(results / "runs" / found["peer"].point_id / "samples.parquet")
+    assert len(samples) == 4
