@@ -93,9 +93,9 @@ class Work:
 
 
 def work_of(point: "Point") -> Work | None:
-    """The amounts of work of a point. None if the length of the evaluation is unknown, or with mixed precision."""
+    """The amounts of work of a point. None if the length of the evaluation is unknown (sentences), or with mixed precision."""
     identity, resolved = point.identity, point.resolved
-    if not resolved.evaluation.evaluation.single_pass or "mixed" in identity:
+    if not resolved.evaluation.evaluation.single_pass or resolved.kind == "sentences" or "mixed" in identity:
         return None
     data, calibration = identity["data"], identity["calibration"] or {}
     window = data.get("window", 1)
