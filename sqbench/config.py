@@ -59,7 +59,7 @@ class DataConfig:
     train_path: str | None = None  # the training split, if `path` is only the test split
     image_column: str = "image"  # of parquet files
     label_column: str = "label"
-    columns: dict[str, Any] | None = None  # of labelled_text: text, second, label or score -> column; null: text and label
+    columns: Any = None  # of labelled_text: {text: a, second: b, label or score: c}; null is {text: text, label: label}
     sentences: int | None = None  # rows of labelled text to evaluate on, a fixed draw; null is all
 
 

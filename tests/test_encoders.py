@@ -23,7 +23,8 @@ def run(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]):
     def start(*changes: str) -> Ended:
         flags = [change for change in changes if change.startswith("-")]
         given = [change for change in changes if not change.startswith("-")]
-        base = ("model=hf", f"model.name={folder}", "data=labelled_text", f"data.path={table}", COLUMNS, "data.sentences=24")
+        base = ("model=hf", f"model.name={folder}", "data=labelled_text", f"data.path={table}", "data.sentences=24")
+        given += [COLUMNS] * (not any(change.startswith("data.columns") for change in changes))
         more = ("calibration.sentences=8", "eval.resamples=200", "tracker=none", f"results_dir={results}")
         return call(*flags, *base, *more, *given, capsys=capsys)
 
@@ -31,15 +32,15 @@ def run(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_sweep_over_a_tiny_bert(run, results: Path) -> None:
-    ended = run("-m", "method=fp,minmax,gptq,smoothquant", "bits=w8a8_dynamic")
+    ended = run("-m", "method=fp,minmax,gptq,awq", "bits=w8a8")
     assert ended.code == 0, ended.err
     found = records(results)
-    assert found.keys() == {"fp", "minmax", "gptq", "smoothquant"}
+    assert found.keys() == {"fp", "minmax", "gptq", "awq"}
     for name, record in found.items():
         assert record.identity["data"]["sentences"] == 24
         if name != "fp":
             assert {"value", "low", "high", "p"} <= record.delta["spearman"].keys()
-            assert record.share["coverage"] > 0.9
+            assert record.quantized["coverage"] > 0.9
             assert record.declared["spearman"].outcome.target == "target"
             assert any("LayerNorm" in refused["group"] for refused in record.quantized["refused"])
 

@@ -47,13 +47,15 @@ class Columns:
     scored: bool
 
     @classmethod
-    def of(cls, told: Mapping[str, Any] | None) -> "Columns":
+    def of(cls, told: Any) -> "Columns":
         """The columns that `data.columns` names.
 
         Raises:
             UserError: a role is unknown or is missing, two roles exclude each other, or a column is no name and no number.
         """
         told = COLUMNS if told is None else told
+        if not isinstance(told, Mapping):
+            raise UserError(f"{KEY}={told}: must be a mapping, for example {{text: sentence, label: label}}")
         for role, column in told.items():
             if role not in ROLES:
                 raise UserError(f"{KEY}.{role}: {known(role, ROLES)}")

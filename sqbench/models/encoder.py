@@ -22,8 +22,8 @@ Texts = tuple[str, ...]  # one text, or two that the model reads together
 class EncoderModel(Model):
     """A Hugging Face encoder: `module(input_ids=..., attention_mask=...)` gives hidden states or logits.
 
-    A batch holds texts of one length. None of it is padding. So padding enters no range, no error and no Gram matrix, and every mask
-    is full. A text is one tensor [fields, tokens]: its token ids, and its token types where the model has them.
+    A batch holds texts of one length. None of it is padding. So padding enters no range, no error and no Gram matrix, and every
+    mask is full. A text is one tensor [fields, tokens]: its token ids, and its token types where the model has them.
 
     Attributes:
         tokenizer: the tokenizer of the same model.

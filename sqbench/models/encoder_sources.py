@@ -14,7 +14,6 @@ from sqbench.models import text_sources
 from sqbench.models.base import Loader, Source
 from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.encoder import EncoderModel
-from sqbench.models.folder import context_of
 from sqbench.models.language import readable
 from sqbench.models.pooling import Pooling, files_of, pooling_of
 from sqbench.models.wheels import file_in_wheel
@@ -67,7 +66,7 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     if beside := {str(path.relative_to(folder)): known_digest(path) for path in files_of(folder)}:
         fingerprint = digest([fingerprint, beside])
     load = partial(load_encoder, folder, build=build, task=task, pooling=pooling, cfg=cfg, fingerprint=fingerprint)
-    return Source(fingerprint, load, context=context_of(config), folder=folder)
+    return Source(fingerprint, load, folder=folder)  # no context: longer texts are cut
 
 
 def load_encoder(

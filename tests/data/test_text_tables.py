@@ -62,10 +62,11 @@ def test_null_stands_for_text_and_label(tmp_path: Path) -> None:
         ({"label": "a"}, r"data\.columns: must name the column of the text"),
         ({"text": "a", "label": "b", "score": "c"}, r"data\.columns: must have a label .* or a score .*, not both"),
         ({"text": "a", "label": 1}, r"data\.columns: must be all names, or all numbers"),
+        ("text", r"data\.columns=text: must be a mapping, for example \{text: sentence, label: label\}"),
         ({"text": True}, r"data\.columns\.text=True: must be the name of a column"),
     ],
 )
-def test_columns_that_make_no_sense(told: dict[str, Any], message: str) -> None:
+def test_columns_that_make_no_sense(told: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Columns.of(told)
 

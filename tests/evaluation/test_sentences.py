@@ -15,9 +15,11 @@ from sqbench import api
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.labelled_text import fetch
 from sqbench.data.sentences import SentenceExamples
+from sqbench.errors import UserError
 from sqbench.evaluation import EVALUATIONS, EvaluationError
 from sqbench.evaluation.sentences import SENTENCES
 from sqbench.models.encoder import EncoderModel
+from sqbench.statistics import COLLECTORS
 
 SCORED = {"text": "a", "second": "b", "score": "score"}
 
@@ -28,7 +30,8 @@ def made(model: EncoderModel, path: Path, columns: dict[str, str] | None = SCORE
 
 
 def quantized(model: EncoderModel, examples: SentenceExamples, **options: Any) -> EncoderModel:
-    found = api.quantize(model, api.calibrate(model, examples.calibration), **{"method": "rtn", "bits": "w4a16", **options})
+    seen = api.calibrate(model, examples.calibration, needs=COLLECTORS)
+    found = api.quantize(model, seen, **{"method": "rtn", "bits": "w4a16", **options})
     assert isinstance(found, EncoderModel)
     return found
 
@@ -129,7 +132,6 @@ def test_pseudo_perplexity_masks_one_token_at_a_time(tmp_path: Path) -> None:
         ("rtn", "w4a16"),
         ("awq", "w4a16"),
         ("gptq", "w4a16"),
-        ("smoothquant", "w8a8_dynamic"),
     ],
 )
 def test_methods_work_on_a_model_with_norms_behind(method: str, bits: str, tmp_path: Path) -> None:
@@ -142,6 +144,20 @@ def test_methods_work_on_a_model_with_norms_behind(method: str, bits: str, tmp_p
     assert api.evaluate(found, examples, base).metrics["cosine_to_fp"] > 0.9
     groups = {entry["group"] for entry in found.report["refused"]}
     assert any("LayerNorm" in group for group in groups)  # its output is also added to what comes later, so no scale moves there
+
+
+def test_smoothquant_works_on_what_can_be_folded_and_names_the_rest(tmp_path: Path) -> None:
+    """A norm's output is also added to what comes later. Values and what reads them are left."""
+    model = load(save_encoder(tmp_path / "m"))
+    examples = made(model, pairs(tmp_path / "t.csv"))
+    refusal = (
+        r"has no norm -> linear group .*LayerNorm -> query, key, value: .*; use method\.pairs=true, which smooths its 2 linear"
+    )
+    with pytest.raises(UserError, match=refusal):
+        quantized(model, examples, method="smoothquant", bits="w8a8_dynamic")
+    found = quantized(model, examples, method="smoothquant", bits="w8a8_dynamic", pairs=True)
+    assert [group["source"].rpartition(".")[2] for group in found.report["groups"]] == ["value", "value"]
+    assert len(found.report["refused"]) >= 3
 
 
 def test_calibration_sees_the_tokens_of_the_texts_and_no_other(tmp_path: Path) -> None:
