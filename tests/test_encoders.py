@@ -32,6 +32,7 @@ def run(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_sweep_over_a_tiny_bert(run, results: Path) -> None:
+    assert run("-m", "method=fp,minmax", "bits=w8a8", "plan=true").code == 0
     ended = run("-m", "method=fp,minmax,gptq,awq", "bits=w8a8")
     assert ended.code == 0, ended.err
     found = records(results)

@@ -158,7 +158,7 @@ def _classes(rows: tuple[Row, ...]) -> tuple[str, ...]:
     labels = {row.target for row in rows}
     if len({isinstance(label, str) for label in labels}) > 1:
         raise UserError("data.columns.label: holds numbers in some rows and words in others; use one of them")
-    return tuple(str(label) for label in sorted(labels, key=lambda label: (label, "")))  # type: ignore[arg-type]
+    return tuple(str(label) for label in sorted(labels, key=lambda label: (label, "")))
 
 
 SOURCES = {"labelled_text": DataSource("sentences", fetch)}

@@ -76,7 +76,9 @@ def inputs_of(model: Any, rows: Sequence[Row]) -> Inputs:
     """The inputs of rows. A model that gives vectors reads both texts of a row alone, every other one reads them together."""
     if model.task == "similarity":
         places = range(max((len(row.texts) for row in rows), default=0))
-        texts = [((row.texts[place],), number) for place in places for number, row in enumerate(rows)]
+        texts: list[tuple[tuple[str, ...], int]] = [
+            ((row.texts[place],), number) for place in places for number, row in enumerate(rows)
+        ]
     else:
         texts = [(row.texts, number) for number, row in enumerate(rows)]
     tensors, cut = model.encode([text for text, _ in texts])
@@ -104,7 +106,10 @@ def targets_of(model: Any, rows: Sequence[Row], scored: bool, classes: Sequence[
     if model.task == "fill_mask":
         return None
     if model.task == "similarity" and (not scored or len(rows[0].texts) < 2):
-        raise UserError(f"{place} needs two texts and a score, and rows have {has}; use {{text: ..., second: ..., score: ...}}")
+        other = ", or head=probe, which learns the classes" if classes else ""
+        raise UserError(
+            f"{place} needs two texts and a score, and rows have {has}; use {{text: ..., second: ..., score: ...}}{other}"
+        )
     if model.task == "regression" and not scored:
         raise UserError(f"{place} needs a score, and rows have {has}; use {{text: ..., score: ...}}")
     if model.task in ("classification", "features") and not classes:
