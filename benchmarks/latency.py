@@ -35,7 +35,7 @@ Row = list[str]
 def load(*overrides: str) -> tuple[Model, Any]:
     """A model and its examples. A backbone stays without a head, which would have to be fitted first."""
     cfg = api.configure(*overrides)
-    model = models.locate(cfg.model).load(config.device_of(cfg.device))
+    model = models.locate(cfg.model, "text").load(config.device_of(cfg.device))
     return model, data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
 
 

@@ -45,7 +45,7 @@ def load(*overrides: str) -> tuple[Model, Examples]:
         UserError: the model or the data is not available, or they do not fit each other.
     """
     resolved = resolve(configure(*overrides))
-    source = models.locate(resolved.model)
+    source = models.locate(resolved.model, resolved.kind)
     assembly.check_window(resolved, source)
     assembly.check_sizes(resolved, source)
     model = assembly.read(source, resolved)

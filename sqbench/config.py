@@ -19,6 +19,8 @@ from sqbench.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+# Kind of data -> the key of `data` and of `calibration` for the number of its examples.
+SIZES = {"text": "windows", "images": "images", "sentences": "sentences"}
 EACH = "each"  # layers=each: a sweep of one point for each group of layers
 _HERE = Path(__file__).resolve().parent
 CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel inside the package, else beside it
@@ -37,7 +39,7 @@ class ModelConfig:
     arguments: Any = None  # python: of the function that builds the network, {depth: 20} for example
     image_size: int | None = None  # pixels; null is the model's own
     head: str = "own"  # own: the model's classifier; probe or knn: fitted on frozen float features of the training split
-    head_images: int = 2000  # images of the training split that a probe or knn head is fitted on
+    head_images: int = 2000  # images or sentences of the training split that a probe or knn head is fitted on
     recipe: dict[str, Any] | None = None  # of models that are trained on first use, as in conf/model/*_nano.yaml
     dtype: str = "float32"
     trust_remote_code: bool = False
@@ -46,7 +48,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which text, cut into windows of tokens, or which images."""
+    """Which text, cut into windows of tokens, which labelled texts, or which images."""
 
     name: str = MISSING
     source: str = MISSING  # a key of sqbench.data.SOURCES
@@ -59,20 +61,24 @@ class DataConfig:
     labels: Any = None  # of a flat folder: a table of files and classes, or a mapping from beginnings of file names to classes
     image_column: str = "image"  # of parquet files and of tables of labels
     label_column: str = "label"
+    columns: Any = None  # of labelled_text: {text: a, second: b, label or score: c}; null is {text: text, label: label}
+    sentences: int | None = None  # rows of labelled text to evaluate on, a fixed draw; null is all
 
 
 @dataclass
 class CalibrationConfig:
-    """The calibration inputs: windows or images that the evaluation never sees."""
+    """The calibration inputs: windows, images or labelled texts that the evaluation never sees."""
 
-    samples: int | None = None  # number of windows or images, whichever the model reads; null uses the next two keys
+    samples: int | None = None  # number of windows, images or sentences, whichever the model reads; null uses the next three keys
     windows: int = 32
     images: int = 64  # of the training split
+    sentences: int = 128  # rows of labelled text, of the training split
     source: str = "data"  # random: random tokens or noise images; weights: no inputs, ranges from the norms' weights alone
     seed: int = 0  # of the draw; follows the top-level seed
     path: str | None = None  # a text other than the evaluation's
     search_windows: int = 4  # how many windows a search over block outputs (alpha=auto) replays
     search_images: int = 16  # the same for images
+    search_sentences: int = 16  # the same for sentences of one length
     propagate: bool = False  # calibrate each block on what the quantized blocks before it write (sqbench/pipeline/engine.py)
 
 
@@ -129,7 +135,7 @@ BitsConfig: Any = dataclass(init=False, repr=False, eq=False)(type("BitsConfig",
 class EvalConfig:
     """The keys of `eval` that every evaluation has. Its own ones are those of its settings (`sqbench.evaluation`)."""
 
-    name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: perplexity of text, top1 of images
+    name: str = MISSING  # a key of sqbench.evaluation.EVALUATIONS, or auto: the first for the kind of data
     resamples: int = MISSING  # of the sign-flip test, and of the bootstrap of speeds
     level: float = MISSING  # of the intervals
 
@@ -221,6 +227,11 @@ def _options(group: str, indent: int) -> str:
     """The names in a config group, in lines of 100 columns, for --help."""
     names = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
     return textwrap.fill(names, 100 - indent, subsequent_indent=" " * indent)
+
+
+def size_of(part: Mapping[str, Any]) -> Any:
+    """The number of examples in the data or the calibration of an identity. None if it has none."""
+    return next((part[key] for key in SIZES.values() if key in part), None)
 
 
 def label_of(model: Mapping[str, Any]) -> str:

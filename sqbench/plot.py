@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sqbench.collect import chosen, every, records_of
-from sqbench.config import RunConfig
+from sqbench.config import SIZES, RunConfig
 from sqbench.console.answer import answered
 from sqbench.console.composition import by_choice
 from sqbench.console.extras import extra
@@ -77,7 +77,7 @@ def distributions(config: LayerConfig, overrides: list[str]) -> list[Path]:
         _say(f"{name}: largest channel / median channel: {', '.join(ratios)}")
     _say(done)
     clipped = f"{config.ranges} {inspection.shown_format(seen.task.scheme.activations)}"
-    count = f"{len(seen.inputs)} calibration {'window' if seen.model.kind == 'text' else 'image'}{'s' * (len(seen.inputs) > 1)}"
+    count = f"{len(seen.inputs)} calibration {SIZES[seen.model.kind].removesuffix('s')}{'s' * (len(seen.inputs) > 1)}"
     caption = (
         f"{called}, {config.layer}. {done}. Surfaces and values: {rows} tokens (positions) x {columns} channels of"
         f" {count}; axes longer than {config.tokens} and {config.channels} show peaks of blocks. Ranges: all {seen.calibrated}"

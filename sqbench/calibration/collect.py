@@ -72,9 +72,11 @@ def as_batches(inputs: Tensor | Batches, *, sealed: bool = False) -> Batches:
 
 
 def replay_sample(batches: Batches, count: int) -> Tensor:
-    """The first `count` examples of the batches."""
+    """The first `count` examples of the batches. One batch holds them, so it ends before the first of another shape."""
     kept: list[Tensor] = []
     for batch in batches:
+        if kept and batch.shape[1:] != kept[0].shape[1:]:
+            break
         kept.append(batch)
         if sum(len(part) for part in kept) >= count:
             break

@@ -10,7 +10,7 @@ from sqbench.calibration.blocks import observe_model
 from sqbench.calibration.cache import collect_cached
 from sqbench.calibration.collect import Statistics, as_batches, replay_sample
 from sqbench.calibration.unseen import imagine
-from sqbench.config import CalibrationConfig
+from sqbench.config import SIZES, CalibrationConfig
 from sqbench.data.base import Batches, Unseen
 from sqbench.errors import UserError
 from sqbench.models.base import Model
@@ -43,7 +43,7 @@ def calibrate(
             matrices do not fit into memory, and there is no folder. Or no collector has such a name.
     """
     if search is None:
-        search = {"text": CalibrationConfig.search_windows, "images": CalibrationConfig.search_images}[model.kind]
+        search = getattr(CalibrationConfig, f"search_{SIZES[model.kind]}")
     if isinstance(inputs, Unseen):
         if points:
             raise UserError("bits.ops: calibration.source=weights says nothing of what is between layers; use bits.ops=linear")

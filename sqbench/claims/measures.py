@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sqbench.comparison import Outcome, mean_difference, over_seeds
+from sqbench.comparison import Outcome, mean_difference
 from sqbench.errors import UserError, known
 from sqbench.records.record import Record
 
@@ -69,10 +69,15 @@ def change(of: Side, against: Side | None, *, metric: str) -> Effect:
     others = rows if against is None else [outcome.rows(samples) for samples in against.samples]
     if any(not own.index.equals(rows[0].index) for own in (*rows, *others)):
         raise UserError(f"metric={metric}: the two sides saw different examples, which cannot be paired")
-    values = over_seeds([own[outcome.column].to_numpy() for own in rows])
-    other = over_seeds([one[outcome.column if against is not None else f"{outcome.column}_fp"].to_numpy() for one in others])
+    values = outcome.over_seeds([own[outcome.column].to_numpy() for own in rows])
+    other = outcome.over_seeds(
+        [one[outcome.column if against is not None else f"{outcome.column}_fp"].to_numpy() for one in others]
+    )
     weights = None if outcome.weights is None else rows[0][outcome.weights].to_numpy()
-    each = np.array([np.average(own[outcome.column] - other.astype(float), weights=weights) for own in rows])
+    if outcome.averages:
+        each = np.array([np.average(own[outcome.column] - other.astype(float), weights=weights) for own in rows])
+    else:
+        each = np.array([outcome.value(own) for own in rows])
     if outcome.kind == "perplexity":  # the difference of logarithms becomes a ratio
         clusters = None if outcome.clusters is None else rows[0][outcome.clusters].to_numpy()
         found = mean_difference(values, other, weights=weights, clusters=clusters)

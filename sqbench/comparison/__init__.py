@@ -1,5 +1,6 @@
 """Paired comparisons of models by example. Pure functions on arrays, for evaluation and for tables alike."""
 
+from sqbench.comparison.associations import MEASURES, association, association_difference
 from sqbench.comparison.differences import (
     Difference,
     mean_difference,
@@ -9,7 +10,7 @@ from sqbench.comparison.differences import (
 )
 from sqbench.comparison.intervals import shortfall
 from sqbench.comparison.metrics import HIGHER, LOWER, SIZE, Metric, agreed, main_metric
-from sqbench.comparison.outcomes import Outcome, differences, over_seeds, stderr_name
+from sqbench.comparison.outcomes import Outcome, differences, stderr_name
 from sqbench.comparison.resampling import BOOTSTRAP_SEED
 from sqbench.comparison.significance import POWER, holm, minimum_detectable
 
@@ -17,18 +18,20 @@ __all__ = [
     "BOOTSTRAP_SEED",
     "HIGHER",
     "LOWER",
+    "MEASURES",
     "POWER",
     "SIZE",
     "Difference",
     "Metric",
     "Outcome",
     "agreed",
+    "association",
+    "association_difference",
     "differences",
     "holm",
     "main_metric",
     "mean_difference",
     "minimum_detectable",
-    "over_seeds",
     "perplexity_difference",
     "proportion_difference",
     "shortfall",

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sqbench.comparison.associations import MEASURES, association, association_difference
 from sqbench.comparison.differences import (
     Difference,
     mean_difference,
@@ -26,12 +27,14 @@ class Outcome:
     """The per-example values of a metric.
 
     Attributes:
-        kind: the kind of metric: `proportion` of right answers, `mean` of numbers, `perplexity` of mean losses.
+        kind: the kind of metric: `proportion` of right answers, `mean` of numbers, `perplexity` of mean losses, or a measure of how
+            predictions go with a target (`associations.MEASURES`), which is no mean over examples.
         column: the column of the samples. The float model's values, where there are any, are in `{column}_fp`.
         by: columns that together name an example.
         weights: a column with the weights of the average. None weighs all examples alike.
         clusters: a column that names what examples share. None if each example stands alone.
         where: column -> value of the rows that belong to the metric. All rows by default.
+        target: of a measure, the column of what is true.
     """
 
     kind: str
@@ -40,6 +43,12 @@ class Outcome:
     weights: str | None = None
     clusters: str | None = None
     where: tuple[tuple[str, str], ...] = ()
+    target: str | None = None
+
+    @property
+    def averages(self) -> bool:
+        """Whether the metric is a mean over examples."""
+        return self.kind not in MEASURES
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for a record. `Outcome.of` reads it."""
@@ -52,7 +61,7 @@ class Outcome:
 
     def columns(self) -> list[str]:
         """The columns of the samples that it needs, without the float model's."""
-        named = [*self.by, self.column, self.weights, self.clusters, *(name for name, _ in self.where)]
+        named = [*self.by, self.column, self.weights, self.clusters, self.target, *(name for name, _ in self.where)]
         return list(dict.fromkeys(name for name in named if name is not None))
 
     def rows(self, samples: pd.DataFrame) -> pd.DataFrame:
@@ -63,6 +72,8 @@ class Outcome:
 
     def p_value(self, rows: pd.DataFrame, values: Any, other: Any, resamples: int) -> float:
         """The p-value of `compare`, without the interval, which takes most of the time."""
+        if not self.averages:
+            return self.compare(rows, values, other, resamples, 0.95).p
         clusters = None if self.clusters is None else rows[self.clusters].to_numpy()
         if self._answers(values, other) and clusters is None:
             return mcnemar(int((values > other).sum()), int((values < other).sum()))
@@ -79,8 +90,10 @@ class Outcome:
 
         Args:
             rows: the rows of the examples, as `rows` gives them.
-            values, other: [examples], numpy arrays.
+            values, other: [examples], numpy arrays; of a measure also [seeds, examples].
         """
+        if not self.averages:
+            return association_difference(self.kind, values, other, rows[self.target], resamples=resamples, level=level)
         shared: dict[str, Any] = {"resamples": resamples, "level": level}
         shared["clusters"] = None if self.clusters is None else rows[self.clusters].to_numpy()
         if self._answers(values, other):
@@ -89,16 +102,24 @@ class Outcome:
         test = perplexity_difference if self.kind == "perplexity" else mean_difference
         return test(values, other, weights=weights, **shared)
 
+    def value(self, rows: pd.DataFrame) -> float:
+        """A measure over its rows."""
+        return association(self.kind, rows[self.column], rows[self.target])
+
+    def over_seeds(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The values of several seeds as one: their mean on every example. A measure keeps them apart, [seeds, examples].
+
+        Right and wrong answers of a single point stay as they are.
+        """
+        if not self.averages:
+            return np.stack(list(values))
+        return values[0] if len(values) == 1 else np.mean(values, axis=0)
+
 
 def stderr_name(metric: str) -> str:
     """The name of a metric's standard error in lm-eval: `acc_stderr,none` for `acc,none`."""
     stem, comma, filtered = metric.partition(",")
     return f"{stem}_stderr{comma}{filtered}"
-
-
-def over_seeds(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The mean of every example over seeds. Right and wrong answers of a single point stay as they are."""
-    return values[0] if len(values) == 1 else np.mean(values, axis=0)
 
 
 def differences(samples: pd.DataFrame, outcomes: Mapping[str, Outcome], resamples: int, level: float) -> dict[str, Difference]:

@@ -51,7 +51,7 @@ def calibrated_on(size: str, calibration: CalibrationConfig, content: dict[str, 
     """The properties of the calibration that can change a number.
 
     Args:
-        size: `windows` or `images`.
+        size: `windows`, `sentences` or `images`.
         content: fingerprints of the calibration data. They count only if the source is `data`.
     """
     return {
@@ -95,7 +95,7 @@ class Corpus(Protocol):
 
     @property
     def kind(self) -> str:
-        """`text` or `images`."""
+        """`text`, `sentences` or `images`."""
         ...
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,7 +116,7 @@ class DataSource:
     """A source of data.
 
     Attributes:
-        kind: `text` or `images`.
+        kind: `text`, `sentences` or `images`.
         fetch: finds the data set.
         takes: the kinds of path that `data.path` may be: `file`, `folder`. Empty if it may not be set.
     """

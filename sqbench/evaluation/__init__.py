@@ -18,10 +18,12 @@ from sqbench.evaluation.generation import GENERATION
 from sqbench.evaluation.harness import LM_EVAL
 from sqbench.evaluation.latency import LATENCY
 from sqbench.evaluation.perplexity import PERPLEXITY
+from sqbench.evaluation.sentences import SENTENCES
 
 EVALUATIONS: dict[str, Evaluation] = {
     "perplexity": PERPLEXITY,
     "top1": ACCURACY,
+    "sentences": SENTENCES,
     "latency": LATENCY,
     "generation": GENERATION,
     "lm_eval": LM_EVAL,
@@ -46,7 +48,7 @@ class Chosen:
 
     Attributes:
         name: a key of `EVALUATIONS`.
-        kind: the kind of data, `text` or `images`.
+        kind: the kind of data: `text`, `sentences` or `images`.
         settings: its own settings.
         resamples: of the sign-flip test, and of the bootstrap of speeds.
         level: of the intervals.

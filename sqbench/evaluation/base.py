@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.comparison import Difference, Metric, differences, speedup
+from sqbench.config import SIZES
 from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.tracing import first_tensor
@@ -83,7 +84,7 @@ class Evaluation:
     """One way to judge a model.
 
     Attributes:
-        kinds: the kinds of data that it supports, `text` or `images`.
+        kinds: the kinds of data that it supports: `text`, `sentences`, `images`.
         metrics: its metrics. The first is the headline.
         run: (model, examples, reference or None, **settings) -> result.
         as_reference: float result -> result with the columns and metrics of a comparison, which others are compared with.
@@ -100,7 +101,7 @@ class Evaluation:
     as_reference: Callable[[Result], Result]
     settings: type[Settings] = Settings
     declare: Callable[[pd.DataFrame], Sequence[Metric]] | None = None
-    size: Mapping[str, str] = field(default_factory=lambda: {"text": "data.windows", "images": "data.images"})
+    size: Mapping[str, str] = field(default_factory=lambda: {kind: f"data.{key}" for kind, key in SIZES.items()})
     beside: str | None = None
     single_pass: bool = False
 

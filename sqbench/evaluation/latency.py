@@ -15,6 +15,7 @@ from sqbench.comparison import HIGHER, LOWER, SIZE, Metric
 from sqbench.console.progress import track
 from sqbench.data import Examples
 from sqbench.data.images import ImageExamples
+from sqbench.data.sentences import SentenceExamples
 from sqbench.data.text import Windows
 from sqbench.evaluation.base import Evaluation, Result, Settings, require
 from sqbench.evaluation.causality import require_causal
@@ -31,12 +32,14 @@ FIGURES: dict[str, dict[str, tuple[str, str | None]]] = {
         "decode_tokens_per_s": ("decode_s", "decode"),
     },
     "images": {"latency_ms": ("first_s", None), "images_per_s": ("batch_s", "batch")},
+    "sentences": {"latency_ms": ("first_s", None), "sentences_per_s": ("batch_s", "batch")},
 }
 SPEEDS = (
     Metric("latency_ms", LOWER, decimals=2, place=63, timed="first_s"),
     Metric("tokens_per_s", HIGHER, decimals=1, place=60, timed="first_s"),
     Metric("decode_tokens_per_s", HIGHER, decimals=1, place=61, timed="decode_s"),
     Metric("images_per_s", HIGHER, decimals=1, place=62, timed="batch_s"),
+    Metric("sentences_per_s", HIGHER, decimals=1, place=64, timed="batch_s"),
 )
 METRICS = (
     *SPEEDS,
@@ -53,7 +56,7 @@ class LatencySettings(Settings):
     Attributes:
         repetitions: measurements. Each times both models, one after the other.
         warmup: repetitions before the measurements, which do not count.
-        batch: images at once.
+        batch: images or sentences at once.
         prompt: tokens that are read at once.
         decode: tokens that are written after the prompt, one by one.
     """
@@ -89,12 +92,13 @@ def latency(
 
     Text runs one sequence at a time. `latency_ms` is the time from a prompt to the first token. `tokens_per_s` is the speed of the
     prompt in that time (with the logits of its last token alone). `decode_tokens_per_s` is the speed of the greedy decoding after
-    it, with a KV cache. For images, `latency_ms` is the time of one image, and `images_per_s` the speed in batches. `weight_bytes`
-    are the bytes of the format, and `resident_bytes` the allocated bytes.
+    it, with a KV cache. For images, `latency_ms` is the time of one image, and `images_per_s` the speed in batches. Sentences are
+    timed like images. Each is the text of median length among those that evaluate. `weight_bytes` are the bytes of the format, and
+    `resident_bytes` the allocated bytes.
 
-    Samples have a row per repetition, in seconds: `repetition`, `first_s`, and `decode_s` (text) or `batch_s` (images). Against a
-    reference, whose model runs in turn with this one, the same columns with `_fp` are added. `baseline` then holds the reference's
-    metrics of these repetitions.
+    Samples have a row per repetition, in seconds: `repetition`, `first_s`, and `decode_s` (text) or `batch_s` (the others). Against
+    a reference, whose model runs in turn with this one, the same columns with `_fp` are added. `baseline` then holds the
+    reference's metrics of these repetitions.
 
     Args:
         sizes: `prompt` and `decode` in tokens for text, `batch` for images. The prompt includes the tokens that begin every window
@@ -127,9 +131,14 @@ def _runner(model: Model, examples: Any, sizes: dict[str, int]) -> Callable[[], 
     if isinstance(examples, Windows):
         ids = _repeated(examples.evaluation.flatten(), sizes["prompt"]).unsqueeze(0).to(model.device)
         return lambda: _generate(model, ids, sizes["decode"])
-    assert isinstance(examples, ImageExamples)
-    images = _repeated(next(examples.evaluation.batches(sizes["batch"])).images, sizes["batch"]).to(model.device)
-    return lambda: _classify(model, images)
+    if isinstance(examples, SentenceExamples):
+        texts = sorted(examples.evaluation.tensors, key=lambda text: text.shape[1])
+        found = texts[len(texts) // 2].unsqueeze(0)
+    else:
+        assert isinstance(examples, ImageExamples)
+        found = next(examples.evaluation.batches(sizes["batch"])).images
+    inputs = _repeated(found, sizes["batch"]).to(model.device)
+    return lambda: _classify(model, inputs)
 
 
 def _repeated(inputs: Tensor, count: int) -> Tensor:
@@ -149,12 +158,12 @@ def _generate(model: Model, ids: Tensor, count: int) -> dict[str, float]:
     return seconds
 
 
-def _classify(model: Model, images: Tensor) -> dict[str, float]:
+def _classify(model: Model, inputs: Tensor) -> dict[str, float]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "first_s", model.device):
-        model.forward(images[:1])
+        model.forward(inputs[:1])
     with _timed(seconds, "batch_s", model.device):
-        model.forward(images)
+        model.forward(inputs)
     return seconds
 
 
@@ -186,4 +195,4 @@ def _as_reference(result: Result) -> Result:
     return Result(result.metrics, result.samples.assign(**own), result.model, None, result.baseline)
 
 
-LATENCY = Evaluation(("text", "images"), METRICS, latency, _as_reference, LatencySettings, size={}, beside="float32")
+LATENCY = Evaluation(("text", "sentences", "images"), METRICS, latency, _as_reference, LatencySettings, size={}, beside="float32")

@@ -27,9 +27,16 @@ VERSION = 1  # of the float model's cached content
 
 Change = Callable[[Tensor], Tensor]
 
+
+def _embeddings(model: Model, change: Change) -> RemovableHandle:
+    handle: RemovableHandle = model.module.get_input_embeddings().register_forward_hook(lambda layer, args, out: change(out))
+    return handle
+
+
 # Kind of data -> function that changes the first float tensor of a model: the embeddings of tokens, or the pixels of images.
 ENTRANCES: dict[str, Callable[[Model, Change], RemovableHandle]] = {
-    "text": lambda model, change: model.module.get_input_embeddings().register_forward_hook(lambda layer, args, out: change(out)),
+    "text": _embeddings,
+    "sentences": _embeddings,
     "images": lambda model, change: model.module.register_forward_pre_hook(lambda layer, args: (change(args[0]), *args[1:])),
 }
 

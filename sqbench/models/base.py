@@ -1,8 +1,8 @@
 """The interface of all models, and the sources that models come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,7 +29,7 @@ class Model(ABC):
         report: the report on its quantization; empty for a float model.
     """
 
-    kind: ClassVar[str]  # kind of the data that it reads: text or images
+    kind: ClassVar[str]  # kind of the data that it reads: text, sentences or images
 
     module: Any
     name: str
@@ -49,6 +49,10 @@ class Model(ABC):
     @abstractmethod
     def example(self) -> Tensor:
         """A small fixed batch of inputs. It is enough to trace and to prove folds on."""
+
+    def inputs_like(self, hidden: Tensor) -> Tensor:
+        """Any inputs of one example that enter as hidden states of this shape: [batch, tokens, width]."""
+        return self.example()[:1]
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
@@ -146,7 +150,17 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Loader:
-    """A way to find models: the kind of data that they read, and the function that finds one."""
+    """A way to find models: the kind of data that they read, and the function that finds one.
+
+    Attributes:
+        others: further kinds, whose models lie in the same places. The data of a run decides.
+    """
 
     kind: str
     locate: Callable[[ModelConfig], Source]
+    others: Mapping[str, Callable[[ModelConfig], Source]] = field(default_factory=dict)
+
+    @property
+    def finds(self) -> Mapping[str, Callable[[ModelConfig], Source]]:
+        """Kind of data -> the function that finds a model for it."""
+        return {self.kind: self.locate, **self.others}

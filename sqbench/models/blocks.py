@@ -193,20 +193,10 @@ def held_blocks(model: Model, asked: str, otherwise: str) -> HeldBlocks:
         raise UserError(f"{asked}: {model.name} has no list of blocks that holds most of its layers; {otherwise}")
     whole = model.with_module(module, model.report)
     whole.__dict__["topology"] = inside(model.topology, places)
-    tokens = model.kind == "text"
-
-    def inputs_like(hidden: Tensor) -> Tensor:
-        return tokens_like(hidden) if tokens else model.example()[:1]
-
-    row = HeldBlocks(module, places, whole.body, whole.forward, inputs_like, asked, otherwise, model=whole)
+    row = HeldBlocks(module, places, whole.body, whole.forward, model.inputs_like, asked, otherwise, model=whole)
     run = {place: module.get_submodule(place).forward for place in places}
     shown = row.prove(model.name, model.example(), lambda place, hidden, args, kwargs: run[place](hidden, *args, **kwargs))
     return replace(row, shown=shown)
-
-
-def tokens_like(hidden: Tensor) -> Tensor:
-    """Token ids [1, tokens] for hidden states [batch, tokens, width]."""
-    return torch.zeros(1, hidden.shape[1], dtype=torch.long)
 
 
 def place_of(name: str, places: Iterable[str]) -> str:

@@ -53,6 +53,10 @@ class LanguageModel(Model):
         ids = torch.arange(1, 25, dtype=torch.long) * 7919 % self.vocabulary
         return ids.view(2, 12).to(self.device)
 
+    def inputs_like(self, hidden: Tensor) -> Tensor:
+        """Token ids [1, tokens] for hidden states [batch, tokens, width]."""
+        return torch.zeros(1, hidden.shape[1], dtype=torch.long)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of token ids [batch, tokens]."""
         self.check_tokens(ids)
@@ -117,14 +121,14 @@ def _stop(module: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 @contextmanager
-def readable(name: str, folder: Path) -> Iterator[None]:
+def readable(name: str, folder: Path, what: str = "causal language model") -> Iterator[None]:
     """Turn an error of transformers inside the `with` statement into a UserError about `model.name`, with its first line."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"model.name={name}: {folder} is no causal language model that transformers can load ({textwrap.shorten(reason, 300)})"
+            f"model.name={name}: {folder} is no {what} that transformers can load ({textwrap.shorten(reason, 300)})"
         ) from error
 
 

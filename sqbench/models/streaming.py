@@ -17,7 +17,7 @@ from sqbench.console.progress import track
 from sqbench.errors import UserError, closest
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel, Call, block_names, nested
-from sqbench.models.blocks import Blocks, merge_reports, tokens_like
+from sqbench.models.blocks import Blocks, merge_reports
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.models.parameters import Uses, roles_of
@@ -63,7 +63,7 @@ class StreamedModel(LanguageModel):
     def blocks(self) -> Blocks:  # not cached: it would hold the model that holds it
         """The blocks, and what is around them."""
         body, forward = partial(LanguageModel.body, self), partial(LanguageModel.forward, self)
-        return Blocks(self.module, self.places, body, forward, tokens_like, "blockwise=true", OTHERWISE, self.known)
+        return Blocks(self.module, self.places, body, forward, self.inputs_like, "blockwise=true", OTHERWISE, self.known)
 
     @property
     def topology(self) -> Topology:  # not cached here: `_traced` is

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sqbench.errors import UserError, counted
 from sqbench.models.architectures import refuse_architecture
 from sqbench.models.base import Loader, Source
 from sqbench.models.extent import of_language
-from sqbench.models.folder import context_of, read_config, stored, weight_files
+from sqbench.models.folder import Stored, context_of, read_config, stored, weight_files
 from sqbench.models.language import load_language_model
 from sqbench.models.outline import language_widths
 from sqbench.models.prequantized import refuse_quantized
@@ -27,21 +28,33 @@ log = logging.getLogger(__name__)
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.py")
 
 
-def describe(folder: Path, cfg: ModelConfig) -> Source:
-    """Fingerprint the weights, tokenizer and config of a folder in Hugging Face layout.
+def opened(folder: Path, place: str) -> tuple[dict[str, Any], dict[str, Stored], str]:
+    """The configuration of a folder in Hugging Face layout, its tensors, and the fingerprint of weights, tokenizer and config.
+
+    Args:
+        place: the folder's name in errors: a key and its value.
 
     Raises:
-        UserError: the folder lacks a config.json or safetensors weights, or holds no float model that predicts the next token.
+        UserError: the folder lacks a config.json or safetensors weights, or holds weights that are no float model.
     """
-    name, place = cfg.name, f"model.name={cfg.name}"
     config = read_config(folder, place)
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{place}: {folder} holds an adapter (adapter_config.json); use the model that it is merged into")
     tensors = stored(weight_files(folder, config, place), place)
     refuse_quantized(folder, config, tensors, place)
-    refuse_architecture(config, cfg.trust_remote_code, place)
     files = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
-    fingerprint = digest({path.name: known_digest(path) for path in files})
+    return config, tensors, digest({path.name: known_digest(path) for path in files})
+
+
+def describe(folder: Path, cfg: ModelConfig) -> Source:
+    """Fingerprint the weights, tokenizer and config of a causal language model's folder.
+
+    Raises:
+        UserError: the folder lacks a config.json or safetensors weights, or holds no float model that predicts the next token.
+    """
+    name, place = cfg.name, f"model.name={cfg.name}"
+    config, tensors, fingerprint = opened(folder, place)
+    refuse_architecture(config, cfg.trust_remote_code, place)
     said: dict[str, Any] = {
         "name": name,
         "fingerprint": fingerprint,
@@ -60,8 +73,12 @@ def describe(folder: Path, cfg: ModelConfig) -> Source:
     )
 
 
-def from_hub_or_folder(cfg: ModelConfig) -> Source:
-    """The source of a local folder or a hub id. A hub model comes from the cache, else from the hub (weights as safetensors)."""
+def from_hub_or_folder(cfg: ModelConfig, describe: Callable[[Path, ModelConfig], Source] = describe) -> Source:
+    """The source of a local folder or a hub id. A hub model comes from the cache, else from the hub (weights as safetensors).
+
+    Args:
+        describe: says what is in the folder.
+    """
     if Path(cfg.name).expanduser().is_dir():
         return describe(Path(cfg.name).expanduser(), cfg)
     if Path(cfg.name).suffix == ".gguf":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqbench.config import checkpoint_of, label_of
+from sqbench.config import checkpoint_of, label_of, size_of
 from sqbench.formats.format import Format
 from sqbench.records.record import Record
 
@@ -62,7 +62,7 @@ def _dtype(record: Record) -> str:
 
 def _samples(record: Record) -> int | None:
     calibration = _calibration(record)
-    found: int | None = calibration.get("windows", calibration.get("images"))
+    found: int | None = size_of(calibration)
     return found
 
 
@@ -129,6 +129,7 @@ TABLE = (
     Field("window", _of_data("window"), 16, basis=True, examples=True, integer=True, numeric=True),
     Field("windows", _of_data("windows"), 17, basis=True, examples=True, integer=True, numeric=True),
     Field("images", _of_data("images"), 18, basis=True, examples=True, integer=True, numeric=True),
+    Field("sentences", _of_data("sentences"), 27, basis=True, examples=True, integer=True, numeric=True),
     Field("beams", lambda record: record.identity["eval"].get("beams"), 19, basis=True, integer=True, numeric=True),
     Field("samples", _samples, 20, integer=True, numeric=True),
     Field("source", _source, 21),

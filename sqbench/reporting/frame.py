@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sqbench.comparison import Metric, agreed, holm, main_metric, stderr_name
+from sqbench.config import size_of
 from sqbench.records.changes import flat
 from sqbench.records.fields import CELLS, float_basis, named, point_fields
 from sqbench.records.fields import COLUMNS as FIELDS
@@ -158,7 +159,7 @@ def _rows(line: _Line, fields: Mapping[str, Any], declared: Mapping[str, Metric]
     errors = {name: stderr_name(name) for name in record.metrics}
     for name in record.metrics.keys() - set(errors.values()):
         metric = declared.get(name) or Metric(name)
-        count = line.counts.get(name, None if metric.part else repeated or data.get("windows", data.get("images")))
+        count = line.counts.get(name, None if metric.part else repeated or size_of(data))
         yield {
             **fields,
             "metric": name,

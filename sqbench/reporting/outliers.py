@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sqbench.config import size_of
 from sqbench.errors import UserError
 from sqbench.records.fields import point_fields
 from sqbench.records.record import Record
@@ -39,7 +40,7 @@ def outliers_frame(records: Iterable[Record], points: Collection[str]) -> pd.Dat
             continue
         fields, identity = point_fields(record), record.identity
         calibration = identity["calibration"]
-        draw = f"{calibration.get('images', calibration.get('windows'))}, seed {calibration['seed']}"
+        draw = f"{size_of(calibration)}, seed {calibration['seed']}"
         # The fingerprint covers the image size too, so that models of the same name keep their own rows.
         named = {"model": fields["model"], "weights": identity["model"]["weights"][:8], "data": fields["data"], "calibration": draw}
         rows = [{**named, "layer": layer["layer"], **{name: layer.get(name) for name in DIAGNOSTICS}} for layer in layers]

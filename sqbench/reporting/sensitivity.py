@@ -19,7 +19,18 @@ from sqbench.storage.files import canonical_json, write_text
 
 SENSITIVITY = "sensitivity"  # its name in `metric=`
 _RANKS = "kl_to_fp"  # the metric that ranks groups of layers
-_STUDY = ("model", "data", "method", "bits", "alpha", "window", "windows", "images", "seed")  # named above each ranking
+_STUDY = (
+    "model",
+    "data",
+    "method",
+    "bits",
+    "alpha",
+    "window",
+    "windows",
+    "images",
+    "sentences",
+    "seed",
+)  # named above each ranking
 _NOTE = (
     "Each row is a point that quantized these layers alone. Ranked by kl_to_fp, the mean divergence from the float model in nats;"
     " in brackets the interval of the change. share: of all weights in layers and embeddings."

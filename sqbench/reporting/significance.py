@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sqbench.comparison import POWER, Outcome, holm, over_seeds, shortfall
+from sqbench.comparison import MEASURES, POWER, Outcome, holm, shortfall
 from sqbench.records.fields import float_basis
 from sqbench.records.record import Record
 from sqbench.reporting.grid import Grid
@@ -24,7 +24,12 @@ MOST_CELLS = 300  # more would take too long to read and compare
 RESAMPLES = 10_000
 LEVEL = 0.95  # used where the records have no interval
 SIGN_FLIPS = "sign-flip test"
-TESTS = {"proportion": "exact McNemar test", "mean": SIGN_FLIPS, "perplexity": SIGN_FLIPS}
+TESTS = {
+    "proportion": "exact McNemar test",
+    "mean": SIGN_FLIPS,
+    "perplexity": SIGN_FLIPS,
+    **dict.fromkeys(MEASURES, "paired bootstrap"),
+}
 
 Samples = Callable[[str, Sequence[str]], pd.DataFrame | None]  # (point id, columns) -> per-example outcomes, None if missing
 
@@ -36,7 +41,8 @@ class Side:
     Attributes:
         outcome: how the metric follows from the samples.
         rows: the rows of the examples. Cells can be compared if they have the same examples.
-        values, floats: [examples] of the cell and of its float model. `floats` is None if the samples have no such column.
+        values, floats: [examples] of the cell and of its float model; of a measure [seeds, examples]. `floats` is None if the
+            samples have no such column.
     """
 
     outcome: Outcome
@@ -160,7 +166,8 @@ def _side(ids: Sequence[str], outcomes: Mapping[str, Outcome], samples: Samples)
         values.append(rows[own].to_numpy())
         floats += [rows[name].to_numpy() for name in rows if name == floating]
     assert first is not None
-    return Side(*first, over_seeds(values), over_seeds(floats) if len(floats) == len(values) else None)
+    outcome, rows = first
+    return Side(outcome, rows, outcome.over_seeds(values), outcome.over_seeds(floats) if len(floats) == len(values) else None)
 
 
 def _against_float(

@@ -10,7 +10,8 @@ from sqbench.records.fields import named
 from sqbench.reporting.order import labels
 from sqbench.reporting.studies import Study
 
-WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images"}  # metric -> timed work
+# Metric -> timed work.
+WORKLOADS = {"tokens_per_s": "prompts", "decode_tokens_per_s": "decoding", "images_per_s": "images", "sentences_per_s": "sentences"}
 # The fields that decide the speed of a layer. A method changes only the values of weights and scales.
 _FORMATS = named(lambda field: field.speed)
 

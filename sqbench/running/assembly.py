@@ -5,8 +5,11 @@ from pathlib import Path
 from sqbench import config, models
 from sqbench.data import Corpus, Examples, Windows
 from sqbench.data.images import ImageExamples, LabelledImages
+from sqbench.data.sentences import SentenceExamples
 from sqbench.errors import UserError
 from sqbench.models import Model
+from sqbench.models.encoder import EncoderModel
+from sqbench.models.encoder_heads import attach_to_encoder, for_head
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
@@ -29,7 +32,8 @@ def examples_of(corpus: Corpus, model: Model, source: models.Source, resolved: R
     Raises:
         UserError: there are too few, or they do not fit.
     """
-    examples = corpus.examples(model, resolved.data, resolved.calibration)
+    reader = for_head(model, resolved.head) if isinstance(model, EncoderModel) else model
+    examples = corpus.examples(reader, resolved.data, resolved.calibration)
     if isinstance(examples, Windows) and source.context is not None and examples.evaluation.shape[1] > source.context:
         asked, before = f"data.window={resolved.data.window} data.bos={str(resolved.data.bos).lower()}", len(examples.prefix)
         raise UserError(
@@ -62,11 +66,14 @@ def check_sizes(resolved: Resolved, source: models.Source) -> None:
 
 
 def with_head(model: Model, examples: Examples, resolved: Resolved, folder: Path | None) -> Model:
-    """An image model with the head of the configuration. Any other model stays as it is.
+    """An image model or an encoder with the head of the configuration. Any other model stays as it is.
 
     Raises:
-        UserError: the model's own head is for other classes.
+        UserError: the model's own head is for other classes, or the model takes no other head.
     """
+    if isinstance(model, EncoderModel):
+        assert isinstance(examples, SentenceExamples)
+        return attach_to_encoder(model, resolved.head, examples, folder, resolved.model.head_images)
     if not isinstance(model, ImageModel):
         return model
     assert isinstance(examples, ImageExamples)
@@ -80,7 +87,8 @@ def backbone(model: Model, resolved: Resolved) -> Model:
 
 def search_size(resolved: Resolved) -> int:
     """How many calibration examples a search over block outputs may replay."""
-    return {"text": resolved.calibration.search_windows, "images": resolved.calibration.search_images}[resolved.kind]
+    found: int = getattr(resolved.calibration, f"search_{config.SIZES[resolved.kind]}")
+    return found
 
 
 def training_images(examples: Examples, resolved: Resolved) -> LabelledImages:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from sqbench.config import CalibrationConfig, DataConfig, RunOptions, device_of
+from sqbench.config import SIZES, CalibrationConfig, DataConfig, RunOptions, device_of
 from sqbench.data import SOURCES
 from sqbench.data.base import CALIBRATES
 from sqbench.errors import UserError, known
@@ -43,7 +43,7 @@ def check(resolved: Resolved) -> None:
             raise UserError(f"{key}={seed}: must be a number of 64 bits")
     scheme.check()
     for slot, fmt in (("embedding", scheme.embedding), ("head", scheme.head)):
-        if fmt is not None and kind != "text":
+        if fmt is not None and kind == "images":
             raise UserError(f"bits.{slot}: must be null; a model of images has no tokens, and its own head is one of its layers")
     recipe.check(scheme)
     if calibration.source == "weights" and scheme.ops != "linear":
@@ -83,24 +83,28 @@ def _check_data(data: DataConfig) -> None:
     _at_least("data.windows", data.windows, 1)
     if data.bos != "auto" and not isinstance(data.bos, bool):
         raise UserError(f"data.bos={data.bos}: must be auto, true or false")
-    if data.images is not None:
-        _at_least("data.images", data.images, 1)
+    for key in ("images", "sentences"):
+        if (count := getattr(data, key)) is not None:
+            _at_least(f"data.{key}", count, 1)
 
 
 def _check_calibration(calibration: CalibrationConfig, kind: str) -> None:
     if (samples := calibration.samples) is not None:
         _at_least("calibration.samples", samples, 1)
-        size = {"text": "windows", "images": "images"}[kind]
+        size = SIZES[kind]
         if (count := getattr(calibration, size)) != samples:
             raise UserError(f"calibration.samples={samples}: calibration.{size}={count} says otherwise; use one of the two")
-    for key in ("images", "search_images", "windows", "search_windows"):
+    for key in SIZES.values():
         _at_least(f"calibration.{key}", getattr(calibration, key), 1)
+        _at_least(f"calibration.search_{key}", getattr(calibration, f"search_{key}"), 1)
 
 
 def _check_paths(resolved: Resolved) -> None:
     """Raise UserError for a path where nothing fitting is."""
-    if resolved.kind == "images" and resolved.calibration.path is not None:
-        raise UserError(f"calibration.path={resolved.calibration.path}: images calibrate from the training split; use null")
+    if resolved.kind != "text" and resolved.calibration.path is not None:
+        raise UserError(
+            f"calibration.path={resolved.calibration.path}: {resolved.kind} calibrate from the training split; use null"
+        )
     takes = SOURCES[resolved.data.source].takes
     for key, path, allowed in (
         ("data.path", resolved.data.path, takes),

@@ -5,6 +5,7 @@ from typing import Any
 from sqbench.config import device_of
 from sqbench.data import Corpus
 from sqbench.data.images import ImageCorpus
+from sqbench.data.labelled_text import LabelledText
 from sqbench.models import Source
 from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
@@ -30,8 +31,8 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     if resolved.propagate:
         calibrated_on["propagate"] = True
     model: dict[str, Any] = {"weights": source.fingerprint, "dtype": resolved.model.dtype, "keep": sorted(resolved.model.keep)}
-    if resolved.kind == "images":
-        assert isinstance(corpus, ImageCorpus)
+    if resolved.kind != "text":
+        assert isinstance(corpus, ImageCorpus | LabelledText)
         fitted = {"on": corpus.trained_on(resolved.model.head_images)} if resolved.head != "own" else {}
         model["head"] = {"name": resolved.head, **fitted}
     chosen = {"how": resolved.mixed, "budget": resolved.budget, "widths": sorted(set(resolved.widths))}

@@ -59,13 +59,13 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     """Load and calibrate as a run with this configuration does. The statistics are shared in `folder`.
 
     Args:
-        examples: inputs to look at; None is one text window, or four images.
+        examples: inputs to look at; None is one text window, or four images or sentences.
 
     Raises:
         UserError: the model or the data is not available.
     """
     resolved = resolve(cfg)
-    source = models.locate(resolved.model)
+    source = models.locate(resolved.model, resolved.kind)
     assembly.check_window(resolved, source)
     model = source.load(device_of(resolved.device))  # without the head that a run may fit, which nothing below reads
     found = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
@@ -75,7 +75,7 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     except CalibrationError as error:
         raise UserError(f"model={model.name}: {error}") from error
     batches = as_batches(found.calibration)
-    inputs = replay_sample(batches, examples or {"text": 1, "images": 4}[model.kind])
+    inputs = replay_sample(batches, examples or {"text": 1, "images": 4, "sentences": 4}[model.kind])
     return Inspected(Task(model, statistics, resolved.scheme), resolved.recipe, inputs, len(batches))
 
 

@@ -45,7 +45,7 @@ def identify(resolved: Resolved) -> Point:
         UserError: the model or the data is not available, or they do not fit each other.
     """
     with planning(resolved.options.plan):
-        source, corpus = models.locate(resolved.model), data.fetch(resolved.data, resolved.calibration)
+        source, corpus = models.locate(resolved.model, resolved.kind), data.fetch(resolved.data, resolved.calibration)
     if source.quantized is not None:
         resolved = replace(resolved, scheme=replace(source.quantized.scheme, layers=None))
     assembly.check_window(resolved, source)

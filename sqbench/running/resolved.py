@@ -25,7 +25,7 @@ class Resolved:
 
     Attributes:
         recipe, scheme, evaluation: what `method`, `bits`, `eval` and the keys beside them ask for.
-        head: of an image model: own, probe or knn.
+        head: of an image model or an encoder: own, probe or knn.
         mixed, budget, widths: of mixed precision.
         options: settings that change no number.
         config: the whole configuration as plain data, for the record.
@@ -51,7 +51,7 @@ class Resolved:
 
     @property
     def kind(self) -> str:
-        """The kind of data, `text` or `images`."""
+        """The kind of data: `text`, `sentences` or `images`."""
         return self.evaluation.kind
 
     @property
@@ -161,8 +161,10 @@ def _kind(model: ModelConfig, data: DataConfig) -> str:
     for key, name, names in (("model.loader", model.loader, LOADERS), ("data.source", data.source, SOURCES)):
         if name not in names:
             raise UserError(f"{key}={name}: {known(name, names)}")
-    kind, found = LOADERS[model.loader].kind, SOURCES[data.source].kind
-    if kind != found:
-        fitting = sorted(name for name, source in SOURCES.items() if source.kind == kind)
-        raise UserError(f"data={data.name}: {model.name} reads {kind}, and this is {found}; use data={', '.join(fitting)}")
-    return kind
+    kinds, found = LOADERS[model.loader].finds, SOURCES[data.source].kind
+    if found not in kinds:
+        fitting = sorted(name for name, source in SOURCES.items() if source.kind in kinds)
+        raise UserError(
+            f"data={data.name}: {model.name} reads {' or '.join(kinds)}, and this is {found}; use data={', '.join(fitting)}"
+        )
+    return found

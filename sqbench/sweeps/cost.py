@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from sqbench.comparison import SIZE
+from sqbench.config import size_of
 from sqbench.records.record import Record
 from sqbench.storage.files import canonical_json, digest
 from sqbench.sweeps.effort import estimate
@@ -166,11 +167,11 @@ def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _work(stage: str, identity: Mapping[str, Any], size: float | None) -> float | None:
     """The amount of work of a stage, in units of its own. None if it is unknown, as for all images of a data set."""
     data = identity["data"] if stage in ("baseline", "evaluate") else identity["calibration"] if stage == "calibrate" else None
-    if size is None or (data is not None and data.get("windows", data.get("images")) is None):
+    if size is None or (data is not None and size_of(data) is None):
         return None
     if data is None:
         return float(size)
-    return float(size) * data.get("windows", data.get("images")) * identity["data"].get("window", 1)
+    return float(size) * size_of(data) * identity["data"].get("window", 1)
 
 
 def _noise(identity: Mapping[str, Any], evaluation: float) -> float:

@@ -93,9 +93,9 @@ class Work:
 
 
 def work_of(point: "Point") -> Work | None:
-    """The amounts of work of a point. None if the length of the evaluation is unknown, with mixed precision, or of another tool."""
+    """The amounts of work of a point. None if they are unknown: of sentences, with mixed precision, or of another tool."""
     identity, resolved = point.identity, point.resolved
-    if not resolved.evaluation.evaluation.single_pass or "mixed" in identity or "tool" in identity:
+    if not resolved.evaluation.evaluation.single_pass or resolved.kind == "sentences" or {"mixed", "tool"} & identity.keys():
         return None
     data, calibration = identity["data"], identity["calibration"] or {}
     window = data.get("window", 1)

@@ -77,11 +77,13 @@ class Smooth(Transform):
         return Effort(searches * len(AUTO_GRID), searches * raced(len(AUTO_GRID)))
 
     def changes(self, task: Task) -> list[Move]:
-        if not task.model.topology.groups:
+        pairs = task.model.topology.pairs
+        if not task.model.topology.groups and not (self.pairs and pairs):
             refused = (
                 "; ".join(f"{name}: {reason}" for name, reason in task.topology.refused[:3]) or "no linear reads a norm's output"
             )
-            raise UserError(f"method=smoothquant: {task.model.name} has no norm -> linear group to smooth ({refused})")
+            instead = f"; use method.pairs=true, which smooths its {len(pairs)} linear -> linear pairs" if pairs else ""
+            raise UserError(f"method=smoothquant: {task.model.name} has no norm -> linear group to smooth ({refused}){instead}")
         moves = self._smooth(task, task.topology.groups, self.alpha)
         return moves + self._smooth(task, task.topology.pairs, self.pair_alpha) if self.pairs else moves
 
