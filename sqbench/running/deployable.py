@@ -29,7 +29,9 @@ def check_runtime(resolved: Resolved) -> None:
     if resolved.model.dtype != "float32":
         raise UserError(f"model.dtype={resolved.model.dtype}: must be float32 with {key}")
     if judged.name not in EVALUATIONS:
-        raise UserError(f"eval={judged.name}: writes token by token, and {key} has no KV cache; use eval=perplexity, or backend=int")
+        raise UserError(
+            f"eval={judged.name}: writes token by token, and {key} has no KV cache; use eval=perplexity, or backend=int"
+        )
     if isinstance(judged.settings, LatencySettings) and resolved.kind == "text" and judged.settings.decode:
         raise UserError(f"eval.decode={judged.settings.decode}: must be 0 with {key}, which has no KV cache")
     if resolved.noise:

@@ -51,7 +51,9 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
         raise UserError(f"{key}: {model.name} cannot be written as a graph: {why}; use backend=sim")
     dtype = next(model.module.parameters()).dtype
     if dtype != torch.float32:
-        raise UserError(f"{key}: computes in float32, and {model.name} is {str(dtype).removeprefix('torch.')}; use model.dtype=float32")
+        raise UserError(
+            f"{key}: computes in float32, and {model.name} is {str(dtype).removeprefix('torch.')}; use model.dtype=float32"
+        )
     layers = quantized_layers(model.module)
     for name, layer in layers.items():
         inputs = layer.activation

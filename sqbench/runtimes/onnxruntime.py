@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,9 @@ ALONE = Accepts(
         "scale": STORED,
     },
 )
-STATIC = Accepts("ONNX Runtime rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after",)})
+STATIC = Accepts(
+    "ONNX Runtime rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after",)}
+)
 TOKENS = Accepts("ONNX Runtime rounds inputs at run time", {"granularity": ("token",), "dynamic": (True,)})
 OPSET = 20
 FILE = "model.onnx"
@@ -108,9 +109,7 @@ def _readers(path: Path) -> dict[str, str]:
     import onnx
 
     graph = onnx.load(path).graph
-    return {
-        name.removesuffix(".codes"): node.op_type for node in graph.node for name in node.input if name.endswith(".codes")
-    }
+    return {name.removesuffix(".codes"): node.op_type for node in graph.node for name in node.input if name.endswith(".codes")}
 
 
 ONNX_RUNTIME = OnnxRuntime()

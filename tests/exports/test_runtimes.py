@@ -59,9 +59,7 @@ def test_text_through_the_command_line(
     assert codes < 250_000  # 4 bits a weight of 14 layers, and the embedding in float32
 
 
-def test_what_a_runtime_cannot_express_is_refused(
-    format: str, tiny: LanguageModel, statistics: Statistics, tmp_path: Path
-) -> None:
+def test_what_a_runtime_cannot_express_is_refused(format: str, tiny: LanguageModel, statistics: Statistics, tmp_path: Path) -> None:
     quantized = api.quantize(tiny, statistics, "rtn", Scheme("nf4", Format(4, element="nf4", granularity="group", group_size=64)))
     with pytest.raises(UserError, match=rf"format={format}: model\.layers\.0\.\S+ cannot be written; .* element int, not nf4"):
         save(quantized, tmp_path / "out", format=format)

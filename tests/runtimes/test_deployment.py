@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli import Ended
-from families import gemma, opt
+from families import gemma
 from labs import Lab, images, scheme
 
 from sqbench import api
