@@ -98,6 +98,15 @@ class Decoder:
 
 
 @torch.no_grad()
+def first_token(module: Any, ids: Tensor) -> Tensor:
+    """The most likely token [texts, 1] after prompts [texts, tokens]. Nothing is kept for further tokens."""
+    takes = inspect.signature(module.forward).parameters
+    options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+    last: Tensor = module(input_ids=ids, use_cache=False, **options).logits[:, -1]
+    return last.argmax(-1, keepdim=True)
+
+
+@torch.no_grad()
 def greedy(module: Any, ids: Tensor, count: int) -> Tensor:
     """The `count` tokens [count] after a prompt [1, tokens], each the most likely next token. No stop token ends the text."""
     assert len(ids) == 1

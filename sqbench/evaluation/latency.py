@@ -19,7 +19,7 @@ from sqbench.data.sentences import SentenceExamples
 from sqbench.data.text import Windows
 from sqbench.evaluation.base import Evaluation, Result, Settings, require
 from sqbench.evaluation.causality import require_causal
-from sqbench.evaluation.decoding import Decoder, check_context
+from sqbench.evaluation.decoding import Decoder, check_context, first_token
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
 
@@ -58,7 +58,7 @@ class LatencySettings(Settings):
         warmup: repetitions before the measurements, which do not count.
         batch: images or sentences at once.
         prompt: tokens that are read at once.
-        decode: tokens that are written after the prompt, one by one.
+        decode: tokens that are written after the prompt, one by one. 0 times the prompt alone.
     """
 
     repetitions: int
@@ -68,7 +68,7 @@ class LatencySettings(Settings):
     decode: int
 
     def check(self) -> None:
-        require(self, {"repetitions": 1, "warmup": 0, "batch": 1, "prompt": 1, "decode": 1})
+        require(self, {"repetitions": 1, "warmup": 0, "batch": 1, "prompt": 1, "decode": 0})
 
     def check_fit(self, window: int, context: int | None, model: str) -> None:
         check_context(self.prompt, self.decode, context, model)
@@ -148,6 +148,10 @@ def _repeated(inputs: Tensor, count: int) -> Tensor:
 
 def _generate(model: Model, ids: Tensor, count: int) -> dict[str, float]:
     seconds: dict[str, float] = {}
+    if not count:
+        with _timed(seconds, "first_s", model.device):
+            first_token(model.module, ids)
+        return seconds
     decoder = Decoder(model.module)
     with _timed(seconds, "first_s", model.device):
         decoder.prefill(ids)
@@ -182,6 +186,8 @@ def _timed(seconds: dict[str, float], stage: str, device: torch.device) -> Itera
 def _metrics(model: Model, samples: pd.DataFrame, sizes: dict[str, int], side: str) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, (stage, amount) in FIGURES[model.kind].items():
+        if stage + side not in samples:
+            continue  # no token was decoded
         seconds = samples[stage + side].to_numpy()
         values = 1000 * seconds if amount is None else sizes[amount] / seconds
         metrics |= {f"{name}{suffix}": float(np.quantile(values, share)) for suffix, share in QUANTILES.items()}

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sqbench.execution.accepts import Accepts
+from sqbench.formats.accepts import Accepts
 from sqbench.quant.access import is_linear
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared, Stored
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sqbench.execution.accepts import ROUNDED, Accepts
+from sqbench.execution.accepts import ROUNDED
 from sqbench.execution.codes import CodedLayer, Codes
 from sqbench.execution.torch_packed import TorchInt4Weight
+from sqbench.formats.accepts import Accepts
 from sqbench.quant.layers import QuantLayer
 
 INT8_CAPABILITY, INT4_CAPABILITY = (7, 5), (8, 0)

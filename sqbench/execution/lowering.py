@@ -21,6 +21,8 @@ from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.quant.access import is_linear, weight_of
 from sqbench.quant.layers import QuantLayer, StandIn
+from sqbench.runtimes import RUNTIMES
+from sqbench.runtimes.deployment import deployed
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ KERNELS: tuple[type[IntegerLayer], ...] = (  # of two kernels for the same layer
     CudaInt8,
     CudaInt4Weight,
 )
-BACKENDS: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS}
+BY_BACKEND: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS}
+BACKENDS = (*BY_BACKEND, *RUNTIMES)
 
 
 @torch.no_grad()
@@ -43,10 +46,13 @@ def lower(model: Model, backend: str) -> Model:
     """The model that computes the same function as the backend executes it. The given model stays as it is.
 
     `sim` computes in float with simulated rounding, in as few passes over memory as this machine's kernels allow. `int` multiplies
-    codes. A layer whose formats have no kernel is simulated. The report's `execution` lists kernels with layers and reasons.
+    codes. A layer whose formats have no kernel is simulated. The other backends compute in a runtime. The report's `execution` lists
+    kernels with layers and reasons.
     """
     if isinstance(model, StreamedModel):
         return model.then(lambda block: lower(block, backend))
+    if backend in RUNTIMES:
+        return deployed(model, RUNTIMES[backend])
     if not any(isinstance(part, QuantLayer) for part in model.module.modules()):
         if not prefers_onednn(next(model.module.parameters())):
             return model
@@ -59,7 +65,7 @@ def lower(model: Model, backend: str) -> Model:
 
     flow = watch(module, run)
     if flow.readers:
-        report["execution"] = _place(module, flow, BACKENDS[backend])
+        report["execution"] = _place(module, flow, BY_BACKEND[backend])
         report["fused"] = fuse(module, flow.chains, run)
         if not isinstance(model, BlockModel) or model.number == 0:  # other blocks are like the first
             _warn_of_simulation(model.name, backend, report["execution"])

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sqbench.execution import native
-from sqbench.execution.accepts import WEIGHT_RULES, Accepts, Multiples
+from sqbench.execution.accepts import WEIGHT_RULES
 from sqbench.execution.base import IntegerLayer
 from sqbench.execution.codes import OFFSET, CodedLayer, CodeQuantizer, Codes
 from sqbench.execution.simulated import OnePassQuantizer
+from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 FEW_ROWS = 8  # up to so many rows, a product reads packed weights; for more, unpacking them once is cheaper

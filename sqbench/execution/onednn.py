@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from sqbench.execution.accepts import CODED_INPUTS, Accepts
+from sqbench.execution.accepts import CODED_INPUTS
 from sqbench.execution.codes import OFFSET, CodedLayer, Codes, rescale
+from sqbench.formats.accepts import Accepts
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 

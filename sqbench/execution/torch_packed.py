@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sqbench.execution.accepts import WEIGHT_RULES, Accepts
+from sqbench.execution.accepts import WEIGHT_RULES
 from sqbench.execution.base import IntegerLayer
+from sqbench.formats.accepts import Accepts
 from sqbench.quant.layers import QuantLayer
 
 HALVES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)

@@ -9,11 +9,12 @@ from tempfile import mkdtemp
 from sqbench.errors import UserError, known
 from sqbench.exports.compressed import TARGET as COMPRESSED
 from sqbench.exports.gguf import TARGET as GGUF
+from sqbench.exports.runtimes import ONNX, OPENVINO
 from sqbench.exports.target import Target
 from sqbench.models.base import Model
 from sqbench.quant.layers import QuantLayer
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED, GGUF)}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED, GGUF, ONNX, OPENVINO)}
 
 
 def save(model: Model, folder: Path | str, *, format: str = COMPRESSED.name, card: str = "", force: bool = False) -> None:

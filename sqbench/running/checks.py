@@ -10,6 +10,7 @@ from sqbench.errors import UserError, known
 from sqbench.execution import BACKENDS
 from sqbench.models.image import HEADS
 from sqbench.recipes.configured import methods_at_hand
+from sqbench.running.deployable import check_runtime
 from sqbench.running.resolved import Resolved
 
 CHECKPOINT = "checkpoint"  # the loader of quantized checkpoints
@@ -48,6 +49,7 @@ def check(resolved: Resolved) -> None:
     recipe.check(scheme)
     if calibration.source == "weights" and scheme.ops != "linear":
         raise UserError(f"bits.ops={scheme.ops}: calibration.source=weights says nothing of what is between layers; use linear")
+    check_runtime(resolved)
     _check_stored(resolved)
     _check_foreign(resolved)
     _check_mixed(resolved)

@@ -22,6 +22,7 @@ from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
 from sqbench.running import assembly, foreign
 from sqbench.running.damage import damage
+from sqbench.running.deployable import check_model
 from sqbench.running.needs import collected_for
 from sqbench.running.point import Point
 from sqbench.running.shared import shared
@@ -71,6 +72,7 @@ def load(point: Point, store: Store, watch: Stopwatch) -> Loaded:
         model: Model = shared("model", same_model, lambda: assembly.with_head(bare, examples, resolved, cache / "heads"))
     if point.source.quantized is None:
         engine.check(model, resolved.recipe, resolved.scheme, propagate=resolved.propagate)
+    check_model(resolved, point.source, model)
     return Loaded(point, model, examples, cache, same_model)
 
 

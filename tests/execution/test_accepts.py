@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution import cuda, native, onednn
-from sqbench.execution.accepts import CODED_INPUTS, CODED_WEIGHTS, ROWS, STATIC, Accepts, Multiples
+from sqbench.execution.accepts import CODED_INPUTS, CODED_WEIGHTS, ROWS, STATIC
 from sqbench.execution.base import IntegerLayer
 from sqbench.execution.codes import CodeQuantizer
 from sqbench.execution.cuda import CudaInt8
 from sqbench.execution.lowering import KERNELS, choose
 from sqbench.execution.onednn import OneDnnConv
 from sqbench.execution.simulated import OnePassQuantizer
+from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.codec import encode, qparams
 from sqbench.formats.format import Format
 from sqbench.formats.scale import FLOAT32, Scale

@@ -1,0 +1,135 @@
+"""The speed of quantized models in runtimes, beside torch, our integer kernels, and what NNCF makes for OpenVINO by itself.
+
+    pip install -e .[runtimes]
+    python -m benchmarks.runtimes                          # vit, prefill
+    python -m benchmarks.runtimes work=prefill bits=w4a16 repetitions=10
+
+The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV cache, and
+only the logits of its last token are computed. The last columns hold a side against `sim`, the simulation: the largest difference of an
+output as a part of the largest output, and how often the largest output of an image or a token is the same. NNCF rounds by its own rules, so
+it stands there against the float model.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import latency
+from benchmarks.timing import Work, alternate, arguments, chosen, medians, show, speedups
+from sqbench import api
+from sqbench.console.quiet import quiet
+from sqbench.errors import UserError
+from sqbench.evaluation.decoding import first_token
+from sqbench.execution import lower
+from sqbench.models import Model
+from sqbench.models.functions import computed, without_head
+from sqbench.quant.layers import QuantLayer
+from sqbench.runtimes.openvino import OpenVinoSession
+
+NNCF = "OpenVINO with NNCF"
+HEAD = ["work", "side", "median", "x float32", "x NNCF", "largest difference", "same argmax"]
+Row = list[str]
+
+
+def nncf_static(model: Model, images: Tensor) -> Model:
+    """Static 8 bits by `nncf.quantize`, calibrated on these images."""
+    import nncf
+    import openvino
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = openvino.convert_model(without_head(model), example_input=images[:1])
+    data = nncf.Dataset([image.unsqueeze(0).numpy() for image in images])
+    quantized = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
+    return computed(model, OpenVinoSession(quantized), headless=True)
+
+
+def nncf_weights(model: Model, mode: str, group: int) -> Model:
+    """Weights alone by `nncf.compress_weights`. Inputs are rounded at run time in groups of 32, OpenVINO's default."""
+    import nncf
+    import openvino
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = openvino.convert_model(without_head(model), example_input=model.example())
+    options = {} if mode.startswith("INT8") else {"group_size": group, "ratio": 1.0}
+    quantized = nncf.compress_weights(graph, mode=getattr(nncf.CompressWeightsMode, mode), **options)
+    return computed(model, OpenVinoSession(quantized), headless=True)
+
+
+def vit(own: dict[str, Any], others: list[str]) -> list[Row]:
+    model, examples = latency.load(*latency.VIT, *others)
+    images = next(examples.evaluation.batches(own["batch"])).images
+    statistics = api.calibrate(model, examples.calibration, search=1)
+    quantized = api.quantize(model, statistics, "minmax", bits="w8a8")
+    seen = torch.cat([batch.images for batch in examples.calibration.batches(32)])
+    sides = {"sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: nncf_static(model, seen)}
+    work = {name: lambda side=side: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}  # type: ignore[misc]
+    outputs = {name: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}
+    return rows(f"{model.name}, {len(images)} images, w8a8", "images/s", len(images), work, outputs, own["repetitions"])
+
+
+def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
+    model, windows = latency.load(*latency.TEXT, *others)
+    statistics = api.calibrate(model, windows.calibration, search=1)
+    ids = windows.evaluation.flatten()[: own["prompt"]].unsqueeze(0)
+    found = []
+    for bits in own["bits"]:
+        quantized = api.quantize(model, statistics, "rtn", bits=bits)
+        weights = quantized_layer(quantized).format
+        peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
+        sides = {"sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
+        every = {latency.BASE: model, **sides}
+        work = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
+        outputs = {name: side.forward(ids) for name, side in every.items()}
+        found += rows(f"prefill {ids.shape[1]}, {bits}", "tokens/s", ids.shape[1], work, outputs, own["repetitions"])
+    return found
+
+
+def quantized_layer(model: Model) -> Any:
+    return next(part for part in model.module.modules() if isinstance(part, QuantLayer))
+
+
+def _lowered(quantized: Model, own: Mapping[str, Any]) -> dict[str, Model]:
+    return {backend: lower(quantized, backend) for backend in own["backends"]}
+
+
+def rows(
+    work: str, unit: str, amount: int, sides: Mapping[str, Work], outputs: Mapping[str, Tensor], repetitions: int
+) -> list[Row]:
+    """A row for each side."""
+    times = alternate(sides, repetitions)
+    spent, faster, ahead = medians(times), speedups(times, latency.BASE), speedups(times, NNCF)
+    found = []
+    for name in sides:
+        like = outputs[latency.BASE if name == NNCF else "sim"]
+        apart = f"{float((outputs[name] - like).abs().max() / like.abs().max()):.2g}"
+        same = f"{100 * float((outputs[name].argmax(-1) == like.argmax(-1)).float().mean()):.1f} %"
+        told = ["--", "--"] if name == latency.BASE else [apart, same]
+        found.append([work, name, f"{amount / spent[name]:.1f} {unit}", f"{faster[name]:.2f}", f"{ahead[name]:.2f}", *told])
+    return found
+
+
+WORK = {"vit": vit, "prefill": prefill}
+
+
+@torch.no_grad()
+def main() -> None:
+    quiet()
+    logging.disable(logging.WARNING)
+    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": ["w8a8_dynamic", "w4a16", "w4a8"]}
+    try:
+        own, others = arguments(sys.argv[1:], **defaults, batch=16, prompt=512, repetitions=5)
+        found = [row for name in chosen(own["work"], WORK) for row in WORK[name](own, others)]
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    show(HEAD, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Models of text and of images as files of ONNX Runtime and OpenVINO, and the proof by these runtimes."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sqbench.data import Examples
+from sqbench.exports.proof import Proof, compared
+from sqbench.exports.target import Target
+from sqbench.models.base import Model
+from sqbench.models.functions import computed, whole, write_preparation
+from sqbench.runtimes import RUNTIMES, Runtime
+from sqbench.runtimes.deployment import check, quantized_layers
+
+
+@torch.no_grad()
+def write(format: str, runtime: Runtime, model: Model, place: Path) -> None:
+    """Fill a folder with the model file, and with what prepares its inputs: tokenizer and configuration, or preprocessing.
+
+    Raises:
+        UserError: the runtime is not installed, or cannot express a layer (which layer, which field, what would fit).
+    """
+    key = f"format={format}"
+    runtime.require(key)
+    check(model, runtime, key)
+    function = whole(model)
+    runtime.save(runtime.write(function, model.example(), quantized_layers(function)), place)
+    write_preparation(model, place)
+
+
+def prove(runtime: Runtime, simulated: Model, folder: Path, examples: Examples) -> Proof:
+    """Load an exported file with its runtime, and compare it on all evaluation examples."""
+    session = runtime.start(runtime.read(folder / runtime.file))
+    foreign = computed(simulated, session, headless=False)
+    return compared(simulated, foreign, examples, program=runtime.version(), dtype="float32")
+
+
+def _target(format: str, runtime: Runtime) -> Target:
+    return Target(format, runtime.title, partial(write, format, runtime), partial(prove, runtime))
+
+
+ONNX = _target("onnx", RUNTIMES["onnxruntime"])
+OPENVINO = _target("openvino", RUNTIMES["openvino"])

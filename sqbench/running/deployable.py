@@ -1,0 +1,64 @@
+"""Checks of what a runtime can run (`backend=openvino`, `backend=onnxruntime`). They run before anything is computed."""
+
+from sqbench.config import device_of
+from sqbench.errors import UserError
+from sqbench.evaluation.latency import LatencySettings
+from sqbench.formats.scheme import Scheme
+from sqbench.models import Model, Source
+from sqbench.models.functions import untraceable
+from sqbench.running.resolved import Resolved
+from sqbench.runtimes import RUNTIMES, Runtime
+
+EVALUATIONS = ("perplexity", "top1", "latency")
+
+
+def runtime_of(resolved: Resolved) -> Runtime | None:
+    """The runtime that a point computes in. None for our own backends, and for the float model, which torch computes."""
+    return None if resolved.recipe.is_float else RUNTIMES.get(resolved.backend)
+
+
+def check_runtime(resolved: Resolved) -> None:
+    """Raise UserError for settings that a runtime does not run. Nothing is loaded."""
+    runtime = runtime_of(resolved)
+    if runtime is None:
+        return
+    key, judged = f"backend={runtime.name}", resolved.evaluation
+    runtime.require(key)
+    if (kind := device_of(resolved.device).type) != "cpu":
+        raise UserError(f"device={kind}: must be cpu with {key}")
+    if resolved.model.dtype != "float32":
+        raise UserError(f"model.dtype={resolved.model.dtype}: must be float32 with {key}")
+    if judged.name not in EVALUATIONS:
+        raise UserError(
+            f"eval={judged.name}: writes token by token, and {key} has no KV cache; use eval=perplexity, or backend=int"
+        )
+    if isinstance(judged.settings, LatencySettings) and resolved.kind == "text" and judged.settings.decode:
+        raise UserError(f"eval.decode={judged.settings.decode}: must be 0 with {key}, which has no KV cache")
+    if resolved.noise:
+        raise UserError(f"noise={resolved.noise}: must be 0 with {key}, whose graph has no place to change inputs")
+    if resolved.blockwise:
+        raise UserError(f"blockwise=true: must be false with {key}, whose graph is whole in memory")
+    if not resolved.recipe.stored:
+        check_scheme(runtime, resolved.scheme)
+
+
+def check_scheme(runtime: Runtime, scheme: Scheme) -> None:
+    """Raise UserError if a runtime cannot express a scheme: which field, and what would fit."""
+    key = f"backend={runtime.name}"
+    if scheme.ops != "linear":
+        raise UserError(f"bits.ops={scheme.ops}: must be linear with {key}; what is between layers stays in float there")
+    for index in (0, 1):  # of three layers: one at an edge, and one between
+        weights, inputs = scheme.of_layer("", index, 3)
+        if (reason := runtime.refusal(weights, inputs)) is not None:
+            raise UserError(f"{key}: bits={scheme.name} cannot be written; {reason}")
+
+
+def check_model(resolved: Resolved, source: Source, model: Model) -> None:
+    """Raise UserError if a runtime cannot express a loaded model, or the formats of a checkpoint."""
+    runtime = runtime_of(resolved)
+    if runtime is None:
+        return
+    if source.quantized is not None:
+        check_scheme(runtime, source.quantized.scheme)
+    if (reason := untraceable(model)) is not None:
+        raise UserError(f"backend={runtime.name}: {model.name} cannot be written as a graph: {reason}; use backend=int")

@@ -1,0 +1,115 @@
+"""ONNX Runtime: a simulated model as an ONNX file with QuantizeLinear, MatMulInteger or MatMulNBits, and the session that runs it."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.formats.accepts import Accepts
+from sqbench.formats.format import Format
+from sqbench.quant.layers import QuantLayer
+from sqbench.runtimes.onnx_layers import written
+from sqbench.runtimes.runtime import STORED, SYMMETRIC, WIDTHS, Executed, Runtime, Session
+
+PER_CHANNEL = Accepts(
+    "8-bit products of ONNX Runtime take weights",
+    {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
+)
+ALONE = Accepts(
+    "ONNX Runtime unpacks weights",
+    {
+        "bits": WIDTHS,
+        "symmetric": (True, False),
+        "granularity": ("tensor", "channel", "group"),
+        "group_size": (None, 16, 32, 64, 128, 256),
+        "convention": SYMMETRIC,
+        "range": ("with_zero", "own"),
+        "shift": ("after", "before"),
+        "scale": STORED,
+    },
+)
+STATIC = Accepts(
+    "ONNX Runtime rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after",)}
+)
+TOKENS = Accepts("ONNX Runtime rounds inputs at run time", {"granularity": ("token",), "dynamic": (True,)})
+OPSET = 20
+FILE = "model.onnx"
+
+
+class OnnxRuntime(Runtime):
+    """See `Runtime`."""
+
+    name, title, package, file = "onnxruntime", "ONNX Runtime", "onnxruntime", FILE
+
+    def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
+        if inputs is None:
+            return ALONE, None
+        return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
+
+    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> bytes:
+        """The file's content. It must be smaller than 2 GB, as protobuf asks."""
+        quantizers: dict[int, nn.Module] = {}
+        for path, layer in layers.items():
+            module.set_submodule(path, written(layer, quantizers))
+        free = {0: "batch"} if example.is_floating_point() else {0: "batch", 1: "tokens"}
+        with TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
+            torch.onnx.export(
+                module,
+                (example,),
+                (path := Path(folder) / FILE),
+                dynamo=False,  # the other exporter knows no operations of our own without a further package
+                opset_version=OPSET,
+                input_names=["inputs"],
+                output_names=["outputs"],
+                dynamic_axes={"inputs": free, "outputs": free},
+            )
+            return path.read_bytes()
+
+    def save(self, graph: bytes, place: Path) -> None:
+        (place / self.file).write_bytes(graph)
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def start(self, graph: bytes) -> Session:
+        return OnnxSession(graph)
+
+
+class OnnxSession(Session):
+    """Computes a graph on the CPU."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime
+
+        with TemporaryDirectory() as folder:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3  # it warns that the file below is for this processor alone
+            options.optimized_model_filepath = str(Path(folder) / FILE)
+            self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self.readers = _readers(Path(folder) / FILE)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        (outputs,) = self.session.run(None, {"inputs": inputs.contiguous().numpy()})
+        return torch.from_numpy(outputs)
+
+    def executed(self) -> Mapping[str, Executed]:
+        return {layer: Executed(f"onnxruntime {name}", name in INTEGERS) for layer, name in self.readers.items()}
+
+
+INTEGERS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "QLinearConv", "DynamicQuantizeMatMul")
+
+
+def _readers(path: Path) -> dict[str, str]:
+    """Layer -> the operation that reads its codes in an optimized graph."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    return {name.removesuffix(".codes"): node.op_type for node in graph.node for name in node.input if name.endswith(".codes")}
+
+
+ONNX_RUNTIME = OnnxRuntime()

@@ -1,0 +1,158 @@
+"""OpenVINO: a simulated model as its graph, with the codes of weights as they are stored, and the session that runs it."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.errors import UserError
+from sqbench.formats.accepts import Accepts, Multiples
+from sqbench.formats.format import Format
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.runtimes.openvino_layers import store_codes, written
+from sqbench.runtimes.runtime import STORED, SYMMETRIC, WIDTHS, Executed, Runtime, Session
+
+PER_CHANNEL = Accepts(
+    "8-bit products of OpenVINO take weights",
+    {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
+)
+ALONE = Accepts(
+    "OpenVINO unpacks weights",
+    {
+        "bits": WIDTHS,
+        "symmetric": (True, False),
+        "granularity": ("tensor", "channel", "group"),
+        "group_size": Multiples(1),
+        "convention": SYMMETRIC,
+        "range": ("with_zero", "own"),
+        "shift": ("after", "before"),
+        "scale": STORED,
+    },
+)
+STATIC = Accepts(
+    "OpenVINO rounds inputs",
+    {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after", "before")},
+)
+TOKENS = Accepts("OpenVINO rounds inputs at run time", {"granularity": ("token",), "dynamic": (True,)})
+GROUPS = Accepts(
+    "OpenVINO rounds inputs at run time",
+    {"granularity": ("group",), "group_size": Multiples(16), "dynamic": (True,)},
+)
+GROUP_OPTION = [
+    "runtime_options",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+]  # of a graph; OpenVINO's default is 32, for all weights in codes
+PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
+
+
+class OpenVino(Runtime):
+    """See `Runtime`. Inputs with static ranges become FakeQuantize, and weights the pattern Convert, Subtract, Multiply."""
+
+    name, title, package, file = "openvino", "OpenVINO", "openvino", "openvino_model.xml"
+
+    def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
+        if inputs is None:
+            return ALONE, None
+        if inputs.granularity == "group":
+            return ALONE, GROUPS
+        return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
+
+    def refusal(self, weights: Format | None, inputs: Format | None) -> str | None:
+        size = None if inputs is None else inputs.group_size
+        if weights is not None and size and weights.group_size and weights.group_size % size:
+            return f"OpenVINO rounds inputs in groups that divide those of weights, and {size} does not divide {weights.group_size}"
+        return super().refusal(weights, inputs)
+
+    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> Any:
+        import openvino
+
+        quantizers: dict[int, nn.Module] = {}
+        for path, layer in layers.items():
+            module.set_submodule(path, written(layer, quantizers))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
+            graph = openvino.convert_model(module, example_input=example)
+        store_codes(graph, layers)
+        graph.set_rt_info(str(group_of(layers)), GROUP_OPTION)
+        return graph
+
+    def save(self, graph: Any, place: Path) -> None:
+        import openvino
+
+        openvino.save_model(graph, place / self.file, compress_to_fp16=False)
+
+    def read(self, path: Path) -> Any:
+        import openvino
+
+        return openvino.Core().read_model(path)
+
+    def start(self, graph: Any) -> Session:
+        return OpenVinoSession(graph)
+
+
+def group_of(layers: Mapping[str, QuantLayer]) -> int:
+    """How many inputs OpenVINO shall give a scale of their own at run time. It has one number for a graph; 0 is none.
+
+    Raises:
+        UserError: layers differ, or a layer's inputs are no multiple, which OpenVINO would then leave in float.
+    """
+    formats = {path: layer.activation.fmt for path, layer in layers.items() if isinstance(layer.activation, ActivationQuantizer)}
+    sizes = {path: fmt.group_size or 0 for path, fmt in formats.items()}
+    size = max(sizes.values(), default=0)
+    for path, layer in layers.items():
+        if size and (sizes.get(path) != size or layer.shape[1] % size):
+            raise UserError(
+                f"backend=openvino: {path} reads {layer.shape[1]} inputs in groups of {sizes.get(path)}, and OpenVINO has one size for all"
+                f" layers, which divides their inputs; use bits.activations.granularity=token, or a size other than {size}"
+            )
+    return size
+
+
+class OpenVinoSession(Session):
+    """Computes a graph in float32 and integers on the CPU. It is compiled once for every shape of inputs."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.groups = graph.has_rt_info(GROUP_OPTION) and graph.get_rt_info(GROUP_OPTION).value != "0"
+        self.compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        request = self._request(tuple(inputs.shape))
+        (output,) = request.infer([inputs.contiguous().numpy()], share_inputs=True, share_outputs=True).values()
+        return torch.from_numpy(output).clone()  # the next call writes to the same memory
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self.compiled:
+            import openvino
+
+            graph = self.graph.clone()
+            graph.reshape(list(shape))
+            options = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+            }
+            self.compiled[shape] = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+        return self.compiled[shape]
+
+    def executed(self) -> Mapping[str, Executed]:
+        """Read from the runtime's own model. Its nodes name the layers of the graph that they compute."""
+        if not self.compiled:
+            return {}
+        compiled = next(iter(self.compiled.values())).get_compiled_model()
+        found = {}
+        for node in compiled.get_runtime_model().get_ops():
+            info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+            if info["layerType"] in PRODUCTS:
+                integers = info["primitiveType"].lower().endswith("i8") or self.groups
+                one = Executed(f"openvino {info['primitiveType']}{', dynamic groups' * self.groups}", integers)
+                names = [node.get_friendly_name(), *info["originalLayersNames"].split(",")]  # fused layers have only the first
+                layers = {name.partition(".layer/")[0].removeprefix("__module.") for name in names if ".layer/" in name}
+                found |= dict.fromkeys(layers, one)
+        return found
+
+
+OPENVINO = OpenVino()

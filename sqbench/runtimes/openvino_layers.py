@@ -1,0 +1,154 @@
+"""Quantized layers in a graph of OpenVINO: quantizers that its converter knows, and codes that its operations unpack."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqbench.quant.access import kind_of
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+
+
+def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
+    """The layer as torch computes it in float. `quantizers` holds those of inputs that several layers read."""
+    inputs, floats = layer.activation, layer.simulated()
+    if not isinstance(inputs, ActivationQuantizer) or inputs.fmt.granularity == "group":  # an option of the graph rounds groups
+        return Written(floats, None)
+    if inputs.static is not None:
+        return Written(floats, quantizers.setdefault(id(inputs), Static(inputs)))
+    return WrittenTokens(floats, quantizers.setdefault(id(inputs), Tokens(inputs)))
+
+
+class Static(nn.Module):
+    """Rounds an input with a static range by torch's own fake quantization, which converters know."""
+
+    def __init__(self, simulated: ActivationQuantizer) -> None:
+        super().__init__()
+        assert simulated.static is not None
+        self.scale, self.zero_point = float(simulated.static.scale), int(simulated.static.zero_point)
+        self.fmt = simulated.fmt
+        self.shared = Shared(simulated.readers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self._rounded, x)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        low, high = self.fmt.code_min, self.fmt.code_max
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
+
+
+class Tokens(nn.Module):
+    """Divides each token by its scale, and rounds what is left in a range that is then the same for all inputs.
+
+    OpenVINO makes integer products of constant ranges alone.
+    """
+
+    def __init__(self, simulated: ActivationQuantizer) -> None:
+        super().__init__()
+        self.fmt = simulated.fmt
+        self.shared = Shared(simulated.readers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes as floats, and scales [..., 1]."""
+        return self.shared(self._codes, x)
+
+    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        largest = x.abs().amax(-1, keepdim=True)
+        scale = torch.where(largest > 0, largest / self.fmt.levels, torch.ones_like(largest))
+        return torch.fake_quantize_per_tensor_affine(x / scale, 1.0, 0, self.fmt.code_min, self.fmt.code_max), scale
+
+
+class Written(nn.Module):
+    """A float layer behind the quantizer of its input."""
+
+    def __init__(self, layer: nn.Module, rounded: nn.Module | None) -> None:
+        super().__init__()
+        self.layer, self.rounded = layer, rounded
+
+    @property
+    def weight(self) -> Any:
+        """The weight of the layer. Models read its dtype."""
+        return self.layer.weight
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x if self.rounded is None else self.rounded(x))
+
+
+class WrittenTokens(Written):
+    """A float layer behind `Tokens`. Outputs are multiplied by the scales of tokens before the bias is added."""
+
+    def __init__(self, layer: nn.Module, rounded: nn.Module) -> None:
+        bare = copy.copy(layer)
+        bare._parameters = {**layer._parameters, "bias": None}
+        super().__init__(bare, rounded)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Any:
+        assert self.rounded is not None
+        codes, scale = self.rounded(x)
+        outputs = self.layer(codes) * scale
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
+    """Replace the float weights in a graph by codes that are unpacked."""
+    constants = {op.get_friendly_name(): op for op in graph.get_ops() if op.get_type_name() == "Constant"}
+    for path, layer in layers.items():
+        before = constants[f"self.{path}.layer.weight"]
+        unpacked = _unpacked(layer)
+        unpacked.set_friendly_name(f"{path}.unpacked")
+        for reader in before.output(0).get_target_inputs():
+            reader.replace_source_output(unpacked.output(0))
+
+
+def _unpacked(layer: QuantLayer) -> Any:
+    """The operations that turn the codes of a layer into its weight, in the layout of its parameter."""
+    import numpy as np
+    from openvino import Type
+    from openvino import opset13 as ops
+
+    encoded = layer.encoded
+    fmt = encoded.format
+    rows, columns = encoded.codes.shape
+    kind = kind_of(layer.layer)
+    assert kind is not None
+    shape = layer.size
+    if fmt.group_size is not None:
+        blocked = (rows, columns // fmt.group_size, fmt.group_size)
+    else:
+        blocked = (rows, columns) if kind.folds else tuple(shape)
+    per_block = (rows, blocked[1], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))
+    dtype = getattr(Type, f"{'i' if fmt.symmetric else 'u'}{4 if fmt.bits <= 4 else 8}")
+    shift = 0 if fmt.symmetric else 2 ** (3 if fmt.bits <= 4 else 7)
+
+    def constant(codes: Tensor, size: tuple[int, ...]) -> Any:
+        return ops.convert(_constant((codes.int() + shift).reshape(size), dtype), Type.f32)
+
+    values = constant(encoded.codes, blocked)
+    if not fmt.symmetric:
+        values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
+    scale = encoded.by_row(encoded.scale).reshape(per_block).numpy().astype(np.float32)
+    values = ops.multiply(values, ops.constant(scale))
+    if fmt.group_size is not None or (kind.folds is False and tuple(blocked) != tuple(shape)):
+        values = ops.reshape(values, ops.constant(np.array([rows, columns] if kind.folds else shape, dtype=np.int64)), False)
+    return ops.transpose(values, ops.constant(np.array([1, 0], dtype=np.int64))) if kind.transposed else values
+
+
+def _constant(codes: Tensor, dtype: Any) -> Any:
+    """A constant of integers. Two of 4 bits share a byte, the first in its lower half."""
+    import numpy as np
+    from openvino import Tensor as OpenVinoTensor
+    from openvino import Type
+    from openvino.op import Constant
+
+    values = codes.numpy()
+    if dtype not in (Type.i4, Type.u4):
+        return Constant(values.astype(np.int8 if dtype == Type.i8 else np.uint8))
+    nibbles = (values.reshape(-1) & 15).astype(np.uint8)
+    if len(nibbles) % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    tensor = OpenVinoTensor(dtype, list(values.shape))
+    tensor.data[:] = (nibbles[0::2] | nibbles[1::2] << 4).reshape(tensor.data.shape)
+    return Constant(tensor)

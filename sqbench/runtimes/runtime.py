@@ -1,0 +1,102 @@
+"""What every runtime is: the formats that it executes, and how a model becomes a graph that it runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from sqbench.console.extras import extra
+from sqbench.errors import UserError
+from sqbench.formats.accepts import Accepts
+from sqbench.formats.format import Format
+from sqbench.formats.scale import Scale
+from sqbench.quant.layers import QuantLayer
+
+DTYPES = ("float32", "float16", "bfloat16")
+STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in ("scale", "reciprocal", "unrounded"))
+WIDTHS = range(2, 9)
+SYMMETRIC = ("qmax", "half_range", "signed", "no_clipping")
+
+
+class Executed(NamedTuple):
+    """How a runtime executes a layer: its name for the kernel, and whether that multiplies integers."""
+
+    kernel: str
+    integers: bool
+
+
+class Session(ABC):
+    """A graph that a runtime has made ready. A call computes it."""
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The outputs, on the CPU."""
+
+    @abstractmethod
+    def executed(self) -> Mapping[str, Executed]:
+        """Quantized layer -> how it is executed."""
+
+
+class Runtime(ABC):
+    """A program that runs models.
+
+    Attributes:
+        name: the value of `backend`.
+        title: its own name.
+        package: what its module and its distribution are called.
+        file: the name of the file that it reads.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    package: ClassVar[str]
+    file: ClassVar[str]
+
+    @abstractmethod
+    def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
+        """The formats of weights beside such inputs, and the formats of inputs like these. None for float inputs."""
+
+    @abstractmethod
+    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> Any:
+        """The graph of a module.
+
+        Args:
+            module: shares its tensors with the model. Its quantized layers are replaced here.
+            layers: path in `module` -> quantized layer.
+        """
+
+    @abstractmethod
+    def save(self, graph: Any, place: Path) -> None:
+        """Write a graph as a file, and what belongs to it beside it."""
+
+    @abstractmethod
+    def start(self, graph: Any) -> Session:
+        """Make a graph ready. A graph that was read from a file is as good as one that was written just now."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        """The graph in a file."""
+
+    def require(self, key: str) -> None:
+        """Raise UserError that names `key` and the extra if the runtime is not installed."""
+        with extra("runtimes", key):
+            __import__(self.package)
+
+    def version(self) -> str:
+        """Its name and version."""
+        return f"{self.title} {version(self.package)}"
+
+    def refusal(self, weights: Format | None, inputs: Format | None) -> str | None:
+        """The reason why it has no such layer, as a sentence that says what fits. None if it has."""
+        if weights is None:
+            return f"{self.title} takes quantized weights, and these are float"
+        of_weights, of_inputs = self.accepted(inputs)
+        return of_weights.refusal(weights) or (None if of_inputs is None or inputs is None else of_inputs.refusal(inputs))
+
+    def check(self, key: str, layer: str, weights: Format | None, inputs: Format | None) -> None:
+        """Raise UserError that names `key` and the layer if the runtime has no such layer."""
+        if (reason := self.refusal(weights, inputs)) is not None:
+            raise UserError(f"{key}: {layer} cannot be written; {reason}")

@@ -1,0 +1,136 @@
+"""Quantized models in runtimes: the numbers of the simulation, products in the asked format, and a record that says what ran how."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli import Ended
+from families import gemma
+from labs import Lab, images, scheme
+
+from sqbench import api
+from sqbench.calibration import Statistics
+from sqbench.errors import UserError
+from sqbench.execution import lower
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
+from sqbench.models.base import Model
+from sqbench.models.language import LanguageModel
+from sqbench.records.store import Store
+from sqbench.runtimes import RUNTIMES
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture(params=list(RUNTIMES))
+def backend(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(RUNTIMES[request.param].package)
+    name: str = request.param
+    return name
+
+
+@torch.no_grad()
+def apart(a: Model, b: Model, x: torch.Tensor) -> float:
+    """Largest difference of two models' predictions, relative to the largest prediction."""
+    wanted = b.forward(x)
+    return float((a.forward(x) - wanted).abs().max() / wanted.abs().max())
+
+
+def otherwise(model: Model) -> dict[str, str]:
+    """Layer -> the reason, for layers that a runtime executes otherwise than asked."""
+    return {layer: entry["reason"] for entry in model.report["execution"] for layer in entry["layers"] if entry["reason"]}
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_static_ranges_run_in_integers(name: str, backend: str, request: pytest.FixtureRequest) -> None:
+    lab: Lab = request.getfixturevalue(name)
+    quantized = api.quantize(lab.model, lab.statistics, "minmax", scheme(8, 8))
+    executed = lower(quantized, backend)
+    for count in (2, 5):  # shapes besides that of the example
+        batch = next(images(count, 5).batches(count)).images
+        assert apart(executed, quantized, batch) < 2e-2  # a code on the edge between two moves what follows
+    named = [layer for entry in executed.report["execution"] for layer in entry["layers"]]
+    assert sorted(named) == sorted(lab.model.topology.layers)
+    if name == "vit":
+        assert otherwise(executed) == {}
+    assert executed.stored_bytes == quantized.stored_bytes
+    batch = next(lab.test.batches(len(lab.test)))
+    right = [(model.forward(batch.images).argmax(1) == batch.labels).float().mean() for model in (executed, quantized)]
+    assert abs(right[0] - right[1]) <= 2 / len(batch.labels)
+
+
+SCHEMES = {
+    "w8a8_dynamic": Scheme("a", Format(8, granularity="channel"), Format(8, granularity="token", dynamic=True)),
+    "w8a16": Scheme("b", Format(8, granularity="channel")),
+    "w4a16": Scheme("c", Format(4, symmetric=False, granularity="group", group_size=64)),
+    "w3a16": Scheme("d", Format(3, granularity="group", group_size=32)),
+}
+
+
+@pytest.mark.parametrize("bits", SCHEMES)
+def test_language_models_predict_the_same(
+    bits: str, backend: str, tiny: LanguageModel, statistics: Statistics, windows: object
+) -> None:
+    quantized = api.quantize(tiny, statistics, "rtn", SCHEMES[bits])
+    executed = lower(quantized, backend)
+    exact = quantized if "dynamic" not in bits else None
+    ids = windows.evaluation[:1]  # type: ignore[attr-defined]
+    assert apart(executed, quantized, ids) < (2e-2 if exact is None else 1e-5)
+    assert otherwise(executed) == {}
+    assert executed.report["runtime"]["largest_difference"] <= 2e-2 * executed.report["runtime"]["largest_output"]
+    result, base = (api.evaluate(model, windows) for model in (executed, quantized))  # type: ignore[arg-type]
+    assert result.metrics["perplexity"] == pytest.approx(base.metrics["perplexity"], rel=1e-3)
+    assert result.metrics["weight_bytes"] == base.metrics["weight_bytes"]
+
+
+def test_what_is_no_graph_is_refused(backend: str) -> None:
+    key = f"backend={backend}"
+    half = Scheme("a", Format(8, granularity="channel"))
+    for model, message in ((gemma(), "has layers of sliding_attention"),):
+        with pytest.raises(UserError, match=f"{key}: Gemma2 cannot be written as a graph: .*{message}"):
+            lower(api.quantize(model, api.calibrate(model, model.example()), "rtn", half), backend)
+
+
+REFUSED = {
+    "bits=nf4": "bits=nf4 cannot be written; {title} unpacks weights with element int, not nf4",
+    "bits=w4a4_dynamic": "bits=w4a4_dynamic cannot be written; ",
+    "bits=w8a8 bits.ops=full": "bits.ops=full: must be linear with backend={name}",
+    "bits=w8a16 eval=generation": "eval=generation: writes token by token, and backend={name} has no KV cache",
+    "bits=w8a16 eval=latency": "eval.decode=16: must be 0 with backend={name}",
+    "bits=w8a16 noise=2": "noise=2: must be 0 with backend={name}",
+    "bits=w8a16 model.dtype=bfloat16": "model.dtype=bfloat16: must be float32 with backend={name}",
+    "bits=w8a16 blockwise=true": "blockwise=true: must be false with backend={name}",
+}
+
+
+@pytest.mark.parametrize("changes", REFUSED)
+def test_what_a_runtime_does_not_run_is_refused_before_anything_is_computed(
+    changes: str, backend: str, command: Command, results: Path
+) -> None:
+    ended = command("method=rtn", f"backend={backend}", *changes.split(" "))
+    message = REFUSED[changes].format(name=backend, title=RUNTIMES[backend].title)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert list(Store(results).records()) == []
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    ended = command("method=rtn", "bits=w8a16", "backend=openvino")
+    assert "backend=openvino: needs openvino, which is not installed; pip install 'sqbench[runtimes]' installs it" in ended.err
+
+
+def test_points_through_the_command_line(backend: str, command: Command, results: Path) -> None:
+    ended = command("-m", "method=fp,rtn", "bits=w8a8_dynamic", f"backend=sim,{backend}")
+    assert ended.code == 0, ended.err
+    records = {record.identity["backend"]: record for record in Store(results).records() if record.quantized}
+    assert set(records) == {"sim", backend}
+    own, sim = records[backend], records["sim"]
+    assert own.metrics["perplexity"] == pytest.approx(sim.metrics["perplexity"], rel=1e-3)
+    assert own.quantized["runtime"]["version"].startswith(RUNTIMES[backend].title)
+    ended = command("method=rtn", "bits=w8a16", f"backend={backend}", "eval=latency", "eval.decode=0", "eval.repetitions=1")
+    assert ended.code == 0, ended.err
+    (timed,) = (record for record in Store(results).records() if record.identity["eval"]["name"] == "latency")
+    assert timed.metrics["tokens_per_s"] > 0
+    assert "decode_tokens_per_s" not in timed.metrics
