@@ -53,7 +53,7 @@ def storage(fmt: Format) -> dict[str, Any]:
 
 def kind_of(fmt: Format) -> str | None:
     """The type of blocks in which a format is stored, whatever its rules of rounding are. None if there is none."""
-    if fmt.element in BLOCKS:
+    if not fmt.has_grid:
         return fmt.element.upper()
     return next((kind for kind, one in TYPES.items() if storage(one) == storage(fmt)), None)
 
@@ -67,7 +67,7 @@ def encoded(rows: Tensor, kind: str) -> EncodedTensor:
     """
     fmt = format_of(kind)
     assert fmt is not None
-    if fmt.element in BLOCKS:
+    if not fmt.has_grid:
         empty = torch.empty(0)
         return EncodedTensor(rows, empty, empty, fmt)
     parts = _parts(fmt)
@@ -85,7 +85,7 @@ def encoded(rows: Tensor, kind: str) -> EncodedTensor:
 def stored(weight: EncodedTensor) -> Tensor:
     """The bytes of a weight, uint8 [out, bytes]. Its format is one of `TYPES`, apart from the rules of rounding."""
     fmt = weight.format
-    if fmt.element in BLOCKS:
+    if not fmt.has_grid:
         return weight.codes
     codes = weight.codes.unflatten(1, (-1, SIZE))
     if fmt.is_integer and fmt.bits < 8:

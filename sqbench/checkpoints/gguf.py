@@ -84,7 +84,7 @@ class GGUFFile(QuantizedFolder):
     @property
     def scheme(self) -> Scheme:
         """See `QuantizedFolder.scheme`. Its name is that of the type."""
-        slots = [self.names.in_model[name].removesuffix(".weight") for name in TABLES]
+        slots = [self.names.in_model.get(name, "").removesuffix(".weight") for name in TABLES]
         inside = {layer: one for layer, one in self.layers.items() if layer not in slots}
         kinds = Counter(self.tensors[one.names[0]].tensor_type.name for one in (inside or self.layers).values())
         ((kind, _),) = kinds.most_common(1)

@@ -14,13 +14,18 @@ from torch import Tensor
 
 from sqbench.checkpoints.gguf import gguf_in
 from sqbench.data import Examples
+from sqbench.errors import UserError
 from sqbench.exports.proof import Proof, compared
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 
 
 def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
-    """Load a folder's file with another program, and compare it on all evaluation examples."""
+    """Load a folder's file with another program, and compare it on all evaluation examples.
+
+    Raises:
+        UserError: llama.cpp cannot load it.
+    """
     assert isinstance(simulated, LanguageModel)
     file = gguf_in(folder, f"out={folder}")
     assert file is not None
@@ -63,12 +68,20 @@ class LlamaCpp(LanguageModel):
         Args:
             like: the same model in torch, which knows its sizes and its tokenizer.
             context: most tokens of an input.
+
+        Raises:
+            UserError: llama.cpp cannot load it.
         """
         from llama_cpp import Llama
 
-        runtime = Llama(
-            str(file), n_ctx=context, n_batch=context, n_threads=torch.get_num_threads(), logits_all=True, verbose=False
-        )
+        threads = torch.get_num_threads()
+        sizes = {"n_ctx": context, "n_batch": context, "n_threads": threads, "n_threads_batch": threads}
+        try:
+            runtime = Llama(str(file), **sizes, logits_all=True, verbose=False)
+        except ValueError as error:
+            raise UserError(
+                f"out={file.parent}: is written, and llama.cpp cannot load it ({error}); verify=false skips this"
+            ) from error
         return cls(like.module, like.name, f"{like.fingerprint}-llama.cpp", tokenizer=like.tokenizer, runtime=runtime)
 
     @cached_property

@@ -102,7 +102,7 @@ def encode(x: Tensor, fmt: Format, limits: Limits | None = None) -> EncodedTenso
 def decode(encoded: EncodedTensor) -> Tensor:
     """The real values of an encoded tensor, in its shape and in the dtype of its scales."""
     fmt, codes = encoded.format, encoded.codes
-    if fmt.element in BLOCKS:
+    if not fmt.has_grid:
         return _of_blocks(codes, fmt.element)
     if encoded.columns is None:
         return from_blocks(dequantize(to_blocks(codes, fmt), encoded.params, fmt), fmt, codes.shape)

@@ -67,6 +67,11 @@ class Format:
         return self.element == "int"
 
     @property
+    def has_grid(self) -> bool:
+        """Whether all codes stand for the numbers of one grid, times their scale. Those of `BLOCKS` do not."""
+        return self.element not in BLOCKS
+
+    @property
     def smallest(self) -> float:
         """The smallest number of the element. Integers are signed: b bits hold -2^(b-1) .. 2^(b-1) - 1."""
         if not self.is_integer:
@@ -227,7 +232,7 @@ class Format:
 
     def __str__(self) -> str:
         """For example `int4 asym group 64`, `int8 sym token dynamic`, `e2m1 group 16 scale e4m3` or `q6_k`."""
-        if self.element in BLOCKS:
+        if not self.has_grid:
             return self.element
         integer = [f"int{self.bits}", "sym" if self.symmetric else "min" if self.has_minimum else "asym"]
         words = [*(integer if self.is_integer else [self.element]), self.granularity]

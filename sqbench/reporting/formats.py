@@ -49,4 +49,6 @@ def names_elsewhere(name: str) -> list[str]:
 
 def element_name(fmt: Format) -> str:
     """The element of a format: `int4 with zero-point`, `e2m1`."""
-    return (f"int{fmt.bits}" if fmt.symmetric else f"int{fmt.bits} with zero-point") if fmt.is_integer else fmt.element
+    if not fmt.is_integer:
+        return fmt.element
+    return f"int{fmt.bits}" + ("" if fmt.symmetric else " with minimum" if fmt.has_minimum else " with zero-point")

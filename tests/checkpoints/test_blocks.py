@@ -1,5 +1,7 @@
 """Blocks of GGUF: what is read decodes to what the package gguf decodes, and what is written is what was read."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,9 @@ from sqbench.checkpoints.blocks import TYPES, encoded, format_of, stored
 from sqbench.formats.blocks import BLOCKS
 from sqbench.formats.codec import decode
 from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
 from sqbench.pipeline.finite import check_scales
+from sqbench.reporting.html.formats import formats
 
 DECODED = sorted(kind.name for kind in _type_traits if kind not in FLOATS)
 
@@ -55,3 +59,10 @@ def test_every_power_of_two_is_read_and_written() -> None:
     weight = encoded(rows, "MXFP4")
     assert weight.scale.flatten().tolist() == [2.0**power for power in range(-127, 128)]
     assert torch.equal(stored(weight), rows)
+
+
+def test_a_report_draws_the_formats_that_have_one_grid() -> None:
+    schemes = [Scheme(kind.lower(), format_of(kind)) for kind in ("Q6_K", "Q4_1")]
+    records = {scheme.name: SimpleNamespace(identity={"scheme": scheme.as_dict()}) for scheme in schemes}
+    (drawn_,) = formats(SimpleNamespace(records=records))  # type: ignore[arg-type]
+    assert (drawn_.names, drawn_.element, drawn_.bits, drawn_.values) == ("q4_1", "int4 with minimum", "5", 16)

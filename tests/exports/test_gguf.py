@@ -96,7 +96,14 @@ def test_transformers_predicts_the_same(
 
 def test_llama_cpp_predicts_nearly_the_same(quantize: Quantize, windows: Windows, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
-    model = quantize(schemes()["q8_0"])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:-1]  # it loads no tokenizer without merges
+    bytes_ = Tokenizer(models.BPE({token: number for number, token in enumerate([*alphabet, "th"])}, [("t", "h")]))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    without = quantize(schemes()["q8_0"])
+    save(without, tmp_path / "without", format="gguf")
+    with pytest.raises(UserError, match=r"is written, and llama\.cpp cannot load it"):
+        prove(without, tmp_path / "without", windows)
+    model = replace(without, tokenizer=PreTrainedTokenizerFast(tokenizer_object=bytes_))
     save(model, tmp_path / "out", format="gguf")
     proof = prove(model, tmp_path / "out", windows)
     assert "llama.cpp" in proof.program

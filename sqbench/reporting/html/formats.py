@@ -30,11 +30,13 @@ class Drawn:
 
 
 def formats(results: Results) -> list[Drawn]:
-    """The weights' formats of all points, from many bits a weight to few."""
+    """The weights' formats of all points that have a grid, from many bits a weight to few."""
     named: dict[Format, list[str]] = {}
     for record in results.records.values():
         scheme = Scheme.from_dict(record.identity["scheme"])
-        if scheme.weights is not None and scheme.name not in (names := named.setdefault(scheme.weights, [])):
+        if scheme.weights is None or not scheme.weights.has_grid:
+            continue
+        if scheme.name not in (names := named.setdefault(scheme.weights, [])):
             names.append(scheme.name)
     ordered = sorted(named, key=lambda fmt: (-bits_a_weight(Scheme("", weights=fmt)), str(fmt)))
     return [_drawn(fmt, named[fmt]) for fmt in ordered]
