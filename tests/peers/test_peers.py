@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from cli import Ended
+from examples import made
 from peers.fake import Fake
 
 from sqbench import api
+from sqbench.calibration import Statistics
 from sqbench.errors import UserError
+from sqbench.models.language import LanguageModel
 from sqbench.peers import TOOLS
 from sqbench.records.fields import point_fields
 from sqbench.records.record import Record
@@ -31,6 +34,7 @@ def records(results: Path) -> dict[str, Record]:
     return {record.identity["method"]["name"]: record for record in Store(results).records()}
 
 
+@pytest.mark.slow  # the process of a tool imports torch and transformers
 @pytest.mark.usefixtures("fake")
 def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(command: Command, results: Path) -> None:
     assert command("method=rtn", *FAKE[2:]).code == 0
@@ -55,16 +59,22 @@ def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(command: Comma
     assert list((results / "cache" / "peers").iterdir()) == []  # its checkpoint is removed
 
 
-@pytest.mark.usefixtures("fake")
-def test_tables_tell_tools_apart(command: Command, results: Path) -> None:
-    assert command(*FAKE).code == 0
-    assert command(*FAKE, "method.arguments={scheme: W8A8}").code == 0
-    assert {point_fields(record)["tool"] for record in Store(results).records()} == {
-        f"fake {Fake().version}",
-        f"fake {Fake().version} scheme=W8A8",
-    }
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(None, "fake 1.0"), ({"scheme": "W8A8", "iters": 2}, "fake 1.0 iters=2 scheme=W8A8")]
+)
+def test_tables_tell_tools_apart(arguments: dict[str, object] | None, told: str) -> None:
+    method = {"name": "peer", "tool": "fake", "arguments": arguments}
+    record = made("peer", identity__method=method, identity__tool={"name": "fake", "version": "1.0"})
+    assert point_fields(record)["tool"] == told
+    assert point_fields(made("rtn"))["tool"] == ""
 
 
+def test_the_library_has_no_tool_for_a_model_in_memory(tiny: LanguageModel, statistics: Statistics) -> None:
+    with pytest.raises(UserError, match=r"another tool quantizes the whole model; use `python -m sqbench\.run method=peer`"):
+        api.quantize(tiny, statistics, "peer", bits="w8a8_dynamic")
+
+
+@pytest.mark.slow  # as above
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -151,7 +161,7 @@ def _words(arguments: dict[str, int]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in arguments.items()) + "}"
 
 
-@pytest.mark.slow  # each imports its tool into a process of its own
+@pytest.mark.slow  # as above
 @pytest.mark.parametrize(("preset", "package", "bits", "arguments"), REAL, ids=lambda value: str(value))
 def test_a_real_tool(command: Command, results: Path, preset: str, package: str, bits: str, arguments: dict[str, int]) -> None:
     if importlib.util.find_spec(package) is None:
