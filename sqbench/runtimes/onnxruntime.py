@@ -1,4 +1,4 @@
-"""ONNX Runtime: a simulated model as an ONNX file with QuantizeLinear, MatMulInteger or MatMulNBits, and the session that runs it."""
+"""ONNX Runtime: a simulated model as an ONNX file with QuantizeLinear, MatMulInteger or MatMulNBits, and its session."""
 
 import warnings
 from collections.abc import Mapping

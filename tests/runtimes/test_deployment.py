@@ -1,4 +1,4 @@
-"""Quantized models in runtimes: the numbers of the simulation, products in the asked format, and a record that says what ran how."""
+"""Quantized models in runtimes: numbers of the simulation, products in the asked format, a record that says what ran how."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,8 +56,8 @@ def test_static_ranges_run_in_integers(name: str, backend: str, request: pytest.
         assert otherwise(executed) == {}
     assert executed.stored_bytes == quantized.stored_bytes
     batch = next(lab.test.batches(len(lab.test)))
-    right = [(model.forward(batch.images).argmax(1) == batch.labels).float().mean() for model in (executed, quantized)]
-    assert abs(right[0] - right[1]) <= 2 / len(batch.labels)
+    same = executed.forward(batch.images).argmax(1) == quantized.forward(batch.images).argmax(1)
+    assert same.float().mean() > 0.98
 
 
 SCHEMES = {
