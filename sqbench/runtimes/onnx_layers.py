@@ -129,7 +129,7 @@ class Unpacked(nn.Module):
         weight: Any = _Unpack.apply(self.codes, self.scale, self.zero_point, 0 if self.convolves else 1)
         if self.convolves:
             self.layer.weight = weight
-            return self.layer(x)  # type: ignore[no-any-return]
+            return self.layer(x)
         return _with_bias(x @ weight, self.layer)
 
 

@@ -142,7 +142,7 @@ class OpenVinoSession(Session):
         if not self.compiled:
             return {}
         compiled = next(iter(self.compiled.values())).get_compiled_model()
-        found = {}
+        found: dict[str, Executed] = {}
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(value.value) for key, value in node.get_rt_info().items()}
             if info["layerType"] in PRODUCTS:
