@@ -12,7 +12,7 @@ from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.image_batches import Batch, LabelledImages
 from sqbench.data.image_decoding import shared_decoder
-from sqbench.data.image_folders import image_folder, imagenet
+from sqbench.data.image_lists import image_folder, imagenet
 from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory
 from sqbench.data.image_tables import parquet
