@@ -76,11 +76,11 @@ def test_a_linear_layer_computes_its_format(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
-@pytest.mark.parametrize("inputs", [None, STATIC])
-def test_a_convolution_computes_its_format(backend: str, inputs: Format | None) -> None:
+@pytest.mark.parametrize("formats", [(CHANNEL, None), (CHANNEL, STATIC), (replace(GROUP, group_size=12), None)])
+def test_a_convolution_computes_its_format(backend: str, formats: tuple[Format, Format | None]) -> None:
     torch.manual_seed(0)
     x = normal(2, 8, 9, 9)
-    layer = quantized(nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2), CHANNEL, inputs, x)
+    layer = quantized(nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2), *formats, x)
     assert difference(backend, layer, x, ()) < 1e-5
 
 
