@@ -4,10 +4,10 @@
     python -m benchmarks.runtimes                          # vit, prefill
     python -m benchmarks.runtimes work=prefill bits=w4a16 repetitions=10
 
-The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV cache, and
-only the logits of its last token are computed. The last columns hold a side against `sim`, the simulation: the largest difference of an
-output as a part of the largest output, and how often the largest output of an image or a token is the same. NNCF rounds by its own rules, so
-it stands there against the float model.
+The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
+cache, and only the logits of its last token are computed. The last columns hold a side against `sim`, the simulation: the largest
+difference of an output as a part of the largest output, and how often the largest output of an image or a token is the same. NNCF
+rounds by its own rules, so it stands there against the float model.
 """
 
 import logging

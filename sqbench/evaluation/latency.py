@@ -22,6 +22,7 @@ from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import Decoder, check_context, first_token
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
+from sqbench.models.functions import Computed
 
 QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
 # Metric -> its column of seconds, and the key of `eval` for the amount of work in them. None makes a metric in milliseconds.
@@ -94,7 +95,7 @@ def latency(
     prompt in that time (with the logits of its last token alone). `decode_tokens_per_s` is the speed of the greedy decoding after
     it, with a KV cache. For images, `latency_ms` is the time of one image, and `images_per_s` the speed in batches. Sentences are
     timed like images. Each is the text of median length among those that evaluate. `weight_bytes` are the bytes of the format, and
-    `resident_bytes` the allocated bytes.
+    `resident_bytes` the allocated bytes, which another program does not tell.
 
     Samples have a row per repetition, in seconds: `repetition`, `first_s`, and `decode_s` (text) or `batch_s` (the others). Against
     a reference, whose model runs in turn with this one, the same columns with `_fp` are added. `baseline` then holds the
@@ -191,8 +192,8 @@ def _metrics(model: Model, samples: pd.DataFrame, sizes: dict[str, int], side: s
         seconds = samples[stage + side].to_numpy()
         values = 1000 * seconds if amount is None else sizes[amount] / seconds
         metrics |= {f"{name}{suffix}": float(np.quantile(values, share)) for suffix, share in QUANTILES.items()}
-    sizes_of = {"weight_bytes": model.stored_bytes, "resident_bytes": resident_bytes(model.module)}
-    return metrics | {name: float(size) for name, size in sizes_of.items()}
+    known = {} if isinstance(model.module, Computed) else {"resident_bytes": float(resident_bytes(model.module))}
+    return {**metrics, "weight_bytes": float(model.stored_bytes), **known}
 
 
 def _as_reference(result: Result) -> Result:

@@ -46,8 +46,8 @@ def lower(model: Model, backend: str) -> Model:
     """The model that computes the same function as the backend executes it. The given model stays as it is.
 
     `sim` computes in float with simulated rounding, in as few passes over memory as this machine's kernels allow. `int` multiplies
-    codes. A layer whose formats have no kernel is simulated. The other backends compute in a runtime. The report's `execution` lists
-    kernels with layers and reasons.
+    codes. A layer whose formats have no kernel is simulated. The other backends compute in a runtime. The report's `execution`
+    lists kernels with layers and reasons.
     """
     if isinstance(model, StreamedModel):
         return model.then(lambda block: lower(block, backend))

@@ -1,4 +1,4 @@
-"""Sets of formats, as data. What nobody declared is refused, so that no kernel and no runtime gets a format that it does not know."""
+"""Sets of formats, as data. What nobody declared is refused, so no kernel and no runtime gets a format that it does not know."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields

@@ -94,7 +94,7 @@ def computed(model: Model, run: Function, *, headless: bool) -> Model:
 
 
 class Computed(Stored):
-    """Takes the place of a module that another program computes. It has no parameter, but tells dtype, device and bytes.
+    """Takes the place of a module that another program computes. It tells its dtype, its device and the bytes of its weights.
 
     Attributes:
         weight: float32 on the CPU, without elements.

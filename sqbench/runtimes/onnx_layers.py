@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.formats.codec import EncodedTensor
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 
@@ -30,11 +29,6 @@ def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
 def _convolves(layer: QuantLayer) -> bool:
     kind = kind_of(layer.layer)
     return kind is not None and not kind.folds
-
-
-def _scales(encoded: EncodedTensor) -> Tensor:
-    """One scale for each row, [rows]."""
-    return encoded.by_row(encoded.scale)[:, 0].contiguous()
 
 
 # ---- Inputs ------------------------------------------------------------------------------------------------------------------
@@ -119,17 +113,18 @@ class Unpacked(nn.Module):
         self.layer = copy.copy(layer.layer)
         if self.convolves:  # its weight is an attribute that every forward pass sets
             self.layer._parameters = {name: value for name, value in layer.layer._parameters.items() if name != "weight"}
-        codes = encoded.codes.view(layer.size) if self.convolves else encoded.codes.t().contiguous()
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", _scales(encoded))
-        self.register_buffer("zero_point", encoded.by_row(encoded.zero_point)[:, 0].to(torch.int8))
+        self.size, group = layer.size, encoded.format.group_size
+        codes = encoded.codes.view(self.size if group is None else (-1, group)) if self.convolves else encoded.codes.t()
+        self.register_buffer("codes", codes.contiguous())
+        self.register_buffer("scale", encoded.by_row(encoded.scale).flatten())
+        self.register_buffer("zero_point", encoded.by_row(encoded.zero_point).flatten().to(torch.int8))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.rounded is None else self.rounded(x)
         weight: Any = _Unpack.apply(self.codes, self.scale, self.zero_point, 0 if self.convolves else 1)
         if self.convolves:
-            self.layer.weight = weight
-            return self.layer(x)  # type: ignore[no-any-return]
+            self.layer.weight = weight.view(self.size) if weight.shape != self.size else weight
+            return self.layer(x)
         return _with_bias(x @ weight, self.layer)
 
 
@@ -164,7 +159,7 @@ class Integer(nn.Module):
         super().__init__()
         self.rounded, self.layer = rounded, layer.layer
         self.register_buffer("codes", layer.encoded.codes.t().contiguous())
-        self.register_buffer("scale", _scales(layer.encoded))
+        self.register_buffer("scale", layer.encoded.by_row(layer.encoded.scale).flatten())
         self.register_buffer("offset", torch.tensor(OFFSET, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:

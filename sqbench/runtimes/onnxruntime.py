@@ -1,4 +1,4 @@
-"""ONNX Runtime: a simulated model as an ONNX file with QuantizeLinear, MatMulInteger or MatMulNBits, and the session that runs it."""
+"""ONNX Runtime: a simulated model as an ONNX file with QuantizeLinear, MatMulInteger or MatMulNBits, and its session."""
 
 import warnings
 from collections.abc import Mapping
@@ -57,17 +57,18 @@ class OnnxRuntime(Runtime):
         free = {0: "batch"} if example.is_floating_point() else {0: "batch", 1: "tokens"}
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
+            file = Path(folder) / FILE
             torch.onnx.export(
                 module,
                 (example,),
-                (path := Path(folder) / FILE),
+                file,
                 dynamo=False,  # the other exporter knows no operations of our own without a further package
                 opset_version=OPSET,
                 input_names=["inputs"],
                 output_names=["outputs"],
                 dynamic_axes={"inputs": free, "outputs": free},
             )
-            return path.read_bytes()
+            return file.read_bytes()
 
     def save(self, graph: bytes, place: Path) -> None:
         (place / self.file).write_bytes(graph)

@@ -104,10 +104,9 @@ def group_of(layers: Mapping[str, QuantLayer]) -> int:
     size = max(sizes.values(), default=0)
     for path, layer in layers.items():
         if size and (sizes.get(path) != size or layer.shape[1] % size):
-            raise UserError(
-                f"backend=openvino: {path} reads {layer.shape[1]} inputs in groups of {sizes.get(path)}, and OpenVINO has one size for all"
-                f" layers, which divides their inputs; use bits.activations.granularity=token, or a size other than {size}"
-            )
+            told = f"{path} has {layer.shape[1]} inputs in groups of {sizes.get(path)}"
+            one = "OpenVINO has one size for all layers, which must divide their inputs"
+            raise UserError(f"openvino: {told}, and {one}; use bits.activations.granularity=token, or a size other than {size}")
     return size
 
 
@@ -143,7 +142,7 @@ class OpenVinoSession(Session):
         if not self.compiled:
             return {}
         compiled = next(iter(self.compiled.values())).get_compiled_model()
-        found = {}
+        found: dict[str, Executed] = {}
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(value.value) for key, value in node.get_rt_info().items()}
             if info["layerType"] in PRODUCTS:

@@ -94,46 +94,48 @@ class WrittenTokens(Written):
 
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
     """Replace the float weights in a graph by codes that are unpacked."""
-    constants = {op.get_friendly_name(): op for op in graph.get_ops() if op.get_type_name() == "Constant"}
+    products = {
+        op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
+        for op in graph.get_ops()
+        if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
+    }
     for path, layer in layers.items():
-        before = constants[f"self.{path}.layer.weight"]
-        unpacked = _unpacked(layer)
+        product = products[path]
+        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
         unpacked.set_friendly_name(f"{path}.unpacked")
-        for reader in before.output(0).get_target_inputs():
-            reader.replace_source_output(unpacked.output(0))
+        product.input(1).replace_source_output(unpacked.output(0))
 
 
-def _unpacked(layer: QuantLayer) -> Any:
-    """The operations that turn the codes of a layer into its weight, in the layout of its parameter."""
+def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
+    """The operations that turn the codes of a layer into its weight, in the shape that a product reads."""
     import numpy as np
     from openvino import Type
     from openvino import opset13 as ops
 
     encoded = layer.encoded
-    fmt = encoded.format
+    fmt, kind = encoded.format, kind_of(layer.layer)
     rows, columns = encoded.codes.shape
-    kind = kind_of(layer.layer)
     assert kind is not None
-    shape = layer.size
+    blocked = (rows, columns) if kind.folds else tuple(layer.size)
     if fmt.group_size is not None:
         blocked = (rows, columns // fmt.group_size, fmt.group_size)
-    else:
-        blocked = (rows, columns) if kind.folds else tuple(shape)
-    per_block = (rows, blocked[1], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))
+    per_block = (*blocked[:2], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))
     dtype = getattr(Type, f"{'i' if fmt.symmetric else 'u'}{4 if fmt.bits <= 4 else 8}")
     shift = 0 if fmt.symmetric else 2 ** (3 if fmt.bits <= 4 else 7)
 
     def constant(codes: Tensor, size: tuple[int, ...]) -> Any:
         return ops.convert(_constant((codes.int() + shift).reshape(size), dtype), Type.f32)
 
+    def integers(values: list[int]) -> Any:
+        return ops.constant(np.array(values, dtype=np.int64))
+
     values = constant(encoded.codes, blocked)
     if not fmt.symmetric:
         values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
-    scale = encoded.by_row(encoded.scale).reshape(per_block).numpy().astype(np.float32)
-    values = ops.multiply(values, ops.constant(scale))
-    if fmt.group_size is not None or (kind.folds is False and tuple(blocked) != tuple(shape)):
-        values = ops.reshape(values, ops.constant(np.array([rows, columns] if kind.folds else shape, dtype=np.int64)), False)
-    return ops.transpose(values, ops.constant(np.array([1, 0], dtype=np.int64))) if kind.transposed else values
+    values = ops.multiply(values, ops.constant(encoded.by_row(encoded.scale).reshape(per_block).numpy()))
+    if kind.transposed:
+        return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
+    return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
 
 
 def _constant(codes: Tensor, dtype: Any) -> Any:

@@ -302,7 +302,7 @@ def test_cells_and_curves_of_a_speed(command: Any, results: Path) -> None:
         ("eval.repetitions=0", "eval.repetitions=0: must be 1 or more"),
         ("eval.warmup=-1", "eval.warmup=-1: must be 0 or more"),
         ("eval.prompt=0", "eval.prompt=0: must be 1 or more"),
-        ("eval.decode=0", "eval.decode=0: must be 1 or more"),
+        ("eval.decode=-1", "eval.decode=-1: must be 0 or more"),
         ("eval.batch=0", "eval.batch=0: must be 1 or more"),
         ("eval.repetitions=two", "two"),
         ("eval.prompt=125", "eval.prompt=125 eval.decode=4: .* takes at most 128 tokens; use fewer"),

@@ -1,5 +1,6 @@
-"""Quantized models in runtimes: the numbers of the simulation, products in the asked format, and a record that says what ran how."""
+"""Quantized models in runtimes: numbers of the simulation, products in the asked format, a record that says what ran how."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,10 @@ def otherwise(model: Model) -> dict[str, str]:
     return {layer: entry["reason"] for entry in model.report["execution"] for layer in entry["layers"] if entry["reason"]}
 
 
+# ONNX Runtime makes integers only of convolutions whose output is rounded, and of linear layers over more than one axis.
+FLOATS = {"vit": ("patch_embed.proj", "head"), "cnn": ("conv2", "fc")}
+
+
 @pytest.mark.parametrize("name", ["vit", "cnn"])
 def test_static_ranges_run_in_integers(name: str, backend: str, request: pytest.FixtureRequest) -> None:
     lab: Lab = request.getfixturevalue(name)
@@ -52,19 +57,17 @@ def test_static_ranges_run_in_integers(name: str, backend: str, request: pytest.
         assert apart(executed, quantized, batch) < 2e-2  # a code on the edge between two moves what follows
     named = [layer for entry in executed.report["execution"] for layer in entry["layers"]]
     assert sorted(named) == sorted(lab.model.topology.layers)
-    if name == "vit":
-        assert otherwise(executed) == {}
+    floats = {"openvino": (), "onnxruntime": FLOATS[name]}[backend]
+    assert otherwise(executed) == dict.fromkeys(floats, "it multiplies floats")
     assert executed.stored_bytes == quantized.stored_bytes
     batch = next(lab.test.batches(len(lab.test)))
-    right = [(model.forward(batch.images).argmax(1) == batch.labels).float().mean() for model in (executed, quantized)]
-    assert abs(right[0] - right[1]) <= 2 / len(batch.labels)
+    same = executed.forward(batch.images).argmax(1) == quantized.forward(batch.images).argmax(1)
+    assert same.float().mean() > 0.98
 
 
 SCHEMES = {
     "w8a8_dynamic": Scheme("a", Format(8, granularity="channel"), Format(8, granularity="token", dynamic=True)),
-    "w8a16": Scheme("b", Format(8, granularity="channel")),
     "w4a16": Scheme("c", Format(4, symmetric=False, granularity="group", group_size=64)),
-    "w3a16": Scheme("d", Format(3, granularity="group", group_size=32)),
 }
 
 
@@ -85,11 +88,10 @@ def test_language_models_predict_the_same(
 
 
 def test_what_is_no_graph_is_refused(backend: str) -> None:
-    key = f"backend={backend}"
-    half = Scheme("a", Format(8, granularity="channel"))
-    for model, message in ((gemma(), "has layers of sliding_attention"),):
-        with pytest.raises(UserError, match=f"{key}: Gemma2 cannot be written as a graph: .*{message}"):
-            lower(api.quantize(model, api.calibrate(model, model.example()), "rtn", half), backend)
+    model, half = gemma(), Scheme("a", Format(8, granularity="channel"))
+    quantized = api.quantize(model, api.calibrate(model, model.example()), "rtn", half)
+    with pytest.raises(UserError, match=f"backend={backend}: Gemma2 cannot be written .* has layers of sliding_attention"):
+        lower(quantized, backend)
 
 
 REFUSED = {
@@ -116,7 +118,7 @@ def test_what_a_runtime_does_not_run_is_refused_before_anything_is_computed(
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     ended = command("method=rtn", "bits=w8a16", "backend=openvino")
     assert "backend=openvino: needs openvino, which is not installed; pip install 'sqbench[runtimes]' installs it" in ended.err
 
