@@ -216,7 +216,9 @@ def alike(first: Format | None, second: Format | None) -> bool:
     """Whether two formats are the same, apart from conventions and dtypes of scales."""
 
     def plain(fmt: Format | None) -> Any:
-        shared = fmt and (fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
-        return fmt and (fmt.element, fmt.bits, fmt.symmetric, fmt.zero_point, fmt.ties, *shared)
+        if fmt is None:
+            return None
+        shared = (fmt.granularity, fmt.group_size, fmt.block_rows, fmt.dynamic)
+        return (fmt.element, fmt.bits, fmt.symmetric, fmt.zero_point, fmt.ties, *shared)
 
     return bool(plain(first) == plain(second))
