@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 
 from sqbench import data, models, training
 from sqbench.calibration import Statistics, calibrate
-from sqbench.checkpoints.write import save
 from sqbench.config import compose_config
 from sqbench.data import Examples
 from sqbench.data.images import LabelledImages
 from sqbench.errors import UserError, known
 from sqbench.evaluation import EVALUATIONS, Result, natural_evaluation, own_settings
+from sqbench.exports.targets import save
 from sqbench.formats.scheme import Scheme
 from sqbench.models import Model
 from sqbench.parts.task import Task

@@ -35,7 +35,8 @@ class ModelConfig:
     loader: str = MISSING  # a key of sqbench.models.LOADERS
     parent: str | None = None  # checkpoint: the float model that it is compared with, a hub id or a local folder
     revision: str | None = None  # of a hub id
-    checkpoint: str | None = None  # timm: a local .safetensors or .pth file instead of the hub's weights
+    checkpoint: str | None = None  # timm, torchvision, python: a local .safetensors or .pth file instead of the published weights
+    arguments: Any = None  # python: of the function that builds the network, {depth: 20} for example
     image_size: int | None = None  # pixels; null is the model's own
     head: str = "own"  # own: the model's classifier; probe or knn: fitted on frozen float features of the training split
     head_images: int = 2000  # images or sentences of the training split that a probe or knn head is fitted on
@@ -57,7 +58,8 @@ class DataConfig:
     bos: Any = "auto"  # tokens before every window. auto: those that the tokenizer adds; true: at least BOS; false: none
     images: int | None = 1000  # images to evaluate on, a fixed draw of the test split; null is all of it
     train_path: str | None = None  # the training split, if `path` is only the test split
-    image_column: str = "image"  # of parquet files
+    labels: Any = None  # of a flat folder: a table of files and classes, or a mapping from beginnings of file names to classes
+    image_column: str = "image"  # of parquet files and of tables of labels
     label_column: str = "label"
     columns: Any = None  # of labelled_text: {text: a, second: b, label or score: c}; null is {text: text, label: label}
     sentences: int | None = None  # rows of labelled text to evaluate on, a fixed draw; null is all

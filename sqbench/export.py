@@ -12,7 +12,7 @@ from sqbench.console.answer import answered
 from sqbench.console.overrides import put, read
 from sqbench.console.progress import output
 from sqbench.console.quiet import quiet
-from sqbench.errors import UserError, known
+from sqbench.errors import UserError
 from sqbench.points import PointsConfig, found
 
 FORMATS = ("compressed-tensors",)
@@ -23,7 +23,7 @@ USAGE = f"""python -m sqbench.export ID out=FOLDER [KEY=VALUE ...]
 
   out            the folder; it must be new or empty
   format         {", ".join(FORMATS)}
-  verify         true: transformers loads the folder, and its predictions are compared; false skips it
+  verify         true: another program loads the folder, and its predictions are compared; false skips it
   force          true: replace what is in the folder
   results_dir    the results folder of the point
 """
@@ -46,11 +46,8 @@ def export(config: ExportConfig, name: str) -> None:
     Raises:
         UserError: the point cannot be made again as it was, the layout cannot express it, or the folder is not empty.
     """
-    from sqbench.checkpoints.card import card
-    from sqbench.checkpoints.proof import prove
-    from sqbench.checkpoints.write import check_free, save
-    from sqbench.data import Windows
-    from sqbench.models.language import LanguageModel
+    from sqbench.exports.card import card
+    from sqbench.exports.targets import check_free, save, target_of
     from sqbench.records.provenance import Stopwatch
     from sqbench.records.store import Store
     from sqbench.running import stages
@@ -59,8 +56,7 @@ def export(config: ExportConfig, name: str) -> None:
 
     if not config.out:
         raise UserError("out: needs a folder, out=exported for example")
-    if config.format not in FORMATS:
-        raise UserError(f"format={config.format}: {known(config.format, FORMATS)}")
+    target = target_of(config.format)
     record = found(PointsConfig(results_dir=config.results_dir), name)
     if not record.finished:
         raise UserError(f"{name}: failed, and only a finished point is exported ({record.reason})")
@@ -77,17 +73,13 @@ def export(config: ExportConfig, name: str) -> None:
     loaded = stages.load(point, store, watch)
     quantized = stages.quantized(loaded, store, watch)
     metric = record.metric(resolved.evaluation.evaluation.headline(record.metrics))
-    save(quantized, folder, card=card(record, metric, None), force=config.force)
+    save(quantized, folder, format=target.name, card=card(record, metric, None, target.library), force=config.force)
     proof = None
     if config.verify:
-        assert isinstance(quantized, LanguageModel)
-        assert isinstance(loaded.examples, Windows)
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        proof = prove(quantized, folder, loaded.examples, told["format"])
-        (folder / "README.md").write_text(card(record, metric, proof), encoding="utf-8")
-        (folder / "sqbench.json").write_text(
-            json.dumps({"point_id": record.point_id, "proof": asdict(proof)}, indent=2), encoding="utf-8"
-        )
+        proof = target.prove(quantized, folder, loaded.examples)
+        (folder / "README.md").write_text(card(record, metric, proof, target.library), encoding="utf-8")
+        told = {"point_id": record.point_id, "proof": asdict(proof)}
+        (folder / "sqbench.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     output.print(f"{record.point_id} is in {folder}", markup=False, highlight=False, soft_wrap=True)
     output.print(
         f"checked by {proof}" if proof else "not checked by another program (verify=false)",

@@ -8,6 +8,7 @@ import pytest
 from cli import Ended
 
 from sqbench import export
+from sqbench.exports.targets import TARGETS
 from sqbench.records.store import Store
 
 Command = Callable[..., Ended]
@@ -54,6 +55,10 @@ def test_what_cannot_work_is_refused_in_one_line(
     told = [word.format(tmp=tmp_path / "out", results=results) for word in words]
     assert export.main([point, f"results_dir={results}", *told]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_help_names_every_format() -> None:
+    assert tuple(TARGETS) == export.FORMATS
 
 
 def test_help_and_a_missing_point(results: Path, point: str, capsys: pytest.CaptureFixture[str]) -> None:

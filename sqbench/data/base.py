@@ -72,6 +72,10 @@ class Examples(Protocol):
     @property
     def calibration(self) -> Tensor | Batches: ...
 
+    def inputs(self) -> Iterator[Tensor]:
+        """The evaluation inputs in small batches, as the model reads them."""
+        ...
+
     def fingerprint(self) -> str:
         """sha256 of the evaluation inputs, as the model reads them."""
         ...

@@ -1,12 +1,13 @@
 """Image files in one folder per class: torchvision's ImageFolder layout, and ImageNet's with its own class numbers."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sqbench.config import DataConfig
@@ -42,11 +43,7 @@ def imagenet(cfg: DataConfig) -> Splits:
     Raises:
         UserError: a class folder has no images, there are no class folders, or a folder is not one of the 1,000 ids.
     """
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    numbers = {name: number for number, name in enumerate(info.label_names())}
-    names = tuple(f"{name} {about}" for name, about in zip(numbers, info.label_descriptions(), strict=True))  # two are "crane"
+    numbers, names = imagenet_classes()
     test, train = _parts(cfg, ("val",), IMAGENET)
     for folder in (test, train):
         if folder is not None and (other := set(_classes(cfg, folder, IMAGENET)) - numbers.keys()):
@@ -54,6 +51,15 @@ def imagenet(cfg: DataConfig) -> Splits:
                 f"data.path={cfg.path}: {folder} has folders that are no ImageNet-1k classes ({_some(other)}); {IMAGENET}"
             )
     return _splits(cfg, test, train, numbers, names)
+
+
+def imagenet_classes() -> tuple[dict[str, int], tuple[str, ...]]:
+    """WordNet id -> label, and what the classes are called, by label."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    numbers = {name: number for number, name in enumerate(info.label_names())}
+    return numbers, tuple(f"{name} {about}" for name, about in zip(numbers, info.label_descriptions(), strict=True))  # two cranes
 
 
 def _parts(cfg: DataConfig, names: tuple[str, ...], layout: str) -> tuple[Path, Path | None]:
@@ -78,7 +84,7 @@ def _classes(cfg: DataConfig, folder: Path, layout: str) -> list[str]:
     """The sorted names of a split's class folders. Each must have images."""
     if not (classes := _folders(folder)):
         raise UserError(f"data.path={cfg.path}: {folder} has no class folders; {layout}")
-    if empty := {name for name in classes if not any(files for _, files in _walk(folder / name))}:
+    if empty := {name for name in classes if not any(files for _, files in walk(folder / name))}:
         raise UserError(
             f"data.path={cfg.path}: {folder} has class folders without images ({_some(empty)}): no {', '.join(SUFFIXES)}"
         )
@@ -94,7 +100,7 @@ def _splits(cfg: DataConfig, test: Path, train: Path | None, numbers: Mapping[st
 
 def _split(folder: Path, numbers: Mapping[str, int]) -> Split:
     """The images of a folder's class folders, sorted by class and path."""
-    groups = [(numbers[name], where, files) for name in _folders(folder) for where, files in _walk(folder / name)]
+    groups = [(numbers[name], where, files) for name in _folders(folder) for where, files in walk(folder / name)]
     labels = np.repeat([number for number, _, _ in groups], [len(files) for _, _, files in groups]).astype(np.int64)
     ends = np.array(list(accumulate(len(files) for _, _, files in groups)))
 
@@ -102,6 +108,12 @@ def _split(folder: Path, numbers: Mapping[str, int]) -> Split:
         group = int(np.searchsorted(ends, index, side="right"))
         _, where, files = groups[group]
         return where / files[index - int(ends[group])]  # a negative index, counted from the end
+
+    return on_disk(labels, path, str(folder))
+
+
+def on_disk(labels: NDArray[np.int64], path: Callable[[int], Path], title: str) -> Split:
+    """A split of image files. `path` finds the file of a position."""
 
     def load(index: int) -> Image.Image:
         with path(index).open("rb") as handle:
@@ -113,15 +125,15 @@ def _split(folder: Path, numbers: Mapping[str, int]) -> Split:
         except OSError as error:  # the reader will skip this image
             return f"unreadable: {type(error).__name__}"
 
-    return Split(labels, load, lambda index: str(path(index)), sealed(labels, content), str(folder))
+    return Split(labels, load, lambda index: str(path(index)), sealed(labels, content), title)
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def walk(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """A folder and all folders below it, each with the sorted names of its images."""
     folders, files = _entries(folder, folder.stat().st_mtime_ns)
     yield folder, files
     for name in folders:
-        yield from _walk(folder / name)
+        yield from walk(folder / name)
 
 
 def _folders(folder: Path) -> tuple[str, ...]:

@@ -1,17 +1,18 @@
 """Image data sets. Evaluation uses a fixed draw of the test split. Calibration and training use the training split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.image_batches import Batch, LabelledImages
 from sqbench.data.image_decoding import shared_decoder
-from sqbench.data.image_folders import image_folder, imagenet
+from sqbench.data.image_lists import image_folder, imagenet
 from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory
 from sqbench.data.image_tables import parquet
@@ -20,6 +21,8 @@ from sqbench.errors import UserError
 from sqbench.planning import Absent
 
 __all__ = ["SOURCES", "Batch", "ImageCorpus", "ImageExamples", "LabelledImages", "Split", "draw"]
+
+FEW = 32  # images at once, for those who look at inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,10 @@ class ImageExamples:
     training: LabelledImages
     classes: tuple[str, ...]
     calibration_images: tuple[int, ...]
+
+    def inputs(self) -> Iterator[Tensor]:
+        """The evaluation images, a few at a time."""
+        return (batch.images for batch in self.evaluation.batches(FEW))
 
     def fingerprint(self) -> str:
         """sha256 of the evaluation images, their labels and their preprocessing."""

@@ -14,6 +14,7 @@ from sqbench.data.text_tables import Row
 from sqbench.errors import UserError, counted
 from sqbench.storage.files import digest
 
+FEW = 8  # texts of one length in a batch of `SentenceExamples.inputs`
 RANDOM_TOKENS = 32  # of a random text, besides the special ones
 
 
@@ -61,6 +62,10 @@ class SentenceExamples:
 
     def __len__(self) -> int:
         return len(set(self.evaluation.rows))
+
+    def inputs(self) -> Iterator[Tensor]:
+        """The inputs of the rows that evaluate, a few of one length at a time."""
+        return (batch for _, batch in self.evaluation.batches(FEW))
 
     def fingerprint(self) -> str:
         """sha256 of the inputs that evaluate and of their targets."""

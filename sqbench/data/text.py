@@ -1,7 +1,7 @@
 """Text, tokenised once and cut into windows. Calibration windows never overlap evaluation windows."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class Windows:
     evaluation_bytes: int
     at: tuple[int, ...]
     prefix: tuple[int, ...] = ()
+
+    def inputs(self) -> Iterator[Tensor]:
+        """The evaluation windows, one by one."""
+        return iter(self.evaluation.split(1))
 
     def fingerprint(self) -> str:
         """sha256 of the evaluation windows and of the length of their prefix."""

@@ -80,7 +80,7 @@ class Chosen:
         """Everything of the evaluation that can change a number, as plain data."""
         beside = {} if self.evaluation.beside is None else {"beside": self.evaluation.beside}
         shared = {"resamples": self.resamples, "level": self.level}
-        return {"name": self.name, **self.used(), **self.settings.inputs(), **beside, **shared}
+        return {"name": self.name, **self.settings.identified(self.kind), **self.settings.inputs(), **beside, **shared}
 
 
 def natural_evaluation(name: str, kind: str) -> str:

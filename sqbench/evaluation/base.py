@@ -61,6 +61,10 @@ class Settings:
         """The settings that the numbers on this kind of data depend on, as plain data."""
         return asdict(self)
 
+    def identified(self, kind: str) -> dict[str, Any]:
+        """The settings in the identity of a point, as plain data."""
+        return self.used(kind)
+
     def inputs(self) -> dict[str, Any]:
         """Other inputs that the numbers depend on, for the identity, such as fingerprints of files."""
         return {}

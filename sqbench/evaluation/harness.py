@@ -5,7 +5,7 @@ import io
 import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import fmean
@@ -20,7 +20,8 @@ from sqbench.errors import UserError
 from sqbench.evaluation.base import Evaluation, Result, Settings, require
 from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.documents import ACCURACY, declared, metric_name, paired, samples_of
-from sqbench.evaluation.tasks import asked, manager, require_examples
+from sqbench.evaluation.questions import Own
+from sqbench.evaluation.tasks import Asked, asked, manager, require_examples
 from sqbench.models.language import LanguageModel
 
 BOOTSTRAPS = 1000  # for lm-eval's own standard error of perplexities, in plain Python; paired intervals use eval.resamples
@@ -35,6 +36,8 @@ def harness(
     limit: int | None,
     fewshot: int | None,
     batch: int,
+    fields: Mapping[str, Any] | None = None,
+    answers: str | None = None,
 ) -> Result:
     """lm-eval's results of `tasks` (see `HarnessSettings`). For a float model they equal lm-eval's own with the same batches.
 
@@ -65,7 +68,7 @@ def harness(
     if reference is None:
         require_causal(model, examples.evaluation)
     with _put_back(model.device):
-        found, loaded = _evaluate(model, examples.prefix, tasks, limit, fewshot, batch)
+        found, loaded = _evaluate(model, examples.prefix, asked(tasks, _own(fields, answers)), limit, fewshot, batch)
     samples = samples_of(found["samples"], loaded)
     if reference is not None:
         samples = paired(samples, reference.samples)
@@ -85,7 +88,7 @@ def harness(
 
 
 def _evaluate(
-    model: LanguageModel, prefix: tuple[int, ...], entries: Sequence[str], limit: int | None, fewshot: int | None, batch: int
+    model: LanguageModel, prefix: tuple[int, ...], chosen: Sequence[Asked], limit: int | None, fewshot: int | None, batch: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of `lm_eval.simple_evaluate`, and the tasks. Its survey of the machine (seconds a point) is skipped."""
     from lm_eval import evaluate
@@ -97,13 +100,13 @@ def _evaluate(
     random.seed(DEFAULT_RANDOM_SEED)  # tasks may draw while they read their documents
     np.random.seed(DEFAULT_OTHER_SEED)
     torch.manual_seed(DEFAULT_OTHER_SEED)
-    chosen = asked(entries)
     specified = [task.specify(fewshot) for task in chosen]
     try:
         loaded = manager(any(task.listed for task in chosen)).load(specified)
     except OSError as error:  # `datasets` raises it when it finds no files and no network
+        names = ",".join(task.name for task in chosen)
         raise UserError(
-            f"eval.tasks=[{','.join(entries)}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one"
+            f"eval.tasks=[{names}]: its data is not in the datasets cache (HF_HOME) and the hub cannot be reached; one"
             f" run with a network fills the cache, and a file works without: minimal_pairs:FILE ({type(error).__name__}: {error})"
         ) from error
     for task in loaded["tasks"].values():
@@ -130,6 +133,10 @@ def _put_back(device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+def _own(fields: Mapping[str, Any] | None, answers: str | None) -> Own | None:
+    return None if fields is None and answers is None else Own(fields or {}, answers)
+
+
 def _as_reference(result: Result) -> Result:
     """A float result in the form of a comparison. `value_fp` is its own `value`."""
     return Result(result.metrics, result.samples.assign(value_fp=result.samples["value"]), result.model, None)
@@ -144,21 +151,31 @@ class HarnessSettings(Settings):
         limit: documents of each task, from its start. None is all.
         fewshot: examples before each question. None is the task's own number.
         batch: requests at once.
+        fields, answers: how a file of questions differs from the template `multiple_choice` (`templates.Own`). None: it does not.
     """
 
     tasks: list[str]
     limit: int | None
     fewshot: int | None
     batch: int
+    fields: dict[str, Any] | None
+    answers: str | None
 
     def check(self) -> None:
         require(self, {"limit": 1, "fewshot": 0, "batch": 1})
-        for task in asked(self.tasks):
+        for task in asked(self.tasks, _own(self.fields, self.answers)):
             task.specify(self.fewshot)
+
+    def identified(self, kind: str) -> dict[str, Any]:
+        """All but the fields and answers, which `inputs` has by their content."""
+        return {name: value for name, value in self.used(kind).items() if name not in ("fields", "answers")}
 
     def inputs(self) -> dict[str, Any]:
         """The content of the tasks instead of their paths, and the version of lm-eval."""
-        return {"tasks": {task.name: task.inputs for task in asked(self.tasks)}, "lm_eval": version("lm_eval")}
+        return {
+            "tasks": {task.name: task.inputs for task in asked(self.tasks, _own(self.fields, self.answers))},
+            "lm_eval": version("lm_eval"),
+        }
 
 
 LM_EVAL = Evaluation(

@@ -13,11 +13,16 @@ from typing import Any
 import yaml
 
 from sqbench.errors import UserError, closest, known
-from sqbench.evaluation.templates import SMOKE, TEMPLATES, json_lines
+from sqbench.evaluation.lines import json_lines
+from sqbench.evaluation.published import PUBLISHED
+from sqbench.evaluation.questions import Own, multiple_choice
+from sqbench.evaluation.templates import SMOKE, TEMPLATES
 from sqbench.storage.files import known_digest
 
 log = logging.getLogger(__name__)
 
+OVER_FILES = {**TEMPLATES, **PUBLISHED}
+OWN = "multiple_choice"  # the template whose fields a file may name otherwise
 BUNDLED = {"smoke": f"minimal_pairs:{SMOKE}"}  # tasks that ship with the package
 
 
@@ -38,15 +43,20 @@ class Asked:
     specify: Callable[[int | None], str | dict[str, Any]]
 
 
-def asked(entries: Sequence[str]) -> list[Asked]:
+def asked(entries: Sequence[str], own: Own | None = None) -> list[Asked]:
     """The parsed entries of `eval.tasks`. No document is read yet.
+
+    Args:
+        own: how files of the template `multiple_choice` differ from it.
 
     Raises:
         UserError: there is no entry, two have one name, a template is unknown, a file is missing, or a file is not a task.
     """
     if not entries:
         raise UserError("eval.tasks=[]: must have at least one task, smoke for example")
-    found = [_understand(entry) for entry in entries]
+    if own is not None and not any(entry.startswith(f"{OWN}:") for entry in entries):
+        raise UserError(f"eval.tasks=[{','.join(entries)}]: eval.fields and eval.answers are for {OWN}:FILE")
+    found = [_understand(entry, own) for entry in entries]
     names = [task.name for task in found]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -80,10 +90,10 @@ def require_examples(name: str, wanted: int, pool: Sequence[Any], asked_too: boo
         raise UserError(f"eval.fewshot={wanted}: {name} has {there} examples to show before a question{equal}; {works}")
 
 
-def _understand(entry: str) -> Asked:
+def _understand(entry: str, own: Own | None) -> Asked:
     template, colon, path = BUNDLED.get(entry, entry).partition(":")
     if colon:
-        return _of_template(entry, template, Path(path))
+        return _of_template(entry, template, Path(path), own if template == OWN else None)
     if entry.endswith((".yaml", ".yml")):
         return _of_yaml(entry)
     return Asked(entry, {"listed": entry}, True, lambda fewshot: _listed(entry))
@@ -93,22 +103,27 @@ def _listed(name: str) -> str:
     if name not in (names := manager(True).task_index):
         raise UserError(
             f"eval.tasks=[{name}]: lm-eval has no such task; {closest(name, names)} A file can be given too: my.yaml,"
-            f" {', '.join(f'{template}:FILE' for template in TEMPLATES)}"
+            f" {', '.join(f'{template}:FILE' for template in OVER_FILES)}"
         )
     return name
 
 
-def _of_template(entry: str, name: str, path: Path) -> Asked:
-    if name not in TEMPLATES:
-        raise UserError(f"eval.tasks=[{entry}]: {known(name, TEMPLATES)}")
-    template = TEMPLATES[name]
+def _of_template(entry: str, name: str, path: Path, own: Own | None) -> Asked:
+    if name not in OVER_FILES:
+        raise UserError(f"eval.tasks=[{entry}]: {known(name, OVER_FILES)}")
+    template = OVER_FILES[name]
     inputs = {"template": name, "file": known_digest(_present(path, entry))}
+    if template.beside is not None:
+        inputs["beside"] = known_digest(_present(template.beside(path), entry))
+    if own is not None:
+        own.check()
+        inputs |= own.about()
 
     def specify(fewshot: int | None) -> dict[str, Any]:
-        documents = template.documents(path)
+        documents, task = multiple_choice(path, own) if own is not None else template.documents(path), template.task()
         if not documents:
             raise UserError(f"eval.tasks=[{entry}]: the file holds no document")
-        if fewshot is not None and template.config.get("num_fewshot") != 0:
+        if fewshot is not None and task.get("num_fewshot") != 0:
             require_examples(path.name, fewshot, documents, asked_too=True)
 
         def load(**_: Any) -> dict[str, Any]:
@@ -116,7 +131,7 @@ def _of_template(entry: str, name: str, path: Path) -> Asked:
 
             return {"test": Dataset.from_list(documents)}
 
-        return {"task": path.stem, "custom_dataset": load, "test_split": "test", **template.config}
+        return {"task": path.stem, "custom_dataset": load, "test_split": "test", **task}
 
     return Asked(path.stem, inputs, False, specify)
 

@@ -1,18 +1,21 @@
 """Templates of lm-eval tasks over the user's own file. A template says how the file is read and what each document asks."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqbench.data.text import read
 from sqbench.errors import UserError
+from sqbench.evaluation.lines import json_lines, texts
+from sqbench.evaluation.questions import multiple_choice
 
 WORDS = 64  # least words of a passage whose last word is asked for
 CHARACTERS = 2000  # least characters of a document of rolling perplexity, about 500 tokens; its last word is whole
 SMOKE = Path(__file__).with_name("smoke.jsonl")  # our own minimal pairs
+
+OF_DATA = ("task", "tag", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split")
 
 _ACCURACY = {"aggregation": "mean", "higher_is_better": True}
 _PERPLEXITY = {"aggregation": "weighted_perplexity", "higher_is_better": False}
@@ -24,75 +27,34 @@ class Template:
 
     Attributes:
         documents: path -> documents of the file, all with the same fields. Raises UserError.
-        config: the other fields of lm-eval's `TaskConfig`.
+        config: fields of lm-eval's `TaskConfig`.
+        base: lm-eval's own file of a task whose other fields apply, below its folder of tasks. Empty if there is none.
+        beside: path -> a second file that is read. None if there is none.
     """
 
     documents: Callable[[Path], list[dict[str, Any]]]
-    config: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
+    beside: Callable[[Path], Path] | None = None
 
+    def task(self) -> dict[str, Any]:
+        """All fields of lm-eval's `TaskConfig` but name and data."""
+        if not self.base:
+            return self.config
+        import lm_eval.tasks
+        from lm_eval.tasks._yaml_loader import load_yaml
 
-def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The documents of a JSONL file, one from each line that is not blank.
-
-    Args:
-        convert: object of a line -> document. Raises ValueError if the object is not valid.
-
-    Raises:
-        UserError: a line is not a JSON object, or `convert` rejects it. The message names file and line.
-    """
-    documents = []
-    for number, line in lines_of(path):
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: is not JSON ({error}); write one object a line") from error
-        if not isinstance(item, dict):
-            raise UserError(f"{path}:{number}: is JSON, but no object; write one object a line")
-        try:
-            documents.append(convert(item))
-        except ValueError as problem:
-            raise UserError(f"{path}:{number}: {problem}") from problem
-    return documents
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a text file, numbered from 1. Only a line feed ends a line, as JSON may hold Unicode's other ones."""
-    for number, line in enumerate(read(str(path), "eval.tasks").split("\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _texts(item: dict[str, Any], *names: str) -> dict[str, str]:
-    """The named fields of a document, each of which must be a text."""
-    for name in names:
-        if not isinstance(item.get(name), str) or not item[name].strip():
-            found = f"is {item[name]!r}" if name in item else f"is missing (there are {', '.join(item) or 'none'})"
-            raise ValueError(f"`{name}` {found}; write a text, in each of {', '.join(names)}")
-    return {name: item[name] for name in names}
+        own = load_yaml(Path(lm_eval.tasks.__file__).parent / self.base)
+        return {name: value for name, value in own.items() if name not in OF_DATA} | {"fewshot_split": "test"} | self.config
 
 
 def _pair(item: dict[str, Any]) -> dict[str, Any]:
-    return _texts(item, "sentence_good", "sentence_bad")
-
-
-def _question(item: dict[str, Any]) -> dict[str, Any]:
-    question, choices, answer = _texts(item, "question"), item.get("choices"), item.get("answer")
-    passage = {"passage": ""} if item.get("passage") in (None, "") else _texts(item, "passage")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
-        raise ValueError(f"`choices` is {choices!r}; write a list of two or more texts")
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise ValueError(f"`answer` is {answer!r}; write the place of the right choice, from 0 to {len(choices) - 1}")
-    return {**passage, **question, "choices": choices, "answer": answer}
+    return texts(item, "sentence_good", "sentence_bad")
 
 
 def minimal_pairs(path: Path) -> list[dict[str, Any]]:
     """Pairs of sentences in the format of BLiMP (Warstadt et al. 2020)."""
     return json_lines(path, _pair)
-
-
-def multiple_choice(path: Path) -> list[dict[str, Any]]:
-    """Questions with `choices` and `answer`, the place of the right choice. A `passage` before the question is optional."""
-    return json_lines(path, _question)
 
 
 def last_word(path: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,32 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.data.preprocessing import Preprocessing
+from sqbench.errors import UserError
 from sqbench.models.base import Model
 
 HEADS = ("own", "probe", "knn")
+
+
+@torch.no_grad()
+def classes_of(module: nn.Module, input_size: tuple[int, int, int], place: str) -> int:
+    """The number of classes of a network, from its logits for a black image.
+
+    Args:
+        input_size: channels, height, width.
+        place: the network's name in errors: a key and its value.
+
+    Raises:
+        UserError: the network does not take such images, or returns no logits.
+    """
+    first = next(module.parameters())
+    try:
+        logits = module(torch.zeros(1, *input_size, dtype=first.dtype, device=first.device))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise UserError(f"{place}: its network does not take an image of {list(input_size)} ({error})") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        what = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"{place}: its network returns {what} for one image; it must return logits [images, classes]")
+    return logits.shape[1]
 
 
 @dataclass(frozen=True)

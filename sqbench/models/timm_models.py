@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
-from sqbench.errors import UserError, counted
+from sqbench.errors import UserError
 from sqbench.models.base import Source
 from sqbench.models.extent import Extent, of_images
 from sqbench.models.image import ImageModel
 from sqbench.models.outline import timm_widths
+from sqbench.models.state_dict import differences
 from sqbench.storage.files import digest
 
 
@@ -123,7 +124,7 @@ def with_weights(architecture: str, weights: Weights, size: int | None = None) -
         module.pretrained_cfg.pop("state_dict")  # a second copy of all weights
         return module
     plain = timm.create_model(architecture, **size_option(config, size)).state_dict()
-    raise UserError(f"{weights.place}: no weights of {architecture}: {_differences(plain, tensors) or reason}")
+    raise UserError(f"{weights.place}: no weights of {architecture}: {differences(plain, tensors) or reason}")
 
 
 def _heads(config: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, int]]:
@@ -136,22 +137,6 @@ def _heads(config: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, int]]:
         return
     yield {"num_classes": config.num_classes}
     yield {"num_classes": 0}
-
-
-def _differences(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
-    """A list of names that only one of the two has, and of shapes that differ: counts, and the first three of each."""
-
-    shapes = [
-        f"{name} {tuple(found[name].shape)} for {tuple(expected[name].shape)}"
-        for name in expected
-        if isinstance(found.get(name), Tensor) and found[name].shape != expected[name].shape
-    ]
-    parts = {
-        "tensors missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": shapes,
-    }
-    return "; ".join(counted(names, what) for what, names in parts.items() if names)
 
 
 def check_size(architecture: str, size: int) -> None:

@@ -9,7 +9,6 @@ from sqbench.parts.task import Task
 from sqbench.pipeline.mixed import measure
 from sqbench.storage import tensorfile
 from sqbench.storage.files import digest
-from sqbench.training.checkpoint import fingerprint
 
 
 def damage(task: Task, run: Model, folder: Path) -> dict[str, float]:
@@ -31,7 +30,7 @@ def damage(task: Task, run: Model, folder: Path) -> dict[str, float]:
         "model": model.prediction_fingerprint,
         "dtype": str(parameter.dtype),
         "device": parameter.device.type,
-        "sample": [fingerprint({"sample": sample}), list(sample.shape)],
+        "sample": [tensorfile.fingerprint({"sample": sample}), list(sample.shape)],
         "weights": None if scheme.weights is None else scheme.weights.as_dict(),
         "groups": task.topology.siblings,
     }

@@ -20,6 +20,15 @@ log = logging.getLogger(__name__)
 Content = tuple[dict[str, Tensor], dict[str, Any]]  # named tensors, and a JSON-able description of them
 
 
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """The sha256 of the tensors' names and bytes."""
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write tensors and a description atomically, as one safetensors file with its checksum in the header."""
     flat = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}

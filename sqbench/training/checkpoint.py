@@ -1,6 +1,5 @@
 """The checkpoint of a training run after each epoch. The run can go on from it, bit for bit."""
 
-import hashlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +31,6 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """The sha256 of the tensors' names and bytes."""
-    total = hashlib.sha256()
-    for name, tensor in tensors.items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 def save(path: Path, key: str, progress: Progress, state: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:

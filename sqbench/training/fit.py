@@ -19,6 +19,7 @@ from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.parts.task import Task
 from sqbench.rounding.trained import Qat
+from sqbench.storage import tensorfile
 from sqbench.storage.files import digest
 from sqbench.training import checkpoint as checkpoints
 from sqbench.training.checkpoint import Progress
@@ -54,8 +55,8 @@ def fit(task: Task, method: Qat, training: LabelledImages, *, seed: int, checkpo
             "method": [type(method).__name__, asdict(method)],
             "scheme": task.scheme.as_dict(),
             "model": task.model.fingerprint,
-            "head": None if head is None else checkpoints.fingerprint(head.state_dict()),
-            "start": checkpoints.fingerprint(network.state()),
+            "head": None if head is None else tensorfile.fingerprint(head.state_dict()),
+            "start": tensorfile.fingerprint(network.state()),
             "images": [training.split.fingerprint, training.preprocessing.fingerprint, len(training)],
             "seed": seed,
             "device": task.model.device.type,

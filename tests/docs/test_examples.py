@@ -77,15 +77,16 @@ def test_aciq_starts_as_a_script(tmp_path, tiny_folder, text_file, results):
     assert record.identity["method"] == {"name": "aciq"}
 
 
+CONVNET = f"{EXAMPLES / 'convnet.py'}:convnet"
+
+
 @pytest.fixture
 def weights(tmp_path, example):
     """The network after a hundred steps on digits."""
     torch.manual_seed(0)
-    module = example.build()
+    module, _ = example.convnet()
     path = tmp_path / "convnet.safetensors"
-    save_file(module.state_dict(), path)
-    searched = f"hydra.searchpath=[{EXAMPLES / 'conf'}]"
-    _, examples = sqbench.load(searched, "model=convnet", f"model.checkpoint={path}", "data.images=100")
+    _, examples = sqbench.load("model=python", f"model.name={CONVNET}", "data=mnist5k", "data.images=100")
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     order = torch.randperm(len(examples.training), generator=torch.Generator().manual_seed(0))[: 64 * 60]
     for batch in examples.training.batches(64, order):
@@ -98,8 +99,8 @@ def weights(tmp_path, example):
 
 def test_convnet_is_a_model_on_the_command_line(example, weights, results, capsys):
     few = ("data.images=200", "calibration.images=32", "eval.resamples=100", "tracker=none", f"results_dir={results}")
-    chosen = ("model=convnet", f"model.checkpoint={weights}", "method=fp,minmax", "bits=w8a8,w4a4")
-    assert call("-m", CONF, *chosen, *few, capsys=capsys).code == 0
+    chosen = ("model=python", f"model.name={CONVNET}", f"model.checkpoint={weights}", "data=mnist5k", "method=fp,minmax")
+    assert call("-m", *chosen, "bits=w8a8,w4a4", *few, capsys=capsys).code == 0
     found = {record.identity["scheme"]["name"]: record.metrics for record in records(results)}
     assert found["fp"]["top1"] > 0.8
     assert found["w8a8"]["kl_to_fp"] < found["w4a4"]["kl_to_fp"]
@@ -107,11 +108,6 @@ def test_convnet_is_a_model_on_the_command_line(example, weights, results, capsy
         3,
         3,
     ]
-
-
-def test_convnet_says_what_it_needs(example, results, capsys):
-    ended = call(CONF, "model=convnet", "tracker=none", f"results_dir={results}", capsys=capsys)
-    assert (ended.code, "convnet needs a .safetensors file" in ended.err + ended.out) == (2, True)
 
 
 def test_jsonl_is_a_data_set_on_the_command_line(example, tmp_path, command, results):

@@ -111,6 +111,7 @@ NOTHING = {
     "retry": ["1"],
     "threads": ["1"],
     "model.checkpoint": ["{file}"],  # from here on: of images, and this is a language model
+    "model.arguments": ["{{depth: 20}}"],
     "model.image_size": ["98"],
     "model.head": ["probe"],
     "model.head_images": ["10"],
@@ -118,6 +119,7 @@ NOTHING = {
     "data.sentences": ["10", "null"],
     "data.columns": ["{{text:a,label:b}}"],
     "data.train_path": ["{file}"],
+    "data.labels": ["{file}"],
     "data.image_column": ["pixels"],
     "data.label_column": ["class"],
     "calibration.images": ["10"],

@@ -1,11 +1,8 @@
 """A quantized language model as a folder in the layout of compressed-tensors, which transformers and vLLM load."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -15,6 +12,8 @@ from torch import Tensor, nn
 from sqbench.checkpoints.compressed import global_scale
 from sqbench.checkpoints.words import nibbles, packed
 from sqbench.errors import UserError
+from sqbench.exports.hugging_face import prove
+from sqbench.exports.target import Target
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
@@ -26,16 +25,11 @@ RULES = f"bits.as={NAME}"
 Tensors = dict[str, Tensor]
 
 
-def save(model: Model, folder: Path | str, *, card: str = "", force: bool = False) -> None:
-    """Write a quantized model as a folder that `transformers` loads: weights, configuration, tokenizer, model card.
-
-    Args:
-        model: as `sqbench.quantize` returns it. It may have computed, but not in integers (`lower`).
-        folder: is made. It must not exist, or be empty, unless `force`.
-        card: the content of README.md, in Markdown.
+def write(model: Model, place: Path) -> None:
+    """Fill a folder with weights, configuration, tokenizer and generation configuration.
 
     Raises:
-        UserError: the layout cannot express a format (which layer, which field, what would fit), or the folder is not empty.
+        UserError: the layout cannot express a format (which layer, which field, what would fit).
     """
     if not isinstance(model, LanguageModel):
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
@@ -50,43 +44,15 @@ def save(model: Model, folder: Path | str, *, card: str = "", force: bool = Fals
     config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, model, layers)}
     config["architectures"] = [type(model.module).__name__]
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    with _whole(Path(folder), force) as place:
-        save_file(whole, place / "model.safetensors", {"format": "pt"})
-        model.tokenizer.save_pretrained(place)
-        if getattr(model.module, "generation_config", None) is not None:
-            model.module.generation_config.save_pretrained(place)
-        (place / "README.md").write_text(card, encoding="utf-8")
-        (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
-
-
-def check_free(folder: Path, *, force: bool) -> None:
-    """Raise UserError if something is in the place of a new folder, unless `force`."""
-    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
-
-
-@contextmanager
-def _whole(folder: Path, force: bool) -> Iterator[Path]:
-    """A folder to fill. It takes its place when it is whole. After an error nothing of it remains."""
-    check_free(folder, force=force)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield place
-        place.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        place.rename(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    save_file(whole, place / "model.safetensors", {"format": "pt"})
+    model.tokenizer.save_pretrained(place)
+    if getattr(model.module, "generation_config", None) is not None:
+        model.module.generation_config.save_pretrained(place)
+    (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
 
 
 def _quantized_layers(model: LanguageModel) -> dict[str, QuantLayer]:
-    """The quantized layers by name.
-
-    Raises:
-        UserError: there are none, or something else is quantized, which the layout has no place for.
-    """
+    """The quantized layers by name. Raises UserError if something else is quantized, which the layout has no place for."""
     found: dict[str, QuantLayer] = {}
     for name, module in model.module.named_modules():
         if isinstance(module, QuantLayer):
@@ -99,8 +65,6 @@ def _quantized_layers(model: LanguageModel) -> dict[str, QuantLayer]:
             model.module.get_submodule(name.rpartition(".")[0]), QuantLayer
         ):
             raise UserError(f"format={NAME}: {name} is rounded between layers, which has no place there; use bits.ops=linear")
-    if not found:
-        raise UserError(f"format={NAME}: {model.name} has no quantized layer")
     return found
 
 
@@ -249,3 +213,6 @@ def _configuration(groups: Mapping[str, list[str]], model: LanguageModel, layers
             for number, (scheme, names) in enumerate(schemes)
         },
     }
+
+
+TARGET = Target(NAME, "transformers", write, prove)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.checkpoints.folder import QuantizedFolder
-from sqbench.checkpoints.proof import prove
-from sqbench.checkpoints.write import save
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation.perplexity import perplexity
+from sqbench.exports.hugging_face import prove
+from sqbench.exports.targets import save
 from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
@@ -86,8 +86,7 @@ def test_a_round_trip_keeps_codes_and_metrics(quantize: Quantize, windows: Windo
 def test_another_program_predicts_the_same(quantize: Quantize, windows: Windows, name: str, tmp_path: Path) -> None:
     model = quantize(under(name))
     save(model, tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
-    proof = prove(model, tmp_path / "out", windows, told["format"])
+    proof = prove(model, tmp_path / "out", windows)
     assert proof.largest <= 1e-4 * proof.scale
     assert proof.agreement > 0.999
     assert abs(proof.change["perplexity"]["value"]) < 1e-4
@@ -158,7 +157,7 @@ def test_nothing_half_written_remains(quantize: Quantize, tmp_path: Path, monkey
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sqbench.checkpoints.write.save_file", full)
+    monkeypatch.setattr("sqbench.exports.compressed.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(quantize(under("w8a16")), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

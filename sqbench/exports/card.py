@@ -1,16 +1,16 @@
 """The model card of an export: what was done, what it costs, and how to make it again."""
 
-from sqbench.checkpoints.proof import Proof
 from sqbench.comparison import Metric
 from sqbench.config import label_of
+from sqbench.exports.proof import Proof
 from sqbench.records.again import again
 from sqbench.records.fields import called, describe_format
 from sqbench.records.record import Record
 from sqbench.reporting.units import number
 
 
-def card(record: Record, metric: Metric, proof: Proof | None) -> str:
-    """README.md of an exported point, in Markdown. Its row shows one metric."""
+def card(record: Record, metric: Metric, proof: Proof | None, library: str) -> str:
+    """README.md of an exported point, in Markdown. Its row shows one metric. `library` loads the folder."""
     identity = record.identity
     name = label_of(record.config["model"])
     change = record.delta.get(metric.name, {})
@@ -20,7 +20,7 @@ def card(record: Record, metric: Metric, proof: Proof | None) -> str:
     lines = [
         "---",
         f"base_model: {name}",
-        "library_name: transformers",
+        f"library_name: {library}",
         "tags: [quantized, sqbench]",
         "---",
         "",

@@ -1,0 +1,29 @@
+"""What every export format is: how a folder is filled, and how another program proves it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqbench.data import Examples
+from sqbench.exports.proof import Proof
+from sqbench.models.base import Model
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format of exported folders.
+
+    Attributes:
+        name: the word for `format=`.
+        library: what loads the folder, as model cards name it.
+        write: (model, empty folder) -> None. Fills the folder with everything but the model card. Raises UserError if the format
+            cannot express something: which layer, which field, and what would fit.
+        prove: (simulated model, written folder, examples) -> how another program's predictions differ. Raises UserError if the
+            program is missing or cannot load the folder.
+    """
+
+    name: str
+    library: str
+    write: Callable[[Any, Path], None]
+    prove: Callable[[Model, Path, Examples], Proof]

@@ -1,0 +1,65 @@
+"""Writing a quantized model as a folder. The folder takes its place when it is whole."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from sqbench.errors import UserError, known
+from sqbench.exports.compressed import TARGET as COMPRESSED
+from sqbench.exports.target import Target
+from sqbench.models.base import Model
+from sqbench.quant.layers import QuantLayer
+
+TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED,)}
+
+
+def save(model: Model, folder: Path | str, *, format: str = COMPRESSED.name, card: str = "", force: bool = False) -> None:
+    """Write a quantized model as a folder that other programs load.
+
+    Args:
+        model: as `sqbench.quantize` returns it. It may have computed, but not in integers (`lower`).
+        folder: is made. It must not exist, or be empty, unless `force`.
+        format: the kind of folder, a key of `TARGETS`.
+        card: the content of README.md, in Markdown.
+
+    Raises:
+        UserError: the format is unknown or cannot express the model (which layer, which field, what would fit), or the folder is
+            not empty.
+    """
+    target = target_of(format)
+    if not any(isinstance(module, QuantLayer) for module in model.module.modules()):
+        raise UserError(f"format={format}: {model.name} has no quantized layer")
+    with _whole(Path(folder), force) as place:
+        target.write(model, place)
+        (place / "README.md").write_text(card, encoding="utf-8")
+
+
+def target_of(name: str) -> Target:
+    """The export format of a name. Raises UserError if there is none."""
+    if name not in TARGETS:
+        raise UserError(f"format={name}: {known(name, TARGETS)}")
+    return TARGETS[name]
+
+
+def check_free(folder: Path, *, force: bool) -> None:
+    """Raise UserError if something is in the place of a new folder, unless `force`."""
+    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out={folder}: is there and not empty; use another folder, or force=true to replace it")
+
+
+@contextmanager
+def _whole(folder: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill. It takes its place when it is whole. After an error nothing of it remains."""
+    check_free(folder, force=force)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
