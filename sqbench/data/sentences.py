@@ -14,7 +14,7 @@ from sqbench.data.text_tables import Row
 from sqbench.errors import UserError, counted
 from sqbench.storage.files import digest
 
-FEW = 32  # texts at once, for those who look at inputs
+FEW = 8  # texts of one length in a batch of `SentenceExamples.inputs`
 RANDOM_TOKENS = 32  # of a random text, besides the special ones
 
 
@@ -64,7 +64,7 @@ class SentenceExamples:
         return len(set(self.evaluation.rows))
 
     def inputs(self) -> Iterator[Tensor]:
-        """The texts that evaluate, a few of one length at a time, short ones first."""
+        """The inputs of the rows that evaluate, a few of one length at a time."""
         return (batch for _, batch in self.evaluation.batches(FEW))
 
     def fingerprint(self) -> str:

@@ -40,7 +40,7 @@ SPEEDS = (
     Metric("tokens_per_s", HIGHER, decimals=1, place=60, timed="first_s"),
     Metric("decode_tokens_per_s", HIGHER, decimals=1, place=61, timed="decode_s"),
     Metric("images_per_s", HIGHER, decimals=1, place=62, timed="batch_s"),
-    Metric("sentences_per_s", HIGHER, decimals=1, place=64, timed="batch_s"),
+    Metric("sentences_per_s", HIGHER, decimals=1, place=62, timed="batch_s"),
 )
 METRICS = (
     *SPEEDS,

@@ -27,7 +27,7 @@ METRICS = (
     Metric("accuracy", HIGHER, "%", 0.01, 2, place=24, outcome=Outcome("proportion", "correct", BY)),
     Metric("f1", HIGHER, place=25, outcome=Outcome("f1", "predicted", BY, target="label")),
     Metric("mcc", HIGHER, place=26, outcome=Outcome("mcc", "predicted", BY, target="label")),
-    Metric("pseudo_perplexity", LOWER, decimals=2, place=14, outcome=Outcome("perplexity", "nll", BY, weights="tokens")),
+    Metric("pseudo_perplexity", LOWER, decimals=2, place=27, outcome=Outcome("perplexity", "nll", BY, weights="tokens")),
     Metric("kl_to_fp", LOWER, place=50, outcome=Outcome("mean", "kl", BY)),
     Metric("agreement", HIGHER, decimals=3, place=51, outcome=Outcome("mean", "same", BY)),
     Metric("cosine_to_fp", HIGHER, place=52, outcome=Outcome("mean", "cosine", BY)),

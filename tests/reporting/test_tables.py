@@ -48,11 +48,11 @@ rtn,,--,--,--,--,--,--,--,--,--,--,--,--,--,--,123456,--,1,0,123441.14,123441.04
 smoothquant,0.5,--,--,--,--,--,--,--,15.15,0.07071067812,2,0,0.29,--,--,fail,--,0,1,--,--,--
 smoothquant,auto,--,--,--,--,--,--,--,14.8,--,1,0,-0.06,-0.16,0.04,--,--,--,--,--,--,--
 """
-LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,layers,backend,device,window,windows,images,beams,samples,source,variant,rounding,ranges,propagate,checkpoint,tool,metric,value,stderr,low,high,level,n,p,p_holm,detectable,gained,lost,flip_rate,test,error
-,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,,cpu,512,16,,,,,,,,,,,perplexity,14.86,,,,,16,,,,,,,,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,perplexity,15.1,,,,,16,,,,,,,,
-aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,delta_perplexity,0.24,,0.14,0.34,0.95,16,0.001,0.001,0.12,3,9,0.75,exact McNemar test,
-bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,,,,,,,,,,,,,,,"ValueError: no, ""range"" here"
+LONG = """point_id,status,model,head,data,eval,method,alpha,bits,weights,activations,ops,seed,layers,backend,device,window,windows,images,beams,samples,source,variant,rounding,ranges,propagate,checkpoint,tool,sentences,metric,value,stderr,low,high,level,n,p,p_holm,detectable,gained,lost,flip_rate,test,error
+,ok,smollm2,,pydoc,perplexity,fp,,fp,float32,float32,,,,,cpu,512,16,,,,,,,,,,,,perplexity,14.86,,,,,16,,,,,,,,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,,perplexity,15.1,,,,,16,,,,,,,,
+aaaaaaaaaaaa,ok,smollm2,,pydoc,perplexity,rtn,,w8a8,int8 sym channel,int8 sym token dynamic,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,,delta_perplexity,0.24,,0.14,0.34,0.95,16,0.001,0.001,0.12,3,9,0.75,exact McNemar test,
+bbbbbbbbbbbb,failed,smollm2,,pydoc,perplexity,rtn,,w4a16,int4 asym group 64,float32,linear,0,,sim,cpu,512,16,,,32,data,,,,,,,,,,,,,,,,,,,,,,"ValueError: no, ""range"" here"
 """
 
 
