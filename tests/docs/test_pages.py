@@ -31,6 +31,7 @@ from sqbench.recipes.configured import method_names, named
 from sqbench.records.store import Store
 from sqbench.running import checks
 from sqbench.running.resolved import resolve
+from sqbench.runtimes import RUNTIMES
 from sqbench.search.space import space_of
 
 DOCS = ROOT / "docs"
@@ -111,6 +112,9 @@ def test_a_quoted_command_can_be_given(page, line, tmp_path, monkeypatch):
     for launcher in re.findall(r"hydra/launcher=(\w+)", line):
         if importlib.util.find_spec(PLUGINS[launcher]) is None:
             pytest.skip(f"{PLUGINS[launcher]} is not installed")
+    for runtime in RUNTIMES.values():
+        if re.search(rf"backend=\S*{runtime.name}", line):
+            pytest.importorskip(runtime.package)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[:2] == ["python", "-m"]:
