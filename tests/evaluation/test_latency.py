@@ -244,7 +244,8 @@ def test_settings_that_a_kind_does_not_have_are_no_part_of_its_points() -> None:
     chosen = LatencySettings(repetitions=5, warmup=1, batch=8, prompt=128, decode=16)
     assert chosen.used("images") == {"repetitions": 5, "warmup": 1, "batch": 8}
     assert chosen.used("text") == {"repetitions": 5, "warmup": 1, "prompt": 128, "decode": 16}
-    assert {natural_evaluation("auto", kind) for kind in LATENCY.kinds} == {"perplexity", "top1"}  # never latency
+    assert chosen.used("sentences") == chosen.used("images")
+    assert {natural_evaluation("auto", kind) for kind in LATENCY.kinds} == {"perplexity", "top1", "sentences"}  # never latency
 
 
 RUN = ("eval=latency", "eval.prompt=16", "eval.decode=2", "eval.repetitions=2", "eval.warmup=0")
