@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -83,7 +84,7 @@ class Runtime(ABC):
     def require(self, key: str) -> None:
         """Raise UserError that names `key` and the extra if the runtime is not installed."""
         with extra("runtimes", key):
-            __import__(self.package)
+            import_module(self.package)
 
     def version(self) -> str:
         """Its name and version."""

@@ -21,7 +21,7 @@ from sqbench.console.composition import Loader
 from sqbench.errors import UserError
 
 Command = Callable[..., Ended]
-HAVE_WEIGHTS = "bits=fp8, fp8_block, fp8_dynamic, fp8a16, mxfp4, mxfp4a16, mxfp6, mxfp6a16, mxfp8, mxfp8a16, 20 more have it"
+HAVE_WEIGHTS = "bits=fp8, fp8_block, fp8_dynamic, fp8a16, mxfp4, mxfp4a16, mxfp6, mxfp6a16, mxfp8, mxfp8a16, 25 more have it"
 
 
 @pytest.fixture(scope="module")

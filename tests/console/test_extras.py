@@ -56,7 +56,7 @@ def test_all_is_every_extra_of_users() -> None:
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     named = set(everything.removeprefix("sqbench[").removesuffix("]").split(","))
-    assert named == set(extras) - {"all", "dev", "docs", "dashboards", "peers", "ray", "runtimes"}
+    assert named == set(extras) - {"all", "dev", "docs", "dashboards", "llamacpp", "peers", "ray", "runtimes"}
     assert "sqbench[all]" in extras["dev"]
 
 
