@@ -57,7 +57,7 @@ STUDIES = (
         ),
         ("sqbench.collect", "sqbench.plot alpha where.bits=[w8a8_dynamic]"),
     ),
-    Study("claims", "Sixteen statements that people repeat, and what became of them.", ("sqbench.claims",), ()),
+    Study("claims", "Seventeen statements that people repeat, and what became of them.", ("sqbench.claims",), ()),
     Study(
         "vision",
         "A ViT-S beside a mobile CNN at 8 and 6 bits.",
