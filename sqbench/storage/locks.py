@@ -113,7 +113,7 @@ def _create(path: Path, token: str) -> bool:
         with os.fdopen(handle, "w") as file:
             who = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(psutil.Process())}
             json.dump({**who, "since": time.time(), "token": token}, file)
-    except OSError:  # a full disk: an empty claim without an owner would keep others out
+    except BaseException:  # a full disk, or a signal: a claim without an owner would keep others out
         path.unlink(missing_ok=True)
         raise
     return True

@@ -12,7 +12,7 @@ import pytest
 import torch
 from cli import environment, wait_for
 
-from sqbench.storage import tensorfile
+from sqbench.storage import locks, tensorfile
 from sqbench.storage.locks import Busy, claim, turn
 
 HOLD = """
@@ -54,6 +54,17 @@ def test_an_owner_that_fails_hands_on(tmp_path):
     with pytest.raises(OSError, match="no"):
         tensorfile.cached(tmp_path / "a.safetensors", broken)
     assert tensorfile.cached(tmp_path / "a.safetensors", lambda: ({}, {"made": "again"}))[1] == {"made": "again"}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_claim_that_is_cut_short_while_it_is_written_is_gone(tmp_path, monkeypatch, stop):
+    def cut_short(*args):
+        raise stop
+
+    monkeypatch.setattr("sqbench.storage.locks.json.dump", cut_short)
+    with pytest.raises(type(stop)), locks.claim(tmp_path / "claim.json"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_owner_is_not_waited_for(tmp_path):
