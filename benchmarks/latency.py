@@ -35,8 +35,9 @@ Row = list[str]
 def load(*overrides: str) -> tuple[Model, Any]:
     """A model and its examples. A backbone stays without a head, which would have to be fitted first."""
     cfg = api.configure(*overrides)
-    model = models.locate(cfg.model, "text").load(config.device_of(cfg.device))
-    return model, data.fetch(cfg.data, cfg.calibration).examples(model, cfg.data, cfg.calibration)
+    corpus = data.fetch(cfg.data, cfg.calibration)
+    model = models.locate(cfg.model, corpus.kind).load(config.device_of(cfg.device))
+    return model, corpus.examples(model, cfg.data, cfg.calibration)
 
 
 def executed(model: Model, examples: Any, method: str, bits: str, backend: str) -> Model:
