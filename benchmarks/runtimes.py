@@ -67,7 +67,7 @@ def vit(own: dict[str, Any], others: list[str]) -> list[Row]:
     images = next(examples.evaluation.batches(own["batch"])).images
     statistics = api.calibrate(model, examples.calibration, search=1)
     quantized = api.quantize(model, statistics, "minmax", bits="w8a8")
-    seen = torch.cat([batch.images for batch in examples.calibration.batches(32)])
+    seen = torch.cat(list(examples.calibration))
     sides = {"sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: nncf_static(model, seen)}
     work = {name: lambda side=side: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}  # type: ignore[misc]
     outputs = {name: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}
