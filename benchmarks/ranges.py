@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from benchmarks.timing import arguments, chosen
-from sqbench.formats.codec import fake_quantize, qparams
+from sqbench.formats.codec import fake_quantize
 from sqbench.formats.format import Format
+from sqbench.formats.params import qparams
 from sqbench.ranges import estimators
 from sqbench.reporting.tables import markdown_table
 from sqbench.statistics.inputs import InputStatistics

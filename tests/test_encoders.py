@@ -76,3 +76,11 @@ def test_what_does_not_go_together_is_refused_in_one_line(run, results: Path, tm
         ended = run(change)
         assert ended.code == 2, change
         assert message in ended.err
+
+
+def test_a_runtime_that_reads_no_sentences_says_so(run) -> None:
+    pytest.importorskip("openvino")
+    ended = run("method=rtn", "bits=w8a8_dynamic", "backend=openvino")
+    assert ended.code == 2
+    assert "backend=openvino: runs models of text and images, and " in ended.err
+    assert " reads sentences; use backend=int" in ended.err

@@ -1,6 +1,7 @@
 """`python -m sqbench.export` from end to end."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cli import Ended
 from sqbench import export
 from sqbench.exports.targets import TARGETS
 from sqbench.records.store import Store
+from sqbench.running import stages
 
 Command = Callable[..., Ended]
 
@@ -55,6 +57,15 @@ def test_what_cannot_work_is_refused_in_one_line(
     told = [word.format(tmp=tmp_path / "out", results=results) for word in words]
     assert export.main([point, f"results_dir={results}", *told]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named_before_weights_are_computed(
+    point: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(stages, "load", pytest.fail)
+    assert export.main([point, f"results_dir={results}", f"out={tmp_path / 'out'}", "format=openvino"]) == 2
+    assert "format=openvino: needs openvino, which is not installed; pip install 'sqbench[runtimes]'" in capsys.readouterr().err
 
 
 def test_the_help_names_every_format() -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from scipy.special import lambertw
 
-from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.ranges import RANGES, Ranges, estimators
 from sqbench.statistics.inputs import InputStatistics
 

@@ -21,6 +21,7 @@ from sqbench.formats.codec import decode
 from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
+from sqbench.models.architectures import refuse_architecture
 from sqbench.models.folder import metadata, read_config, stored, weight_files
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
@@ -70,6 +71,7 @@ class QuantizedFolder:
         method = str(told.get("quant_method", "")).lower()
         if method not in LAYOUTS:
             raise UserError(f"{place}: quant_method={method or '(none)'} in {folder}: {known(method, LAYOUTS)}")
+        refuse_architecture(config, False, place)
         tensors = stored(weight_files(folder, config, place), place)
         told = {**told, "metadata": metadata({tensor.file for tensor in tensors.values()})}
         layers = LAYOUTS[method].layers(told, {name: tensor.shape for name, tensor in tensors.items()}, place)

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sqbench.formats.codec import EncodedTensor, QParams
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.params import QParams
 
 Read = Callable[[str], Tensor]  # a name in the files -> the tensor
 

@@ -76,6 +76,11 @@ def read(path: str, key: str) -> str:
     return text
 
 
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """The non-blank lines of a text, numbered from 1. Only a line feed ends a line, as JSON may hold Unicode's other ones."""
+    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
 def from_file(cfg: DataConfig) -> str:
     """The text of the UTF-8 file `data.path`."""
     if cfg.path is None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sqbench.data.text import lines_of
 from sqbench.errors import UserError, known
 
 KEY = "data.columns"
@@ -153,9 +154,7 @@ def _lines(path: Path, columns: Sequence[Any]) -> Iterator[list[Any]]:
 
 def _objects(path: Path, columns: Sequence[Any]) -> Iterator[list[Any]]:
     """A file with a JSON object a line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(path.read_text(encoding="utf-8-sig")):
         try:
             told = json.loads(line)
         except ValueError as error:

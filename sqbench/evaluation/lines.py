@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqbench.data.text import read
+from sqbench.data import text
 from sqbench.errors import UserError
 
 
@@ -34,10 +34,8 @@ def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a text file, numbered from 1. Only a line feed ends a line, as JSON may hold Unicode's other ones."""
-    for number, line in enumerate(read(str(path), "eval.tasks").split("\n"), start=1):
-        if line.strip():
-            yield number, line
+    """The non-blank lines of a text file, numbered from 1."""
+    return text.lines_of(text.read(str(path), "eval.tasks"))
 
 
 def texts(item: dict[str, Any], *names: str) -> dict[str, str]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from sqbench.execution import native
 from sqbench.execution.accepts import CODED_INPUTS, CODED_WEIGHTS, ROWS, STATIC
 from sqbench.execution.base import IntegerLayer
-from sqbench.formats.codec import QParams, block_range, qparams, quantize, to_blocks
+from sqbench.formats.codec import quantize, to_blocks
+from sqbench.formats.params import QParams, block_range, qparams
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 
 OFFSET = 128  # stored = code + 128 on CPUs: their 8-bit products take one unsigned operand

@@ -19,11 +19,9 @@ def write(format: str, runtime: Runtime, model: Model, place: Path) -> None:
     """Fill a folder with the model file, and with what prepares its inputs: tokenizer and configuration, or preprocessing.
 
     Raises:
-        UserError: the runtime is not installed, or cannot express a layer (which layer, which field, what would fit).
+        UserError: the runtime cannot express a layer (which layer, which field, what would fit).
     """
-    key = f"format={format}"
-    runtime.require(key)
-    check(model, runtime, key)
+    check(model, runtime, f"format={format}")
     function = whole(model)
     runtime.save(runtime.write(function, model.example(), quantized_layers(function)), place)
     write_preparation(model, place)
@@ -37,7 +35,13 @@ def prove(runtime: Runtime, simulated: Model, folder: Path, examples: Examples) 
 
 
 def _target(format: str, runtime: Runtime) -> Target:
-    return Target(format, runtime.title, partial(write, format, runtime), partial(prove, runtime))
+    return Target(
+        format,
+        runtime.title,
+        partial(write, format, runtime),
+        partial(prove, runtime),
+        partial(runtime.require, f"format={format}"),
+    )
 
 
 ONNX = _target("onnx", RUNTIMES["onnxruntime"])

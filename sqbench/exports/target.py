@@ -20,10 +20,12 @@ class Target:
         write: (model, empty folder) -> None. Fills the folder with everything but the model card. Raises UserError if the format
             cannot express something: which layer, which field, and what would fit.
         prove: (simulated model, written folder, examples) -> how another program's predictions differ. Raises UserError if the
-            program is missing or cannot load the folder.
+            program cannot load the folder.
+        require: raises UserError if a package that it needs is missing.
     """
 
     name: str
     library: str
     write: Callable[[Any, Path], None]
     prove: Callable[[Model, Path, Examples], Proof]
+    require: Callable[[], None] = lambda: None

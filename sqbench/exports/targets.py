@@ -27,8 +27,8 @@ def save(model: Model, folder: Path | str, *, format: str = COMPRESSED.name, car
         card: the content of README.md, in Markdown.
 
     Raises:
-        UserError: the format is unknown or cannot express the model (which layer, which field, what would fit), or the folder is
-            not empty.
+        UserError: the format is unknown, lacks a package or cannot express the model (which layer, which field, what would fit), or
+            the folder is not empty.
     """
     target = target_of(format)
     if not any(isinstance(module, QuantLayer) for module in model.module.modules()):
@@ -39,9 +39,10 @@ def save(model: Model, folder: Path | str, *, format: str = COMPRESSED.name, car
 
 
 def target_of(name: str) -> Target:
-    """The export format of a name. Raises UserError if there is none."""
+    """The export format of a name. Raises UserError if there is none, or a package that it needs is missing."""
     if name not in TARGETS:
         raise UserError(f"format={name}: {known(name, TARGETS)}")
+    TARGETS[name].require()
     return TARGETS[name]
 
 

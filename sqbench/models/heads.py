@@ -74,11 +74,16 @@ def attach(
         count: how many of these images to use.
 
     Raises:
-        UserError: the model's own classifier has another number of classes, or a class is not among the images.
+        UserError: the model's own classifier has another number of classes, or cannot be removed, or a class is not among the
+            images.
     """
     if head == "own":
         _check_own(model, classes, training)
         return model
+    if not hasattr(model.module, "reset_classifier"):
+        raise UserError(
+            f"head={head}: {model.name} has no reset_classifier(0), by which timm's networks give features; use head=own"
+        )
     backbone = without_classifier(model)
     drawn = training.take(count)
     key = digest([model.fingerprint, str(_dtype(model)), model.device.type, drawn.fingerprint, head, len(classes), REVISION])

@@ -7,19 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.formats.codec import (
-    EncodedTensor,
-    Limits,
-    QParams,
-    block_range,
-    decode,
-    fake_quantize,
-    from_blocks,
-    of_tensor,
-    qparams,
-    to_blocks,
-)
+from sqbench.formats.codec import EncodedTensor, decode, fake_quantize, from_blocks, of_tensor, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, QParams, block_range, qparams
 from sqbench.quant.access import in_layout, weight_of, with_parameter
 
 

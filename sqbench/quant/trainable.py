@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sqbench.formats.codec import Limits, QParams, block_range, bounds, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
+from sqbench.formats.codec import fake_quantize, from_blocks, of_tensor, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, QParams, block_range, bounds, qparams
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, StandIn
 
@@ -67,7 +68,7 @@ class Range(nn.Module):
 
     @abstractmethod
     def limits(self, blocks: Tensor | None = None) -> Limits:
-        """(lo, hi) for `codec.qparams`, without gradient. Only ranges that follow the blocks need `blocks`."""
+        """(lo, hi) for `params.qparams`, without gradient. Only ranges that follow the blocks need `blocks`."""
 
     def forward(self, blocks: Tensor, sharing: int) -> Tensor:
         """Fake-quantized blocks. `sharing` is the number of elements of one example that share a scale."""

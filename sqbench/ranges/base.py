@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.part import Part, Registry
 from sqbench.ranges import estimators

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import Limits, block_range, fake_quantize, from_blocks, of_tensor, qparams, to_blocks
+from sqbench.formats.codec import fake_quantize, from_blocks, of_tensor, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, block_range, qparams
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.part import Effort
 from sqbench.ranges.base import RANGES, Ranges

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import qparams
 from sqbench.formats.format import Format
 from sqbench.formats.grid import grid, midpoints
+from sqbench.formats.params import qparams
 from sqbench.statistics.inputs import InputStatistics
 
 AT_ONCE = 1 << 16  # numbers computed at once, so few that they stay in the processor's cache

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from sqbench.formats.codec import qparams
 from sqbench.formats.format import Format
 from sqbench.formats.grid import grid, midpoints
+from sqbench.formats.params import qparams
 from sqbench.ranges.density import Histogram, prefix_sums, squared_errors
 
 ONE_BIT = 4.0  # the squared error grows by this factor with one bit less, which doubles the step

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqbench.formats.codec import Limits, block_range, bounds, fake_quantize, of_tensor, qparams, to_blocks
+from sqbench.formats.codec import fake_quantize, of_tensor, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, block_range, bounds, qparams
 from sqbench.ranges.density import Histogram, expected_error
 from sqbench.ranges.divergence import least_divergence
 from sqbench.ranges.search import search

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.parts.part import Effort
 from sqbench.ranges import estimators
 from sqbench.ranges.base import RANGES, Ranges

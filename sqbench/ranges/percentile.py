@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sqbench.formats.codec import Limits
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.ranges import estimators
 from sqbench.ranges.base import RANGES, Ranges
 from sqbench.statistics.inputs import InputStatistics

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.codec import EncodedTensor, Limits
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.part import Part, Registry
 from sqbench.statistics.inputs import InputStatistics

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import EncodedTensor, Limits, QParams, block_range, dequantize, of_tensor, qparams, quantize, to_blocks
+from sqbench.formats.codec import EncodedTensor, dequantize, of_tensor, quantize, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.grid import code_dtype
+from sqbench.formats.params import Limits, QParams, block_range, qparams
 from sqbench.formats.scheme import Scheme
 from sqbench.models.folding import wide
 from sqbench.parts.part import Effort

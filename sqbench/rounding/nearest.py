@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from sqbench.formats import codec
-from sqbench.formats.codec import EncodedTensor, Limits
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.parts.part import Effort
 from sqbench.rounding.base import ROUNDINGS, Rounding
 from sqbench.statistics.inputs import InputStatistics

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.formats.codec import EncodedTensor, Limits
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.formats.scheme import Scheme
 from sqbench.peers import TOOLS
 from sqbench.rounding.base import ROUNDINGS, Rounding

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sqbench.formats.codec import EncodedTensor, Limits
+from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.rounding.base import ROUNDINGS, Rounding
 from sqbench.statistics.inputs import InputStatistics
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sqbench.errors import UserError, known
-from sqbench.formats.codec import EncodedTensor, Limits, block_range, of_tensor, to_blocks
+from sqbench.formats.codec import EncodedTensor, of_tensor, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, block_range
 from sqbench.formats.scheme import Scheme
 from sqbench.parts.part import Effort
 from sqbench.quant.trainable import LearnedStep, MovingRange, OwnRange, Range

@@ -9,6 +9,7 @@ from sqbench.models.functions import untraceable
 from sqbench.running.resolved import Resolved
 from sqbench.runtimes import RUNTIMES, Runtime
 
+KINDS = ("text", "images")
 EVALUATIONS = ("perplexity", "top1", "latency")
 
 
@@ -24,6 +25,10 @@ def check_runtime(resolved: Resolved) -> None:
         return
     key, judged = f"backend={runtime.name}", resolved.evaluation
     runtime.require(key)
+    if resolved.kind not in KINDS:
+        raise UserError(
+            f"{key}: runs models of {' and '.join(KINDS)}, and {resolved.model.name} reads {resolved.kind}; use backend=int"
+        )
     if (kind := device_of(resolved.device).type) != "cpu":
         raise UserError(f"device={kind}: must be cpu with {key}")
     if resolved.model.dtype != "float32":

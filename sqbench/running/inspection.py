@@ -14,8 +14,8 @@ from sqbench.calibration import calibrate
 from sqbench.calibration.collect import CalibrationError, as_batches, replay_sample
 from sqbench.config import device_of
 from sqbench.errors import UserError, closest
-from sqbench.formats.codec import bounds, qparams
 from sqbench.formats.format import Format
+from sqbench.formats.params import bounds, qparams
 from sqbench.models import Model
 from sqbench.models.folding import Group, fold, share
 from sqbench.parts.task import Task

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+from sqbench.runtimes.tokens import Tokens
 
 BLOCK = 32  # inputs that share a scale in MatMulNBits, where the format has one for a row; their scales are then equal
 OFFSET = 128  # stored = code + 128: ONNX Runtime is fastest with unsigned inputs
@@ -22,7 +23,7 @@ def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
     if inputs is None:
         return Unpacked(layer, None) if _convolves(layer) else Blocked(layer)
     assert isinstance(inputs, ActivationQuantizer)
-    rounded = quantizers.setdefault(id(inputs), Tokens(inputs) if inputs.static is None else Static(inputs))
+    rounded = quantizers.setdefault(id(inputs), OnnxTokens(inputs) if inputs.static is None else Static(inputs))
     return Unpacked(layer, rounded) if isinstance(rounded, Static) else Integer(layer, rounded)
 
 
@@ -67,23 +68,11 @@ class Static(nn.Module):
         return _Round.apply(inside, self.scale, self.zero_point)
 
 
-class Tokens(nn.Module):
-    """Codes and scales of an input with a range for each token."""
+class OnnxTokens(Tokens):
+    """See `Tokens`. Codes are uint8 with `OFFSET`."""
 
-    def __init__(self, simulated: ActivationQuantizer) -> None:
-        super().__init__()
-        self.fmt = simulated.fmt
-        self.shared = Shared(simulated.readers)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 codes with `OFFSET`, and float32 scales [..., 1]."""
-        return self.shared(self._codes, x)
-
-    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        largest = x.abs().amax(-1, keepdim=True)
-        scale = torch.where(largest > 0, largest / self.fmt.levels, torch.ones_like(largest))
-        codes = (x / scale).round().clamp(self.fmt.smallest, self.fmt.largest)
-        return (codes + OFFSET).to(torch.uint8), scale
+    def rounded(self, steps: Tensor) -> Tensor:
+        return (steps.round().clamp(self.fmt.smallest, self.fmt.largest) + OFFSET).to(torch.uint8)
 
 
 # ---- Products ----------------------------------------------------------------------------------------------------------------

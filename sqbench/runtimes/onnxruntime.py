@@ -12,29 +12,11 @@ from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
 from sqbench.quant.layers import QuantLayer
 from sqbench.runtimes.onnx_layers import written
-from sqbench.runtimes.runtime import STORED, SYMMETRIC, WIDTHS, Executed, Runtime, Session
+from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
 
-PER_CHANNEL = Accepts(
-    "8-bit products of ONNX Runtime take weights",
-    {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
-)
-ALONE = Accepts(
-    "ONNX Runtime unpacks weights",
-    {
-        "bits": WIDTHS,
-        "symmetric": (True, False),
-        "granularity": ("tensor", "channel", "group"),
-        "group_size": (None, 16, 32, 64, 128, 256),
-        "convention": SYMMETRIC,
-        "range": ("with_zero", "own"),
-        "shift": ("after", "before"),
-        "scale": STORED,
-    },
-)
-STATIC = Accepts(
-    "ONNX Runtime rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after",)}
-)
-TOKENS = Accepts("ONNX Runtime rounds inputs at run time", {"granularity": ("token",), "dynamic": (True,)})
+TITLE = "ONNX Runtime"
+PER_CHANNEL, ALONE = products(TITLE), unpacked(TITLE, (None, 16, 32, 64, 128, 256))
+STATIC, TOKENS = static(TITLE, ("after",)), at_run_time(TITLE, {"granularity": ("token",)})
 OPSET = 20
 FILE = "model.onnx"
 
@@ -42,7 +24,7 @@ FILE = "model.onnx"
 class OnnxRuntime(Runtime):
     """See `Runtime`."""
 
-    name, title, package, file = "onnxruntime", "ONNX Runtime", "onnxruntime", FILE
+    name, title, package, file = "onnxruntime", TITLE, "onnxruntime", FILE
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:

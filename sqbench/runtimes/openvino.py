@@ -13,45 +13,21 @@ from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes.openvino_layers import store_codes, written
-from sqbench.runtimes.runtime import STORED, SYMMETRIC, WIDTHS, Executed, Runtime, Session
+from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
 
-PER_CHANNEL = Accepts(
-    "8-bit products of OpenVINO take weights",
-    {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
-)
-ALONE = Accepts(
-    "OpenVINO unpacks weights",
-    {
-        "bits": WIDTHS,
-        "symmetric": (True, False),
-        "granularity": ("tensor", "channel", "group"),
-        "group_size": Multiples(1),
-        "convention": SYMMETRIC,
-        "range": ("with_zero", "own"),
-        "shift": ("after", "before"),
-        "scale": STORED,
-    },
-)
-STATIC = Accepts(
-    "OpenVINO rounds inputs",
-    {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": ("after", "before")},
-)
-TOKENS = Accepts("OpenVINO rounds inputs at run time", {"granularity": ("token",), "dynamic": (True,)})
-GROUPS = Accepts(
-    "OpenVINO rounds inputs at run time",
-    {"granularity": ("group",), "group_size": Multiples(16), "dynamic": (True,)},
-)
-GROUP_OPTION = [
-    "runtime_options",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE",
-]  # of a graph; OpenVINO's default is 32, for all weights in codes
+TITLE = "OpenVINO"
+PER_CHANNEL, ALONE = products(TITLE), unpacked(TITLE, Multiples(1))
+STATIC, TOKENS = static(TITLE, ("after", "before")), at_run_time(TITLE, {"granularity": ("token",)})
+GROUPS = at_run_time(TITLE, {"granularity": ("group",), "group_size": Multiples(16)})
+# An option of a graph. OpenVINO's default is 32, for all weights in codes.
+GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
 PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
 
 
 class OpenVino(Runtime):
     """See `Runtime`. Inputs with static ranges become FakeQuantize, and weights the pattern Convert, Subtract, Multiply."""
 
-    name, title, package, file = "openvino", "OpenVINO", "openvino", "openvino_model.xml"
+    name, title, package, file = "openvino", TITLE, "openvino", "openvino_model.xml"
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:

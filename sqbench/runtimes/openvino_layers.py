@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+from sqbench.runtimes.tokens import Tokens
 
 
 def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
@@ -18,7 +19,7 @@ def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
         return Written(floats, None)
     if inputs.static is not None:
         return Written(floats, quantizers.setdefault(id(inputs), Static(inputs)))
-    return WrittenTokens(floats, quantizers.setdefault(id(inputs), Tokens(inputs)))
+    return WrittenTokens(floats, quantizers.setdefault(id(inputs), OpenVinoTokens(inputs)))
 
 
 class Static(nn.Module):
@@ -39,25 +40,14 @@ class Static(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
 
 
-class Tokens(nn.Module):
-    """Divides each token by its scale, and rounds what is left in a range that is then the same for all inputs.
+class OpenVinoTokens(Tokens):
+    """See `Tokens`. Quotients are rounded in a range that is the same for all inputs.
 
     OpenVINO makes integer products of constant ranges alone.
     """
 
-    def __init__(self, simulated: ActivationQuantizer) -> None:
-        super().__init__()
-        self.fmt = simulated.fmt
-        self.shared = Shared(simulated.readers)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes as floats, and scales [..., 1]."""
-        return self.shared(self._codes, x)
-
-    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        largest = x.abs().amax(-1, keepdim=True)
-        scale = torch.where(largest > 0, largest / self.fmt.levels, torch.ones_like(largest))
-        return torch.fake_quantize_per_tensor_affine(x / scale, 1.0, 0, self.fmt.code_min, self.fmt.code_max), scale
+    def rounded(self, steps: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(steps, 1.0, 0, self.fmt.code_min, self.fmt.code_max)
 
 
 class Written(nn.Module):

@@ -1,7 +1,7 @@
 """What every runtime is: the formats that it executes, and how a model becomes a graph that it runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sqbench.console.extras import extra
 from sqbench.errors import UserError
-from sqbench.formats.accepts import Accepts
+from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
 from sqbench.formats.scale import Scale
 from sqbench.quant.layers import QuantLayer
@@ -20,6 +20,41 @@ DTYPES = ("float32", "float16", "bfloat16")
 STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in ("scale", "reciprocal", "unrounded"))
 WIDTHS = range(2, 9)
 SYMMETRIC = ("qmax", "half_range", "signed", "no_clipping")
+
+
+def products(title: str) -> Accepts:
+    """The formats of weights that a runtime multiplies as integers."""
+    return Accepts(
+        f"8-bit products of {title} take weights",
+        {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
+    )
+
+
+def unpacked(title: str, sizes: Collection[int | None] | Multiples) -> Accepts:
+    """The formats of weights that a runtime unpacks to floats. `sizes` are those of groups, and None."""
+    return Accepts(
+        f"{title} unpacks weights",
+        {
+            "bits": WIDTHS,
+            "symmetric": (True, False),
+            "granularity": ("tensor", "channel", "group"),
+            "group_size": sizes,
+            "convention": SYMMETRIC,
+            "range": ("with_zero", "own"),
+            "shift": ("after", "before"),
+            "scale": STORED,
+        },
+    )
+
+
+def static(title: str, shifts: Collection[str]) -> Accepts:
+    """The formats of inputs with static ranges."""
+    return Accepts(f"{title} rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": shifts})
+
+
+def at_run_time(title: str, sharing: Mapping[str, Collection[Any] | Multiples]) -> Accepts:
+    """The formats of inputs whose ranges are found at run time, by what shares a range."""
+    return Accepts(f"{title} rounds inputs at run time", {**sharing, "dynamic": (True,)})
 
 
 class Executed(NamedTuple):

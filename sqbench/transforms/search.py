@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.console.progress import track
-from sqbench.formats.codec import Limits, round_trip
+from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.parts.layer_formats import formats_of

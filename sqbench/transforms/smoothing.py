@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import Limits
+from sqbench.formats.params import Limits
 from sqbench.models.folding import Group, divide_norm, multiply_inputs
 from sqbench.parts.part import Effort, parse_alpha
 from sqbench.parts.task import Task

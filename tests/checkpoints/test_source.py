@@ -88,3 +88,13 @@ def test_a_parent_of_another_architecture_or_tokenizer_is_refused_by_the_first_d
 
 def test_a_folder_that_is_not_there_is_named(command: Command) -> None:
     assert "no such file or folder" in command("model=checkpoint", "model.name=nowhere").err
+
+
+def test_a_quantized_encoder_is_refused_by_name(command: Command, w8: Path, tmp_path: Path) -> None:
+    shutil.copytree(w8, tmp_path / "encoder")
+    config = json.loads((w8 / "config.json").read_text())
+    changed = {**config, "architectures": ["BertForMaskedLM"], "model_type": "bert"}
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps(changed))
+    ended = command("model=checkpoint", f"model.name={tmp_path / 'encoder'}")
+    assert ended.code == 2
+    assert "BertForMaskedLM is an encoder, whose predictions see later tokens; use a causal language model" in ended.err

@@ -100,3 +100,8 @@ def test_a_line_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"line 1 is no JSON \("):
         read_rows(tmp_path / "t.jsonl", Columns.of(None))
+
+
+def test_other_line_separators_of_unicode_stay_inside_a_text(tmp_path: Path) -> None:
+    write(tmp_path / "t.jsonl", [("a\u2028b", 1)], ("text", "label"))
+    assert read_rows(tmp_path / "t.jsonl", Columns.of(None)) == (Row(("a\u2028b",), 1),)

@@ -15,8 +15,9 @@ from sqbench.execution.lowering import KERNELS, choose
 from sqbench.execution.onednn import OneDnnConv
 from sqbench.execution.simulated import OnePassQuantizer
 from sqbench.formats.accepts import Accepts, Multiples
-from sqbench.formats.codec import encode, qparams
+from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
+from sqbench.formats.params import qparams
 from sqbench.formats.scale import FLOAT32, Scale
 from sqbench.quant.access import weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
 
 from sqbench.execution import native
-from sqbench.formats.codec import QParams, block_range, dequantize, fake_quantize, qparams, quantize
+from sqbench.formats.codec import dequantize, fake_quantize, quantize
 from sqbench.formats.format import Format
+from sqbench.formats.params import QParams, block_range, qparams
 
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no native kernels: {native.unavailable()}")
 

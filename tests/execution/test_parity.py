@@ -19,8 +19,9 @@ from sqbench.execution.native_layers import NativeInt4Weight, NativeInt8, Native
 from sqbench.execution.onednn import OneDnnConv, OneDnnLinear
 from sqbench.execution.simulated import SimulatedLayer
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
-from sqbench.formats.codec import block_range, encode, qparams, quantize, to_blocks
+from sqbench.formats.codec import encode, quantize, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import block_range, qparams
 from sqbench.formats.scale import Scale
 from sqbench.quant.access import is_linear, weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer

@@ -6,8 +6,9 @@ import torch
 pytest.importorskip("triton")
 
 from sqbench.execution import triton_kernels as kernels
-from sqbench.formats.codec import block_range, qparams, quantize
+from sqbench.formats.codec import quantize
 from sqbench.formats.format import Format
+from sqbench.formats.params import block_range, qparams
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from sqbench import api
-from sqbench.calibration import Statistics
 from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.data import Windows
 from sqbench.errors import UserError
@@ -31,16 +30,6 @@ Quantize = Callable[..., LanguageModel]
 def under(name: str) -> Scheme:
     """A scheme that the layout can express."""
     return as_tool(schemes()[name], TOOL)
-
-
-@pytest.fixture(scope="module")
-def quantize(tiny: LanguageModel, statistics: Statistics) -> Quantize:
-    def made(scheme: Scheme, method: str = "rtn") -> LanguageModel:
-        found = api.quantize(tiny, statistics, method, scheme)
-        assert isinstance(found, LanguageModel)
-        return found
-
-    return made
 
 
 def again(folder: Path) -> LanguageModel:

@@ -12,7 +12,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from sqbench import api
-from sqbench.calibration import Statistics
 from sqbench.checkpoints.gguf import GGUFFile
 from sqbench.data import Windows
 from sqbench.errors import UserError
@@ -28,16 +27,6 @@ from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import Encoded, QuantLayer
 
 Quantize = Callable[..., LanguageModel]
-
-
-@pytest.fixture(scope="module")
-def quantize(tiny: LanguageModel, statistics: Statistics) -> Quantize:
-    def made(scheme: Scheme, method: str = "rtn") -> LanguageModel:
-        found = api.quantize(tiny, statistics, method, scheme)
-        assert isinstance(found, LanguageModel)
-        return found
-
-    return made
 
 
 def again(folder: Path) -> LanguageModel:

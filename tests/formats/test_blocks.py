@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sqbench.formats.codec import block_range, dequantize, fake_quantize, qparams, quantize, round_trip, to_blocks
+from sqbench.formats.codec import dequantize, fake_quantize, quantize, round_trip, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import block_range, qparams
 from sqbench.formats.scale import Scale
 
 FORMATS = [

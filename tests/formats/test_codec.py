@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.formats import codec
-from sqbench.formats.codec import QParams, block_range, bounds, decode, encode, fake_quantize, round_trip, to_blocks
+from sqbench.formats.codec import decode, encode, fake_quantize, round_trip, to_blocks
 from sqbench.formats.element import ELEMENTS
 from sqbench.formats.format import CONVENTIONS, Format
 from sqbench.formats.named import schemes
+from sqbench.formats.params import QParams, block_range, bounds
 from sqbench.formats.scale import FLOAT32, Scale
 
 SHARING = [("tensor", None), ("channel", None), ("group", 8), ("group", 16)]

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqbench.checkpoints.blocks import encoded
-from sqbench.formats.codec import bounds, decode, encode, round_trip
+from sqbench.formats.codec import decode, encode, round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
+from sqbench.formats.params import bounds
 from sqbench.formats.scale import Scale
 
 FORMATS = {name: scheme.weights for name, scheme in schemes().items()}  # reading the files takes longer than a test may

@@ -175,3 +175,13 @@ def test_it_is_a_model_on_the_command_line(file: Path, results: Path, capsys: py
     (record,) = Store(results).records()
     assert record.quantized["layers"] == 2
     assert record.metrics["agreement"] > 0.5
+
+
+def test_a_head_on_a_network_that_gives_no_features_is_refused(
+    file: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("data.images=50", "calibration.images=16", "tracker=none", f"results_dir={results}")
+    ended = call("model=python", f"model.name={file}:small", "data=mnist5k", "head=probe", "method=rtn", *few, capsys=capsys)
+    assert ended.code != 0
+    assert "head=probe: " in ended.err + ended.out
+    assert "has no reset_classifier(0), by which timm's networks give features; use head=own" in ended.err + ended.out

@@ -10,8 +10,9 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sqbench.formats.codec import QParams, block_range, encode, fake_quantize, qparams, to_blocks
+from sqbench.formats.codec import encode, fake_quantize, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import QParams, block_range, qparams
 from sqbench.formats.scale import Scale
 from sqbench.models.batchnorm import batchnorm_scale, fold_batchnorm
 from sqbench.quant.access import weight_of

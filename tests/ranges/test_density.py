@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqbench.formats.codec import fake_quantize, qparams
+from sqbench.formats.codec import fake_quantize
 from sqbench.formats.format import Format
+from sqbench.formats.params import qparams
 from sqbench.ranges.density import Histogram, expected_error, squared_errors
 
 FORMATS = [

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.ranges import observed, shapes
-from sqbench.formats.codec import qparams, quantize
+from sqbench.formats.codec import quantize
 from sqbench.formats.format import Format
+from sqbench.formats.params import qparams
 from sqbench.ranges import estimators
 from sqbench.ranges.density import Histogram, expected_error
 from sqbench.ranges.divergence import least_divergence, without_zeros

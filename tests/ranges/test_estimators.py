@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.ranges import ESTIMATORS, observed, shapes, shortfalls
-from sqbench.formats.codec import Limits, block_range, fake_quantize, qparams, round_trip, to_blocks
+from sqbench.formats.codec import fake_quantize, round_trip, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import Limits, block_range, qparams
 from sqbench.ranges import estimators
 from sqbench.ranges.mse import Mse
 

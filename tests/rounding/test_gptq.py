@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import EncodedTensor, block_range, decode, encode, qparams, to_blocks
+from sqbench.formats.codec import EncodedTensor, decode, encode, to_blocks
 from sqbench.formats.format import Format
+from sqbench.formats.params import block_range, qparams
 from sqbench.rounding.gptq import Gptq, cholesky_of_inverse, solve
 
 W4 = Format(4, symmetric=False, granularity="channel")

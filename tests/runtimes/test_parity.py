@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
-from sqbench.formats.codec import encode, qparams
+from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
+from sqbench.formats.params import qparams
 from sqbench.quant.access import weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes import RUNTIMES
