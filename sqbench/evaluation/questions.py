@@ -68,13 +68,22 @@ def multiple_choice(path: Path, own: Own | None = None) -> list[dict[str, Any]]:
 
 def _checked(item: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
     """A question whose answer may also be a number in words or the text of a choice."""
-    answer, choices = item.get("answer"), item.get("choices")
-    if isinstance(answer, str) and isinstance(choices, list):
-        item = {**item, "answer": choices.index(answer) if answer in choices else int(answer) if answer.isdecimal() else answer}
     try:
-        return _question(item)
+        return _question({**item, "answer": _place(item.get("answer"), item.get("choices"))})
     except ValueError as problem:
         raise UserError(f"{path}: question {number}: {problem}") from problem
+
+
+def _place(answer: Any, choices: Any) -> Any:
+    """The place of an answer that is the text of a choice, or a place in words. Raises ValueError if it is both."""
+    if not isinstance(answer, str) or not isinstance(choices, list):
+        return answer
+    places = {choices.index(answer)} if answer in choices else set()
+    if answer.isdecimal() and int(answer) < len(choices):
+        places.add(int(answer))
+    if len(places) > 1:
+        raise ValueError(f"`answer` is {answer!r}, which is the text of one choice and the place of another; write numbers")
+    return places.pop() if places else answer
 
 
 def _inside(item: Any, name: str) -> Any:

@@ -209,3 +209,10 @@ def test_answers_that_are_too_few_are_named(mine: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.txt").write_text("0\n1\n")
     with pytest.raises(UserError, match=r"has 2 lines, and .*mine\.jsonl has 1 questions"):
         multiple_choice(mine, Own(FIELDS, str(tmp_path / "answers.txt")))
+
+
+def test_an_answer_that_is_a_text_and_a_place_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.jsonl"
+    path.write_text(json.dumps({"question": "1 + 0 =", "choices": ["1", "2"], "answer": "1"}))
+    with pytest.raises(UserError, match=r"`answer` is '1', which is the text of one choice and the place of another"):
+        multiple_choice(path, Own({}))
