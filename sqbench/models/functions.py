@@ -40,8 +40,10 @@ class OfTokens(nn.Module):
 
 def untraceable(model: Model) -> str | None:
     """The reason why a model is no function of one tensor. None if it is one."""
-    if not isinstance(model, LanguageModel):
+    if isinstance(model, ImageModel):
         return None
+    if not isinstance(model, LanguageModel):
+        return f"it reads {model.kind}"
     if "position_ids" not in inspect.signature(model.module.forward).parameters:
         return f"{type(model.module).__name__} takes no position_ids"
     config = model.module.config

@@ -48,7 +48,7 @@ def quantized_layers(module: torch.nn.Module) -> dict[str, QuantLayer]:
 def check(model: Model, runtime: Runtime, key: str) -> None:
     """Raise UserError if a runtime cannot express a model: which layer or point, and what would fit."""
     if (why := untraceable(model)) is not None:
-        raise UserError(f"{key}: {model.name} cannot be written as a graph: {why}; use backend=sim")
+        raise UserError(f"{key}: {model.name} cannot be written as a graph: {why}")
     dtype = next(model.module.parameters()).dtype
     if dtype != torch.float32:
         raise UserError(

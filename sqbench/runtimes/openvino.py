@@ -82,7 +82,8 @@ def group_of(layers: Mapping[str, QuantLayer]) -> int:
         if size and (sizes.get(path) != size or layer.shape[1] % size):
             told = f"{path} has {layer.shape[1]} inputs in groups of {sizes.get(path)}"
             one = "OpenVINO has one size for all layers, which must divide their inputs"
-            raise UserError(f"openvino: {told}, and {one}; use bits.activations.granularity=token, or a size other than {size}")
+            works = "use bits.activations.granularity=token, or another size"
+            raise UserError(f"bits.activations.group_size={size}: {told}, and {one}; {works}")
     return size
 
 
