@@ -134,6 +134,15 @@ def main() -> None:
         sys.exit(sweep.interrupted() if status == sweep.INTERRUPTED else status)
     finally:
         end_child()
+        _end_workers()
+
+
+def _end_workers() -> None:
+    """End the workers that joblib keeps. The next sweep of this process would find them with the environment of this one."""
+    if "joblib" in sys.modules:
+        from joblib.externals.loky import get_reusable_executor  # the launcher has imported it
+
+        get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 if __name__ == "__main__":

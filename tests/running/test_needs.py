@@ -102,3 +102,13 @@ def test_weights_that_tell_their_statistics_share_no_pass(monkeypatch: pytest.Mo
 def test_processes_of_points_hear_what_all_read(command: Command, results: Path, hungry: None, how: tuple[str, ...]) -> None:
     assert command(*BOTH, *how).code == 0  # only this process knows that the method is hungry
     assert len(matrices(results)) == 8
+
+
+@pytest.mark.slow  # other processes import torch
+def test_workers_know_their_own_sweep(command: Command, results: Path, hungry: None) -> None:
+    """joblib keeps workers between sweeps of one process, and a worker keeps the environment that it started with."""
+    at_once = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert command("-m", "method=minmax,rtn", "bits=w6a6", *at_once).code == 0
+    assert not matrices(results)
+    assert command(*BOTH, *at_once).code == 0
+    assert len(matrices(results)) == 8
