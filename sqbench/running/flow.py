@@ -53,6 +53,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result |
     quantized = stages.quantized(loaded, store, watch)
     with watch.stage("lower"):
         executed = lower(quantized, resolved.backend)
+        del quantized  # where it is simulated, its codes would stand beside the decoded weights
     with watch.stage("evaluate"):
         result = evaluation.run(executed, examples, float_result, **settings)
     return told(result, executed), result.baseline or float_result, examples
