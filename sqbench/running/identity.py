@@ -9,6 +9,7 @@ from sqbench.data.labelled_text import LabelledText
 from sqbench.models import Source
 from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
+from sqbench.running.chatting import chat_of
 from sqbench.running.resolved import Resolved
 from sqbench.storage.files import digest
 
@@ -23,7 +24,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     for, because a record without noise lacks these numbers.
 
     Raises:
-        UserError: the tool that quantizes is not installed, so it has no version.
+        UserError: the tool that quantizes is not installed, so it has no version. Or a chat template is needed and missing.
     """
     recipe = resolved.recipe
     calibrated = not (recipe.is_float or recipe.stored)
@@ -53,6 +54,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         **mixed,
         "calibration": calibrated_on if calibrated else None,
         "eval": resolved.evaluation.identity(),
+        **chat_of(resolved, source, corpus),
         "seed": resolved.seed if calibrated else 0,
         **({"noise": resolved.noise} if resolved.noise else {}),
         "backend": resolved.backend if not recipe.is_float else "sim",

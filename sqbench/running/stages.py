@@ -140,7 +140,9 @@ def groups_of(point: Point) -> list[tuple[str, ...]]:
 def _same_weights(point: Point) -> tuple[Hashable, ...]:
     model = point.resolved.model
     place = str(device_of(point.resolved.device))
-    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise
+    # The preprocessing of images and the chat template of a tokenizer are parts of the model, and the fingerprint has neither.
+    read_by = digest([point.resolved.data.transform, point.identity.get("chat")])
+    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise, read_by
 
 
 def _weights(point: Point) -> Model:
