@@ -138,9 +138,7 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> LabelledText:
     return replace(found, classes=_classes((*found.test, *found.train)))
 
 
-def divided(
-    cfg: DataConfig, test: tuple[Row, ...], train: tuple[Row, ...] | None, *, scored: bool, place: str
-) -> LabelledText:
+def divided(cfg: DataConfig, test: tuple[Row, ...], train: tuple[Row, ...] | None, *, scored: bool, place: str) -> LabelledText:
     """The drawn rows of a test split, and the rows that calibrate. No row has a class yet.
 
     Args:

@@ -53,7 +53,9 @@ class Mix:
 
     def fingerprint(self, windows: int) -> str:
         """sha256 of the files' content and of how many windows come from each."""
-        return digest([[[file.fingerprint, count] for file, count in zip(self.files, self.counts(windows), strict=True)], self.pack])
+        return digest(
+            [[[file.fingerprint, count] for file, count in zip(self.files, self.counts(windows), strict=True)], self.pack]
+        )
 
     def refuse(self, evaluated: Sequence[str]) -> None:
         """Raise UserError if a file holds a text that evaluates, or if such a text holds a long document of a file."""
@@ -85,9 +87,13 @@ def check_mix(calibration: CalibrationConfig) -> list[str]:
     if weights is not None:
         numbers = isinstance(weights, list) and all(isinstance(one, int | float) and one is not True for one in weights)
         if not numbers or len(weights) != len(paths) or not all(0 < one < float("inf") for one in weights):
-            raise UserError(f"calibration.weights={weights}: must have a number above 0 for each file of {KEY}, and there are {len(paths)}")
+            raise UserError(
+                f"calibration.weights={weights}: must have a number above 0 for each file of {KEY}, and there are {len(paths)}"
+            )
     if not calibration.pack and not (paths and all(Path(one).suffix.lower() == ".jsonl" for one in paths)):
-        raise UserError(f"calibration.pack=false: needs files that end in .jsonl as {KEY}; a plain text says not where a document ends")
+        raise UserError(
+            f"calibration.pack=false: needs files that end in .jsonl as {KEY}; a plain text says not where a document ends"
+        )
     return paths
 
 

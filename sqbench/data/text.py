@@ -20,7 +20,6 @@ from sqbench.data.tokens import begun, prefix_of, tokenise
 from sqbench.errors import UserError
 from sqbench.storage.files import digest
 
-
 __all__ = ["SOURCES", "TEXTS", "Text", "TextCorpus", "Windows", "cut", "fetch", "from_pydoc", "read"]
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from sqbench.data import Corpus
 from sqbench.data.chat import fingerprint
+from sqbench.data.image_splits import stamp
 from sqbench.data.text import TextCorpus
 from sqbench.errors import UserError
 from sqbench.models import Source
+from sqbench.models.text_sources import TEMPLATE
 from sqbench.running.resolved import Resolved
 
 
@@ -15,7 +17,7 @@ def chat_of(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, str
     """`chat`: sha256 of the model's chat template, for the identity. Empty if the point uses none.
 
     Raises:
-        UserError: the tokenizer has no chat template, a checkpoint and its parent have different ones, or the model is in no folder.
+        UserError: the tokenizer has no chat template, a checkpoint and its parent differ in it, or the model is in no folder.
     """
     asked = _asked(resolved, corpus)
     if asked is None or source.first:  # in a plan, the model may not be there
@@ -25,7 +27,7 @@ def chat_of(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, str
         folders.append(Path(resolved.model.name).expanduser())
     if not folders or not all(folder.is_dir() for folder in folders):
         raise UserError(f"{asked}: needs a model in a folder of Hugging Face layout, and {resolved.model.name} is in none")
-    found = {_fingerprint(folder, resolved.model.trust_remote_code, asked) for folder in folders}
+    found = {_fingerprint(folder, _state(folder), resolved.model.trust_remote_code, asked) for folder in folders}
     if len(found) > 1:
         raise UserError(f"{asked}: {' and '.join(map(str, folders))} have different chat templates; use one for both")
     return {"chat": found.pop()}
@@ -41,8 +43,14 @@ def _asked(resolved: Resolved, corpus: Corpus) -> str | None:
     return None
 
 
+def _state(folder: Path) -> tuple[tuple[Path, int, int], ...]:
+    """Size and time of change of the files that a tokenizer and its template come from."""
+    return tuple(stamp(path) for pattern in ("*.json", TEMPLATE) for path in sorted(folder.glob(pattern)))
+
+
 @lru_cache(maxsize=8)
-def _fingerprint(folder: Path, trust_remote_code: bool, asked: str) -> str:
+def _fingerprint(folder: Path, state: tuple[tuple[Path, int, int], ...], trust_remote_code: bool, asked: str) -> str:
+    """See `sqbench.data.chat.fingerprint`. The tokenizer of a folder that does not change is read once per process."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
