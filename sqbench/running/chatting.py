@@ -1,4 +1,4 @@
-"""The chat template that a point uses: found before anything is loaded, and part of the identity."""
+"""The chat template that a point uses. It is found before anything is loaded, and is part of the identity."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,27 @@ from sqbench.models.text_sources import TEMPLATE
 from sqbench.running.resolved import Resolved
 
 
-def chat_of(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, str]:
-    """`chat`: sha256 of the model's chat template, for the identity. Empty if the point uses none.
+def chat_of(resolved: Resolved, source: Source, corpus: Corpus, *, calibrated: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """`chat`, the sha256 of the model's chat template, for the evaluation and for the calibration of an identity.
+
+    Each is empty if it uses no template.
+
+    Args:
+        calibrated: whether the point is calibrated.
 
     Raises:
         UserError: the tokenizer has no chat template, a checkpoint and its parent differ in it, or the model is in no folder.
     """
-    asked = _asked(resolved, corpus)
+    evaluated = "eval.chat=true" if resolved.evaluation.settings.chats else None
+    read = None
+    if calibrated and isinstance(corpus, TextCorpus) and resolved.calibration.source == "data" and corpus.conversations is not None:
+        read = f"calibration.path={corpus.conversations}"
+    first, second = (_used(resolved, source, asked) for asked in (evaluated, read))
+    return first, second
+
+
+def _used(resolved: Resolved, source: Source, asked: str | None) -> dict[str, str]:
+    """See `chat_of`. `asked` is the key and the value that ask for a template, None if nothing does."""
     if asked is None or source.first:  # in a plan, the model may not be there
         return {}
     folders = [] if source.folder is None else [source.folder]
@@ -31,16 +45,6 @@ def chat_of(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, str
     if len(found) > 1:
         raise UserError(f"{asked}: {' and '.join(map(str, folders))} have different chat templates; use one for both")
     return {"chat": found.pop()}
-
-
-def _asked(resolved: Resolved, corpus: Corpus) -> str | None:
-    """The key and the value that ask for a template. None if nothing does."""
-    if resolved.evaluation.settings.chats:
-        return "eval.chat=true"
-    calibrated = not (resolved.recipe.is_float or resolved.recipe.stored) and resolved.calibration.source == "data"
-    if calibrated and isinstance(corpus, TextCorpus) and corpus.conversations is not None:
-        return f"calibration.path={corpus.conversations}"
-    return None
 
 
 def _state(folder: Path) -> tuple[tuple[Path, int, int], ...]:

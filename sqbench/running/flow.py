@@ -29,7 +29,7 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result |
     name, evaluation, settings = resolved.evaluation.name, resolved.evaluation.evaluation, resolved.evaluation.used()
     inputs = resolved.evaluation.settings.inputs()
     if resolved.evaluation.settings.chats:
-        inputs["chat"] = point.identity["chat"]
+        inputs["chat"] = point.identity["eval"]["chat"]
     judged = settings | ({"inputs": inputs} if inputs else {})
     compared = stored is None or stored.parent or evaluation.beside is not None  # speed is that of the architecture
     with watch.stage("baseline"):

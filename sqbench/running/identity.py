@@ -31,6 +31,8 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     evaluated_on, calibrated_on = corpus.identity(resolved.data, resolved.calibration)
     if resolved.propagate:
         calibrated_on["propagate"] = True
+    judged_in, calibrated_in = chat_of(resolved, source, corpus, calibrated=calibrated)
+    calibrated_on |= calibrated_in
     model: dict[str, Any] = {"weights": source.fingerprint, "dtype": resolved.model.dtype, "keep": sorted(resolved.model.keep)}
     if resolved.kind != "text":
         assert isinstance(corpus, ImageCorpus | LabelledText)
@@ -53,8 +55,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         "scheme": resolved.scheme.as_dict(),
         **mixed,
         "calibration": calibrated_on if calibrated else None,
-        "eval": resolved.evaluation.identity(),
-        **chat_of(resolved, source, corpus),
+        "eval": resolved.evaluation.identity() | judged_in,
         "seed": resolved.seed if calibrated else 0,
         **({"noise": resolved.noise} if resolved.noise else {}),
         "backend": resolved.backend if not recipe.is_float else "sim",

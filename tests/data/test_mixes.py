@@ -193,7 +193,7 @@ def test_a_mix_of_text_and_conversations_is_a_point(command: Run, chatty: Path, 
     told = mixed_record.provenance["fingerprints"]["calibration_mix"]
     assert [(one["file"], one["windows"]) for one in told] == [(str(other), 6), (str(talks), 2)]
     assert single.provenance["fingerprints"]["calibration_mix"][0]["windows"] == 4
-    assert mixed_record.identity["chat"] == single.identity["chat"]
+    assert mixed_record.identity["calibration"]["chat"] == single.identity["calibration"]["chat"]
 
 
 def test_conversations_need_a_template_before_a_weight_is_read(command: Run, tiny_folder: Path, tmp_path: Path) -> None:

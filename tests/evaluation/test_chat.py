@@ -92,9 +92,9 @@ def test_lm_eval_asks_in_the_words_of_the_template(
         ("<user>Question: Snow is\nAnswer:</s><assistant>cold</s><user>Question: Ice is\nAnswer:</s><assistant>"),
     )
     assert {plain_words, wrapped} <= set(asked)
-    off, on = sorted(Store(results).records(), key=lambda record: "chat" in record.identity)
+    off, on = sorted(Store(results).records(), key=lambda record: "chat" in record.identity["eval"])
     assert "chat" not in off.identity["eval"]
-    assert on.identity["eval"]["chat"] is True
+    assert on.identity["eval"]["chat"] == fingerprint(AutoTokenizer.from_pretrained(chatty), "eval.chat=true", "chatty")
     assert off.metrics.keys() == on.metrics.keys()
 
 
@@ -123,7 +123,7 @@ def test_another_template_is_another_point(command: Run, chatty: Path, results: 
     (chatty / "chat_template.jinja").write_text(TEMPLATE.replace("</s>", "</e>"), encoding="utf-8")
     assert command(*judged).code == 0
     first, second = Store(results).records()
-    assert first.identity["chat"] != second.identity["chat"]
+    assert first.identity["eval"]["chat"] != second.identity["eval"]["chat"]
 
 
 def test_a_model_without_a_template_is_refused_before_a_weight_is_read(
