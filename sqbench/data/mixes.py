@@ -59,7 +59,7 @@ class Mix:
 
     def refuse(self, evaluated: Sequence[str]) -> None:
         """Raise UserError if a file holds a text that evaluates, or if such a text holds a long document of a file."""
-        together = "\n".join(evaluated)
+        together = "".join(evaluated)  # windows follow each other
         for file in self.files:
             for said in file.content():
                 if any(text in said for text in evaluated) or (len(said) >= LONG and said in together):
