@@ -31,7 +31,7 @@ class Wider(Format):
 
 
 UNHEARD_OF = {
-    "element": {"element": "e2m1"},
+    "element": {"element": "e5m2"},
     "convention": {"convention": "offset"},
     "zero_point": {"zero_point": "float"},
     "dtype of scales": {"scale": Scale("e8m0")},
@@ -48,14 +48,15 @@ def wider(fmt: Format, **changes: object) -> Wider:
 
 def natural(kernel: type[IntegerLayer]) -> QuantLayer:
     """A layer that the kernel executes, on a machine that has it."""
-    bits = kernel.weights.values["bits"]
-    assert isinstance(bits, range)
+    bits, (element,) = kernel.weights.values.get("bits", (8,)), kernel.weights.values.get("element", ("int",))
+    assert isinstance(bits, range | tuple)
     grouped = "group" in kernel.weights.values["granularity"]  # type: ignore[operator]
-    fmt = Format(bits[-1], granularity="group" if grouped else "channel", group_size=32 if grouped else None)
+    fmt = Format(bits[-1], granularity="group" if grouped else "channel", group_size=32 if grouped else None, element=element)
     layer = nn.Conv2d(32, 32, 1) if kernel.convolves else nn.Linear(128, 32)
     layer = layer.to(kernel.dtypes[0]).requires_grad_(False)
     limits = (torch.tensor(-2.0), torch.tensor(3.0))
-    quantizer = ActivationQuantizer(Format(8, symmetric=False), limits) if kernel.inputs is not None else None
+    read = Format(8, element=element, symmetric=element != "int")
+    quantizer = ActivationQuantizer(read, limits) if kernel.inputs is not None else None
     return QuantLayer(layer, encode(weight_of(layer), fmt), quantizer)
 
 
