@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution.base import IntegerLayer, Part
+from sqbench.execution.block_scaled import CudaMxfp8, CudaNvfp4
 from sqbench.execution.cuda import CudaFloat8, CudaInt4Weight, CudaInt8
 from sqbench.execution.floats import FloatLinear, prefers_onednn
 from sqbench.execution.flow import Flow, watch
@@ -36,6 +37,8 @@ KERNELS: tuple[type[IntegerLayer], ...] = (  # of two kernels for the same layer
     NativeInt8Weight,
     CudaInt8,
     CudaFloat8,
+    CudaMxfp8,
+    CudaNvfp4,
     CudaInt4Weight,
 )
 BY_BACKEND: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS}
