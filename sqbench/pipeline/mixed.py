@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from sqbench.console.progress import track
+from sqbench.errors import UserError
 from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
+from sqbench.models.experts import has_experts
 from sqbench.parts.layer_formats import formats_of
 from sqbench.parts.task import Task
 from sqbench.pipeline.allocation import allocate
@@ -81,6 +83,8 @@ def measure(task: Task, run: Model) -> dict[str, float]:
     Args:
         run: the task's float model. It may use other kernels.
     """
+    if has_experts(task.model.module):  # an expert that no example reaches would seem to do no damage at any width
+        raise UserError(f"mixed=auto: {task.model.name} is a mixture of experts, of which the sample reaches only some; use mixed=null")
     formats, sample = formats_of(task), task.statistics.sample
     groups = task.topology.siblings
     total = dict.fromkeys(groups, 0.0)

@@ -19,6 +19,8 @@ class Extremes(Collector):
         tokens, batches: how many rows of C values, and how many calls, have been seen.
         low, high: [C] smallest and largest value of every channel.
         sum, abs_sum: [C] float64 sums of x and of |x|.
+        own: how many tokens are routed to the expert of a mixture that the layer is in, if it was calibrated on all tokens because
+            these are too few. -1 otherwise.
     """
 
     name: ClassVar[str] = "extremes"
@@ -29,6 +31,7 @@ class Extremes(Collector):
     high: Tensor
     sum: Tensor
     abs_sum: Tensor
+    own: int = -1
 
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "Extremes":
@@ -47,7 +50,7 @@ class Extremes(Collector):
 
     def scaled(self, scale: Tensor) -> "Extremes":
         values = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
-        return Extremes(self.tokens, self.batches, *values)
+        return Extremes(self.tokens, self.batches, *values, own=self.own)
 
     def joined(self, other: "Extremes") -> "Extremes":
         return Extremes(
