@@ -73,6 +73,12 @@ class Allocation:
         }
 
 
+def check_mixable(model: Model) -> None:
+    """Raise UserError for a mixture of experts. An expert that no example reaches would seem to do no damage at any width."""
+    if has_experts(model.module):
+        raise UserError(f"mixed=auto: {model.name} is a mixture of experts, and the sample reaches only some of them; use mixed=null")
+
+
 @torch.no_grad()
 def measure(task: Task, run: Model) -> dict[str, float]:
     """The cost of rounding each group: mean KL(float || model) over the replay sample, in nats per prediction.
@@ -82,9 +88,11 @@ def measure(task: Task, run: Model) -> dict[str, float]:
 
     Args:
         run: the task's float model. It may use other kernels.
+
+    Raises:
+        UserError: the model is a mixture of experts.
     """
-    if has_experts(task.model.module):  # an expert that no example reaches would seem to do no damage at any width
-        raise UserError(f"mixed=auto: {task.model.name} is a mixture of experts, of which the sample reaches only some; use mixed=null")
+    check_mixable(task.model)
     formats, sample = formats_of(task), task.statistics.sample
     groups = task.topology.siblings
     total = dict.fromkeys(groups, 0.0)

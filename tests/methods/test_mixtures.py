@@ -99,3 +99,54 @@ def test_a_trained_mixture_on_the_command_line(
     for record in found.values():
         parameters = record.quantized["parameters"]
         assert parameters["quantized"] > 0.95 * (sum(parameters.values()) - parameters["embedding"])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random gpt-oss over bytes, whose files hold stacked experts. No token is routed to one of its experts."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    made = tmp_path_factory.mktemp("stored")
+    save_byte_tokenizer(made)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    module = GptOssForCausalLM(GptOssConfig(vocab_size=256, bos_token_id=None, eos_token_id=None, pad_token_id=None, **sizes, **heads))
+    with torch.no_grad():
+        module.model.layers[1].mlp.router.bias[2] = -1e4
+    module.save_pretrained(made)
+    return made
+
+
+def test_the_command_line_names_an_expert_that_is_never_reached(
+    stored: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record has its name, and numbers are the same where one block at a time is in memory."""
+    found = {}
+    for blockwise in ("false", "true"):
+        results = tmp_path / blockwise
+        overrides = tiny_run(stored, text_file, results, "method=smoothquant", "rounding=gptq", "bits=w4a8", f"blockwise={blockwise}")
+        ended = call(*overrides, capsys=capsys)
+        assert ended.code == 0, ended.err
+        assert "were reached by fewer than 32 calibration tokens" in ended.err
+        assert "model.layers.1.mlp.experts.2, by 0" in ended.err
+        (found[blockwise],) = Store(results).records()
+    assert {"expert": "model.layers.1.mlp.experts.2", "tokens": 0} in found["true"].quantized["unreached"]
+    assert found["true"].quantized["unreached"] == found["false"].quantized["unreached"]
+    assert found["true"].metrics == found["false"].metrics
+    assert found["true"].quantized["coverage"] > 0.5
+
+
+def test_layers_of_an_expert_can_be_named(stored: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = tiny_run(stored, text_file, results, "method=rtn", "bits=w8a16", "layers=[model.layers.0.mlp.experts.1]")
+    assert call(*overrides, capsys=capsys).code == 0
+    (record,) = Store(results).records()
+    names = [entry["layer"].rpartition(".")[2] for entry in record.quantized["per_layer"]]
+    assert names == ["gate_proj", "up_proj", "down_proj"]
+
+
+def test_mixed_precision_refuses_a_mixture(stored: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = tiny_run(stored, text_file, results, "method=rtn", "bits=w4a16", "mixed=auto", "budget=5")
+    ended = call(*overrides, capsys=capsys)
+    assert ended.code != 0
+    assert "is a mixture of experts, and the sample reaches only some of them" in ended.err
