@@ -10,17 +10,25 @@ from sqbench.models.plain import make_plain
 
 MOE = families.LLAMA | {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 DEEPSEEK = {
-    **{"num_local_experts": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    **{
+        "num_key_value_heads": 4,
+        "num_local_experts": 4,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8},
+    "first_k_dense_replace": 1,
 }
-# Family -> its options, the layers of one expert, and how many modules hold experts.
+# Family -> its options, and how many modules hold experts.
 MIXTURES = {
-    "Mixtral": (families.LLAMA | {"num_local_experts": 4}, 3, 2),
-    "Qwen2Moe": (MOE | {"num_experts": 4, "shared_expert_intermediate_size": 24}, 3, 2),
-    "Qwen3Moe": (MOE | {"num_experts": 4, "head_dim": 8}, 3, 2),
-    "GptOss": (families.LLAMA | {"num_local_experts": 4, "head_dim": 8}, 3, 2),
-    "GraniteMoe": (families.LLAMA | {"num_local_experts": 4}, 3, 2),
-    "DeepseekV3": (MOE | DEEPSEEK, 3, 1),
+    "Mixtral": (families.LLAMA | {"num_local_experts": 4}, 2),
+    "Qwen2Moe": (MOE | {"num_experts": 4, "shared_expert_intermediate_size": 24}, 2),
+    "Qwen3Moe": (MOE | {"num_experts": 4, "head_dim": 8}, 2),
+    "GptOss": (families.LLAMA | {"num_local_experts": 4, "head_dim": 8}, 2),
+    "GraniteMoe": (families.LLAMA | {"num_local_experts": 4}, 2),
+    "DeepseekV3": (MOE | DEEPSEEK, 1),
 }
 
 

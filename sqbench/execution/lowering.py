@@ -69,9 +69,8 @@ def lower(model: Model, backend: str) -> Model:
         if flow.readers:
             report["execution"] = _place(module, flow, BY_BACKEND[backend])
             report["fused"] = fuse(module, flow.chains, run)
-    if flow.readers:
-        if not isinstance(model, BlockModel) or model.number == 0:  # other blocks are like the first
-            _warn_of_simulation(model.name, backend, report["execution"])
+    if flow.readers and (not isinstance(model, BlockModel) or model.number == 0):  # other blocks are like the first
+        _warn_of_simulation(model.name, backend, report["execution"])
     quicken(module)
     _prepack_floats(module)
     return model.with_module(module, report or None)

@@ -200,20 +200,23 @@ def has_experts(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def split_experts(module: nn.Module) -> None:
+def split_experts(module: nn.Module, *, outline: bool = False) -> None:
     """Put linear layers in the place of stacked experts, in place, wherever they are proven to compute the same.
 
-    Tensors are shared. A module without weights (on the meta device) is split unproven, because it computes nothing.
+    Tensors are shared.
+
+    Args:
+        outline: split modules without weights (on the meta device) too. Nothing can be proven of them.
     """
     for name, part in list(module.named_modules()):
-        if name and (layout := _Layout.of(part)) is not None and _proven(part, layout):
+        if name and (layout := _Layout.of(part)) is not None and _may_split(part, layout, outline):
             module.set_submodule(name, Experts(part, layout))
 
 
-def _proven(module: nn.Module, layout: _Layout) -> bool:
+def _may_split(module: nn.Module, layout: _Layout, outline: bool) -> bool:
     """Whether a split computes the same as stacked experts in float32. Half precision cannot tell two functions apart."""
     if any(parameter.is_meta for parameter in module.parameters()):
-        return True
+        return outline
     try:
         wide = copy.deepcopy(module).float() if is_half(module) else module
         split = Experts(wide, layout)

@@ -76,7 +76,9 @@ class Allocation:
 def check_mixable(model: Model) -> None:
     """Raise UserError for a mixture of experts. An expert that no example reaches would seem to do no damage at any width."""
     if has_experts(model.module):
-        raise UserError(f"mixed=auto: {model.name} is a mixture of experts, and the sample reaches only some of them; use mixed=null")
+        raise UserError(
+            f"mixed=auto: {model.name} is a mixture of experts, and the sample reaches only some of them; use mixed=null"
+        )
 
 
 @torch.no_grad()

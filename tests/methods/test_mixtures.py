@@ -19,7 +19,7 @@ from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 from sqbench.statistics import EVERYDAY
 
-METHODS = {"minmax": "w8a8", "rtn": "w4a16", "gptq": "w4a16", "smoothquant": "w8a8", "awq": "w4a16"}
+METHODS = {"minmax": "w8a8", "rtn": "w4a16_channel", "gptq": "w4a16_channel", "smoothquant": "w8a8", "awq": "w4a16_channel"}
 
 
 @pytest.fixture(scope="module", params=MIXTURES)
@@ -46,7 +46,7 @@ def test_a_method_quantizes_every_expert(case: tuple[LanguageModel, Tensor, Stat
     assert quantized.stored_bytes < 0.5 * model.stored_bytes or METHODS[method] == "w8a8"
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w8a8_dynamic", "w4a16"])
+@pytest.mark.parametrize("bits", ["w8a8", "w8a8_dynamic", "w4a16_channel"])
 def test_integer_execution_is_the_simulation_and_names_its_kernels(
     case: tuple[LanguageModel, Tensor, Statistics], bits: str
 ) -> None:
@@ -109,9 +109,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("stored")
     save_byte_tokenizer(made)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
-    module = GptOssForCausalLM(GptOssConfig(vocab_size=256, bos_token_id=None, eos_token_id=None, pad_token_id=None, **sizes, **heads))
+    module = GptOssForCausalLM(
+        GptOssConfig(vocab_size=256, bos_token_id=None, eos_token_id=None, pad_token_id=None, **sizes, **heads)
+    )
     with torch.no_grad():
         module.model.layers[1].mlp.router.bias[2] = -1e4
     module.save_pretrained(made)
@@ -125,7 +127,9 @@ def test_the_command_line_names_an_expert_that_is_never_reached(
     found = {}
     for blockwise in ("false", "true"):
         results = tmp_path / blockwise
-        overrides = tiny_run(stored, text_file, results, "method=smoothquant", "rounding=gptq", "bits=w4a8", f"blockwise={blockwise}")
+        overrides = tiny_run(
+            stored, text_file, results, "method=smoothquant", "rounding=gptq", "bits=w4a8", f"blockwise={blockwise}"
+        )
         ended = call(*overrides, capsys=capsys)
         assert ended.code == 0, ended.err
         assert "were reached by fewer than 32 calibration tokens" in ended.err
@@ -145,7 +149,9 @@ def test_layers_of_an_expert_can_be_named(stored: Path, text_file: Path, results
     assert names == ["gate_proj", "up_proj", "down_proj"]
 
 
-def test_mixed_precision_refuses_a_mixture(stored: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mixed_precision_refuses_a_mixture(
+    stored: Path, text_file: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     overrides = tiny_run(stored, text_file, results, "method=rtn", "bits=w4a16", "mixed=auto", "budget=5")
     ended = call(*overrides, capsys=capsys)
     assert ended.code != 0

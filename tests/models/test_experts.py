@@ -22,7 +22,7 @@ def test_split_experts_compute_the_same_from_the_same_memory(family: str) -> Non
     places = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
     size = stored_bytes(model.module)
     split_experts(model.module)
-    assert len(experts_of(model.module)) == MIXTURES[family][2]
+    assert len(experts_of(model.module)) == MIXTURES[family][1]
     with torch.no_grad():
         after = model.forward(model.example())
     torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
@@ -38,20 +38,20 @@ def test_every_expert_is_a_layer_and_only_routers_stay_in_float(family: str) -> 
     for name, experts in experts_of(model.module).items():
         for number in range(experts.count):
             own = [layer for layer in topology.layers if layer.startswith(f"{name}.{number}.")]
-            assert len(own) == MIXTURES[family][1]
+            assert len(own) == 3
             sites = {topology.site[layer] for layer in own}
             assert sites == {f"{name}.{number}.gate_proj", f"{name}.{number}.down_proj"}
     assert all(name.rpartition(".")[0].endswith(("gate", "router")) for name, _ in topology.floating)
-    assert len(topology.floating) == MIXTURES[family][2]
+    assert len(topology.floating) == MIXTURES[family][1]
 
 
 @pytest.mark.parametrize("family", MIXTURES)
 def test_scales_move_from_the_norm_into_experts_and_the_router_follows(family: str) -> None:
-    """In half of the families also from up to down; gpt-oss clamps up and adds 1, so nothing moves there."""
+    """Also from up to down. gpt-oss clamps up and adds 1, so nothing moves there."""
     model = mixture(family)
     groups = [group for group in model.topology.groups if group.followers]
-    assert len(groups) == MIXTURES[family][2]
-    assert not [name for name, _ in model.topology.refused if "norm" in name]
+    assert len(groups) == MIXTURES[family][1]
+    assert not [name for name, _ in model.topology.refused if "post_attention" in name]
     for group in groups:
         (router,) = group.followers
         assert {reader.rpartition(".")[2] for reader in group.readers if ".experts." in reader} == {"gate_proj", "up_proj"}
@@ -62,7 +62,7 @@ def test_scales_move_from_the_norm_into_experts_and_the_router_follows(family: s
             plain, after = (model.with_module(module, None).forward(model.example()) for module in (model.module, folded))
         torch.testing.assert_close(after, plain, rtol=1e-4, atol=1e-4)
     pairs = [pair for pair in model.topology.pairs if ".experts." in pair.source]
-    assert len(pairs) == (0 if family == "GptOss" else 4 * MIXTURES[family][2])
+    assert len(pairs) == (0 if family == "GptOss" else 4 * MIXTURES[family][1])
     assert all(pair.source.replace("up_proj", "down_proj") == pair.readers[0] for pair in pairs)
 
 
