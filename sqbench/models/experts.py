@@ -133,6 +133,8 @@ class Experts(nn.Module):
             self.add_module(str(number), layout.expert(module, number))
         self.rule: Callable[[int, int], bool] | None = None
         self.heard = False
+        # In a list, so that torch does not register it. Weights that are read later have its names.
+        self._stacked = [module] if _is_outline(module) else []
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of experts for each token: [tokens, width].
@@ -213,9 +215,20 @@ def split_experts(module: nn.Module, *, outline: bool = False) -> None:
             module.set_submodule(name, Experts(part, layout))
 
 
+def stack_experts(module: nn.Module) -> None:
+    """The inverse of `split_experts(module, outline=True)`, in place, for weights to be read into."""
+    for name, part in list(module.named_modules()):
+        if isinstance(part, Experts) and part._stacked:
+            module.set_submodule(name, part._stacked[0])
+
+
+def _is_outline(module: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
 def _may_split(module: nn.Module, layout: _Layout, outline: bool) -> bool:
     """Whether a split computes the same as stacked experts in float32. Half precision cannot tell two functions apart."""
-    if any(parameter.is_meta for parameter in module.parameters()):
+    if _is_outline(module):
         return outline
     try:
         wide = copy.deepcopy(module).float() if is_half(module) else module
