@@ -71,7 +71,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer over a weight [out, in] and a bias [out]."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
     return layer
 
 

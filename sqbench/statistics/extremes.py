@@ -36,8 +36,8 @@ class Extremes(Collector):
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "Extremes":
         low, high = (torch.zeros(channels, device=device) for _ in range(2))
-        sums = (torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(2))
-        return cls(0, 0, low, high, *sums)
+        total, absolute = (torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(2))
+        return cls(0, 0, low, high, total, absolute)
 
     def update(self, batch: Batch) -> None:
         low, high = batch.lows.amin(0), batch.highs.amax(0)
@@ -49,8 +49,8 @@ class Extremes(Collector):
         self.batches += 1
 
     def scaled(self, scale: Tensor) -> "Extremes":
-        values = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
-        return Extremes(self.tokens, self.batches, *values, own=self.own)
+        low, high, total, absolute = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
+        return Extremes(self.tokens, self.batches, low, high, total, absolute, self.own)
 
     def joined(self, other: "Extremes") -> "Extremes":
         return Extremes(

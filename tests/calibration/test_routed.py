@@ -75,7 +75,7 @@ def test_an_expert_without_tokens_reads_those_of_its_neighbours(model: LanguageM
     torch.testing.assert_close(stats.gram.matrix[0], hidden.T @ hidden, rtol=1e-3, atol=1e-3)
     expert, between = (model.module.get_submodule(name) for name in (NEVER, f"{NEVER.rpartition('.')[0]}.between"))
     with torch.no_grad():
-        both = torch.stack([expert.gate_proj(hidden), expert.up_proj(hidden)], -1).flatten(-2)  # type: ignore[operator]
+        both = torch.stack([expert.gate_proj(hidden), expert.up_proj(hidden)], -1).flatten(-2)
         inside = between(both)
     torch.testing.assert_close(statistics.inputs[f"{NEVER}.down_proj"].high, inside.amax(0), rtol=1e-4, atol=1e-5)
 
