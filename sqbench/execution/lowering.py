@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution.base import IntegerLayer, Part
-from sqbench.execution.cuda import CudaInt4Weight, CudaInt8
+from sqbench.execution.block_scaled import CudaMxfp8, CudaNvfp4
+from sqbench.execution.cuda import CudaFloat8, CudaInt4Weight, CudaInt8
 from sqbench.execution.floats import FloatLinear, prefers_onednn
 from sqbench.execution.flow import Flow, watch
 from sqbench.execution.fusion import fuse
@@ -36,6 +37,9 @@ KERNELS: tuple[type[IntegerLayer], ...] = (  # of two kernels for the same layer
     NativeInt4Weight,
     NativeInt8Weight,
     CudaInt8,
+    CudaFloat8,
+    CudaMxfp8,
+    CudaNvfp4,
     CudaInt4Weight,
 )
 BY_BACKEND: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS}
