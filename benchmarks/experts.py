@@ -61,7 +61,7 @@ def train(module: MixtralForCausalLM, ids: torch.Tensor, steps: int) -> float:
 
 def main() -> None:
     try:
-        own, others = arguments(sys.argv[1:], folder="experts", experts=8, layers=2, width=128, steps=500)
+        own, others = arguments(sys.argv[1:], folder="experts", experts=8, layers=2, width=128, steps=150)
         if others:
             raise UserError(f"{others[0]}: folder=..., experts=..., layers=..., width=... and steps=... work")
         if own["width"] % 8:
