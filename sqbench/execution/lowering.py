@@ -18,6 +18,7 @@ from sqbench.execution.simulated import SimulatedLayer, quicken
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
+from sqbench.models.experts import everyone, feeding
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.quant.access import is_linear, weight_of
@@ -67,12 +68,13 @@ def lower(model: Model, backend: str) -> Model:
     def run() -> Tensor:
         return model.with_module(module, None).forward(model.example())
 
-    flow = watch(module, run)
-    if flow.readers:
-        report["execution"] = _place(module, flow, BY_BACKEND[backend])
-        report["fused"] = fuse(module, flow.chains, run)
-        if not isinstance(model, BlockModel) or model.number == 0:  # other blocks are like the first
-            _warn_of_simulation(model.name, backend, report["execution"])
+    with feeding(module, everyone):  # an example reaches few experts of a mixture, and all are executed
+        flow = watch(module, run)
+        if flow.readers:
+            report["execution"] = _place(module, flow, BY_BACKEND[backend])
+            report["fused"] = fuse(module, flow.chains, run)
+    if flow.readers and (not isinstance(model, BlockModel) or model.number == 0):  # other blocks are like the first
+        _warn_of_simulation(model.name, backend, report["execution"])
     quicken(module)
     _prepack_floats(module)
     return model.with_module(module, report or None)

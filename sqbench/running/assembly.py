@@ -12,6 +12,7 @@ from sqbench.errors import UserError
 from sqbench.models import Model
 from sqbench.models.encoder import EncoderModel
 from sqbench.models.encoder_heads import attach_to_encoder, for_head
+from sqbench.models.experts import split_experts
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
@@ -23,12 +24,15 @@ from sqbench.running.resolved import Resolved
 def read(source: models.Source, resolved: Resolved) -> Model:
     """The model of a source, with plain layers where these provably compute the same. With `blockwise` it stays on disk.
 
+    Stacked experts of a mixture become linear layers too.
+
     Raises:
         UserError: `data.transform` does not fit the images that the model takes.
     """
     load = source.stream if resolved.blockwise and source.stream is not None else source.load
     model = load(config.device_of(resolved.device))
     make_plain(model.module)
+    split_experts(model.module)
     return preprocessed(model, resolved)
 
 

@@ -15,7 +15,7 @@ from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.parts.task import Task
 from sqbench.pipeline import engine
-from sqbench.pipeline.mixed import mix
+from sqbench.pipeline.mixed import check_mixable, mix
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
 from sqbench.rounding.peer import Peer
@@ -72,6 +72,8 @@ def load(point: Point, store: Store, watch: Stopwatch) -> Loaded:
         model: Model = shared("model", same_model, lambda: assembly.with_head(bare, examples, resolved, cache / "heads"))
     if point.source.quantized is None:
         engine.check(model, resolved.recipe, resolved.scheme, propagate=resolved.propagate)
+    if resolved.mixed is not None:
+        check_mixable(model)
     check_model(resolved, point.source, model)
     return Loaded(point, model, examples, cache, same_model)
 
