@@ -142,7 +142,10 @@ def groups_of(point: Point) -> list[tuple[str, ...]]:
 def _same_weights(point: Point) -> tuple[Hashable, ...]:
     model = point.resolved.model
     place = str(device_of(point.resolved.device))
-    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise
+    # The preprocessing of images and the chat template of a tokenizer are parts of the model, and the fingerprint has neither.
+    chats = [(point.identity[part] or {}).get("chat") for part in ("eval", "calibration")]
+    read_by = digest([point.resolved.data.transform, *chats])
+    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise, read_by
 
 
 def _weights(point: Point) -> Model:
