@@ -13,7 +13,7 @@ from sqbench.running.chatting import chat_of
 from sqbench.running.resolved import Resolved
 from sqbench.storage.files import digest
 
-REVISION = 5  # of the code; raised when a change of sqbench changes results
+REVISION = 6  # of the code; raised when a change of sqbench changes results
 
 
 def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, Any]:
