@@ -44,7 +44,9 @@ def quantize_part(task: Task, recipe: Recipe) -> Model:
     if task.scheme.is_float:
         return task.model.with_module(changed.model.module, report)
     module = share(changed.model.module)
-    changed = replace(changed, model=changed.model.with_module(module, None))  # so a moved weight is freed when its layer is replaced
+    changed = replace(
+        changed, model=changed.model.with_module(module, None)
+    )  # so a moved weight is freed when its layer is replaced
     report["per_layer"] = _replace_layers(module, changed, recipe)
     place_points(module, quantized_points(task), lambda point: _point(recipe, task, point))
     return task.model.with_module(module, report)

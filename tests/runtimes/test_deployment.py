@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from cli import Ended
 from families import gemma
 from labs import Lab, images, scheme
+from runtimes.agreement import apart, otherwise
 
 from sqbench import api
 from sqbench.calibration import Statistics
@@ -16,31 +16,11 @@ from sqbench.errors import UserError
 from sqbench.execution import lower
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 from sqbench.runtimes import RUNTIMES
 
 Command = Callable[..., Ended]
-
-
-@pytest.fixture(params=list(RUNTIMES))
-def backend(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(RUNTIMES[request.param].package)
-    name: str = request.param
-    return name
-
-
-@torch.no_grad()
-def apart(a: Model, b: Model, x: torch.Tensor) -> float:
-    """Largest difference of two models' predictions, relative to the largest prediction."""
-    wanted = b.forward(x)
-    return float((a.forward(x) - wanted).abs().max() / wanted.abs().max())
-
-
-def otherwise(model: Model) -> dict[str, str]:
-    """Layer -> the reason, for layers that a runtime executes otherwise than asked."""
-    return {layer: entry["reason"] for entry in model.report["execution"] for layer in entry["layers"] if entry["reason"]}
 
 
 # ONNX Runtime makes integers only of convolutions whose output is rounded, and of linear layers over more than one axis.
