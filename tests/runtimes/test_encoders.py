@@ -9,6 +9,7 @@ from encoders import as_sentence_transformer, load, save_encoder, sentence
 from runtimes.agreement import apart, otherwise
 
 from sqbench import api
+from sqbench.errors import UserError
 from sqbench.execution import lower
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
@@ -41,6 +42,10 @@ def quantized(folder: Path, bits: Scheme) -> EncoderModel:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vectors_are_those_of_the_simulation_at_any_length(family: str, backend: str, tmp_path: Path) -> None:
     simulated = quantized(save_encoder(tmp_path / "m", family, **FAMILIES[family]), WEIGHTS)
+    if (family, backend) == ("DebertaV2", "openvino"):
+        with pytest.raises(UserError, match=r"backend=openvino: \S+pos_key_proj reads constants alone"):
+            lower(simulated, backend)
+        return
     executed = lower(simulated, backend)
     for shape in ((1, 5), (3, 17)):  # the example that was traced has 12 tokens
         assert apart(executed, simulated, simulated.like(shape)) < 1e-5
