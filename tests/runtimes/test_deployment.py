@@ -116,3 +116,15 @@ def test_points_through_the_command_line(backend: str, command: Command, results
     (timed,) = (record for record in Store(results).records() if record.identity["eval"]["name"] == "latency")
     assert timed.metrics["tokens_per_s"] > 0
     assert "decode_tokens_per_s" not in timed.metrics
+
+
+def test_layers_that_openvino_would_leave_in_float_are_refused_before_anything_is_computed(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("sqbench.running.flow.reference", lambda *given, **named: pytest.fail("the float model was evaluated"))
+    groups = ("bits.activations.granularity=group", "bits.activations.group_size=192")
+    assert command("method=rtn", "bits=w8a8_dynamic", *groups, "backend=openvino").code == 1
+    (record,) = Store(results).records()
+    assert record.error is not None
+    assert "bits.activations.group_size=192: model.layers.0.self_attn.q_proj has 64 inputs" in record.error["message"]
