@@ -52,7 +52,8 @@ def layers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pla
             fmt.check(f"{place}: {name}", activations=False)
         except (TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{place}: {name} has a format that sqbench does not read ({error})") from error
-        _check_shapes(fmt, *(shapes[part] for part in names), f"{place}: {name}")
+        codes, scale, zero_point = (shapes[part] for part in names)
+        _check_shapes(fmt, codes, scale, zero_point, f"{place}: {name}")
         found[name] = StoredLayer(fmt, None, names, partial(_encoded, fmt, names), _no_input)
     return found
 

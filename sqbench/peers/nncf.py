@@ -81,7 +81,7 @@ def codes_of(module: Any, fmt: Format) -> dict[str, EncodedTensor]:
         (how,) = hooks.values()
         name = key.rpartition("__")[0].replace(":", ".").removesuffix(".weight")
         weight, kind = module.get_submodule(name).weight, type(how).__name__
-        zero_point = getattr(how, "_zero_point", None)
+        zero_point: Any = getattr(how, "_zero_point", None)
         if kind == "INT8SymmetricWeightsDecompressor":
             codes = weight
         elif kind == "INT8AsymmetricWeightsDecompressor":

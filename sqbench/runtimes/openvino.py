@@ -21,6 +21,7 @@ STATIC, TOKENS = static(TITLE, ("after", "before")), at_run_time(TITLE, {"granul
 GROUPS = at_run_time(TITLE, {"granularity": ("group",), "group_size": Multiples(16)})
 # An option of a graph. OpenVINO's default is 32, for all weights in codes.
 GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
+KEPT = 4  # shapes of inputs whose compiled graphs are kept. Each holds the weights. Texts have many lengths, which come in order.
 PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
 
 
@@ -101,7 +102,7 @@ def inputs_of(layers: Mapping[str, QuantLayer]) -> dict[str, tuple[int, Format |
 
 
 class OpenVinoSession(Session):
-    """Computes a graph in float32 and integers on the CPU. It is compiled once for every shape of inputs."""
+    """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
@@ -118,6 +119,8 @@ class OpenVinoSession(Session):
         if shapes not in self.compiled:
             import openvino
 
+            if len(self.compiled) == KEPT:
+                del self.compiled[next(iter(self.compiled))]
             graph = self.graph.clone()
             graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
             options = {

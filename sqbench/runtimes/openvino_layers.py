@@ -96,7 +96,9 @@ def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
     }
     for path, layer in layers.items():
         if (product := products.get(path)) is None:
-            raise UserError(f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int")
+            raise UserError(
+                f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
+            )
         unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
         unpacked.set_friendly_name(f"{path}.unpacked")
         product.input(1).replace_source_output(unpacked.output(0))
