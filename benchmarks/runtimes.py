@@ -128,7 +128,8 @@ def writing(module: Any, ids: Tensor, count: int) -> Work:
     first = decoder.prefill(ids)
 
     def work() -> list[Tensor]:
-        decoder.cache.crop(ids.shape[1])
+        if written := decoder.cache.get_seq_length() - ids.shape[1]:
+            decoder.cache.crop(-written)  # so many tokens are forgotten
         decoder.token = first
         return [decoder.step() for _ in range(count)]
 
