@@ -61,7 +61,9 @@ class DataConfig:
     labels: Any = None  # of a flat folder: a table of files and classes, or a mapping from beginnings of file names to classes
     image_column: str = "image"  # of parquet files and of tables of labels
     label_column: str = "label"
+    transform: Any = None  # of images: parts that replace the model's own preprocessing, as in {resize: 256, crop: 224}
     columns: Any = None  # of labelled_text: {text: a, second: b, label or score: c}; null is {text: text, label: label}
+    hub: Any = None  # of hub_text: {repository: nyu-mll/glue, subset: sst2, test: validation, train: train}
     sentences: int | None = None  # rows of labelled text to evaluate on, a fixed draw; null is all
 
 
@@ -75,7 +77,9 @@ class CalibrationConfig:
     sentences: int = 128  # rows of labelled text, of the training split
     source: str = "data"  # random: random tokens or noise images; weights: no inputs, ranges from the norms' weights alone
     seed: int = 0  # of the draw; follows the top-level seed
-    path: str | None = None  # a text other than the evaluation's
+    path: Any = None  # a text other than the evaluation's, a JSONL of documents, or a list of such files
+    weights: Any = None  # of several files: the share of the windows that comes from each; null is equal shares
+    pack: bool = True  # windows over the joined documents of a JSONL; false: a window is one document, and shorter ones stay short
     search_windows: int = 4  # how many windows a search over block outputs (alpha=auto) replays
     search_images: int = 16  # the same for images
     search_sentences: int = 16  # the same for sentences of one length

@@ -1,17 +1,20 @@
 """The streaming pass: chosen collectors see every quantizable tensor of a model once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sqbench.calibration.routed import Routed, expert_of
 from sqbench.calibration.shelf import Shelf, check_room, portions
 from sqbench.console.progress import track
 from sqbench.data.base import Batches
 from sqbench.quant.operations import Point, visiting
 from sqbench.statistics import OF_POINTS, Gram
 from sqbench.statistics.base import Columns
+from sqbench.statistics.extremes import Extremes
 from sqbench.statistics.inputs import InputStatistics
 from sqbench.statistics.rows import ROWS
 from sqbench.statistics.windows import observed
@@ -36,7 +39,8 @@ def observe(
 ) -> dict[str, InputStatistics]:
     """The statistics of every site's tensor, by the collectors `names` and no others.
 
-    One pass is enough, unless Gram matrices take more than GRAM_BYTES. Further passes then collect only matrices.
+    One pass is enough, unless Gram matrices take more than GRAM_BYTES. Further passes then collect only matrices. A mixture with
+    experts that too few tokens reach needs one more pass, in which these read all tokens (`sqbench.calibration.routed`).
 
     Args:
         run: one forward pass over a batch. It may leave out the model's head.
@@ -48,6 +52,30 @@ def observe(
         CalibrationError: a layer saw NaN or infinity (the error names it), or there was nothing to calibrate on.
         UserError: the matrices do not fit into memory, and there is no shelf.
     """
+    routed = Routed(module)
+    found = _observed(module, run, names, sites, batches, points, shelf, routed)
+    if few := [site for site in sites if routed.few(site)]:
+        for site in few:
+            found.pop(site, None)
+        with routed.fed():
+            found |= _observed(module, run, names, few, batches, (), shelf, None)
+        for site in few:
+            if site in found and isinstance(extremes := found[site].collectors.get("extremes"), Extremes):
+                extremes.own = routed.tokens[expert_of(site)]
+    return found
+
+
+def _observed(
+    module: nn.Module,
+    run: Callable[[Tensor], Any],
+    names: Names,
+    sites: Sequence[str],
+    batches: Batches,
+    points: Sequence[Point],
+    shelf: Shelf | None,
+    routed: Routed | None,
+) -> dict[str, InputStatistics]:
+    """See `observe`. With `routed`, the first pass counts tokens, and matrices of experts with too few do not go to the shelf."""
     parts: list[list[str]] = []
     if "gram" in names:
         if shelf is None:
@@ -60,10 +88,13 @@ def observe(
         inside = {point: own for point in points if (own := first & OF_POINTS)}
         if not wanted and not inside:
             continue
-        seen = _pass(module, run, wanted, inside, batches)
+        with routed.counting() if routed is not None and number == 0 else nullcontext():
+            seen = _pass(module, run, wanted, inside, batches)
         if not seen and number == 0:
             raise CalibrationError("no input to calibrate on: every example was corrupt")
         for site, one in seen.items():
+            if routed is not None and routed.few(site):
+                continue
             if shelf is not None and isinstance(gram := one.collectors.get("gram"), Gram):
                 shelf.put(site, gram)
                 del one.collectors["gram"]

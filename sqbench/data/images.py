@@ -1,7 +1,7 @@
 """Image data sets. Evaluation uses a fixed draw of the test split. Calibration and training use the training split."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from sqbench.data.image_sources import cifar, fashion_mnist, mnist5k
 from sqbench.data.image_splits import EVALUATION_SEED, Split, Splits, draw, in_memory
 from sqbench.data.image_tables import parquet
 from sqbench.data.synthetic import noise
+from sqbench.data.transforms import Transform
 from sqbench.errors import UserError
 from sqbench.planning import Absent
 
@@ -51,9 +52,10 @@ class ImageExamples:
         return self.evaluation.fingerprint
 
     def about(self) -> dict[str, Any]:
-        """The number of evaluation images, the images that this process skipped, and the positions of the calibration images."""
+        """The number of evaluation images, their preprocessing, the skipped images, and the positions of the calibration images."""
         return {
             "images": len(self.evaluation),
+            "preprocessing": asdict(self.evaluation.preprocessing),
             "skipped": {**self.training.skipped, **self.evaluation.skipped},
             "calibration_images": list(self.calibration_images),
         }
@@ -79,7 +81,7 @@ class ImageCorpus:
         """The content and labels of the evaluation images, and those of the calibration images."""
         test, train = self._evaluating(data), self._calibrating(calibration)
         return (
-            {"images": len(test), "test": self.test.digest(test.tolist())},
+            {"images": len(test), "test": self.test.digest(test.tolist()), **_transformed(data)},
             calibrated_on("images", calibration, {"train": self.train.digest(train.tolist())}),
         )
 
@@ -133,10 +135,17 @@ class AbsentImages(ImageCorpus):
     """A data set that a plan does not download. Its name and the number of images asked for identify it."""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"images": data.images, "test": self.name}, calibrated_on("images", calibration, {"train": self.name})
+        evaluated = {"images": data.images, "test": self.name, **_transformed(data)}
+        return evaluated, calibrated_on("images", calibration, {"train": self.name})
 
     def trained_on(self, images: int | None = None, seed: int = 0) -> str:
         return f"{self.name} {images} {seed}"
+
+
+def _transformed(data: DataConfig) -> dict[str, Any]:
+    """The changes of the models' own preprocessing, for the identity. Empty if there are none."""
+    changes = Transform.of(data.transform).about()
+    return {"transform": changes} if changes else {}
 
 
 FINDERS: dict[str, tuple[Callable[[DataConfig], Splits], Sequence[str]]] = {  # name -> finder, kinds of data.path

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data.base import Batches, DataSource, Unseen, calibrated_on
+from sqbench.data.base import Batches, DataSource, Unseen, calibrated_on, commonest_first
 from sqbench.data.image_splits import EVALUATION_SEED, draw, stamp
 from sqbench.data.sentences import Inputs, SentenceExamples, inputs_of, random_inputs, targets_of
 from sqbench.data.text_tables import Columns, Row, read_rows
@@ -26,6 +26,7 @@ class LabelledText:
     Attributes:
         scored: whether rows have scores. Otherwise they have classes, or nothing.
         classes: the classes of all rows, in order. Empty if there are none.
+        numbered: whether this order is the data set's own. Number i of a model without words for its classes is then class i.
         carved: whether both come from one table. `train` is then what `test` does not use.
     """
 
@@ -35,13 +36,15 @@ class LabelledText:
     scored: bool
     classes: tuple[str, ...]
     carved: bool
+    numbered: bool = False
     kind: str = "sentences"
     first: str = ""
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The content of the rows that evaluate, and of those that calibrate."""
+        order = {"classes": list(self.classes)} if self.numbered else {}
         return (
-            {"sentences": len(self.test), "test": _digest(self.test)},
+            {"sentences": len(self.test), "test": _digest(self.test), **order},
             calibrated_on("sentences", calibration, {"train": _digest(self._training(self._drawn(calibration)))}),
         )
 
@@ -63,7 +66,7 @@ class LabelledText:
         Raises:
             UserError: the model's task needs other columns, or the training split has too few rows.
         """
-        targets = targets_of(model, self.test, self.scored, self.classes)
+        targets = targets_of(model, self.test, self.scored, self.classes, numbered=self.numbered)
         evaluation = inputs_of(model, self.test)
         drawn = self._drawn(calibration)
         if calibration.source == "data":
@@ -76,7 +79,7 @@ class LabelledText:
 
         def fitting(count: int) -> tuple[Inputs, Any]:
             rows = self.fitting(count)
-            return inputs_of(model, rows), targets_of(model, rows, self.scored, self.classes)
+            return inputs_of(model, rows), targets_of(model, rows, self.scored, self.classes, numbered=self.numbered)
 
         return SentenceExamples(evaluation, targets, inputs, self.classes, tuple(drawn), fitting)
 
@@ -99,8 +102,7 @@ class LabelledText:
 
 def _single(inputs: Inputs, *, asked: int, corpus: LabelledText) -> Batches:
     """Calibration inputs one by one, those of the commonest length first: a search replays the first ones in one batch."""
-    common = torch.bincount(torch.tensor([one.shape[1] for one in inputs.tensors] or [0]))
-    order = sorted(range(len(inputs.tensors)), key=lambda at: (-int(common[width := inputs.tensors[at].shape[1]]), width, at))
+    order = commonest_first([one.shape[1] for one in inputs.tensors])
 
     def make(number: int) -> torch.Tensor:
         return inputs.tensors[order[number]].unsqueeze(0)
@@ -129,18 +131,32 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> LabelledText:
         raise UserError("data.path=null: data=labelled_text needs a CSV, TSV, JSONL or parquet file with a text a row")
     columns = Columns.of(cfg.columns)
     test = _table(stamp(Path(cfg.path)), columns)
+    train = None if cfg.train_path is None else _table(stamp(Path(cfg.train_path)), columns)
+    found = divided(cfg, test, train, scored=columns.scored, place=cfg.path)
+    if columns.target is None or columns.scored:
+        return found
+    return replace(found, classes=_classes((*found.test, *found.train)))
+
+
+def divided(cfg: DataConfig, test: tuple[Row, ...], train: tuple[Row, ...] | None, *, scored: bool, place: str) -> LabelledText:
+    """The drawn rows of a test split, and the rows that calibrate. No row has a class yet.
+
+    Args:
+        train: the training split. Without it the rows of `test` that do not evaluate calibrate.
+        scored: whether rows have scores.
+        place: where the test split is, for messages.
+
+    Raises:
+        UserError: there are fewer rows than are asked for.
+    """
     if cfg.sentences is not None and cfg.sentences > len(test):
-        raise UserError(f"data.sentences={cfg.sentences}: {cfg.path} has {len(test)} rows; use at most {len(test)}")
+        raise UserError(f"data.sentences={cfg.sentences}: {place} has {len(test)} rows; use at most {len(test)}")
     chosen = set(draw(len(test), len(test) if cfg.sentences is None else cfg.sentences, EVALUATION_SEED).tolist())
     evaluated = tuple(row for at, row in enumerate(test) if at in chosen)
-    if cfg.train_path is None:
-        rest = tuple(row for at, row in enumerate(test) if at not in chosen)
-    else:
-        rest = _table(stamp(Path(cfg.train_path)), columns)
+    rest = tuple(row for at, row in enumerate(test) if at not in chosen) if train is None else train
     seen = {row.texts for row in evaluated}
-    train = tuple(row for row in rest if row.texts not in seen)  # the same texts in both files evaluate only
-    found = LabelledText(cfg.name, evaluated, train, columns.scored, (), cfg.train_path is None)
-    return found if columns.target is None or columns.scored else replace(found, classes=_classes((*evaluated, *train)))
+    left = tuple(row for row in rest if row.texts not in seen)  # the same texts in both splits evaluate only
+    return LabelledText(cfg.name, evaluated, left, scored, (), train is None)
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
 """Texts as inputs of an encoder. A batch holds texts of one length, so that there is no padding anywhere."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +101,13 @@ def random_inputs(model: Any, count: int, seed: int) -> list[Tensor]:
     return [torch.cat([bare[:, :1], one, bare[:, 1:]], dim=1) for one in middle]
 
 
-def targets_of(model: Any, rows: Sequence[Row], scored: bool, classes: Sequence[str]) -> NDArray[Any] | None:
+def targets_of(
+    model: Any, rows: Sequence[Row], scored: bool, classes: Sequence[str], *, numbered: bool = False
+) -> NDArray[Any] | None:
     """The scores of rows, or the numbers of their classes as the model counts them. None for a task that reads no target.
+
+    Args:
+        numbered: whether the order of the classes is the data set's own, as for `LabelledText`.
 
     Raises:
         UserError: the task needs what the rows do not have, or the model knows other classes.
@@ -123,14 +129,16 @@ def targets_of(model: Any, rows: Sequence[Row], scored: bool, classes: Sequence[
         return np.array([row.target for row in rows], dtype=np.float64)
     if model.task == "features" and any(len(row.texts) > 1 for row in rows):
         raise UserError("data.columns.second: must be left out; a fitted head (head=probe, head=knn) reads the vector of one text")
-    numbers = {name: at for at, name in enumerate(classes)} if model.task == "features" else _numbers(model, classes)
+    numbers = {name: at for at, name in enumerate(classes)} if model.task == "features" else _numbers(model, classes, numbered)
     return np.array([numbers[str(row.target)] for row in rows], dtype=np.int64)
 
 
-def _numbers(model: Any, classes: Sequence[str]) -> dict[str, int]:
+def _numbers(model: Any, classes: Sequence[str], numbered: bool) -> dict[str, int]:
     """Class -> its number in the model: the word of its config.json, or the number itself."""
     config = model.module.config
     known = {str(word).lower(): int(number) for word, number in config.label2id.items()}
+    if numbered and all(re.fullmatch(r"label_\d+", word) for word in known):  # transformers' own words, where training gave none
+        known = {name.lower(): at for at, name in enumerate(classes)}
     numbers = {name: int(name) if name.isdecimal() else known.get(name.lower(), -1) for name in classes}
     if wrong := [name for name, number in numbers.items() if not 0 <= number < config.num_labels]:
         raise UserError(

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,16 @@ from torch import Tensor
 from sqbench import planning
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
+from sqbench.data.hub import split_of
+from sqbench.data.mixes import Mix, asks_for_mix, read_mix
+from sqbench.data.mixes import drawn as drawn_mix
 from sqbench.data.synthetic import random_tokens
+from sqbench.data.text_files import read
+from sqbench.data.tokens import begun, prefix_of, tokenise
 from sqbench.errors import UserError
 from sqbench.storage.files import digest
+
+__all__ = ["SOURCES", "TEXTS", "Text", "TextCorpus", "Windows", "cut", "fetch", "from_pydoc", "read"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,11 @@ class Windows:
     Attributes:
         evaluation: [E, prefix + window] int64, the first E windows of the text, each after the prefix.
         calibration: [C, prefix + window] int64, drawn without replacement from the windows after these (or from another text), or
-            `Batches` of random tokens.
+            `Batches` of random tokens or of documents.
         evaluation_bytes: UTF-8 bytes of the predicted text. The first token of each window is not predicted.
         at: [C] numbers of the calibration windows in their text. Empty if no text calibrates.
         prefix: the tokens that begin every window; see `prefix_of`.
+        mix: what was drawn from each of several calibration files, for the record. Empty if there are not several.
     """
 
     evaluation: Tensor
@@ -43,6 +50,7 @@ class Windows:
     evaluation_bytes: int
     at: tuple[int, ...]
     prefix: tuple[int, ...] = ()
+    mix: tuple[dict[str, Any], ...] = ()
 
     def inputs(self) -> Iterator[Tensor]:
         """The evaluation windows, one by one."""
@@ -53,32 +61,8 @@ class Windows:
         return digest([len(self.prefix), self.evaluation.tolist()])
 
     def about(self) -> dict[str, Any]:
-        """The numbers of the calibration windows, for the record."""
-        return {"calibration_windows": list(self.at)}
-
-
-def read(path: str, key: str) -> str:
-    """The text of a file, without a byte order mark.
-
-    Raises:
-        UserError: the file is missing, empty or not UTF-8.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except IsADirectoryError as error:
-        raise UserError(f"{key}={path}: is a folder; use a UTF-8 text file") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{key}={path}: no such file (from {Path.cwd()})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}={path}: cannot be read as UTF-8 text ({error})") from error
-    if not text.strip():
-        raise UserError(f"{key}={path}: the file is empty; use a UTF-8 text of some thousand words")
-    return text
-
-
-def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a text, numbered from 1. Only a line feed ends a line, as JSON may hold Unicode's other ones."""
-    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+        """The numbers of the calibration windows, or what was drawn from each calibration file, for the record."""
+        return {"calibration_windows": list(self.at), **({"calibration_mix": list(self.mix)} if self.mix else {})}
 
 
 def from_file(cfg: DataConfig) -> str:
@@ -104,40 +88,33 @@ def from_wikitext2(cfg: DataConfig) -> str:
     """The test split of WikiText-2 raw, from `data.path` if given, else from Hugging Face `datasets` (cache or network)."""
     if cfg.path is not None:
         return read(cfg.path, "data.path")
-    import datasets
-
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        datasets.config.HF_HUB_OFFLINE = offline or planning.active()
-        split = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
-    except (OSError, ValueError) as error:
-        if not offline:
-            planning.before("its data are downloaded first")
-        raise UserError(
-            "data=wikitext2: not in the datasets cache (HF_HOME) and the hub cannot be reached; "
-            f"use data.path=wiki.test.raw with a local copy, or data=pydoc ({type(error).__name__})"
-        ) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+    instead = "use data.path=wiki.test.raw with a local copy, or data=pydoc"
+    split = split_of("Salesforce/wikitext", "wikitext-2-raw-v1", "test", key="data=wikitext2", instead=instead)
     return "".join(split["text"])
 
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """The text to evaluate on, and the text to calibrate on if it is different."""
+    """The text to evaluate on, and the text or the mix of files to calibrate on if it is different."""
 
     text: Text
     other: Text | None
     kind: str = "text"
     first: str = ""
+    mix: Mix | None = None
+
+    @property
+    def conversations(self) -> str | None:
+        """The calibration file with conversations, which need a chat template. None if there is none."""
+        return None if self.mix is None else self.mix.conversations
 
     def identity(self, data: DataConfig, calibration: CalibrationConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The properties of the evaluation data, and those of the calibration data, that can change a number."""
-        used = self.other or self.text
+        used = (self.other or self.text).fingerprint if self.mix is None else self.mix.fingerprint(calibration.windows)
         return (
             # `bos` is the setting. The tokenizer decides on the tokens, and the model's fingerprint covers its files.
             {"text": self.text.fingerprint, "window": data.window, "windows": data.windows, "bos": data.bos},
-            calibrated_on("windows", calibration, {"text": used.fingerprint}),
+            calibrated_on("windows", calibration, {"text": used}),
         )
 
     def fingerprints(self) -> dict[str, str]:
@@ -148,11 +125,16 @@ class TextCorpus:
         """Windows of the model's tokens.
 
         Raises:
-            UserError: the text is too short for the windows, or the tokenizer cannot give the prefix.
+            UserError: a text is too short for the windows, or the tokenizer cannot give the prefix.
         """
-        if calibration.source == "data":
+        if calibration.source == "data" and self.mix is None:
             return cut(model.tokenizer, self.text, self.other, data, calibration)
         windows = cut(model.tokenizer, self.text, None, data, CalibrationConfig(windows=0))
+        if calibration.source == "data" and self.mix is not None:
+            texts = [model.tokenizer.decode(window[len(windows.prefix) :]) for window in windows.evaluation]
+            self.mix.refuse(texts)
+            inputs, told = drawn_mix(model.tokenizer, self.mix, windows.prefix, data.window, calibration)
+            return replace(windows, calibration=inputs, mix=told)
         vocabulary = min(len(model.tokenizer), model.vocabulary)
         return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration, windows.prefix))
 
@@ -170,6 +152,8 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
         text, first = sealed(TEXTS[cfg.source](cfg)), ""
     except planning.Absent as absent:
         text, first = sealed(cfg.source), str(absent)
+    if asks_for_mix(calibration):
+        return TextCorpus(text, None, first=first, mix=read_mix(calibration))
     other = None if calibration.path is None else sealed(read(calibration.path, "calibration.path"))
     if other == text:  # the same text in two files; its windows must not overlap either
         other = None
@@ -177,41 +161,6 @@ def fetch(cfg: DataConfig, calibration: CalibrationConfig) -> TextCorpus:
 
 
 SOURCES = {name: DataSource("text", fetch) for name in TEXTS}
-
-
-def tokenise(tokenizer: Any, text: str) -> Tensor:
-    """Token ids [N] of a whole text, tokenised in one call without special tokens."""
-    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
-
-
-def prefix_of(tokenizer: Any, bos: str | bool) -> tuple[int, ...]:
-    """The tokens that begin every window, as they begin every text that the model was trained on.
-
-    Tokens that a tokenizer puts after a text are part of no window.
-
-    Args:
-        bos: `auto` takes the tokens that the tokenizer puts before a text, if any. True takes the same tokens, or the BOS token
-            if there are none. False takes none.
-
-    Raises:
-        UserError: the tokenizer has no BOS token, or it adds special tokens inside a text.
-    """
-    if bos is False:
-        return ()
-    bare, whole = (list(tokenizer("text", add_special_tokens=special, verbose=False)["input_ids"]) for special in (False, True))
-    place = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), None)
-    if place is None:
-        raise UserError(f"data.bos={str(bos).lower()}: the model's tokenizer adds tokens inside a text; use data.bos=false")
-    if bos is True and place == 0:
-        if tokenizer.bos_token_id is None:
-            raise UserError("data.bos=true: the model's tokenizer has no BOS token; use data.bos=auto or data.bos=false")
-        return (tokenizer.bos_token_id,)
-    return tuple(whole[:place])
-
-
-def begun(prefix: tuple[int, ...], windows: Tensor) -> Tensor:
-    """Windows [N, prefix + window]: each of the windows [N, window] after the prefix."""
-    return torch.cat([torch.tensor(prefix, dtype=windows.dtype).expand(len(windows), -1), windows], dim=1)
 
 
 def cut(tokenizer: Any, evaluation: Text, other: Text | None, cfg: DataConfig, calibration: CalibrationConfig) -> Windows:

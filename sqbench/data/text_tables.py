@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sqbench.data.text import lines_of
+from sqbench.data.text_files import lines_of
 from sqbench.errors import UserError, known
 
 KEY = "data.columns"
@@ -90,7 +90,7 @@ def read_rows(path: Path, columns: Columns) -> tuple[Row, ...]:
     rows = []
     try:
         for number, cells in enumerate(FORMATS[path.suffix.lower()](path, columns.all)):
-            rows.append(_row(cells, columns, f"row {number} of {path}"))
+            rows.append(row_of(cells, columns, f"row {number} of {path}"))
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise UserError(f"data.path={path}: cannot be read ({error})") from error
     if not rows:
@@ -98,7 +98,12 @@ def read_rows(path: Path, columns: Columns) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _row(cells: Sequence[Any], columns: Columns, place: str) -> Row:
+def row_of(cells: Sequence[Any], columns: Columns, place: str) -> Row:
+    """The row of the cells of `columns.all`.
+
+    Raises:
+        UserError: a cell is no text, no class or no score. The message names the place.
+    """
     texts = tuple(cells[: len(columns.texts)])
     for role, text in zip(ROLES, texts, strict=False):
         if not isinstance(text, str) or not text.strip():

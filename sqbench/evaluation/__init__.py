@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -109,7 +109,8 @@ def evaluation_of(chosen: DictConfig, kind: str, model: str = "the model") -> Ch
     for key in content:
         if key not in keys:
             raise UserError(f"eval.{key}: {_elsewhere(key, common['name'], keys)}")
-    if lacking := [key for key in keys if key not in content]:
+    needed = [field.name for field in fields(cls) if field.default is MISSING]  # the others were added later
+    if lacking := [key for key in needed if key not in content]:
         raise UserError(f"eval.name={name}: lacks eval.{lacking[0]}; use eval={name}, which brings its settings")
     shared = _typed(EvalConfig, common)
     return Chosen(name, kind, cls(**_typed(cls, content)), shared["resamples"], shared["level"])

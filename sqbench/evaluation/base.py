@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
@@ -62,8 +62,17 @@ class Settings:
         return asdict(self)
 
     def identified(self, kind: str) -> dict[str, Any]:
-        """The settings in the identity of a point, as plain data."""
-        return self.used(kind)
+        """The settings in the identity of a point, as plain data.
+
+        A field with a default was added later. At its default it is left out, so that older points keep their identity.
+        """
+        added = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+        return {name: value for name, value in self.used(kind).items() if name not in added or value != added[name]}
+
+    @property
+    def chats(self) -> bool:
+        """Whether the tokenizer's chat template wraps what the model is asked."""
+        return False
 
     def inputs(self) -> dict[str, Any]:
         """Other inputs that the numbers depend on, for the identity, such as fingerprints of files."""

@@ -9,11 +9,14 @@ from torch.nn.functional import log_softmax
 
 from sqbench.comparison import HIGHER, LOWER, SIZE, Metric, Outcome
 from sqbench.console.progress import track
+from sqbench.data.chat import around
 from sqbench.data.text import Windows
+from sqbench.data.tokens import tokenise
 from sqbench.errors import UserError
 from sqbench.evaluation.base import Evaluation, Result, Settings, require, require_finite
 from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import beam_search, check_context
+from sqbench.models.folder import context_of
 from sqbench.models.language import LanguageModel
 
 NGRAM = 4  # tokens in the groups that repetition counts
@@ -38,12 +41,18 @@ class GenerationSettings(Settings):
         decode: tokens that are written after them, one by one.
         beams: width of the beam search. 1 is greedy decoding.
         batch: prompts at once.
+        chat: whether the tokenizer's chat template wraps each prompt. Its tokens come on top of `prompt`.
     """
 
     prompt: int
     decode: int
     beams: int
     batch: int
+    chat: bool = False
+
+    @property
+    def chats(self) -> bool:
+        return self.chat
 
     def check(self) -> None:
         require(self, {"prompt": 1, "decode": 1, "beams": 1, "batch": 1})
@@ -66,6 +75,7 @@ def generation(
     decode: int,
     beams: int,
     batch: int,
+    chat: bool = False,
 ) -> Result:
     """Text of `decode` tokens after the first `prompt` tokens of every evaluation window, by greedy decoding or beam search.
 
@@ -80,10 +90,11 @@ def generation(
     Args:
         beams: width of the beam search. 1 is greedy decoding.
         batch: prompts at once.
+        chat: whether the tokenizer's chat template wraps each prompt, as the message of a user.
 
     Raises:
         EvaluationError: a logit is NaN or infinite, or predictions of the float model depend on later tokens.
-        UserError: there are more beams than tokens in the vocabulary.
+        UserError: there are more beams than tokens in the vocabulary, or a wrapped prompt does not fit into the model's context.
     """
     if beams > model.vocabulary:
         raise UserError(f"eval.beams={beams}: {model.name} knows {model.vocabulary} tokens; use at most as many")
@@ -91,6 +102,9 @@ def generation(
         require_causal(model, windows.evaluation)
     judge = model if reference is None else reference.model
     prompts = windows.evaluation[:, :prompt].to(model.device)
+    if chat:
+        prompts = asked_in_chat(model, prompts, windows.prefix)
+        check_context(prompts.shape[1], decode, context_of(model.module.config.to_dict()), model.name)
     rows, texts = [], []
     for first in track(range(0, len(prompts), batch), "generate"):
         part = prompts[first : first + batch]
@@ -106,6 +120,19 @@ def generation(
         samples = samples.assign(**_shared(text, reference.kept["text"]))
         samples = samples.assign(**{f"{name}_fp": reference.samples[name] for name in (*PAIRED, "text")})
     return Result(_metrics(samples, model), samples, model, {"text": text} if reference is None else None)
+
+
+def asked_in_chat(model: LanguageModel, prompts: Tensor, prefix: tuple[int, ...]) -> Tensor:
+    """Prompts [texts, tokens] as messages of a user: [texts, more tokens]. The prefix comes first, once.
+
+    The tokens of a prompt stay as they are, so that all texts remain equally long.
+    """
+    before, after = (tokenise(model.tokenizer, text).to(prompts) for text in around(model.tokenizer, "eval.chat=true"))
+    start = prompts.new_tensor(prefix)
+    if not torch.equal(before[: len(start)], start):  # many templates begin with the BOS token themselves
+        before = torch.cat([start, before])
+    first, last = (part.expand(len(prompts), -1) for part in (before, after))
+    return torch.cat([first, prompts[:, len(prefix) :], last], dim=1)
 
 
 def log_likelihood(model: LanguageModel, prompt: Tensor, text: Tensor) -> float:

@@ -38,6 +38,7 @@ def harness(
     batch: int,
     fields: Mapping[str, Any] | None = None,
     answers: str | None = None,
+    chat: bool = False,
 ) -> Result:
     """lm-eval's results of `tasks` (see `HarnessSettings`). For a float model they equal lm-eval's own with the same batches.
 
@@ -68,7 +69,7 @@ def harness(
     if reference is None:
         require_causal(model, examples.evaluation)
     with _put_back(model.device):
-        found, loaded = _evaluate(model, examples.prefix, asked(tasks, _own(fields, answers)), limit, fewshot, batch)
+        found, loaded = _evaluate(model, examples.prefix, asked(tasks, _own(fields, answers)), limit, fewshot, batch, chat)
     samples = samples_of(found["samples"], loaded)
     if reference is not None:
         samples = paired(samples, reference.samples)
@@ -88,7 +89,13 @@ def harness(
 
 
 def _evaluate(
-    model: LanguageModel, prefix: tuple[int, ...], chosen: Sequence[Asked], limit: int | None, fewshot: int | None, batch: int
+    model: LanguageModel,
+    prefix: tuple[int, ...],
+    chosen: Sequence[Asked],
+    limit: int | None,
+    fewshot: int | None,
+    batch: int,
+    chat: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The results of `lm_eval.simple_evaluate`, and the tasks. Its survey of the machine (seconds a point) is skipped."""
     from lm_eval import evaluate
@@ -117,8 +124,18 @@ def _evaluate(
         if (shown := task.get_config("num_fewshot")) and hasattr(task, "sampler"):
             same = task.fewshot_cfg.split == task.get_config("test_split")
             require_examples(task.get_config("task"), shown, task.sampler.fewshot_docs(), same)
-    found = evaluate(Served(model, batch, prefix), loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True)
+        if chat:
+            require_question(task.get_config("task"), task.OUTPUT_TYPE)
+    options = {"apply_chat_template": True, "fewshot_as_multiturn": True} if chat else {}  # as lm-eval's own command line has it
+    served = Served(model, batch, prefix)
+    found = evaluate(served, loaded, limit=limit, bootstrap_iters=BOOTSTRAPS, log_samples=True, **options)
     return found, loaded["tasks"]
+
+
+def require_question(task: str, output: str) -> None:
+    """Raise UserError if a task of this type of output asks no question that a chat template could wrap."""
+    if output == "loglikelihood_rolling":
+        raise UserError(f"eval.chat=true: {task} is the likelihood of a whole text, and asks nothing; use eval.chat=false")
 
 
 @contextlib.contextmanager
@@ -152,6 +169,7 @@ class HarnessSettings(Settings):
         fewshot: examples before each question. None is the task's own number.
         batch: requests at once.
         fields, answers: how a file of questions differs from the template `multiple_choice` (`templates.Own`). None: it does not.
+        chat: whether the tokenizer's chat template wraps each question. Examples before it are earlier turns.
     """
 
     tasks: list[str]
@@ -160,15 +178,22 @@ class HarnessSettings(Settings):
     batch: int
     fields: dict[str, Any] | None
     answers: str | None
+    chat: bool = False
+
+    @property
+    def chats(self) -> bool:
+        return self.chat
 
     def check(self) -> None:
         require(self, {"limit": 1, "fewshot": 0, "batch": 1})
         for task in asked(self.tasks, _own(self.fields, self.answers)):
-            task.specify(self.fewshot)
+            specified = task.specify(self.fewshot)
+            if self.chat and isinstance(specified, dict):
+                require_question(task.name, specified["output_type"])
 
     def identified(self, kind: str) -> dict[str, Any]:
         """All but the fields and answers, which `inputs` has by their content."""
-        return {name: value for name, value in self.used(kind).items() if name not in ("fields", "answers")}
+        return {name: value for name, value in super().identified(kind).items() if name not in ("fields", "answers")}
 
     def inputs(self) -> dict[str, Any]:
         """The content of the tasks instead of their paths, and the version of lm-eval."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqbench.data import text
+from sqbench.data import text_files
 from sqbench.errors import UserError
 
 
@@ -35,7 +35,7 @@ def json_lines(path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """The non-blank lines of a text file, numbered from 1."""
-    return text.lines_of(text.read(str(path), "eval.tasks"))
+    return text_files.lines_of(text_files.read(str(path), "eval.tasks"))
 
 
 def texts(item: dict[str, Any], *names: str) -> dict[str, str]:

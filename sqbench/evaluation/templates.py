@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqbench.data.text import read
+from sqbench.data.text_files import read
 from sqbench.errors import UserError
 from sqbench.evaluation.lines import json_lines, texts
 from sqbench.evaluation.questions import multiple_choice

@@ -1,4 +1,4 @@
-"""Integer products on NVIDIA GPUs: 8-bit products of codes in our own kernels, and torch's 4-bit weight-only kernel."""
+"""Products of codes on NVIDIA GPUs: of 8-bit integers in our own kernels, of 8-bit floats and 4-bit weights in torch's."""
 
 from importlib.util import find_spec
 
@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sqbench.execution.accepts import ROUNDED
-from sqbench.execution.codes import CodedLayer, Codes
+from sqbench.execution.accepts import EVERY_DTYPE, ROUNDED
+from sqbench.execution.codes import CodedLayer, Codes, rescale
 from sqbench.execution.torch_packed import TorchInt4Weight
 from sqbench.formats.accepts import Accepts
 from sqbench.quant.layers import QuantLayer
 
-INT8_CAPABILITY, INT4_CAPABILITY = (7, 5), (8, 0)
+INT8_CAPABILITY, INT4_CAPABILITY, FLOAT8_CAPABILITY = (7, 5), (8, 0), (8, 9)
+FLOAT8_MULTIPLE = 16  # of input and output channels in a product of 8-bit floats
 TILES = 8  # inner steps of 16 input channels in the int4 layout
 FEW_ROWS = 16  # up to so many rows, torch's int4 kernel beats a float product; it reads the weight again for every row
 
@@ -59,6 +60,48 @@ class CudaInt8(CodedLayer):
             self.weight.dtype,
             symmetric=self.activation.fmt.symmetric,
         )
+        return result.view(*codes.values.shape[:-1], self.out_features)
+
+
+class CudaFloat8(CodedLayer):
+    """Linear layers over one input as a single product of E4M3 codes, summed in float32.
+
+    Scales are applied to the sums, so that every mixture of a scale per tensor, channel and token takes the same product.
+    """
+
+    kernel = "cuda fp8"
+    device = "cuda"
+    merges = True
+    unsigned = False
+    weights = Accepts(
+        "8-bit float products take weights",
+        {"element": ("e4m3",), "granularity": ("tensor", "channel"), "scale": EVERY_DTYPE},
+    )
+    inputs = Accepts(
+        "8-bit float products take inputs",
+        {"element": ("e4m3",), "granularity": ("tensor", "token"), "dynamic": (True, False), "scale": EVERY_DTYPE},
+    )
+
+    def __init__(self, layers: list[QuantLayer]) -> None:
+        super().__init__(layers)
+        codes = torch.cat([layer.encoded.codes for layer in layers]).contiguous()
+        self.register_buffer("packed", codes, persistent=False)
+        self.register_buffer("one", torch.ones((), device=codes.device), persistent=False)
+        self.packed: Tensor
+        self.one: Tensor
+
+    @classmethod
+    def hindrance(cls, layer: QuantLayer) -> str | None:
+        outputs, width = layer.shape
+        if outputs % FLOAT8_MULTIPLE or width % FLOAT8_MULTIPLE:
+            return f"{cls.kernel} takes multiples of {FLOAT8_MULTIPLE} input and output channels, not {width} and {outputs}"
+        return refuse_gpu(FLOAT8_CAPABILITY, layer.weight.device)
+
+    def product(self, codes: Codes) -> Tensor:
+        rows = codes.values.reshape(-1, codes.values.shape[-1]).view(torch.float8_e4m3fn)
+        weight = self.packed.view(torch.float8_e4m3fn).t()
+        sums = torch._scaled_mm(rows, weight, self.one, self.one, out_dtype=torch.float32)
+        result = rescale(sums.mul_(self.scale), codes.params, self.scale, self.bias, symmetric=True)
         return result.view(*codes.values.shape[:-1], self.out_features)
 
 

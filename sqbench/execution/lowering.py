@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.execution.base import IntegerLayer, Part
-from sqbench.execution.cuda import CudaInt4Weight, CudaInt8
+from sqbench.execution.block_scaled import CudaMxfp8, CudaNvfp4
+from sqbench.execution.cuda import CudaFloat8, CudaInt4Weight, CudaInt8
 from sqbench.execution.floats import FloatLinear, prefers_onednn
 from sqbench.execution.flow import Flow, watch
 from sqbench.execution.fusion import fuse
@@ -17,6 +18,7 @@ from sqbench.execution.simulated import SimulatedLayer, quicken
 from sqbench.execution.torch_packed import TorchInt4Weight, TorchInt8Weight
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel
+from sqbench.models.experts import everyone, feeding
 from sqbench.models.folding import share
 from sqbench.models.streaming import StreamedModel
 from sqbench.quant.access import is_linear, weight_of
@@ -35,6 +37,9 @@ KERNELS: tuple[type[IntegerLayer], ...] = (  # of two kernels for the same layer
     NativeInt4Weight,
     NativeInt8Weight,
     CudaInt8,
+    CudaFloat8,
+    CudaMxfp8,
+    CudaNvfp4,
     CudaInt4Weight,
 )
 BY_BACKEND: dict[str, tuple[type[IntegerLayer], ...]] = {"sim": (), "int": KERNELS}
@@ -63,12 +68,13 @@ def lower(model: Model, backend: str) -> Model:
     def run() -> Tensor:
         return model.with_module(module, None).forward(model.example())
 
-    flow = watch(module, run)
-    if flow.readers:
-        report["execution"] = _place(module, flow, BY_BACKEND[backend])
-        report["fused"] = fuse(module, flow.chains, run)
-        if not isinstance(model, BlockModel) or model.number == 0:  # other blocks are like the first
-            _warn_of_simulation(model.name, backend, report["execution"])
+    with feeding(module, everyone):  # an example reaches few experts of a mixture, and all are executed
+        flow = watch(module, run)
+        if flow.readers:
+            report["execution"] = _place(module, flow, BY_BACKEND[backend])
+            report["fused"] = fuse(module, flow.chains, run)
+    if flow.readers and (not isinstance(model, BlockModel) or model.number == 0):  # other blocks are like the first
+        _warn_of_simulation(model.name, backend, report["execution"])
     quicken(module)
     _prepack_floats(module)
     return model.with_module(module, report or None)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from sqbench.errors import UserError
+from sqbench.models.experts import Experts
 from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Stored
 
 
@@ -16,6 +17,10 @@ def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
     """
     found: dict[str, Encoded] = {}
     for name, part in module.named_modules():
+        if isinstance(part, Experts):
+            raise UserError(
+                f"format={target}: {name} holds experts of a mixture, whose layout is not written yet; use a model without experts"
+            )
         if isinstance(part, Encoded):
             found[name] = part
         elif isinstance(part, Stored):

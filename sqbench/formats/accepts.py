@@ -36,6 +36,8 @@ class Accepts:
     def refusal(self, fmt: Format) -> str | None:
         """The reason why a format is not in the set, as a sentence. None if it is."""
         for one in fields(fmt):
+            if one.name == "amax":  # is no choice: it comes with a tensor, where scales have a second level
+                continue
             value, allowed = getattr(fmt, one.name), self.values.get(one.name, (one.default,))
             if value not in allowed:
                 return f"{self.who} with {one.name} {_listed(allowed)}, not {_word(value)}"

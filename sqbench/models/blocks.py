@@ -244,6 +244,9 @@ def merge_reports(report: dict[str, Any], reports: Iterable[dict[str, Any]]) -> 
     for key in ("groups", "refused", "per_layer"):
         known = report.setdefault(key, [])
         known += [entry for one in reports for entry in one.get(key, ()) if entry not in known]
+    if unreached := [entry for one in reports for entry in one.get("unreached", ())]:  # a key of mixtures of experts alone
+        named = report.setdefault("unreached", [])
+        named += [entry for entry in unreached if entry not in named]
     if executed:
         report["execution"] = [{"kernel": kernel, "reason": why, "layers": names} for (kernel, why), names in executed.items()]
         report["fused"] = sum(one.get("fused", 0) for one in reports)

@@ -22,6 +22,8 @@ class Group:
         origin: [in_features of the readers] the source's output channel of each input channel; None means one to one.
             Grouped-query attention repeats channels of v on the way to o.
         offset: the number that the norm adds to its weight before it multiplies (Gemma's RMSNorm: 1).
+        followers: other modules with a matrix that reads the source, one to one. They stay in float, and their columns follow.
+            The router of a mixture of experts is one.
     """
 
     kind: str
@@ -29,9 +31,11 @@ class Group:
     readers: tuple[str, ...]
     origin: Tensor | None = field(default=None, compare=False)
     offset: float = 0.0
+    followers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.source} -> {', '.join(reader.rpartition('.')[2] for reader in self.readers)}"
+        names = dict.fromkeys(reader.rpartition(".")[2] for reader in (*self.readers, *self.followers))  # experts share theirs
+        return f"{self.source} -> {', '.join(names)}"
 
     def spread(self, scale: Tensor) -> Tensor:
         """Turn one factor per source channel into one per reader input channel."""
@@ -90,7 +94,7 @@ def fold(module: nn.Module, group: Group, scale: Tensor, root: str = "") -> None
         return module.get_submodule(name.removeprefix(root).removeprefix("."))
 
     divide_source(find(group.source), group, scale)
-    for name in group.readers:
+    for name in (*group.readers, *group.followers):
         multiply_inputs(find(name), group.spread(scale))
 
 

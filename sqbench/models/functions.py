@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sqbench.models.base import Model
 from sqbench.models.encoder import VECTORS, EncoderModel
+from sqbench.models.experts import has_experts
 from sqbench.models.folding import share
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
@@ -66,6 +67,8 @@ def untraceable(model: Model) -> str | None:
         return f"it reads {model.kind}"
     if "position_ids" not in inspect.signature(model.module.forward).parameters:
         return f"{type(model.module).__name__} takes no position_ids"
+    if has_experts(model.module):
+        return f"{type(model.module).__name__} routes tokens to experts, so its operations depend on its input"
     config = model.module.config
     if (kinds := set(getattr(config, "layer_types", None) or ())) - {"full_attention"}:
         return f"{type(model.module).__name__} has layers of {', '.join(sorted(kinds - {'full_attention'}))}"

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sqbench.models.folding import Group
 from sqbench.models.proofs import origins, prove, repeated
-from sqbench.models.reach import reached
+from sqbench.models.reach import is_bare, reached
 from sqbench.models.tracing import Trace
-from sqbench.quant.access import is_linear
+from sqbench.quant.access import is_linear, weight_of
 
 Refusal = tuple[str, str]  # (group, reason)
 
@@ -42,7 +42,8 @@ def norm_groups(
 
     def settle(norm: str, readers: Sequence[str], try_: Callable[[Group], tuple[Group, str | None]]) -> None:
         """Put a norm's group into `found` or into `refused`."""
-        group = Group("norm", norm, tuple(name for name in readers if name in linears))
+        followers = tuple(name for name in readers if _follows(module, name, norm))
+        group = Group("norm", norm, tuple(name for name in readers if name in linears), followers=followers)
         if set(readers) & set(kept):
             refused[norm] = (str(group), "a layer that stays in float reads it too")
             return
@@ -70,6 +71,13 @@ def norm_groups(
             settle(norm, others, lambda group: _matched(module, group, trace))
     ordered = sorted(found.values(), key=lambda group: layers.index(group.readers[0]))
     return ordered, list(refused.values())
+
+
+def _follows(module: nn.Module, name: str, norm: str) -> bool:
+    """Whether a reader of a norm is no layer, and has a matrix with one column for each of the norm's channels."""
+    reader, source = module.get_submodule(name), module.get_submodule(norm)
+    assert isinstance(source.weight, Tensor)
+    return is_bare(reader) and weight_of(reader).shape[1] == len(source.weight)
 
 
 def _matched(module: nn.Module, group: Group, trace: Trace) -> tuple[Group, str | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sqbench.models.experts import split_experts
 from sqbench.quant.access import Widths, kind_of, widths_of
 
 LayerWidths = dict[str, Widths]
@@ -19,6 +20,7 @@ def _widths(build: Callable[[], nn.Module]) -> LayerWidths:
     try:
         with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
             module = build()
+        split_experts(module, outline=True)
     except Exception:  # noqa: BLE001 (code of the model's own may raise anything)
         return {}
     without = getattr(module, "get_output_embeddings", lambda: None)()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sqbench.models.batchnorm import after_fold, fold_batchnorm
-from sqbench.models.folding import Group, divide_source, fold, random_scale, share
+from sqbench.models.folding import Group, divide_source, fold, multiply_inputs, random_scale, share
 from sqbench.models.tracing import Block, Trace, relative_difference
 from sqbench.quant.access import weight_of
 
@@ -29,7 +29,7 @@ def channels_of_source(source: nn.Module, kind: str) -> int:
 
 def repeated(group: Group, trace: Trace) -> str | None:
     """The reason why a group cannot be tried: it runs more than once. None if it runs once."""
-    often = [name for name in (group.source, *group.readers) if name in trace.often]
+    often = [name for name in (group.source, *group.readers, *group.followers) if name in trace.often]
     return f"{often[0]} runs more than once per forward pass" if often else None
 
 
@@ -37,7 +37,7 @@ def prove(module: nn.Module, group: Group, trace: Trace) -> str | None:
     """Fold with random scales inside the innermost module around the group. Return None if its output stays, else the reason."""
     if reason := repeated(group, trace):
         return reason
-    block = Block.around(module, (group.source, *group.readers), trace)
+    block = Block.around(module, (group.source, *group.readers, *group.followers), trace)
     weight, place = block.inside(group.source).weight, block.name or "the model"
     assert isinstance(weight, Tensor)
     channels, before = channels_of_source(block.inside(group.source), group.kind), block.run()
@@ -90,13 +90,16 @@ def origins(module: nn.Module, group: Group, trace: Trace) -> list[Tensor | None
     """
     if repeated(group, trace):
         return [None for _ in group.readers]
-    block = Block.around(module, (group.source, *group.readers), trace)
+    block = Block.around(module, (group.source, *group.readers, *group.followers), trace)
     source, readers = block.inside(group.source), [block.inside(name) for name in group.readers]
     assert isinstance(source.weight, Tensor)
     scale = random_scale(channels_of_source(source, group.kind), 0, source.weight.device, NEAR)
-    scaled = share(source)
-    divide_source(scaled, group, 1 / scale)
-    place = group.source.removeprefix(block.name).removeprefix(".")
+    scaled: dict[str, Tensor] = {}
+    for name in (group.source, *group.followers):  # what followers compute stays: a router must send tokens to the same experts
+        part = share(block.inside(name))
+        divide_source(part, group, 1 / scale) if name == group.source else multiply_inputs(part, 1 / scale)
+        place = name.removeprefix(block.name).removeprefix(".")
+        scaled |= {f"{place}.{own}": value for own, value in part.named_parameters()}
     seen: dict[nn.Module, list[Tensor]] = {reader: [] for reader in readers}
 
     def note(reader: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -105,9 +108,7 @@ def origins(module: nn.Module, group: Group, trace: Trace) -> list[Tensor | None
     handles = [reader.register_forward_pre_hook(note) for reader in readers]
     try:
         block.run()
-        functional_call(
-            block.module, {f"{place}.{name}": value for name, value in scaled.named_parameters()}, block.args, block.kwargs
-        )
+        functional_call(block.module, scaled, block.args, block.kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""The layers that read a norm's output, directly or through any other functions."""
+"""The layers and bare matrices that read a norm's output, directly or through any other functions."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -10,7 +10,9 @@ from sqbench.quant.access import kind_of
 
 
 def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Norm -> the layers whose input depends on its output with no other layer or norm in between, in order of execution.
+    """Norm -> the modules whose input depends on its output with no layer or norm in between, in order of execution.
+
+    Modules are layers, and others that hold one matrix (`is_bare`).
 
     One pass of autograd shows this. Norms write leaves of its graph, and layers write constants. The graph leads from a layer's
     input back to the leaves that it depends on, through views, rolls, paddings, sums and activation functions alike.
@@ -45,6 +47,8 @@ def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str
         elif kind_of(layer) is not None:
             handles.append(layer.register_forward_pre_hook(read(name)))
             handles.append(layer.register_forward_hook(lambda layer, args, output: output.detach()))
+        elif is_bare(layer):
+            handles.append(layer.register_forward_pre_hook(read(name)))
     try:
         with torch.enable_grad():
             forward()
@@ -52,6 +56,12 @@ def reached(module: nn.Module, forward: Callable[[], Any], norms: Collection[str
         for handle in handles:
             handle.remove()
     return {norm: tuple(layers) for norm, layers in found.items()}
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether a module that is no layer holds a matrix `weight`, as the router of a mixture of experts does."""
+    weight = module._parameters.get("weight")
+    return isinstance(weight, Tensor) and weight.dim() == 2 and kind_of(module) is None and not isinstance(module, nn.Embedding)
 
 
 def _leaves(x: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 from sqbench.errors import UserError, counted
 from sqbench.models.checkpoint import Checkpoint
+from sqbench.models.experts import split_experts
 from sqbench.models.language import readable
 from sqbench.models.streaming import StreamedModel, listed
 
@@ -50,4 +51,5 @@ def stream_language_model(
     module.requires_grad_(False).eval()
     for known, buffer in module.named_buffers():
         buffer.data = buffer.data.to(device, checkpoint.computed.get(known, buffer.dtype))
+    split_experts(module, outline=True)
     return StreamedModel(module, name, fingerprint, keep, tokenizer=tokenizer, checkpoint=checkpoint, where=device)

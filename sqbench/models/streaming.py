@@ -18,6 +18,7 @@ from sqbench.errors import UserError, closest
 from sqbench.models.base import Model
 from sqbench.models.block import BlockModel, Call, block_names, nested
 from sqbench.models.blocks import Blocks, merge_reports
+from sqbench.models.experts import split_experts, stack_experts
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel
 from sqbench.models.parameters import Uses, roles_of
@@ -176,8 +177,10 @@ class StreamedModel(LanguageModel):
         outside = copy.copy(self.module.get_submodule(place))
         outside.__dict__.pop("forward", None)
         tree = nested(place, copy.deepcopy(outside))
+        stack_experts(tree)
         self.checkpoint.load([name for name in self.checkpoint.origins if name.startswith(f"{place}.")], tree, self.where)
         make_plain(tree)
+        split_experts(tree)
         return BlockModel(tree.eval(), f"{self.name}: {place}", self.fingerprint, self._kept(place), place=place)
 
     def _called(self, place: str) -> BlockModel:

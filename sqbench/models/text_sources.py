@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Files of a model folder that can change its numbers: weights, configuration, any kind of tokenizer, remote code.
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.py")
+TEMPLATE = "*.jinja"  # of chats, which few points use: those hold its fingerprint themselves
 
 
 def opened(folder: Path, place: str) -> tuple[dict[str, Any], dict[str, Stored], str]:
@@ -88,7 +89,7 @@ def from_hub_or_folder(cfg: ModelConfig, describe: Callable[[Path, ModelConfig],
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    patterns = [pattern for pattern in PATTERNS if pattern != "*.py" or cfg.trust_remote_code]
+    patterns = [pattern for pattern in (*PATTERNS, TEMPLATE) if pattern != "*.py" or cfg.trust_remote_code]
     try:
         found = snapshot_download(
             cfg.name, revision=cfg.revision, allow_patterns=patterns, local_files_only=planning.active() or constants.HF_HUB_OFFLINE

@@ -6,6 +6,7 @@ distinct factors, and the inputs of the second layer that follow show the channe
 scales, near 1 and far from it, and the float outputs are compared (`proofs`). A candidate that fails is refused with the reason.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
@@ -16,11 +17,12 @@ from torch import nn
 
 from sqbench.errors import UserError, closest
 from sqbench.models.batchnorm import is_batchnorm
+from sqbench.models.experts import everyone, feeding
 from sqbench.models.folding import Group
 from sqbench.models.groups import norm_groups
 from sqbench.models.parameters import Uses, floating, roles_of
 from sqbench.models.proofs import origins, prove, prove_batchnorm
-from sqbench.models.tracing import Trace, common_parent, trace_calls
+from sqbench.models.tracing import Trace, trace_calls
 from sqbench.quant.access import is_linear, weight_of
 from sqbench.quant.operations import Point, find_points
 
@@ -134,19 +136,27 @@ def matches(patterns: Collection[str] | None, layer: str, keep: Collection[str])
 
 def _pair_candidates(layers: list[str], trace: Trace, module: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield (first, second). `second` reads no norm, `first` ran before it in the same innermost module, and widths can match."""
-    ids = [id(trace.input_of[name]) for name in layers]
-    for index, second in enumerate(layers):
-        if ids[index] in trace.norm_of or ids.count(ids[index]) > 1 or not is_linear(module.get_submodule(second)):
+    readers = Counter(id(trace.input_of[name]) for name in layers)
+    inside: dict[str, list[str]] = {}  # called module -> linears in it so far. There can be thousands of experts.
+    for second in layers:
+        if not is_linear(module.get_submodule(second)):
             continue
-        before = [name for name in layers[:index] if is_linear(module.get_submodule(name))]
-        parents = [common_parent((first, second), trace.calls) for first in before]
-        if not parents:
-            continue
-        innermost = max(parents, key=lambda parent: len(parent.split(".")) if parent else 0)
-        width = weight_of(module.get_submodule(second)).shape[1]
-        for first, parent in zip(before, parents, strict=True):
-            if parent == innermost and innermost and width % weight_of(module.get_submodule(first)).shape[0] == 0:
-                yield first, second
+        around = [place for place in _parents(second) if place in trace.calls]
+        innermost = next((place for place in around if place in inside), "")
+        own = id(trace.input_of[second])
+        if innermost and own not in trace.norm_of and readers[own] == 1:
+            width = weight_of(module.get_submodule(second)).shape[1]
+            for first in inside[innermost]:
+                if width % weight_of(module.get_submodule(first)).shape[0] == 0:
+                    yield first, second
+        for place in around:
+            inside.setdefault(place, []).append(second)
+
+
+def _parents(name: str) -> Iterator[str]:
+    """The names of the modules around a module, from the innermost one."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 @torch.no_grad()
@@ -170,7 +180,19 @@ def discover(
     Raises:
         UserError: no quantizable layer was run, or a pattern names no layer.
     """
-    keep = keep or set()
+    with feeding(module, everyone, heard=True):  # a small batch reaches few experts of a mixture, and proofs need all of them
+        return _discovered(module, forward, body, keep or set(), patterns, part)
+
+
+def _discovered(
+    module: nn.Module,
+    forward: Callable[[], Any],
+    body: Callable[[], Any] | None,
+    keep: set[str],
+    patterns: tuple[str, ...],
+    part: bool,
+) -> Topology:
+    """See `discover`."""
     with Uses(module) as uses:
         trace = trace_calls(module, forward)
     outside = set(trace.layers) - keep - set(trace_calls(module, body).layers if body else trace.layers)

@@ -1,6 +1,5 @@
 """Any torchvision classifier: its architecture, its published weights, and the preprocessing that belongs to them."""
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from sqbench import planning
 from sqbench.config import ModelConfig
 from sqbench.data.preprocessing import Preprocessing
+from sqbench.data.transforms import share_of
 from sqbench.errors import UserError, known
 from sqbench.models.base import Source
 from sqbench.models.extent import of_images
@@ -70,16 +70,13 @@ def _file(cfg: ModelConfig, weights: Any) -> Path:
 def _preprocessing(transforms: Any, size: int | None) -> Preprocessing:
     """torchvision's `ImageClassification` in the words of timm's data config."""
     (crop,), (resized,) = transforms.crop_size, transforms.resize_size
-    share = crop / resized
-    while math.floor(crop / share) < resized:  # timm computes the size to resize to, and cuts off its fraction
-        share = math.nextafter(share, 0)
     size = size or crop
     return Preprocessing(
         (len(transforms.mean), size, size),
         tuple(transforms.mean),
         tuple(transforms.std),
         interpolation=transforms.interpolation.value,
-        crop_pct=share,
+        crop_pct=share_of(crop, resized),
     )
 
 

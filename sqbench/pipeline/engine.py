@@ -26,7 +26,7 @@ from sqbench.models.tracing import trace_calls
 from sqbench.parts.layer_formats import check_widths
 from sqbench.parts.task import Task
 from sqbench.pipeline.quantize import quantize_part
-from sqbench.pipeline.report import begin_report, empty_report
+from sqbench.pipeline.report import begin_report, empty_report, unreached_experts, warn_of_unreached
 from sqbench.pipeline.slots import slots_of, with_slots
 from sqbench.recipes.recipe import Recipe
 from sqbench.statistics import LOST, complete, outliers
@@ -71,11 +71,16 @@ def check(model: Model, recipe: Recipe, scheme: Scheme, *, propagate: bool) -> N
 
 def _layers_quantized(task: Task, recipe: Recipe, propagate: bool) -> Model:
     if isinstance(task.model, StreamedModel):
-        return task.model.then(BlockStep(task, recipe, task.model.blocks, propagate), begin_report(task))
+        report = begin_report(task)
+        if not propagate and (unreached := unreached_experts(task)):
+            report["unreached"] = unreached
+            warn_of_unreached(task.model.name, report)
+        return task.model.then(BlockStep(task, recipe, task.model.blocks, propagate), report)
     if propagate:
         return _propagated(task, recipe)
     quantized, report = quantize_part(task, recipe), begin_report(task)
     merge_reports(report, [quantized.report])
+    warn_of_unreached(task.model.name, report)
     return quantized.with_module(quantized.module, report)
 
 
@@ -153,6 +158,7 @@ def _propagated(task: Task, recipe: Recipe) -> Model:
         model = quantized_outside(model, last, lambda pair: end.leave(*pair), Batches(len(both), both.__getitem__, ""))
         reports.append(model.report)
     merge_reports(report, reports)
+    warn_of_unreached(original.name, report)
     return original.with_module(model.module, report)
 
 

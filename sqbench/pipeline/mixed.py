@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from sqbench.console.progress import track
+from sqbench.errors import UserError
 from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
+from sqbench.models.experts import has_experts
 from sqbench.parts.layer_formats import formats_of
 from sqbench.parts.task import Task
 from sqbench.pipeline.allocation import allocate
@@ -71,6 +73,14 @@ class Allocation:
         }
 
 
+def check_mixable(model: Model) -> None:
+    """Raise UserError for a mixture of experts. An expert that no example reaches would seem to do no damage at any width."""
+    if has_experts(model.module):
+        raise UserError(
+            f"mixed=auto: {model.name} is a mixture of experts, and the sample reaches only some of them; use mixed=null"
+        )
+
+
 @torch.no_grad()
 def measure(task: Task, run: Model) -> dict[str, float]:
     """The cost of rounding each group: mean KL(float || model) over the replay sample, in nats per prediction.
@@ -80,7 +90,11 @@ def measure(task: Task, run: Model) -> dict[str, float]:
 
     Args:
         run: the task's float model. It may use other kernels.
+
+    Raises:
+        UserError: the model is a mixture of experts.
     """
+    check_mixable(task.model)
     formats, sample = formats_of(task), task.statistics.sample
     groups = task.topology.siblings
     total = dict.fromkeys(groups, 0.0)

@@ -15,7 +15,7 @@ from sqbench.parts.layer_formats import bound_formats
 from sqbench.parts.task import Task
 from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.points import crosses, place_points, quantized_points
-from sqbench.pipeline.report import describe_layer
+from sqbench.pipeline.report import describe_layer, unreached_experts
 from sqbench.quant.access import kind_of, weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.quant.operations import Point
@@ -48,6 +48,8 @@ def quantize_part(task: Task, recipe: Recipe) -> Model:
         changed, model=changed.model.with_module(module, None)
     )  # so a moved weight is freed when its layer is replaced
     report["per_layer"] = _replace_layers(module, changed, recipe)
+    if unreached := unreached_experts(task):
+        report["unreached"] = unreached
     place_points(module, quantized_points(task), lambda point: _point(recipe, task, point))
     return task.model.with_module(module, report)
 

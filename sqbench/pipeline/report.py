@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sqbench.calibration.routed import FEW, expert_of
 from sqbench.models.parameters import ROLES
 from sqbench.parts.layer_formats import formats_of, narrow_layers
 from sqbench.parts.task import Task
@@ -50,6 +51,27 @@ def begin_report(task: Task) -> dict[str, Any]:
             *(task.model.name, len(guessed), len(formats_of(task)), guessed[0]),
         )
     return report
+
+
+def unreached_experts(task: Task) -> list[dict[str, Any]]:
+    """Experts of a mixture to which calibration routed too few tokens (`sqbench.calibration.routed`), with their tokens."""
+    found: dict[str, int] = {}
+    for name in task.topology.layers:
+        stats = task.statistics.inputs.get(task.topology.site[name])
+        if stats is not None and stats.own is not None:
+            found[expert_of(name)] = stats.own
+    return [{"expert": name, "tokens": tokens} for name, tokens in found.items()]
+
+
+def warn_of_unreached(name: str, report: dict[str, Any]) -> None:
+    """Log a warning if a report names experts that too few calibration tokens reached."""
+    if unreached := report.get("unreached"):
+        least = min(unreached, key=lambda entry: entry["tokens"])
+        log.warning(
+            "%s: %d experts were reached by fewer than %d calibration tokens, and are calibrated on all tokens of their block;"
+            " the first of the least reached is %s, by %d",
+            *(name, len(unreached), FEW, least["expert"], least["tokens"]),
+        )
 
 
 def sizes(task: Task) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """The parts of a point, put together: a model, its examples and its head. Checks that they fit each other."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from sqbench import config, models
 from sqbench.data import Corpus, Examples, Windows
 from sqbench.data.images import ImageExamples, LabelledImages
 from sqbench.data.sentences import SentenceExamples
+from sqbench.data.transforms import Transform
 from sqbench.errors import UserError
 from sqbench.models import Model
 from sqbench.models.encoder import EncoderModel
 from sqbench.models.encoder_heads import attach_to_encoder, for_head
+from sqbench.models.experts import split_experts
 from sqbench.models.heads import attach, without_classifier
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
@@ -19,11 +22,29 @@ from sqbench.running.resolved import Resolved
 
 
 def read(source: models.Source, resolved: Resolved) -> Model:
-    """The model of a source, with plain layers where these provably compute the same. With `blockwise` it stays on disk."""
+    """The model of a source, with plain layers where these provably compute the same. With `blockwise` it stays on disk.
+
+    Stacked experts of a mixture become linear layers too.
+
+    Raises:
+        UserError: `data.transform` does not fit the images that the model takes.
+    """
     load = source.stream if resolved.blockwise and source.stream is not None else source.load
     model = load(config.device_of(resolved.device))
     make_plain(model.module)
-    return model
+    split_experts(model.module)
+    return preprocessed(model, resolved)
+
+
+def preprocessed(model: Model, resolved: Resolved) -> Model:
+    """An image model whose preprocessing is changed by `data.transform`. Any other model stays as it is.
+
+    Raises:
+        UserError: the change does not fit the images that the model takes.
+    """
+    if not isinstance(model, ImageModel):
+        return model
+    return replace(model, preprocessing=Transform.of(resolved.data.transform).applied(model.preprocessing))
 
 
 def examples_of(corpus: Corpus, model: Model, source: models.Source, resolved: Resolved) -> Examples:

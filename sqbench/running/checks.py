@@ -6,6 +6,8 @@ from pathlib import Path
 from sqbench.config import SIZES, CalibrationConfig, DataConfig, RunOptions, device_of
 from sqbench.data import SOURCES
 from sqbench.data.base import CALIBRATES
+from sqbench.data.mixes import check_mix
+from sqbench.data.transforms import Transform
 from sqbench.errors import UserError, known
 from sqbench.execution import BACKENDS
 from sqbench.models.image import HEADS
@@ -85,6 +87,7 @@ def _check_data(data: DataConfig) -> None:
     _at_least("data.windows", data.windows, 1)
     if data.bos != "auto" and not isinstance(data.bos, bool):
         raise UserError(f"data.bos={data.bos}: must be auto, true or false")
+    Transform.of(data.transform)
     for key in ("images", "sentences"):
         if (count := getattr(data, key)) is not None:
             _at_least(f"data.{key}", count, 1)
@@ -111,7 +114,7 @@ def _check_paths(resolved: Resolved) -> None:
     for key, path, allowed in (
         ("data.path", resolved.data.path, takes),
         ("data.train_path", resolved.data.train_path, takes),
-        ("calibration.path", resolved.calibration.path, ("file",)),
+        *(("calibration.path", path, ("file",)) for path in check_mix(resolved.calibration)),
         ("model.checkpoint", resolved.model.checkpoint, ("file",)),
     ):
         if path is None or (Path(path).is_file() and "file" in allowed) or (Path(path).is_dir() and "folder" in allowed):
@@ -161,6 +164,7 @@ def _check_foreign(resolved: Resolved) -> None:
         "mixed": resolved.mixed is not None,
         "blockwise": resolved.blockwise,
         "calibration.propagate": resolved.calibration.propagate,
+        "calibration.pack": not resolved.calibration.pack,
         "calibration.source": resolved.calibration.source == "weights",
         "bits.ops": scheme.ops != "linear",
         "bits.edge_bits": scheme.edge_bits is not None,

@@ -27,7 +27,10 @@ def flow(point: Point, store: Store, watch: Stopwatch) -> tuple[Result, Result |
     loaded = stages.load(point, store, watch)
     model, examples, cache = loaded.model, loaded.examples, loaded.cache
     name, evaluation, settings = resolved.evaluation.name, resolved.evaluation.evaluation, resolved.evaluation.used()
-    judged = settings | ({"inputs": inputs} if (inputs := resolved.evaluation.settings.inputs()) else {})
+    inputs = resolved.evaluation.settings.inputs()
+    if resolved.evaluation.settings.chats:
+        inputs["chat"] = point.identity["eval"]["chat"]
+    judged = settings | ({"inputs": inputs} if inputs else {})
     compared = stored is None or stored.parent or evaluation.beside is not None  # speed is that of the architecture
     with watch.stage("baseline"):
         beside = loaded.swift if evaluation.beside is None else model  # speed is compared with plain torch

@@ -9,6 +9,7 @@ from sqbench.data.labelled_text import LabelledText
 from sqbench.models import Source
 from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
+from sqbench.running.chatting import chat_of
 from sqbench.running.resolved import Resolved
 from sqbench.storage.files import digest
 
@@ -23,13 +24,15 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
     for, because a record without noise lacks these numbers.
 
     Raises:
-        UserError: the tool that quantizes is not installed, so it has no version.
+        UserError: the tool that quantizes is not installed, so it has no version. Or a chat template is needed and missing.
     """
     recipe = resolved.recipe
     calibrated = not (recipe.is_float or recipe.stored)
     evaluated_on, calibrated_on = corpus.identity(resolved.data, resolved.calibration)
     if resolved.propagate:
         calibrated_on["propagate"] = True
+    judged_in, calibrated_in = chat_of(resolved, source, corpus, calibrated=calibrated)
+    calibrated_on |= calibrated_in
     model: dict[str, Any] = {"weights": source.fingerprint, "dtype": resolved.model.dtype, "keep": sorted(resolved.model.keep)}
     if resolved.kind != "text":
         assert isinstance(corpus, ImageCorpus | LabelledText)
@@ -52,7 +55,7 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         "scheme": resolved.scheme.as_dict(),
         **mixed,
         "calibration": calibrated_on if calibrated else None,
-        "eval": resolved.evaluation.identity(),
+        "eval": resolved.evaluation.identity() | judged_in,
         "seed": resolved.seed if calibrated else 0,
         **({"noise": resolved.noise} if resolved.noise else {}),
         "backend": resolved.backend if not recipe.is_float else "sim",

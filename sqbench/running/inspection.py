@@ -67,7 +67,8 @@ def inspected(cfg: DictConfig, examples: int | None, folder: Path) -> Inspected:
     resolved = resolve(cfg)
     source = models.locate(resolved.model, resolved.kind)
     assembly.check_window(resolved, source)
-    model = source.load(device_of(resolved.device))  # without the head that a run may fit, which nothing below reads
+    bare = source.load(device_of(resolved.device))  # without the head that a run may fit, which nothing below reads
+    model = assembly.preprocessed(bare, resolved)
     found = assembly.examples_of(data.fetch(resolved.data, resolved.calibration), model, source, resolved)
     search = assembly.search_size(resolved)
     try:

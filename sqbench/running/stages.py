@@ -15,7 +15,7 @@ from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.parts.task import Task
 from sqbench.pipeline import engine
-from sqbench.pipeline.mixed import mix
+from sqbench.pipeline.mixed import check_mixable, mix
 from sqbench.records.provenance import Stopwatch
 from sqbench.records.store import Store
 from sqbench.rounding.peer import Peer
@@ -72,6 +72,8 @@ def load(point: Point, store: Store, watch: Stopwatch) -> Loaded:
         model: Model = shared("model", same_model, lambda: assembly.with_head(bare, examples, resolved, cache / "heads"))
     if point.source.quantized is None:
         engine.check(model, resolved.recipe, resolved.scheme, propagate=resolved.propagate)
+    if resolved.mixed is not None:
+        check_mixable(model)
     check_model(resolved, point.source, model)
     return Loaded(point, model, examples, cache, same_model)
 
@@ -140,7 +142,10 @@ def groups_of(point: Point) -> list[tuple[str, ...]]:
 def _same_weights(point: Point) -> tuple[Hashable, ...]:
     model = point.resolved.model
     place = str(device_of(point.resolved.device))
-    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise
+    # The preprocessing of images and the chat template of a tokenizer are parts of the model, and the fingerprint has neither.
+    chats = [(point.identity[part] or {}).get("chat") for part in ("eval", "calibration")]
+    read_by = digest([point.resolved.data.transform, *chats])
+    return point.source.fingerprint, model.dtype, place, tuple(model.keep), point.resolved.blockwise, read_by
 
 
 def _weights(point: Point) -> Model:

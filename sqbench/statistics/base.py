@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -87,9 +87,9 @@ class Collector(ABC):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
-        """The inverse of `tensors`."""
-        values: dict[str, Any] = {f.name: tensors[f.name] for f in fields(cls)}  # type: ignore[arg-type]
+        """The inverse of `tensors`. A field with a default may be missing, because files of earlier versions lack it."""
+        values: dict[str, Any] = {f.name: tensors[f.name] for f in fields(cls) if f.name in tensors or f.default is MISSING}  # type: ignore[arg-type]
         for field in fields(cls):  # type: ignore[arg-type]
-            if field.type in (int, float):
+            if field.name in values and field.type in (int, float):
                 values[field.name] = field.type(values[field.name].item())
         return cls(**values)

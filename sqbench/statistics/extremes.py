@@ -19,6 +19,8 @@ class Extremes(Collector):
         tokens, batches: how many rows of C values, and how many calls, have been seen.
         low, high: [C] smallest and largest value of every channel.
         sum, abs_sum: [C] float64 sums of x and of |x|.
+        own: how many tokens are routed to the expert of a mixture that the layer is in, if it was calibrated on all tokens because
+            these are too few. -1 otherwise.
     """
 
     name: ClassVar[str] = "extremes"
@@ -29,12 +31,13 @@ class Extremes(Collector):
     high: Tensor
     sum: Tensor
     abs_sum: Tensor
+    own: int = -1
 
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "Extremes":
         low, high = (torch.zeros(channels, device=device) for _ in range(2))
-        sums = (torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(2))
-        return cls(0, 0, low, high, *sums)
+        total, absolute = (torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(2))
+        return cls(0, 0, low, high, total, absolute)
 
     def update(self, batch: Batch) -> None:
         low, high = batch.lows.amin(0), batch.highs.amax(0)
@@ -46,8 +49,8 @@ class Extremes(Collector):
         self.batches += 1
 
     def scaled(self, scale: Tensor) -> "Extremes":
-        values = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
-        return Extremes(self.tokens, self.batches, *values)
+        low, high, total, absolute = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
+        return Extremes(self.tokens, self.batches, low, high, total, absolute, self.own)
 
     def joined(self, other: "Extremes") -> "Extremes":
         return Extremes(

@@ -86,6 +86,12 @@ class InputStatistics:
         return self._of(Extremes).tokens
 
     @property
+    def own(self) -> int | None:
+        """How many tokens are routed to the layer's expert, if they are too few to calibrate on. None for every other layer."""
+        own = self._of(Extremes).own
+        return None if own < 0 else own
+
+    @property
     def batches(self) -> int:
         return self._of(Extremes).batches
 

@@ -72,7 +72,7 @@ class Move(Change):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return (self.group.source, *self.group.readers)
+        return (self.group.source, *self.group.readers, *self.group.followers)
 
     @cached_property
     def scales(self) -> dict[str, Tensor]:
@@ -89,6 +89,7 @@ class Move(Change):
         return {
             "source": self.group.source,
             "readers": list(self.group.readers),
+            **({"followers": list(self.group.followers)} if self.group.followers else {}),
             "alpha": self.alpha,
             "scale_min": float(self.scale.min()),
             "scale_median": float(self.scale.median()),

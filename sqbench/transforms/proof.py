@@ -104,7 +104,7 @@ def _wrong(
     for name, scale in (pair for one in judged for pair in one.scales.items()):
         if name not in before[1] and name not in after[1]:
             continue  # these inputs do not take the branch
-        both = name in before[1] and name in after[1]
+        both = name in before[1] and name in after[1] and before[1][name].shape == after[1][name].shape  # the same tokens
         error = _distance(before[1][name], after[1][name] * scale) if both else float("nan")
         if not error <= TOLERANCE:
             return f"folding changes what {name} reads in {where}, by {error:.2g} (relative)"

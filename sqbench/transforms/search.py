@@ -11,6 +11,7 @@ from sqbench.console.progress import track
 from sqbench.formats.codec import round_trip
 from sqbench.formats.format import Format
 from sqbench.formats.params import Limits
+from sqbench.models.experts import feeding, idle
 from sqbench.models.folding import Group, share, wide
 from sqbench.models.tracing import common_parent, first_tensor
 from sqbench.parts.layer_formats import formats_of
@@ -94,7 +95,8 @@ def _losses(
 
     handles = [module.get_submodule(name).register_forward_hook(searched(name), with_kwargs=True) for name in by_block]
     try:
-        task.model.with_module(module, None).body(sample)
+        with feeding(module, idle):  # so that every layer runs
+            task.model.with_module(module, None).body(sample)
     finally:
         for handle in handles:
             handle.remove()

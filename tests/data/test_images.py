@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -206,7 +207,8 @@ def test_nothing_is_decoded_before_a_batch_is_asked_for() -> None:
     found.fingerprints()
     made = examples(found, 10)
     assert made.fingerprint()
-    assert made.about() == {"images": 10, "skipped": {}, "calibration_images": list(made.calibration_images)}
+    told = {"images": 10, "preprocessing": asdict(GRAY), "skipped": {}, "calibration_images": list(made.calibration_images)}
+    assert made.about() == told
     assert not train.loads
     assert not test.loads
     next(made.evaluation.batches(3))

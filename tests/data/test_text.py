@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqbench.config import CalibrationConfig, DataConfig
-from sqbench.data.text import TEXTS, Text, TextCorpus, Windows, cut, fetch, prefix_of, tokenise
+from sqbench.data.text import TEXTS, Text, TextCorpus, Windows, cut, fetch
+from sqbench.data.tokens import prefix_of, tokenise
 from sqbench.errors import UserError
 
 

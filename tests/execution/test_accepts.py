@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sqbench.execution import cuda, native, onednn
+from sqbench.execution import block_scaled, cuda, native, onednn
 from sqbench.execution.accepts import CODED_INPUTS, CODED_WEIGHTS, ROWS, STATIC
 from sqbench.execution.base import IntegerLayer
+from sqbench.execution.block_scaled import BlockScaled
 from sqbench.execution.codes import CodeQuantizer
 from sqbench.execution.cuda import CudaInt8
 from sqbench.execution.lowering import KERNELS, choose
@@ -31,7 +32,7 @@ class Wider(Format):
 
 
 UNHEARD_OF = {
-    "element": {"element": "e2m1"},
+    "element": {"element": "e5m2"},
     "convention": {"convention": "offset"},
     "zero_point": {"zero_point": "float"},
     "dtype of scales": {"scale": Scale("e8m0")},
@@ -48,14 +49,20 @@ def wider(fmt: Format, **changes: object) -> Wider:
 
 def natural(kernel: type[IntegerLayer]) -> QuantLayer:
     """A layer that the kernel executes, on a machine that has it."""
-    bits = kernel.weights.values["bits"]
-    assert isinstance(bits, range)
+    if issubclass(kernel, BlockScaled):
+        layer = nn.Linear(128, 32).requires_grad_(False)
+        return QuantLayer(
+            layer, encode(weight_of(layer), kernel.natural), ActivationQuantizer(replace(kernel.natural, dynamic=True))
+        )
+    bits, (element,) = kernel.weights.values.get("bits", (8,)), kernel.weights.values.get("element", ("int",))
+    assert isinstance(bits, range | tuple)
     grouped = "group" in kernel.weights.values["granularity"]  # type: ignore[operator]
-    fmt = Format(bits[-1], granularity="group" if grouped else "channel", group_size=32 if grouped else None)
+    fmt = Format(bits[-1], granularity="group" if grouped else "channel", group_size=32 if grouped else None, element=element)
     layer = nn.Conv2d(32, 32, 1) if kernel.convolves else nn.Linear(128, 32)
     layer = layer.to(kernel.dtypes[0]).requires_grad_(False)
     limits = (torch.tensor(-2.0), torch.tensor(3.0))
-    quantizer = ActivationQuantizer(Format(8, symmetric=False), limits) if kernel.inputs is not None else None
+    read = Format(8, element=element, symmetric=element != "int")
+    quantizer = ActivationQuantizer(read, limits) if kernel.inputs is not None else None
     return QuantLayer(layer, encode(weight_of(layer), fmt), quantizer)
 
 
@@ -70,7 +77,9 @@ def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has everything, so that formats alone decide."""
     monkeypatch.setattr(onednn, "sums_exactly", lambda: True)
     monkeypatch.setattr(native, "unavailable", lambda: None)
-    monkeypatch.setattr(cuda, "refuse_gpu", lambda needed, device: None)
+    for module in (cuda, block_scaled):
+        monkeypatch.setattr(module, "refuse_gpu", lambda needed, device: None)
+    monkeypatch.setattr(block_scaled, "_disagrees", lambda kernel, device: None)
 
 
 @pytest.mark.usefixtures("able")
@@ -87,7 +96,7 @@ def test_weights_of_an_unheard_of_format_are_refused(kernel: type[IntegerLayer],
 
 
 @pytest.mark.usefixtures("able")
-@pytest.mark.parametrize("changes", [*UNHEARD_OF.values(), {"convention": "signed"}, {"granularity": "group", "group_size": 32}])
+@pytest.mark.parametrize("changes", [*UNHEARD_OF.values(), {"convention": "signed"}, {"granularity": "channel"}])
 @pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.inputs is not None], ids=lambda kernel: kernel.kernel)
 def test_inputs_of_an_unheard_of_format_are_refused(kernel: type[IntegerLayer], changes: dict[str, object]) -> None:
     layer = natural(kernel)

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from sqbench.execution import cuda, native, onednn
 from sqbench.execution.base import IntegerLayer
 from sqbench.execution.codes import CodedLayer, CodeQuantizer
-from sqbench.execution.cuda import CudaInt4Weight, CudaInt8
+from sqbench.execution.cuda import CudaFloat8, CudaInt4Weight, CudaInt8
 from sqbench.execution.flow import FUNCTIONS
 from sqbench.execution.lowering import KERNELS, choose
 from sqbench.execution.native_layers import NativeInt4Weight, NativeInt8, NativeInt8Weight
@@ -203,7 +203,9 @@ def test_an_old_gpu_is_refused_by_its_capability(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("exact_onednn")
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.merges and issubclass(kernel, CodedLayer)])
+@pytest.mark.parametrize(
+    "kernel", [kernel for kernel in KERNELS if kernel.merges and issubclass(kernel, CodedLayer) and kernel is not CudaFloat8]
+)
 def test_layers_over_one_input_become_one_product(kernel: type[CodedLayer]) -> None:
     if kernel is CudaInt8 and find_spec("triton") is None:
         pytest.skip("no Triton")

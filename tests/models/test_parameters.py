@@ -13,6 +13,7 @@ from sqbench.data.preprocessing import Preprocessing
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
+from sqbench.models.experts import split_experts
 from sqbench.models.image import ImageModel
 from sqbench.models.plain import make_plain
 from sqbench.models.topology import discover
@@ -32,11 +33,11 @@ LANGUAGE = {
     "GPT2": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, ()),
     "Falcon": ({"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False}, ()),
     "Mamba": ({"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, ("conv1d", "dt_proj")),
-    "Mixtral": (LLAMA | {"num_local_experts": 4}, ("gate.weight", "gate_up_proj", "down_proj")),
-    "Qwen2Moe": (MOE | EXPERTS | {"shared_expert_intermediate_size": 24}, ("gate.weight", "gate_up_proj", "down_proj")),
-    "Qwen3Moe": (MOE | EXPERTS | {"head_dim": 8}, ("gate.weight", "gate_up_proj", "down_proj")),
-    "GptOss": (LLAMA | {"num_local_experts": 4, "head_dim": 8}, ("router.weight", "gate_up_proj", "down_proj")),
-    "GraniteMoe": (LLAMA | {"num_local_experts": 4}, ("router.weight", "gate_up_proj", "down_proj")),
+    "Mixtral": (LLAMA | {"num_local_experts": 4}, ("gate.weight",)),
+    "Qwen2Moe": (MOE | EXPERTS | {"shared_expert_intermediate_size": 24}, ("gate.weight",)),
+    "Qwen3Moe": (MOE | EXPERTS | {"head_dim": 8}, ("gate.weight",)),
+    "GptOss": (LLAMA | {"num_local_experts": 4, "head_dim": 8}, ("router.weight",)),
+    "GraniteMoe": (LLAMA | {"num_local_experts": 4}, ("router.weight",)),
     "Dbrx": (
         {
             **{"d_model": 32, "n_heads": 4, "n_layers": 2, "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4}},
@@ -61,6 +62,7 @@ def task_of(model: Model, layers: tuple[str, ...] | None = None) -> Task:
 def language(family: str, **changes: object) -> Model:
     model = families.build(family, **{**LANGUAGE[family][0], **changes})
     make_plain(model.module)
+    split_experts(model.module)
     return model
 
 

@@ -127,6 +127,8 @@ NOTHING = {
     "data.labels": ["{file}"],
     "data.image_column": ["pixels"],
     "data.label_column": ["class"],
+    "data.transform": ["{{resize:256}}"],
+    "data.hub": ["{{repository:a}}"],
     "calibration.images": ["10"],
     "calibration.search_images": ["2"],
     "calibration.sentences": ["10"],
@@ -144,7 +146,7 @@ NOTHING = {
 }
 REFUSED = {  # there is nothing else to choose yet, or it means something only beside another key
     *("backend", "method.name", "model.loader", "model.recipe", "bits.weights.dynamic", "bits.activations.group_size"),
-    *("method.natural", "method.ranges", "bits.name", "device"),
+    *("method.natural", "method.ranges", "bits.name", "device", "calibration.weights", "calibration.pack"),
     *(f"bits.weights.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "block_rows")),
     *(f"bits.activations.{key}" for key in ("scale.rule", "scale.second", "scale.order", "element", "block_rows")),
     *(f"bits.activations.{key}" for key in ("range", "shift", "ties", "zero_point")),
