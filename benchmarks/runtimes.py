@@ -1,34 +1,43 @@
 """The speed of quantized models in runtimes, beside torch, our integer kernels, and what NNCF makes for OpenVINO by itself.
 
     pip install -e .[runtimes]
-    python -m benchmarks.runtimes                          # vit, prefill
+    python -m benchmarks.runtimes                          # vit, prefill, decode
     python -m benchmarks.runtimes work=prefill bits=w4a16 repetitions=10
+    python -m benchmarks.runtimes work=decode bits=q8_0,q4_0
 
 The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
-cache, and only the logits of its last token are computed. The last columns hold a side against `sim`, the simulation: the largest
-difference of an output as a part of the largest output, and how often the largest output of an image or a token is the same. NNCF
-rounds by its own rules, so it stands there against the float model.
+cache, and only the logits of its last token are computed. `decode` writes tokens greedily, one by one, after a prompt that is in
+the KV cache. Runtimes without a cache are no side of it. llama.cpp is a side where it is installed and has a type for the format.
+It rounds the inputs of products to 8 bits in blocks of 32.
+
+The last columns hold a side against `sim`, the simulation: the largest difference of an output as a part of the largest output,
+and how often the largest output of an image or a token of the prompt is the same. NNCF rounds by its own rules, so it stands there
+against the float model.
 """
 
 import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import latency
+from benchmarks import in_llama_cpp, latency
+from benchmarks.in_llama_cpp import InLlamaCpp
 from benchmarks.timing import Work, alternate, arguments, chosen, medians, show, speedups
 from sqbench import api
 from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
-from sqbench.evaluation.decoding import first_token
+from sqbench.evaluation.decoding import Decoder, first_token
 from sqbench.execution import lower
 from sqbench.models import Model
-from sqbench.models.functions import computed, without_head
+from sqbench.models.computed import computed
+from sqbench.models.functions import without_head
 from sqbench.quant.layers import QuantLayer
+from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.openvino import OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
@@ -83,12 +92,48 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
         quantized = api.quantize(model, statistics, "rtn", bits=bits)
         weights = quantized_layer(quantized).format
         peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
-        sides = {"sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
-        every = {latency.BASE: model, **sides}
-        work = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
+        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
+        work: dict[str, Work] = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
         outputs = {name: side.forward(ids) for name, side in every.items()}
-        found += rows(f"prefill {ids.shape[1]}, {bits}", "tokens/s", ids.shape[1], work, outputs, own["repetitions"])
+        with TemporaryDirectory() as folder:
+            if in_llama_cpp.fits(quantized):
+                other = InLlamaCpp(quantized, folder, ids.shape[1])
+                work[in_llama_cpp.NAME], outputs[in_llama_cpp.NAME] = other.reading(ids), other.logits(ids)
+            found += rows(f"prefill {ids.shape[1]}, {bits}", "tokens/s", ids.shape[1], work, outputs, own["repetitions"])
     return found
+
+
+def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
+    model, windows = latency.load(*latency.TEXT, *others)
+    statistics = api.calibrate(model, windows.calibration, search=1)
+    ids, count = windows.evaluation.flatten()[: own["past"]].unsqueeze(0), own["decode"]
+    found = []
+    for bits in own["bits"]:
+        quantized = api.quantize(model, statistics, "rtn", bits=bits)
+        cached = {**own, "backends": [name for name in own["backends"] if name not in RUNTIMES]}
+        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, cached)}
+        work = {name: writing(side.module, ids, count) for name, side in every.items()}
+        outputs = {name: side.forward(ids) for name, side in every.items()}
+        with TemporaryDirectory() as folder:
+            if in_llama_cpp.fits(quantized):
+                other = InLlamaCpp(quantized, folder, ids.shape[1] + count)
+                work[in_llama_cpp.NAME], outputs[in_llama_cpp.NAME] = other.writing(ids, count), other.logits(ids)
+            found += rows(f"decode {count} after {ids.shape[1]}, {bits}", "tokens/s", count, work, outputs, own["repetitions"])
+    return found
+
+
+def writing(module: Any, ids: Tensor, count: int) -> Work:
+    """Work that writes `count` tokens greedily after a prompt [1, tokens], which is in the KV cache."""
+    decoder = Decoder(module)
+    first = decoder.prefill(ids)
+
+    def work() -> list[Tensor]:
+        if written := decoder.cache.get_seq_length() - ids.shape[1]:
+            decoder.cache.crop(-written)  # so many tokens are forgotten
+        decoder.token = first
+        return [decoder.step() for _ in range(count)]
+
+    return work
 
 
 def quantized_layer(model: Model) -> Any:
@@ -104,27 +149,30 @@ def rows(
 ) -> list[Row]:
     """A row for each side."""
     times = alternate(sides, repetitions)
-    spent, faster, ahead = medians(times), speedups(times, latency.BASE), speedups(times, NNCF)
+    spent, faster = medians(times), speedups(times, latency.BASE)
+    ahead = {name: f"{ratio:.2f}" for name, ratio in speedups(times, NNCF).items()} if NNCF in sides else {}
     found = []
     for name in sides:
         like = outputs[latency.BASE if name == NNCF else "sim"]
         apart = f"{float((outputs[name] - like).abs().max() / like.abs().max()):.2g}"
         same = f"{100 * float((outputs[name].argmax(-1) == like.argmax(-1)).float().mean()):.1f} %"
         told = ["--", "--"] if name == latency.BASE else [apart, same]
-        found.append([work, name, f"{amount / spent[name]:.1f} {unit}", f"{faster[name]:.2f}", f"{ahead[name]:.2f}", *told])
+        found.append([work, name, f"{amount / spent[name]:.1f} {unit}", f"{faster[name]:.2f}", ahead.get(name, "--"), *told])
     return found
 
 
-WORK = {"vit": vit, "prefill": prefill}
+WORK = {"vit": vit, "prefill": prefill, "decode": decode}
 
 
 @torch.no_grad()
 def main() -> None:
     quiet()
     logging.disable(logging.WARNING)
-    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": ["w8a8_dynamic", "w4a16", "w4a8"]}
+    formats = ["w8a8_dynamic", "w4a16", "w4a8", "q8_0", "q4_0"]
+    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": formats}
+    sizes = {"batch": 16, "prompt": 512, "past": 64, "decode": 64}
     try:
-        own, others = arguments(sys.argv[1:], **defaults, batch=16, prompt=512, repetitions=5)
+        own, others = arguments(sys.argv[1:], **defaults, **sizes, repetitions=5)
         found = [row for name in chosen(own["work"], WORK) for row in WORK[name](own, others)]
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -1,12 +1,15 @@
 """Encoders from the command line: a tiny BERT in a temporary folder, quantized, compared and put into a table."""
 
+import json
 from pathlib import Path
 
 import pytest
 from cli import Ended, call
 from encoders import as_sentence_transformer, classes, pairs, save_encoder
 
+from sqbench import export
 from sqbench.records.store import Store
+from sqbench.runtimes import RUNTIMES
 
 COLUMNS = "data.columns={text: a, second: b, score: score}"
 
@@ -78,9 +81,27 @@ def test_what_does_not_go_together_is_refused_in_one_line(run, results: Path, tm
         assert message in ended.err
 
 
-def test_a_runtime_that_reads_no_sentences_says_so(run) -> None:
-    pytest.importorskip("openvino")
-    ended = run("method=rtn", "bits=w8a8_dynamic", "backend=openvino")
-    assert ended.code == 2
-    assert "backend=openvino: runs models of text and images, and " in ended.err
-    assert " reads sentences; use backend=int" in ended.err
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_runtimes_say_the_same(backend: str, run, results: Path) -> None:
+    pytest.importorskip(RUNTIMES[backend].package)
+    assert run("-m", "method=rtn", "bits=w8a8_dynamic", f"backend=sim,{backend}").code == 0
+    both = {record.identity["backend"]: record for record in Store(str(results)).records()}
+    assert both[backend].metrics["spearman"] == pytest.approx(both["sim"].metrics["spearman"], abs=0.02)
+    assert both[backend].quantized["runtime"]["version"].startswith(RUNTIMES[backend].title)
+    assert run("method=rtn", "bits=w8a8_dynamic", f"backend={backend}", "eval=latency", "eval.repetitions=1").code == 0
+
+
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_an_encoder_is_exported_with_its_pooling_and_its_tokenizer(
+    format: str, package: str, run, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(package)
+    assert run("method=rtn", "bits=w8a16").code == 0
+    (record,) = Store(str(results)).records()
+    out = tmp_path / "exported"
+    assert export.main([record.point_id, f"results_dir={results}", f"out={out}", f"format={format}"]) == 0
+    assert "spearman" in capsys.readouterr().out
+    proof = json.loads((out / "sqbench.json").read_text())["proof"]
+    assert proof["largest"] <= 1e-5 * proof["scale"]
+    assert proof["agreement"] is None  # vectors have no most likely class
+    assert (out / "tokenizer.json").is_file()

@@ -44,7 +44,7 @@ def storage(fmt: Format) -> dict[str, Any]:
         "symmetric": fmt.symmetric,
         "granularity": fmt.granularity,
         "group_size": fmt.group_size,
-        "neighbours": fmt.neighbours,
+        "contiguous": fmt.contiguous,
         "zero_point": fmt.zero_point,
         "scale.dtype": fmt.scale.dtype,
         "scale.second": fmt.scale.second,

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sqbench.calibration import Statistics
+from sqbench.checkpoints.codes import LAYOUT as CODES
 from sqbench.checkpoints.compressed import LAYOUT as COMPRESSED
 from sqbench.checkpoints.integers import AUTO_ROUND, AWQ, GPTQ
 from sqbench.checkpoints.stored import Layout, StoredLayer
@@ -32,7 +33,7 @@ from sqbench.pipeline.slots import put_slot, slots_of
 from sqbench.quant.access import is_linear
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ, AUTO_ROUND, TORCHAO)}
+LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ, AUTO_ROUND, TORCHAO, CODES)}
 BESIDE = ("quantize_config.json", "quant_config.json")  # where GPTQ and AWQ of old keep what config.json has today
 
 

@@ -176,14 +176,14 @@ def _encoded(parts: Parts, name: str, fmt: Format, names: tuple[str, ...], place
     if fmt.group_size is not None and f"{name}.g_idx" in names:
         columns = _order(read(f"{name}.g_idx"), fmt.group_size, f"{place}: {name}")
     scale = read(f"{name}.scales").t().contiguous()
-    fmt = replace(fmt, scale=Scale(str(scale.dtype).removeprefix("torch.")), neighbours=columns is None)
+    fmt = replace(fmt, scale=Scale(str(scale.dtype).removeprefix("torch.")), contiguous=columns is None)
     if fmt.symmetric and bool(zeros.any()):  # the configuration may call codes symmetric that are not
         fmt = replace(fmt, symmetric=False, convention="qmax")
     return EncodedTensor(codes, over_blocks(scale.float(), fmt), over_blocks(zeros.float(), fmt), fmt, columns)
 
 
 def _order(groups: Tensor, size: int, place: str) -> Tensor | None:
-    """The order of columns in which the groups are neighbours. None if they are as they stand."""
+    """The order of columns in which groups are contiguous. None if they are as they stand."""
     if bool((groups < 0).any()):
         raise UserError(f"{place}: its g_idx has the group {int(groups.min())}")
     counts = groups.bincount()

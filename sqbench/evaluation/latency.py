@@ -22,7 +22,7 @@ from sqbench.evaluation.causality import require_causal
 from sqbench.evaluation.decoding import Decoder, check_context, first_token
 from sqbench.evaluation.memory import resident_bytes
 from sqbench.models.base import Model
-from sqbench.models.functions import Computed
+from sqbench.models.computed import Computed
 
 QUANTILES = {"": 0.5, "_p10": 0.1, "_p90": 0.9}
 # Metric -> its column of seconds, and the key of `eval` for the amount of work in them. None makes a metric in milliseconds.

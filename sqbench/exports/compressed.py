@@ -100,8 +100,8 @@ def _arguments(name: str, fmt: Format, *, activations: bool) -> dict[str, Any]:
         raise refuse("element", fmt.element, "int, e4m3 or e2m1")
     if fmt.has_minimum:
         raise refuse("zero_point", fmt.zero_point, "integer")
-    if not fmt.neighbours:
-        raise refuse("neighbours", "false", "groups of columns that stand beside each other")
+    if not fmt.contiguous:
+        raise refuse("contiguous", "false", "groups of contiguous columns")
     if fmt.element == "e2m1" and not (fmt.two_levels or fmt.scale.dtype == "e8m0"):
         raise refuse("scale.dtype", fmt.scale.dtype, "bits=nvfp4 or bits=mxfp4")
     if activations and fmt.is_integer:  # a runtime rounds inputs by its own rules

@@ -19,8 +19,8 @@ class Proof:
     Attributes:
         program: the program and its versions.
         dtype: in which both computed.
-        largest: largest difference of a logit, and `scale` the largest logit.
-        agreement: share of predictions whose most likely class or token is the same.
+        largest: largest difference of an output, and `scale` the largest output. Outputs are logits, scores or vectors.
+        agreement: share of predictions whose most likely class or token is the same. None where the metric tells none.
         metric: the name of the metric that `__str__` tells.
         metrics: of the foreign program.
         change: of each metric against the simulated model's, with interval and test.
@@ -30,7 +30,7 @@ class Proof:
     dtype: str
     largest: float
     scale: float
-    agreement: float
+    agreement: float | None
     metric: str
     metrics: dict[str, float]
     change: dict[str, Any]
@@ -38,8 +38,8 @@ class Proof:
     def __str__(self) -> str:
         change = self.change[self.metric]
         told = (
-            f"largest difference of a logit {self.largest:.3g} of {self.scale:.3g}",
-            f"the same most likely answer in {100 * self.agreement:.2f} %",
+            f"largest difference of an output {self.largest:.3g} of {self.scale:.3g}",
+            *([] if self.agreement is None else [f"the same most likely answer in {100 * self.agreement:.2f} %"]),
             f"{self.metric} {self.metrics[self.metric]:.6g} ({change['value']:+.3g} [{change['low']:.3g}, {change['high']:.3g}])",
         )
         return f"{self.program} in {self.dtype}: {', '.join(told)}"
@@ -67,7 +67,7 @@ def compared(simulated: Model, foreign: Model, examples: Examples, *, program: s
         dtype,
         largest,
         scale,
-        result.metrics["agreement"],
+        result.metrics.get("agreement"),
         evaluation.headline(result.metrics),
         result.metrics,
         {name: difference.as_dict() for name, difference in changes.items()},

@@ -9,7 +9,8 @@ from sqbench.data import Examples
 from sqbench.exports.proof import Proof, compared
 from sqbench.exports.target import Target
 from sqbench.models.base import Model
-from sqbench.models.functions import computed, whole, write_preparation
+from sqbench.models.computed import computed
+from sqbench.models.functions import named_inputs, whole, write_preparation
 from sqbench.runtimes import RUNTIMES, Runtime
 from sqbench.runtimes.deployment import check, quantized_layers
 
@@ -23,7 +24,7 @@ def write(format: str, runtime: Runtime, model: Model, place: Path) -> None:
     """
     check(model, runtime, f"format={format}")
     function = whole(model)
-    runtime.save(runtime.write(function, model.example(), quantized_layers(function)), place)
+    runtime.save(runtime.write(function, named_inputs(model, model.example()), quantized_layers(function)), place)
     write_preparation(model, place)
 
 

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 
 from sqbench.errors import UserError, known
 from sqbench.exports.compressed import TARGET as COMPRESSED
@@ -13,6 +12,7 @@ from sqbench.exports.runtimes import ONNX, OPENVINO
 from sqbench.exports.target import Target
 from sqbench.models.base import Model
 from sqbench.quant.layers import QuantLayer
+from sqbench.storage.locks import Busy, claim
 
 TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED, GGUF, ONNX, OPENVINO)}
 
@@ -54,15 +54,25 @@ def check_free(folder: Path, *, force: bool) -> None:
 
 @contextmanager
 def _whole(folder: Path, force: bool) -> Iterator[Path]:
-    """A folder to fill. It takes its place when it is whole. After an error nothing of it remains."""
+    """A folder to fill. It takes its place when it is whole. After an error nothing of it remains.
+
+    What a killed process has left of it is removed.
+
+    Raises:
+        UserError: something is in its place, or a live process fills it.
+    """
     check_free(folder, force=force)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    place = folder.with_name(f".{folder.name}.part")
     try:
-        yield place
-        place.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        place.rename(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        with claim(folder.with_name(f".{folder.name}.claim")):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            try:
+                yield place
+                if folder.exists():
+                    shutil.rmtree(folder)
+                place.rename(folder)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+    except Busy as reason:
+        raise UserError(f"out={folder}: {reason}; wait for it, or use another folder") from reason

@@ -31,7 +31,7 @@ class EncodedTensor:
         scale, zero_point: one for each block, broadcastable against `to_blocks(codes, format)`. float32 at least. A scale of two
             levels is the product of both.
         format: the format of the codes. With two levels of scales, its `amax` is that of the tensor.
-        columns: the order of columns in which those of a group are neighbours. None if they are neighbours as they stand.
+        columns: the order of columns in which groups are contiguous. None if they are as they stand.
     """
 
     codes: Tensor

@@ -43,7 +43,7 @@ class Format:
         ties: which integer a number half way between two gets: the `even` one, the one further `up`, or the one further `away` from
             0 (GGUF: up at 4 and 5 bits, away at 8). For weights only.
         amax: the largest magnitude of the whole tensor, for scales with a second level. `codec.of_tensor` sets it.
-        neighbours: the columns of a group stand beside each other. In some checkpoints they do not, and the tensor has their order.
+        contiguous: the columns of a group stand side by side. In some checkpoints they do not, and the tensor has their order.
     """
 
     bits: int = 8
@@ -60,7 +60,7 @@ class Format:
     shift: str = "after"
     ties: str = "even"
     amax: float | None = None
-    neighbours: bool = True
+    contiguous: bool = True
 
     @property
     def is_integer(self) -> bool:
@@ -146,8 +146,8 @@ class Format:
             raise refuse("granularity", f"one of {', '.join(sharing)} here")
         choose("convention", CONVENTIONS)
         choose("range", RANGES)
-        if not self.neighbours:
-            raise refuse("neighbours", "true: only checkpoints have groups of columns that are apart")
+        if not self.contiguous:
+            raise refuse("contiguous", "true: only checkpoints have groups whose columns are apart")
         choose("shift", SHIFTS)
         choose("ties", TIES)
         if self.ties != "even" and (activations or not self.is_integer):

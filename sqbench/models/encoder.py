@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +26,7 @@ class EncoderModel(Model):
 
     Attributes:
         tokenizer: the tokenizer of the same model.
+        fields: names of the tokenizer's outputs that the module reads, besides the mask. The token ids are the first.
         task: `similarity` (a vector for each text), `features` (vectors for a fitted head), `classification`, `regression` or
             `fill_mask`.
         pooling: how hidden states become a vector, and how texts are read.
@@ -37,6 +37,7 @@ class EncoderModel(Model):
     kind: ClassVar[str] = "sentences"
 
     tokenizer: Any = None
+    fields: tuple[str, ...] = ("input_ids",)
     task: str = "similarity"
     pooling: Pooling = MEAN
     head: nn.Module | None = None
@@ -51,12 +52,6 @@ class EncoderModel(Model):
     def vocabulary(self) -> int:
         """Number of tokens that have an embedding."""
         return int(self.module.get_input_embeddings().weight.shape[0])
-
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the tokenizer's outputs that the module reads, besides the mask. The token ids are the first."""
-        read = signature(self.module.forward).parameters
-        return tuple(name for name in self.tokenizer.model_input_names if name in read and name != "attention_mask")
 
     @cached_property
     def longest(self) -> int | None:
@@ -102,9 +97,13 @@ class EncoderModel(Model):
 
     def body(self, inputs: Tensor) -> Tensor:
         """The module's own output for inputs [texts, fields, tokens]: hidden states or logits."""
+        return first_tensor(self.module(**self.named(inputs)))
+
+    def named(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What the module reads of inputs [texts, fields, tokens], and the full mask: [texts, tokens] each."""
         ids = inputs.to(self.device)
-        named = {name: ids[:, number] for number, name in enumerate(self.fields)}
-        return first_tensor(self.module(**named, attention_mask=torch.ones_like(ids[:, 0])))
+        fields = {name: ids[:, number] for number, name in enumerate(self.fields)}
+        return {**fields, "attention_mask": torch.ones_like(ids[:, 0])}
 
     def tables(self) -> dict[str, str]:
         """See `Model.tables`."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,16 @@ def load_encoder(
             raise UserError(f"{place}: gives several labels to one text (problem_type in config.json), which no metric here judges")
         task = "regression" if config.num_labels == 1 else task
     module.requires_grad_(False)
+    read = signature(module.forward).parameters
     model = EncoderModel(
-        module.eval().to(device), cfg.name, fingerprint, tuple(cfg.keep), tokenizer=tokenizer, task=task, pooling=pooling
+        module.eval().to(device),
+        cfg.name,
+        fingerprint,
+        tuple(cfg.keep),
+        tokenizer=tokenizer,
+        fields=tuple(name for name in tokenizer.model_input_names if name in read and name != "attention_mask"),
+        task=task,
+        pooling=pooling,
     )
     if task == "similarity":
         drop_pooler(model)

@@ -1,24 +1,23 @@
-"""A model as a function of one tensor, which other programs can trace, and the same model with its body computed elsewhere."""
+"""A model as a function of named tensors, which other programs can trace."""
 
 import inspect
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sqbench.models.base import Model
+from sqbench.models.encoder import VECTORS, EncoderModel
 from sqbench.models.experts import has_experts
 from sqbench.models.folding import share
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
-from sqbench.quant.layers import Stored, stored_bytes
-
-Function = Callable[[Tensor], Tensor]
+from sqbench.models.pooling import Pooling
+from sqbench.models.tracing import first_tensor
 
 
 class OfTokens(nn.Module):
@@ -39,9 +38,30 @@ class OfTokens(nn.Module):
         return logits
 
 
+class OfTexts(nn.Module):
+    """An encoder as a function of its inputs, [texts, tokens] each. The mask, the last of them, is 0 for padding.
+
+    Attributes:
+        pooling: how hidden states become vectors. None leaves them as they are.
+        head: a classifier on the vectors.
+    """
+
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], pooling: Pooling | None = None, head: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.module, self.names, self.pooling, self.head = module, tuple(names), pooling, head
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        outputs = first_tensor(self.module(**dict(zip(self.names, inputs, strict=True))))
+        if self.pooling is not None:
+            outputs = self.pooling.padded(outputs, inputs[-1])
+        return outputs if self.head is None else self.head(outputs)
+
+
 def untraceable(model: Model) -> str | None:
-    """The reason why a model is no function of one tensor. None if it is one."""
-    if isinstance(model, ImageModel):
+    """The reason why a model is no function that other programs can trace. None if it is one."""
+    if isinstance(model, ImageModel | EncoderModel):
         return None
     if not isinstance(model, LanguageModel):
         return f"it reads {model.kind}"
@@ -57,20 +77,35 @@ def untraceable(model: Model) -> str | None:
     return None
 
 
+def named_inputs(model: Model, inputs: Tensor) -> dict[str, Tensor]:
+    """The inputs of a model's functions by their names, in order."""
+    return model.named(inputs) if isinstance(model, EncoderModel) else {"inputs": inputs}
+
+
+def names_of(model: EncoderModel) -> tuple[str, ...]:
+    """The names of what the functions of an encoder read, in order."""
+    return (*model.fields, "attention_mask")
+
+
 def whole(model: Model) -> nn.Module:
-    """A module from inputs to `model.forward(inputs)`. It shares the model's tensors, and may be changed."""
+    """A module from `named_inputs` to `model.forward(inputs)`. It shares the model's tensors, and may be changed."""
     if isinstance(model, LanguageModel):
         return OfTokens(share(model.module)).eval()
+    if isinstance(model, EncoderModel):
+        pooling = model.pooling if model.task in VECTORS else None
+        return OfTexts(share(model.module), names_of(model), pooling, model.head).eval()
     assert isinstance(model, ImageModel)
     module = share(model.module)
     return module if model.head is None else nn.Sequential(module, model.head).eval()
 
 
 def without_head(model: Model) -> nn.Module:
-    """A module from inputs to `model.body(inputs)`. It shares the model's tensors, and may be changed.
+    """A module from `named_inputs` to `model.body(inputs)`. It shares the model's tensors, and may be changed.
 
     A language model whose logits are not its output embedding alone keeps its head.
     """
+    if isinstance(model, EncoderModel):
+        return OfTexts(share(model.module), names_of(model)).eval()
     if not isinstance(model, LanguageModel):
         return share(model.module)
     module: Any = share(model.module)
@@ -81,75 +116,12 @@ def without_head(model: Model) -> nn.Module:
 
 def name_in_model(function: nn.Module, path: str) -> str:
     """The name in the model of what has this path in a function of it without its head."""
-    return path.removeprefix("module.") if isinstance(function, OfTokens) else path
-
-
-def computed(model: Model, run: Function, *, headless: bool) -> Model:
-    """A model whose numbers are those of a function.
-
-    Args:
-        run: computes what `whole(model)` computes, or what `without_head(model)` does if it is `headless`.
-    """
-    if isinstance(model, LanguageModel):
-        head = model.head if headless else None
-        return replace(model, module=ComputedLanguage(run, model, head))
-    assert isinstance(model, ImageModel)
-    module = Computed(run, stored_bytes(model.module))
-    return replace(model, module=module, head=model.head if headless else None)
-
-
-class Computed(Stored):
-    """Takes the place of a module that another program computes. It tells its dtype, its device and the bytes of its weights.
-
-    Attributes:
-        weight: float32 on the CPU, without elements.
-    """
-
-    def __init__(self, run: Function, size: int) -> None:
-        """`size` is the bytes of the weights as stored."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
-        self.run = run
-        self._stored_bytes = size
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.run(inputs)
-
-    def stored_bytes(self) -> int:
-        """Bytes of the weights as stored, besides those of submodules."""
-        return self._stored_bytes
-
-
-class ComputedLanguage(Computed):
-    """Takes the place of a Hugging Face causal LM, for prompts. It has no KV cache.
-
-    Attributes:
-        head: turns what is computed into logits. None if logits are computed.
-    """
-
-    def __init__(self, run: Function, model: LanguageModel, head: Any) -> None:
-        super().__init__(run, model.stored_bytes - (0 if head is None else stored_bytes(head)))
-        self.config = model.module.config
-        self.head = head
-        self.shape = model.module.get_input_embeddings().weight.shape
-
-    def get_input_embeddings(self) -> Any:
-        """The shape of the token embedding, as a tensor without memory."""
-        return SimpleNamespace(weight=torch.empty(self.shape, device="meta"))
-
-    def get_output_embeddings(self) -> Any:
-        """The head, if it is not computed with the rest."""
-        return self.head
-
-    def forward(self, input_ids: Tensor, *, use_cache: bool, logits_to_keep: int = 0) -> Any:  # type: ignore[override]
-        assert not use_cache, "prompts alone"
-        outputs = self.run(input_ids)[:, -logits_to_keep:]  # 0 keeps all
-        return SimpleNamespace(logits=outputs if self.head is None else self.head(outputs))
+    return path.removeprefix("module.") if isinstance(function, OfTokens | OfTexts) else path
 
 
 def write_preparation(model: Model, place: Path) -> None:
     """Write what a program needs to make inputs: tokenizer and configurations, or preprocessing.json."""
-    if isinstance(model, LanguageModel):
+    if isinstance(model, LanguageModel | EncoderModel):
         model.tokenizer.save_pretrained(place)
         model.module.config.save_pretrained(place)
         if getattr(model.module, "generation_config", None) is not None:

@@ -34,6 +34,19 @@ class Pooling:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Vectors [texts, width] of hidden states [texts, tokens, width] without padding."""
         vector = hidden[:, 0] if self.mode == "cls" else hidden.amax(1) if self.mode == "max" else hidden.mean(1)
+        return self._finished(vector)
+
+    def padded(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The same vectors of hidden states with padding. The mask [texts, tokens] is 0 there."""
+        there = mask.unsqueeze(-1)
+        if self.mode == "max":
+            hidden = hidden.masked_fill(there == 0, float("-inf"))
+        if self.mode != "mean":
+            return self(hidden)
+        there = there.to(hidden.dtype)
+        return self._finished((hidden * there).sum(1) / there.sum(1))
+
+    def _finished(self, vector: Tensor) -> Tensor:
         return functional.normalize(vector, dim=-1) if self.normalize else vector
 
 

@@ -60,7 +60,9 @@ class Gptq(Rounding):
         if scheme.weights is None:
             return "chooses codes of weights, and this scheme leaves weights in float; use bits=w4a16, for example"
         if self.act_order and scheme.weights.group_size is not None and not self.static_groups:
-            return "act_order=true would tear groups of neighbours apart; use static_groups=true with it, or act_order=false"
+            return (
+                "act_order=true would tear groups of contiguous columns apart; use static_groups=true with it, or act_order=false"
+            )
         return None
 
     def encode(

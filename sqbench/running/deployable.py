@@ -1,16 +1,19 @@
 """Checks of what a runtime can run (`backend=openvino`, `backend=onnxruntime`). They run before anything is computed."""
 
+from sqbench.calibration import Statistics
 from sqbench.config import device_of
 from sqbench.errors import UserError
 from sqbench.evaluation.latency import LatencySettings
 from sqbench.formats.scheme import Scheme
 from sqbench.models import Model, Source
 from sqbench.models.functions import untraceable
+from sqbench.parts.layer_formats import formats_of
+from sqbench.parts.task import Task
+from sqbench.quant.access import weight_of
 from sqbench.running.resolved import Resolved
 from sqbench.runtimes import RUNTIMES, Runtime
 
-KINDS = ("text", "images")
-EVALUATIONS = ("perplexity", "top1", "latency")
+EVALUATIONS = ("perplexity", "top1", "sentences", "latency")
 
 
 def runtime_of(resolved: Resolved) -> Runtime | None:
@@ -25,10 +28,6 @@ def check_runtime(resolved: Resolved) -> None:
         return
     key, judged = f"backend={runtime.name}", resolved.evaluation
     runtime.require(key)
-    if resolved.kind not in KINDS:
-        raise UserError(
-            f"{key}: runs models of {' and '.join(KINDS)}, and {resolved.model.name} reads {resolved.kind}; use backend=int"
-        )
     if (kind := device_of(resolved.device).type) != "cpu":
         raise UserError(f"device={kind}: must be cpu with {key}")
     if resolved.model.dtype != "float32":
@@ -59,11 +58,18 @@ def check_scheme(runtime: Runtime, scheme: Scheme) -> None:
 
 
 def check_model(resolved: Resolved, source: Source, model: Model) -> None:
-    """Raise UserError if a runtime cannot express a loaded model, or the formats of a checkpoint."""
+    """Raise UserError if a runtime cannot express a loaded model, the formats of its layers, or those of a checkpoint."""
     runtime = runtime_of(resolved)
     if runtime is None:
         return
+    key = f"backend={runtime.name}"
+    if (reason := untraceable(model)) is not None:
+        raise UserError(f"{key}: {model.name} cannot be written as a graph: {reason}; use backend=int")
     if source.quantized is not None:
         check_scheme(runtime, source.quantized.scheme)
-    if (reason := untraceable(model)) is not None:
-        raise UserError(f"backend={runtime.name}: {model.name} cannot be written as a graph: {reason}; use backend=int")
+        return
+    formats = formats_of(Task(model, Statistics({}, model.example()), resolved.scheme))
+    for name, (weights, inputs) in formats.items():
+        runtime.check(key, name, weights, inputs)
+    reads = {name: weight_of(model.module.get_submodule(name)).shape[1] for name in formats}
+    runtime.check_together({name: (reads[name], inputs) for name, (_, inputs) in formats.items()})

@@ -6,7 +6,8 @@ import torch
 
 from sqbench.errors import UserError
 from sqbench.models.base import Model
-from sqbench.models.functions import computed, name_in_model, untraceable, without_head
+from sqbench.models.computed import computed
+from sqbench.models.functions import name_in_model, named_inputs, untraceable, without_head
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes.runtime import Executed, Runtime
 
@@ -26,7 +27,7 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     check(model, runtime, key)
     function = without_head(model)
     layers = quantized_layers(function)
-    session = runtime.start(runtime.write(function, model.example(), layers))
+    session = runtime.start(runtime.write(function, named_inputs(model, model.example()), layers))
     result = computed(model, session, headless=True)
     ours, theirs = model.body(model.example()).float(), result.body(model.example()).float()
     report = dict(model.report or {})

@@ -31,24 +31,26 @@ class OnnxRuntime(Runtime):
             return ALONE, None
         return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
 
-    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> bytes:
+    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> bytes:
         """The file's content. It must be smaller than 2 GB, as protobuf asks."""
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
             module.set_submodule(path, written(layer, quantizers))
-        free = {0: "batch"} if example.is_floating_point() else {0: "batch", 1: "tokens"}
+        inputs = tuple(example.values())
+        free = {0: "batch"} if inputs[0].is_floating_point() else {0: "batch", 1: "tokens"}
+        outputs = free if module(*inputs).dim() == 3 else {0: "batch"}  # hidden states have tokens, and vectors have none
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE
             torch.onnx.export(
                 module,
-                (example,),
+                inputs,
                 file,
                 dynamo=False,  # the other exporter knows no operations of our own without a further package
                 opset_version=OPSET,
-                input_names=["inputs"],
+                input_names=list(example),
                 output_names=["outputs"],
-                dynamic_axes={"inputs": free, "outputs": free},
+                dynamic_axes={**dict.fromkeys(example, free), "outputs": outputs},
             )
             return file.read_bytes()
 
@@ -74,10 +76,12 @@ class OnnxSession(Session):
             options.log_severity_level = 3  # it warns that the file below is for this processor alone
             options.optimized_model_filepath = str(Path(folder) / FILE)
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self.names = [one.name for one in self.session.get_inputs()]
             self.readers = _readers(Path(folder) / FILE)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        (outputs,) = self.session.run(None, {"inputs": inputs.contiguous().numpy()})
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        arrays = (one.contiguous().numpy() for one in inputs)
+        (outputs,) = self.session.run(None, dict(zip(self.names, arrays, strict=True)))
         return torch.from_numpy(outputs)
 
     def executed(self) -> Mapping[str, Executed]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import QuantLayer
 from sqbench.runtimes.openvino_layers import store_codes, written
 from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
 
@@ -21,6 +21,7 @@ STATIC, TOKENS = static(TITLE, ("after", "before")), at_run_time(TITLE, {"granul
 GROUPS = at_run_time(TITLE, {"granularity": ("group",), "group_size": Multiples(16)})
 # An option of a graph. OpenVINO's default is 32, for all weights in codes.
 GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
+KEPT = 4  # shapes of inputs whose compiled graphs are kept. Each holds the weights. Texts have many lengths, which come in order.
 PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
 
 
@@ -42,7 +43,10 @@ class OpenVino(Runtime):
             return f"OpenVINO rounds inputs in groups that divide those of weights, and {size} does not divide {weights.group_size}"
         return super().refusal(weights, inputs)
 
-    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> Any:
+    def check_together(self, inputs: Mapping[str, tuple[int, Format | None]]) -> None:
+        group_of(inputs)
+
+    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> Any:
         import openvino
 
         quantizers: dict[int, nn.Module] = {}
@@ -50,9 +54,11 @@ class OpenVino(Runtime):
             module.set_submodule(path, written(layer, quantizers))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
-            graph = openvino.convert_model(module, example_input=example)
+            graph = openvino.convert_model(module, example_input=tuple(example.values()))
+        for port, name in zip(graph.inputs, example, strict=True):
+            port.get_tensor().set_names({name})
         store_codes(graph, layers)
-        graph.set_rt_info(str(group_of(layers)), GROUP_OPTION)
+        graph.set_rt_info(str(group_of(inputs_of(layers))), GROUP_OPTION)
         return graph
 
     def save(self, graph: Any, place: Path) -> None:
@@ -69,50 +75,61 @@ class OpenVino(Runtime):
         return OpenVinoSession(graph)
 
 
-def group_of(layers: Mapping[str, QuantLayer]) -> int:
+def group_of(inputs: Mapping[str, tuple[int, Format | None]]) -> int:
     """How many inputs OpenVINO shall give a scale of their own at run time. It has one number for a graph; 0 is none.
+
+    Args:
+        inputs: as in `Runtime.check_together`.
 
     Raises:
         UserError: layers differ, or a layer's inputs are no multiple, which OpenVINO would then leave in float.
     """
-    formats = {path: layer.activation.fmt for path, layer in layers.items() if isinstance(layer.activation, ActivationQuantizer)}
-    sizes = {path: fmt.group_size or 0 for path, fmt in formats.items()}
-    size = max(sizes.values(), default=0)
-    for path, layer in layers.items():
-        if size and (sizes.get(path) != size or layer.shape[1] % size):
-            told = f"{path} has {layer.shape[1]} inputs in groups of {sizes.get(path)}"
+    sizes = {path: None if fmt is None else fmt.group_size for path, (_, fmt) in inputs.items()}
+    size = max((one for one in sizes.values() if one), default=0)
+    for path, (count, _) in inputs.items():
+        if size and (sizes[path] != size or count % size):
+            told = f"{path} has {count} inputs " + (f"in groups of {sizes[path]}" if sizes[path] else "without groups")
             one = "OpenVINO has one size for all layers, which must divide their inputs"
             works = "use bits.activations.granularity=token, or another size"
             raise UserError(f"bits.activations.group_size={size}: {told}, and {one}; {works}")
     return size
 
 
+def inputs_of(layers: Mapping[str, QuantLayer]) -> dict[str, tuple[int, Format | None]]:
+    """The inputs of layers, as in `Runtime.check_together`."""
+    formats = {path: getattr(layer.activation, "fmt", None) for path, layer in layers.items()}
+    return {path: (layer.shape[1], formats[path]) for path, layer in layers.items()}
+
+
 class OpenVinoSession(Session):
-    """Computes a graph in float32 and integers on the CPU. It is compiled once for every shape of inputs."""
+    """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.groups = graph.has_rt_info(GROUP_OPTION) and graph.get_rt_info(GROUP_OPTION).value != "0"
-        self.compiled: dict[tuple[int, ...], Any] = {}
+        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        request = self._request(tuple(inputs.shape))
-        (output,) = request.infer([inputs.contiguous().numpy()], share_inputs=True, share_outputs=True).values()
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        request = self._request(tuple(tuple(one.shape) for one in inputs))
+        arrays = [one.contiguous().numpy() for one in inputs]
+        (output,) = request.infer(arrays, share_inputs=True, share_outputs=True).values()
         return torch.from_numpy(output).clone()  # the next call writes to the same memory
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self.compiled:
+    def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        if shapes not in self.compiled:
             import openvino
 
+            if len(self.compiled) == KEPT:
+                del self.compiled[next(iter(self.compiled))]
             graph = self.graph.clone()
-            graph.reshape(list(shape))
+            graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
             options = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
             }
-            self.compiled[shape] = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
-        return self.compiled[shape]
+            self.compiled[shapes] = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+        return self.compiled[shapes]
 
     def executed(self) -> Mapping[str, Executed]:
         """Read from the runtime's own model. Its nodes name the layers of the graph that they compute."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sqbench.errors import UserError
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
@@ -83,14 +84,21 @@ class WrittenTokens(Written):
 
 
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked."""
+    """Replace the float weights in a graph by codes that are unpacked.
+
+    Raises:
+        UserError: a layer reads constants alone, as in DeBERTa's relative positions. The converter has folded its product.
+    """
     products = {
         op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
         for op in graph.get_ops()
         if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
     }
     for path, layer in layers.items():
-        product = products[path]
+        if (product := products.get(path)) is None:
+            raise UserError(
+                f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
+            )
         unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
         unpacked.set_friendly_name(f"{path}.unpacked")
         product.input(1).replace_source_output(unpacked.output(0))

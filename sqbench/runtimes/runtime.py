@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from sqbench.console.extras import extra
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
-from sqbench.formats.format import Format
-from sqbench.formats.scale import Scale
+from sqbench.formats.format import TIES, Format
+from sqbench.formats.scale import TIMES, Scale
 from sqbench.quant.layers import QuantLayer
 
 DTYPES = ("float32", "float16", "bfloat16")
-STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in ("scale", "reciprocal", "unrounded"))
+STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in TIMES)
 WIDTHS = range(2, 9)
 SYMMETRIC = ("qmax", "half_range", "signed", "no_clipping")
 
@@ -26,7 +26,7 @@ def products(title: str) -> Accepts:
     """The formats of weights that a runtime multiplies as integers."""
     return Accepts(
         f"8-bit products of {title} take weights",
-        {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "scale": STORED},
+        {"bits": WIDTHS, "granularity": ("tensor", "channel"), "convention": SYMMETRIC, "ties": TIES, "scale": STORED},
     )
 
 
@@ -42,6 +42,7 @@ def unpacked(title: str, sizes: Collection[int | None] | Multiples) -> Accepts:
             "convention": SYMMETRIC,
             "range": ("with_zero", "own"),
             "shift": ("after", "before"),
+            "ties": TIES,
             "scale": STORED,
         },
     )
@@ -68,8 +69,8 @@ class Session(ABC):
     """A graph that a runtime has made ready. A call computes it."""
 
     @abstractmethod
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """The outputs, on the CPU."""
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The outputs, on the CPU. Inputs have the order in which the graph was written."""
 
     @abstractmethod
     def executed(self) -> Mapping[str, Executed]:
@@ -96,10 +97,12 @@ class Runtime(ABC):
         """The formats of weights beside such inputs, and the formats of inputs like these. None for float inputs."""
 
     @abstractmethod
-    def write(self, module: nn.Module, example: Tensor, layers: Mapping[str, QuantLayer]) -> Any:
+    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> Any:
         """The graph of a module.
 
         Args:
+            example: its inputs by the names that they get, in order. The first axis is that of a batch. The second is that of
+                tokens, unless inputs are floats.
             module: shares its tensors with the model. Its quantized layers are replaced here.
             layers: path in `module` -> quantized layer.
         """
@@ -131,6 +134,13 @@ class Runtime(ABC):
             return f"{self.title} takes quantized weights, and these are float"
         of_weights, of_inputs = self.accepted(inputs)
         return of_weights.refusal(weights) or (None if of_inputs is None or inputs is None else of_inputs.refusal(inputs))
+
+    def check_together(self, inputs: Mapping[str, tuple[int, Format | None]]) -> None:  # noqa: B027  # most have no such rule
+        """Raise UserError if layers that it has alone do not fit each other.
+
+        Args:
+            inputs: layer -> how many inputs a row of its weight reads, and their format.
+        """
 
     def check(self, key: str, layer: str, weights: Format | None, inputs: Format | None) -> None:
         """Raise UserError that names `key` and the layer if the runtime has no such layer."""

@@ -8,12 +8,13 @@ import torch
 from cli import tiny_run
 from labs import Lab
 
-from benchmarks import kernels, latency, llama, plain, sweep, timing
+from benchmarks import kernels, latency, llama, plain, runtimes, sweep, timing
 from sqbench import api
 from sqbench.calibration import Statistics
 from sqbench.data import Windows
 from sqbench.errors import UserError
 from sqbench.evaluation import Result
+from sqbench.evaluation.decoding import greedy
 from sqbench.models.language import LanguageModel
 
 
@@ -39,6 +40,13 @@ def test_a_child_tells_its_time_memory_and_output() -> None:
     assert said == "done\n"
     with pytest.raises(SystemExit, match="exit status 3"):
         timing.child("-c", "import sys; sys.exit(3)")
+
+
+def test_writing_begins_behind_the_prompt_every_time(tiny: LanguageModel, windows: Windows) -> None:
+    ids = windows.evaluation[:1, :16]
+    work = runtimes.writing(tiny.module, ids, 5)
+    for _ in range(3):
+        assert torch.cat(work(), dim=1)[0].tolist() == greedy(tiny.module, ids, 6)[1:].tolist()  # type: ignore[arg-type]
 
 
 def test_arguments_are_told_from_overrides() -> None:

@@ -37,7 +37,7 @@ def by_row(values: Tensor) -> Tensor:
 
 
 def gptq(encoded: EncodedTensor, order: Tensor | None = None, *, less_one: bool = True) -> Tensors:
-    """A layer in GPTQ's layout. `order` is that of the columns in which groups are neighbours."""
+    """A layer in GPTQ's layout. `order` is that of the columns in which groups are contiguous."""
     groups = torch.arange(encoded.codes.shape[1]) // (encoded.format.group_size or 32)
     zeros = (by_row(encoded.zero_point).long() + 8 - int(less_one)) % 16
     g_idx = groups if order is None else torch.empty_like(groups).index_copy_(0, order, groups)
@@ -106,12 +106,12 @@ def test_columns_in_the_order_of_their_activations(folder: Make, tiny_folder: Pa
         values = decode(encode(weight[:, columns], ASYMMETRIC))
         stored = one.encoded(found.read)
         assert torch.equal(decode(stored)[:, columns], values), layer
-        assert not stored.format.neighbours
+        assert not stored.format.contiguous
     model = found.load(torch.device("cpu"), name="x", fingerprint="x", dtype="float32")
     lowered = lower(model, "int")
     (entry,) = lowered.report["execution"]
     assert entry["kernel"] == "simulated"  # no kernel reads such groups
-    assert "neighbours" in entry["reason"]
+    assert "contiguous" in entry["reason"]
 
 
 def test_awq(folder: Make, tiny_folder: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from cli import Ended
-from encoders import load, save_encoder
 from labs import Lab, scheme
 
 from sqbench import api, export
@@ -65,11 +64,3 @@ def test_what_a_runtime_cannot_express_is_refused(format: str, tiny: LanguageMod
     with pytest.raises(UserError, match=rf"format={format}: model\.layers\.0\.\S+ cannot be written; .* element int, not nf4"):
         save(quantized, tmp_path / "out", format=format)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_encoder_is_refused_by_name(format: str, tmp_path: Path) -> None:
-    encoder = load(save_encoder(tmp_path / "bert"))
-    quantized = api.quantize(encoder, api.calibrate(encoder, encoder.example()), "rtn", bits="w8a8_dynamic")
-    with pytest.raises(UserError, match=rf"format={format}: .* cannot be written as a graph: it reads sentences"):
-        save(quantized, tmp_path / "out", format=format)
-    assert not (tmp_path / "out").exists()

@@ -1,9 +1,10 @@
 """method=peer from the command line: with a tool that is made here, and with real ones where they are installed."""
 
-import importlib.util
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -105,7 +106,10 @@ def test_a_tool_that_fails_is_a_failed_record(command: Command, results: Path, a
         (("blockwise=true",), "blockwise: must be left out; method.tool=fake quantizes linear layers"),
         (("calibration.propagate=true",), "calibration.propagate: must be left out"),
         (("bits.edge_bits=8",), "bits.edge_bits: must be left out"),
-        (("method.tool=fak",), "method.tool=fak: did you mean fake? known: auto-round, fake, llm-compressor, torchao"),
+        (
+            ("method.tool=fak",),
+            "method.tool=fak: did you mean fake? known: auto-round, fake, llm-compressor, nncf, optimum-quanto, torchao",
+        ),
     ],
 )
 def test_what_a_tool_leaves_no_choice_of_is_refused(words: tuple[str, ...], said: str) -> None:
@@ -131,6 +135,11 @@ def test_a_tool_that_is_not_installed_is_named_with_its_installation(
         ("auto-round", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here"),
         ("llm-compressor", "mxfp4", "makes integers of 4 and 8 bits and FP8 here"),
         ("torchao", "nvfp4", "has no configuration for bits=nvfp4 here"),
+        ("nncf", "w3a16", "makes integer weights of 4 and 8 bits with float inputs here, not bits=w3a16"),
+        ("nncf", "q8_0", "has a scale for each channel at 8 bits, and for each channel or group at 4; bits.weights are int8"),
+        ("optimum-quanto", "w8a8", "makes int2, int4, int8 and FP8 weights with float inputs here, not bits=w8a8"),
+        ("optimum-quanto", "w4a16", r"has a minimum for each group of 4 bits; use bits\.weights\.zero_point=minimum"),
+        ("optimum-quanto", "q8_0", "has symmetric weights with a scale for each channel at 8 bits, not int8"),
     ],
 )
 def test_a_format_that_a_tool_cannot_make_is_refused_though_it_is_not_installed(tool: str, bits: str, said: str) -> None:
@@ -141,6 +150,10 @@ def test_a_format_that_a_tool_cannot_make_is_refused_though_it_is_not_installed(
 def test_arguments_that_are_chosen_elsewhere_are_refused() -> None:
     with pytest.raises(UserError, match=r"method\.arguments\.bits: is chosen by bits, calibration and seed"):
         api.configure("method=peer/auto-round", "method.arguments={bits: 4}")
+    with pytest.raises(UserError, match=r"method\.arguments\.awq=true: puts factors before layers"):
+        api.configure("method=peer/nncf", "bits=w4a16", "method.arguments={awq: true}")
+    with pytest.raises(UserError, match=r"method\.arguments\.exclude: is chosen by bits"):
+        api.configure("method=peer/optimum-quanto", "method.arguments={exclude: lm_head}")
     with pytest.raises(UserError, match=r"method\.arguments\.algorithm=rtm: did you mean rtn\?"):
         api.configure("method=peer", "method.arguments={algorithm: rtm}")
 
@@ -154,17 +167,22 @@ REAL = [
     ("auto-round", "auto_round", "w4a16_g32", {"iters": 2}),
     ("torchao", "torchao", "w4a16_g32_sym", {}),
     ("torchao", "torchao", "w8a8_dynamic", {}),
+    ("nncf", "nncf", "w8a16", {}),
+    ("nncf", "nncf", "w4a16_g32", {}),
+    ("nncf", "nncf", "w4a16_g32_sym", {"scale_estimation": True}),
+    ("optimum-quanto", "optimum.quanto", "w8a16", {}),
+    ("optimum-quanto", "optimum.quanto", "fp8a16", {}),
 ]
 
 
-def _words(arguments: dict[str, int]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in arguments.items()) + "}"
+def _words(arguments: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {str(value).lower()}" for key, value in arguments.items()) + "}"
 
 
 @pytest.mark.slow  # as above
 @pytest.mark.parametrize(("preset", "package", "bits", "arguments"), REAL, ids=lambda value: str(value))
-def test_a_real_tool(command: Command, results: Path, preset: str, package: str, bits: str, arguments: dict[str, int]) -> None:
-    if importlib.util.find_spec(package) is None:
+def test_a_real_tool(command: Command, results: Path, preset: str, package: str, bits: str, arguments: dict[str, Any]) -> None:
+    if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     given = [f"method.arguments={_words(arguments)}"] if arguments else []
     assert command(f"method=peer/{preset}", f"bits={bits}", *given).code == 0

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from cli import Ended
 from families import gemma
 from labs import Lab, images, scheme
+from runtimes.agreement import apart, otherwise
 
 from sqbench import api
 from sqbench.calibration import Statistics
@@ -16,31 +16,11 @@ from sqbench.errors import UserError
 from sqbench.execution import lower
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
-from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 from sqbench.runtimes import RUNTIMES
 
 Command = Callable[..., Ended]
-
-
-@pytest.fixture(params=list(RUNTIMES))
-def backend(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(RUNTIMES[request.param].package)
-    name: str = request.param
-    return name
-
-
-@torch.no_grad()
-def apart(a: Model, b: Model, x: torch.Tensor) -> float:
-    """Largest difference of two models' predictions, relative to the largest prediction."""
-    wanted = b.forward(x)
-    return float((a.forward(x) - wanted).abs().max() / wanted.abs().max())
-
-
-def otherwise(model: Model) -> dict[str, str]:
-    """Layer -> the reason, for layers that a runtime executes otherwise than asked."""
-    return {layer: entry["reason"] for entry in model.report["execution"] for layer in entry["layers"] if entry["reason"]}
 
 
 # ONNX Runtime makes integers only of convolutions whose output is rounded, and of linear layers over more than one axis.
@@ -136,3 +116,15 @@ def test_points_through_the_command_line(backend: str, command: Command, results
     (timed,) = (record for record in Store(results).records() if record.identity["eval"]["name"] == "latency")
     assert timed.metrics["tokens_per_s"] > 0
     assert "decode_tokens_per_s" not in timed.metrics
+
+
+def test_layers_that_openvino_would_leave_in_float_are_refused_before_anything_is_computed(
+    command: Command, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("sqbench.running.flow.reference", lambda *given, **named: pytest.fail("the float model was evaluated"))
+    groups = ("bits.activations.granularity=group", "bits.activations.group_size=192")
+    assert command("method=rtn", "bits=w8a8_dynamic", *groups, "backend=openvino").code == 1
+    (record,) = Store(results).records()
+    assert record.error is not None
+    assert "bits.activations.group_size=192: model.layers.0.self_attn.q_proj has 64 inputs" in record.error["message"]

@@ -10,14 +10,16 @@ from sqbench.errors import UserError
 from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
 from sqbench.formats.params import qparams
+from sqbench.formats.scale import Scale
 from sqbench.quant.access import weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes import RUNTIMES
-from sqbench.runtimes.openvino import group_of
+from sqbench.runtimes.openvino import group_of, inputs_of
 
 CHANNEL, GROUP = Format(8, granularity="channel"), Format(4, symmetric=False, granularity="group", group_size=64)
 STATIC, TOKEN = Format(8, symmetric=False), Format(8, granularity="token", dynamic=True)
 GROUPS = Format(8, granularity="group", group_size=32, dynamic=True)
+GGUF = Scale("float16", times="unrounded_reciprocal")
 FORMATS: dict[str, tuple[Format, Format | None]] = {
     "w8a8": (CHANNEL, STATIC),
     "w8a8 symmetric": (CHANNEL, Format(8)),
@@ -33,6 +35,8 @@ FORMATS: dict[str, tuple[Format, Format | None]] = {
     "w4a16 per channel": (Format(4, symmetric=False, granularity="channel"), None),
     "w3a16": (replace(GROUP, bits=3), None),
     "w6a16": (replace(GROUP, bits=6), None),
+    "q4_0": (replace(GROUP, symmetric=True, group_size=32, convention="signed", ties="up", scale=GGUF), None),
+    "q8_0": (replace(GROUP, bits=8, symmetric=True, group_size=32, ties="away", scale=GGUF), None),
 }
 
 
@@ -48,7 +52,7 @@ def difference(backend: str, layer: QuantLayer, x: Tensor, others: tuple[Tensor,
     pytest.importorskip(RUNTIMES[backend].package)
     wanted = [layer(inputs) for inputs in (x, *others)]
     runtime = RUNTIMES[backend]
-    session = runtime.start(runtime.write(nn.Sequential(layer), x, {"0": layer}))
+    session = runtime.start(runtime.write(nn.Sequential(layer), {"inputs": x}, {"0": layer}))
     found = max(float((session(own) - want).abs().max() / want.abs().max()) for own, want in zip((x, *others), wanted, strict=True))
     assert list(session.executed()) == ["0"]
     return found
@@ -88,7 +92,7 @@ def test_a_convolution_computes_its_format(backend: str, formats: tuple[Format, 
 def test_a_size_that_openvino_would_pass_over_is_refused() -> None:
     layer = quantized(nn.Linear(96, 8), CHANNEL, replace(GROUPS, group_size=64), normal(1, 2, 96))
     with pytest.raises(UserError, match="fc has 96 inputs in groups of 64, and OpenVINO has one size for all layers"):
-        group_of({"fc": layer})
+        group_of(inputs_of({"fc": layer}))
     assert "64 does not divide 32" in str(
         RUNTIMES["openvino"].refusal(replace(GROUP, group_size=32), replace(GROUPS, group_size=64))
     )
