@@ -139,10 +139,9 @@ def main() -> None:
 
 def _end_workers() -> None:
     """End the workers that joblib keeps. The next sweep of this process would find them with the environment of this one."""
-    if "joblib" in sys.modules:
-        from joblib.externals.loky import get_reusable_executor  # the launcher has imported it
-
-        get_reusable_executor(reuse=True).shutdown(wait=True)
+    loky = sys.modules.get("joblib.externals.loky")  # the launcher has imported it, or there are none
+    if loky is not None:
+        loky.get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 if __name__ == "__main__":

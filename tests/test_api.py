@@ -73,7 +73,7 @@ def test_an_evaluation_has_the_defaults_of_the_command_line(name: str, monkeypat
 
 
 def test_what_an_evaluation_does_not_know_is_refused(tiny, windows) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UserError, match=r"promt=3: did you mean prompt\? known: batch, beams, decode, prompt"):
+    with pytest.raises(UserError, match=r"promt=3: did you mean prompt\? known: batch, beams, chat, decode, prompt"):
         sqbench.evaluate(tiny, windows, name="generation", promt=3)
     with pytest.raises(UserError, match="name=top1: is for images, tiny reads text"):
         sqbench.evaluate(tiny, windows, name="top1")

