@@ -7,6 +7,7 @@ import json
 
 from sqbench.config import DataConfig
 from sqbench.data import SOURCES, DataSource, text
+from sqbench.data.text_files import lines_of, read
 from sqbench.errors import UserError
 
 
@@ -15,7 +16,7 @@ def from_jsonl(cfg: DataConfig) -> str:
     if cfg.path is None:
         raise UserError("data.path=null: data=jsonl needs a file with a JSON object a line")
     documents = []
-    for number, line in enumerate(text.read(cfg.path, "data.path").splitlines(), start=1):
+    for number, line in lines_of(read(cfg.path, "data.path")):
         try:
             documents.append(str(json.loads(line)["text"]))
         except (ValueError, KeyError, TypeError) as error:

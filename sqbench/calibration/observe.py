@@ -61,7 +61,7 @@ def observe(
             found |= _observed(module, run, names, few, batches, (), shelf, None)
         for site in few:
             if site in found and isinstance(extremes := found[site].collectors.get("extremes"), Extremes):
-                extremes.own = routed.tokens[expert_of(site)]
+                extremes.routed = routed.tokens[expert_of(site)]
     return found
 
 

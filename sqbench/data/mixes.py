@@ -108,7 +108,7 @@ def read_mix(calibration: CalibrationConfig) -> Mix:
     return Mix(files, tuple(weight / sum(weights) for weight in weights), calibration.pack)
 
 
-def drawn(
+def draw_mix(
     tokenizer: Any, mix: Mix, prefix: tuple[int, ...], window: int, calibration: CalibrationConfig
 ) -> tuple[Tensor | Batches, tuple[dict[str, Any], ...]]:
     """The calibration inputs, and for each file what was drawn from it.

@@ -12,15 +12,12 @@ from sqbench import planning
 from sqbench.config import CalibrationConfig, DataConfig
 from sqbench.data.base import Batches, DataSource, calibrated_on
 from sqbench.data.hub import split_of
-from sqbench.data.mixes import Mix, asks_for_mix, read_mix
-from sqbench.data.mixes import drawn as drawn_mix
+from sqbench.data.mixes import Mix, asks_for_mix, draw_mix, read_mix
 from sqbench.data.synthetic import random_tokens
 from sqbench.data.text_files import read
 from sqbench.data.tokens import begun, prefix_of, tokenise
 from sqbench.errors import UserError
 from sqbench.storage.files import digest
-
-__all__ = ["SOURCES", "TEXTS", "Text", "TextCorpus", "Windows", "cut", "fetch", "from_pydoc", "read"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class TextCorpus:
         if calibration.source == "data" and self.mix is not None:
             texts = [model.tokenizer.decode(window[len(windows.prefix) :]) for window in windows.evaluation]
             self.mix.refuse(texts)
-            inputs, told = drawn_mix(model.tokenizer, self.mix, windows.prefix, data.window, calibration)
+            inputs, told = draw_mix(model.tokenizer, self.mix, windows.prefix, data.window, calibration)
             return replace(windows, calibration=inputs, mix=told)
         vocabulary = min(len(model.tokenizer), model.vocabulary)
         return replace(windows, calibration=random_tokens(vocabulary, data.window, calibration, windows.prefix))

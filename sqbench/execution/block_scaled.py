@@ -163,7 +163,8 @@ def _disagrees(kernel: type[BlockScaled], device: str) -> str | None:
     try:
         error = deviation(kernel, torch.device(device))
     except (RuntimeError, TypeError, ValueError) as failure:
-        return f"torch has no such product here: {str(failure).strip().splitlines()[0]}"
+        reason, _, _ = str(failure).strip().partition("\n")
+        return f"torch has no such product here: {reason}"
     return None if error < TOLERANCE else f"torch's product differs from the simulation by {error:.1g} on this GPU"
 
 

@@ -44,9 +44,8 @@ def quantize_part(task: Task, recipe: Recipe) -> Model:
     if task.scheme.is_float:
         return task.model.with_module(changed.model.module, report)
     module = share(changed.model.module)
-    changed = replace(
-        changed, model=changed.model.with_module(module, None)
-    )  # so a moved weight is freed when its layer is replaced
+    # The task has the module whose layers are replaced, so that a moved weight is freed when its layer is.
+    changed = replace(changed, model=changed.model.with_module(module, None))
     report["per_layer"] = _replace_layers(module, changed, recipe)
     if unreached := unreached_experts(task):
         report["unreached"] = unreached

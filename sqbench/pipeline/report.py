@@ -58,8 +58,8 @@ def unreached_experts(task: Task) -> list[dict[str, Any]]:
     found: dict[str, int] = {}
     for name in task.topology.layers:
         stats = task.statistics.inputs.get(task.topology.site[name])
-        if stats is not None and stats.own is not None:
-            found[expert_of(name)] = stats.own
+        if stats is not None and stats.routed is not None:
+            found[expert_of(name)] = stats.routed
     return [{"expert": name, "tokens": tokens} for name, tokens in found.items()]
 
 

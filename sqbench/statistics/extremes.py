@@ -19,7 +19,7 @@ class Extremes(Collector):
         tokens, batches: how many rows of C values, and how many calls, have been seen.
         low, high: [C] smallest and largest value of every channel.
         sum, abs_sum: [C] float64 sums of x and of |x|.
-        own: how many tokens are routed to the expert of a mixture that the layer is in, if it was calibrated on all tokens because
+        routed: how many tokens are routed to the layer's expert of a mixture, if it was calibrated on all tokens because
             these are too few. -1 otherwise.
     """
 
@@ -31,7 +31,7 @@ class Extremes(Collector):
     high: Tensor
     sum: Tensor
     abs_sum: Tensor
-    own: int = -1
+    routed: int = -1
 
     @classmethod
     def empty(cls, channels: int, device: torch.device | str = "cpu") -> "Extremes":
@@ -50,7 +50,7 @@ class Extremes(Collector):
 
     def scaled(self, scale: Tensor) -> "Extremes":
         low, high, total, absolute = (part / scale for part in (self.low, self.high, self.sum, self.abs_sum))
-        return Extremes(self.tokens, self.batches, low, high, total, absolute, self.own)
+        return Extremes(self.tokens, self.batches, low, high, total, absolute, self.routed)
 
     def joined(self, other: "Extremes") -> "Extremes":
         return Extremes(

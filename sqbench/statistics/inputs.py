@@ -86,10 +86,10 @@ class InputStatistics:
         return self._of(Extremes).tokens
 
     @property
-    def own(self) -> int | None:
+    def routed(self) -> int | None:
         """How many tokens are routed to the layer's expert, if they are too few to calibrate on. None for every other layer."""
-        own = self._of(Extremes).own
-        return None if own < 0 else own
+        routed = self._of(Extremes).routed
+        return None if routed < 0 else routed
 
     @property
     def batches(self) -> int:

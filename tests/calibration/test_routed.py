@@ -57,9 +57,9 @@ def test_an_expert_has_the_statistics_of_its_own_tokens(model: LanguageModel, id
             own = hidden[(chosen == number).any(1)]
             stats = statistics.inputs[f"{name}.{number}.gate_proj"]
             if len(own) < FEW:
-                assert stats.own == len(own)
+                assert stats.routed == len(own)
                 continue
-            assert stats.own is None
+            assert stats.routed is None
             assert stats.tokens == len(own)
             torch.testing.assert_close(stats.low, own.amin(0), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(stats.high, own.amax(0), rtol=1e-4, atol=1e-5)
@@ -70,7 +70,7 @@ def test_an_expert_without_tokens_reads_those_of_its_neighbours(model: LanguageM
     hidden, chosen = read_by(model, ids, NEVER.rpartition(".")[0])
     assert not (chosen == 3).any()
     stats = statistics.inputs[f"{NEVER}.gate_proj"]
-    assert (stats.own, stats.tokens) == (0, ids.numel())
+    assert (stats.routed, stats.tokens) == (0, ids.numel())
     torch.testing.assert_close(stats.high, hidden.amax(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(stats.gram.matrix[0], hidden.T @ hidden, rtol=1e-3, atol=1e-3)
     expert, between = (model.module.get_submodule(name) for name in (NEVER, f"{NEVER.rpartition('.')[0]}.between"))
@@ -86,7 +86,7 @@ def test_every_site_has_statistics_and_all_other_layers_saw_all_tokens(
     assert set(statistics.inputs) == set(model.topology.sites)
     outside = [stats for site, stats in statistics.inputs.items() if ".experts." not in site]
     assert {stats.tokens for stats in outside} == {ids.numel()}
-    assert {stats.own for stats in outside} == {None}
+    assert {stats.routed for stats in outside} == {None}
 
 
 def test_the_cache_knows_which_experts_had_few_tokens(
@@ -97,7 +97,7 @@ def test_the_cache_knows_which_experts_had_few_tokens(
     found = calibrate(model, ids, needs=EVERYDAY | {"gram"}, folder=tmp_path)
     for site, stats in statistics.inputs.items():
         for other in (computed.inputs[site], found.inputs[site]):
-            assert other.own == stats.own
+            assert other.routed == stats.routed
             assert other.tokens == stats.tokens
             assert torch.equal(other.gram.matrix, stats.gram.matrix)
 

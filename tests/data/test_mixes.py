@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqbench.config import CalibrationConfig
 from sqbench.data.base import Batches
 from sqbench.data.documents import Documents, documents_of
-from sqbench.data.mixes import Mix, asks_for_mix, check_mix, drawn, read_mix
+from sqbench.data.mixes import Mix, asks_for_mix, check_mix, draw_mix, read_mix
 from sqbench.errors import UserError
 from sqbench.records.store import Store
 
@@ -61,23 +61,23 @@ def test_every_file_gives_its_share_and_they_take_turns(tmp_path: Path) -> None:
     second = jsonl(tmp_path / "b.jsonl", *({"text": "b" * 50} for _ in range(20)))
     calibration = settings([str(tmp_path / "a.txt"), str(second)], 10, weights=[7, 3])
     mix = read_mix(calibration)
-    inputs, told = drawn(Bytes(), mix, (), 40, calibration)
+    inputs, told = draw_mix(Bytes(), mix, (), 40, calibration)
     assert isinstance(inputs, torch.Tensor)
     assert inputs.shape == (10, 40)
     kinds = ["b" if ord("b") in row.tolist() else "a" for row in inputs]
     assert kinds == list("abaaabaaba")
     assert [(one["file"], one["windows"], len(one["at"])) for one in told] == [(str(tmp_path / "a.txt"), 7, 7), (str(second), 3, 3)]
     assert [one["sha256"] for one in told] == [file.fingerprint for file in mix.files]
-    again, _ = drawn(Bytes(), mix, (), 40, settings(calibration.path, 10, weights=[7, 3], seed=1))
+    again, _ = draw_mix(Bytes(), mix, (), 40, settings(calibration.path, 10, weights=[7, 3], seed=1))
     assert isinstance(again, torch.Tensor)
-    assert drawn(Bytes(), mix, (), 40, calibration)[0].equal(inputs)  # type: ignore[union-attr]
+    assert draw_mix(Bytes(), mix, (), 40, calibration)[0].equal(inputs)  # type: ignore[union-attr]
 
 
 def test_packed_documents_are_windows_over_their_text(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "talk.jsonl", {"messages": TALK}, {"messages": TALK})
     whole = "<user>How are you?</s><assistant>Well.</s>" * 2
     calibration = settings(str(path), 4)
-    inputs, _ = drawn(Bytes(), read_mix(calibration), (1, 2), 20, calibration)
+    inputs, _ = draw_mix(Bytes(), read_mix(calibration), (1, 2), 20, calibration)
     assert isinstance(inputs, torch.Tensor)
     assert [bytes(row[2:].tolist()).decode() for row in inputs] == [whole[at : at + 20] for at in (0, 20, 40, 60)]
     assert inputs[:, :2].tolist() == [[1, 2]] * 4
@@ -87,7 +87,7 @@ def test_a_document_is_a_window_without_padding(tmp_path: Path) -> None:
     texts = ["one", "three", "a long document", "seven", "eight"]
     path = jsonl(tmp_path / "d.jsonl", *({"text": text} for text in texts))
     calibration = settings(str(path), 5, pack=False)
-    inputs, told = drawn(Bytes(), read_mix(calibration), (9,), 8, calibration)
+    inputs, told = draw_mix(Bytes(), read_mix(calibration), (9,), 8, calibration)
     assert isinstance(inputs, Batches)
     rows = [batch[0].tolist() for batch in inputs]
     assert sorted(rows) == sorted([9, *text.encode()[:8]] for text in texts)  # their own tokens, cut to the window, and no others
@@ -98,7 +98,7 @@ def test_a_document_is_a_window_without_padding(tmp_path: Path) -> None:
 def test_a_template_that_writes_the_prefix_has_it_once(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "talk.jsonl", {"messages": TALK})
     calibration = settings(str(path), 1, pack=False)
-    inputs, _ = drawn(Bytes(), read_mix(calibration), (ord("<"),), 500, calibration)
+    inputs, _ = draw_mix(Bytes(), read_mix(calibration), (ord("<"),), 500, calibration)
     (only,) = inputs
     assert bytes(only[0].tolist()).decode() == "<user>How are you?</s><assistant>Well.</s>"
 
@@ -163,9 +163,9 @@ def test_a_share_that_a_file_does_not_have_is_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", {"text": "abcdefgh"}, {"text": "abcdefgh"})
     packed, single = settings(str(path), 5), settings(str(path), 3, pack=False)
     with pytest.raises(UserError, match=r"calibration\.windows=5: the share of .*d\.jsonl is 5, and it has 4 windows of 4 tokens"):
-        drawn(Bytes(), read_mix(packed), (), 4, packed)
+        draw_mix(Bytes(), read_mix(packed), (), 4, packed)
     with pytest.raises(UserError, match=r"calibration\.windows=3: the share of .*d\.jsonl is 3, and it has 2 documents"):
-        drawn(Bytes(), read_mix(single), (), 4, single)
+        draw_mix(Bytes(), read_mix(single), (), 4, single)
     two = Mix((Documents("a", "", ("x",)), Documents("b", "", ("x",))), (0.9, 0.1), pack=True)
     with pytest.raises(UserError, match=r"calibration\.windows=4: the share of b is no window"):
         two.counts(4)
