@@ -29,6 +29,8 @@ def split_of(place: str, subset: str | None, split: str, *, key: str, instead: s
         if not offline:
             planning.before("its data are downloaded first")
         reason, _, _ = str(error).partition("\n")  # of an unknown subset or split, it lists those that there are
-        raise UserError(f"{key}: not in the datasets cache (HF_HOME) and the hub cannot be reached; {instead} ({reason})") from error
+        raise UserError(
+            f"{key}: not in the datasets cache (HF_HOME) and the hub cannot be reached; {instead} ({reason})"
+        ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
