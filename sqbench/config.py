@@ -228,9 +228,10 @@ def compose_config(*overrides: str) -> DictConfig:
 
 
 def _options(group: str, indent: int) -> str:
-    """The names in a config group, in lines of 100 columns, for --help."""
-    names = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
-    return textwrap.fill(names, 100 - indent, subsequent_indent=" " * indent)
+    """The names in a config group, in lines of 100 columns, for --help. A folder in it stands for the names in that folder."""
+    names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    folders = sorted(f"{path.name}/..." for path in (CONF_DIR / group).iterdir() if path.is_dir())
+    return textwrap.fill(", ".join([*names, *folders]), 100 - indent, subsequent_indent=" " * indent)
 
 
 def size_of(part: Mapping[str, Any]) -> Any:

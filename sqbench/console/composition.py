@@ -80,14 +80,22 @@ class Loader(ConfigLoaderImpl):
             if group not in groups and not (override.is_add() or override.is_force_add()):
                 raise UserError(f"{override.input_line}: {unknown(defaults, group)}")
             names = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
-            options = self.get_group_options(group)
             for name in names:
                 text = name.text if isinstance(name, QuotedString) else "null" if name is None else str(name)
                 option = text.removesuffix(".yaml")
+                options = self._options(group, option)
                 if option not in options and not override.is_delete():
                     theirs = CALLED.get(option.upper(), "") if group == "bits" else ""
                     hint = f"what other tools call so is {theirs} here; " if theirs else ""
                     raise UserError(f"{group}={option}: {hint}{known(option, options)}{_plugin(group, option)}")
+
+    def _options(self, group: str, option: str) -> list[str]:
+        """The names in a group. Where an `option` that is not among them is a folder of the group, or in one, its names."""
+        options = self.get_group_options(group)
+        for inner in (option, option.rpartition("/")[0]):
+            if option not in options and inner and self.repository.group_exists(f"{group}/{inner}"):
+                return [f"{inner}/{name}" for name in self.get_group_options(f"{group}/{inner}")]
+        return options
 
     def _refuse_values(self, cfg: DictConfig, values: Sequence[Override]) -> None:
         """Raise UserError for the first of these keys that does not exist, or whose value has the wrong type."""
