@@ -1,4 +1,4 @@
-"""GPTQModel: GPTQ and AWQ, as its own configurations do them."""
+"""GPTQModel: GPTQ, as its own configuration does it."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from sqbench.errors import known
 from sqbench.formats.scheme import Scheme
 from sqbench.peers.tool import Order, Tool, register
 
-WIDTHS = {"gptq": (2, 3, 4, 8), "awq": (4,)}  # those that `sqbench.checkpoints.integers` reads
+WIDTHS = (2, 3, 4, 8)  # those that `sqbench.checkpoints.integers` reads
 SIZES = (16, 32, 64, 128, 256, 512, 1024)  # of groups, that its kernels for every processor have
 OURS = ("bits", "group_size", "sym", "dynamic", "lm_head", "device")
 LAYOUT = ("quant_method", "format", "checkpoint_format", "pack_dtype", "activation", "rotation", "adapter")
@@ -33,12 +33,11 @@ class GptqModel(Tool):
             return f"method.arguments.{taken[0]}: is chosen by bits and device; leave it out"
         if taken := [key for key in arguments if key in LAYOUT]:
             return f"method.arguments.{taken[0]}: changes what its checkpoint holds; leave it out"
-        if (method := str(arguments.get("method", "gptq"))) not in WIDTHS:
-            return f"method.arguments.method={method}: {known(method, WIDTHS)}"
-        fmt, widths = scheme.weights, WIDTHS[method]
-        if fmt is None or scheme.activations is not None or not fmt.is_integer or fmt.has_minimum or fmt.bits not in widths:
-            told = ", ".join(map(str, widths))
-            return f"makes integer weights of {told} bits with float inputs here, not bits={scheme.name}; use bits=w4a16"
+        if (method := arguments.get("method", "gptq")) != "gptq":
+            return f"method.arguments.method={method}: must be gptq; its AWQ takes no float32, and others make no checkpoint that is read"
+        fmt = scheme.weights
+        if fmt is None or scheme.activations is not None or not fmt.is_integer or fmt.has_minimum or fmt.bits not in WIDTHS:
+            return f"makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits={scheme.name}; use bits=w4a16"
         if fmt.granularity not in ("channel", "group") or (fmt.group_size or SIZES[0]) not in SIZES:
             sizes = ", ".join(map(str, SIZES))
             return f"has a scale for each channel, or for each group of {sizes}; bits.weights are {fmt}"

@@ -140,8 +140,8 @@ def test_a_tool_that_is_not_installed_is_named_with_its_installation(
     [
         ("auto-round", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here"),
         ("llm-compressor", "mxfp4", "makes integers of 4 and 8 bits and FP8 here"),
-        ("gptqmodel", "w8a8_dynamic", "makes integer weights of 2, 3, 4, 8 bits with float inputs here, not bits=w8a8_dynamic"),
-        ("gptqmodel", "q4_1", "makes integer weights of 2, 3, 4, 8 bits with float inputs here, not bits=q4_1"),
+        ("gptqmodel", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits=w8a8_dynamic"),
+        ("gptqmodel", "q4_1", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits=q4_1"),
         ("torchao", "nvfp4", "has no configuration for bits=nvfp4 here"),
         ("nncf", "w3a16", "makes integer weights of 4 and 8 bits with float inputs here, not bits=w3a16"),
         ("nncf", "q8_0", "has a scale for each channel at 8 bits, and for each channel or group at 4; bits.weights are int8"),
@@ -161,14 +161,12 @@ def test_arguments_that_are_chosen_elsewhere_are_refused() -> None:
     for key, said in {
         "sym: true": "sym: is chosen by bits and device",
         "rotation: hadamard": "rotation: changes what its checkpoint holds",
-        "method: qqq": "method=qqq: known: awq, gptq",
+        "method: awq": "method=awq: must be gptq; its AWQ takes no float32",
     }.items():
         with pytest.raises(UserError, match=rf"method\.arguments\.{said}"):
             api.configure("method=peer/gptqmodel", f"method.arguments={{{key}}}")
     with pytest.raises(UserError, match=r"has a scale for each channel, or for each group of 16, 32, 64, .*; bits\.weights are"):
         api.configure("method=peer/gptqmodel", "bits=w4a16", "bits.weights.group_size=48")
-    with pytest.raises(UserError, match=r"makes integer weights of 4 bits with float inputs here, not bits=w3a16"):
-        api.configure("method=peer/gptqmodel-awq", "bits=w3a16")
     with pytest.raises(UserError, match=r"method\.arguments\.awq=true: puts factors before layers"):
         api.configure("method=peer/nncf", "bits=w4a16", "method.arguments={awq: true}")
     with pytest.raises(UserError, match=r"method\.arguments\.exclude: is chosen by bits"):
