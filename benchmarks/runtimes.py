@@ -38,7 +38,7 @@ from sqbench.models.computed import computed
 from sqbench.models.functions import without_head
 from sqbench.quant.layers import QuantLayer
 from sqbench.runtimes import RUNTIMES
-from sqbench.runtimes.openvino import OpenVinoSession
+from sqbench.runtimes.openvino import GROUP_OPTION, OPENVINO, OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
 HEAD = ["work", "side", "median", "x float32", "x NNCF", "largest difference", "same argmax"]
@@ -52,7 +52,7 @@ def nncf_static(model: Model, images: Tensor) -> Model:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = openvino.convert_model(without_head(model), example_input=images[:1])
+        graph = openvino.convert_model(without_head(model).module, example_input=images[:1])
     data = nncf.Dataset([image.unsqueeze(0).numpy() for image in images])
     quantized = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
     return computed(model, OpenVinoSession(quantized), headless=True)
@@ -61,11 +61,9 @@ def nncf_static(model: Model, images: Tensor) -> Model:
 def nncf_weights(model: Model, mode: str, group: int) -> Model:
     """Weights alone by `nncf.compress_weights`. Inputs are rounded at run time in groups of 32, OpenVINO's default."""
     import nncf
-    import openvino
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = openvino.convert_model(without_head(model), example_input=model.example())
+    graph = OPENVINO.write(without_head(model), {})
+    graph.set_rt_info("32", GROUP_OPTION)
     options = {} if mode.startswith("INT8") else {"group_size": group, "ratio": 1.0}
     quantized = nncf.compress_weights(graph, mode=getattr(nncf.CompressWeightsMode, mode), **options)
     return computed(model, OpenVinoSession(quantized), headless=True)

@@ -7,7 +7,7 @@ import torch
 from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.computed import computed
-from sqbench.models.functions import name_in_model, named_inputs, untraceable, without_head
+from sqbench.models.functions import untraceable, without_head
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes.runtime import Executed, Runtime
 
@@ -26,13 +26,13 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     runtime.require(key)
     check(model, runtime, key)
     function = without_head(model)
-    layers = quantized_layers(function)
-    session = runtime.start(runtime.write(function, named_inputs(model, model.example()), layers))
+    layers = quantized_layers(function.module)
+    session = runtime.start(runtime.write(function, layers))
     result = computed(model, session, headless=True)
     ours, theirs = model.body(model.example()).float(), result.body(model.example()).float()
     report = dict(model.report or {})
     found = session.executed()
-    report["execution"] = _entries({name_in_model(function, path): (layer, found.get(path)) for path, layer in layers.items()})
+    report["execution"] = _entries({function.name_in_model(path): (layer, found.get(path)) for path, layer in layers.items()})
     report["runtime"] = {
         "version": runtime.version(),
         "largest_difference": float((ours - theirs).abs().max()),

@@ -99,13 +99,18 @@ def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
             raise UserError(
                 f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
             )
-        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
+        by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
+        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
         unpacked.set_friendly_name(f"{path}.unpacked")
         product.input(1).replace_source_output(unpacked.output(0))
 
 
-def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
-    """The operations that turn the codes of a layer into its weight, in the shape that a product reads."""
+def _unpacked(layer: QuantLayer, shape: list[int], *, by_inputs: bool) -> Any:
+    """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
+
+    Args:
+        by_inputs: whether the first axis of this shape is that of inputs, and not that of outputs.
+    """
     import numpy as np
     from openvino import Type
     from openvino import opset13 as ops
@@ -131,7 +136,7 @@ def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
     if not fmt.symmetric:
         values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
     values = ops.multiply(values, ops.constant(encoded.by_row(encoded.scale).reshape(per_block).numpy()))
-    if kind.transposed:
+    if by_inputs:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
 

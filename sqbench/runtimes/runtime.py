@@ -7,13 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqbench.console.extras import extra
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import TIMES, Scale
+from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -69,8 +70,8 @@ class Session(ABC):
     """A graph that a runtime has made ready. A call computes it."""
 
     @abstractmethod
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The outputs, on the CPU. Inputs have the order in which the graph was written."""
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs, on the CPU. Both have the order in which the graph was written. The next call may write over outputs."""
 
     @abstractmethod
     def executed(self) -> Mapping[str, Executed]:
@@ -97,14 +98,12 @@ class Runtime(ABC):
         """The formats of weights beside such inputs, and the formats of inputs like these. None for float inputs."""
 
     @abstractmethod
-    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> Any:
-        """The graph of a module.
+    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> Any:
+        """The graph of a function.
 
         Args:
-            example: its inputs by the names that they get, in order. The first axis is that of a batch. The second is that of
-                tokens, unless inputs are floats.
-            module: shares its tensors with the model. Its quantized layers are replaced here.
-            layers: path in `module` -> quantized layer.
+            function: the quantized layers of its module are replaced here.
+            layers: path in the function -> quantized layer.
         """
 
     @abstractmethod
