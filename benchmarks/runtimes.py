@@ -7,8 +7,8 @@
 
 The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
 cache, and only the logits of its last token are computed. `decode` writes tokens greedily, one by one, after a prompt that is in
-the KV cache. Runtimes without a cache are no side of it. llama.cpp is a side where it is installed and has a type for the format.
-It rounds the inputs of products to 8 bits in blocks of 32.
+the KV cache. llama.cpp is a side where it is installed and has a type for the format. It rounds the inputs of products to 8 bits in
+blocks of 32.
 
 The last columns hold a side against `sim`, the simulation: the largest difference of an output as a part of the largest output,
 and how often the largest output of an image or a token of the prompt is the same. NNCF rounds by its own rules, so it stands there
@@ -36,8 +36,8 @@ from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.models.computed import computed
 from sqbench.models.functions import without_head
+from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import QuantLayer
-from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.openvino import GROUP_OPTION, OPENVINO, OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
@@ -88,9 +88,7 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
     found = []
     for bits in own["bits"]:
         quantized = api.quantize(model, statistics, "rtn", bits=bits)
-        weights = quantized_layer(quantized).format
-        peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
-        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
+        every = _sides(model, quantized, own)
         work: dict[str, Work] = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
         outputs = {name: side.forward(ids) for name, side in every.items()}
         with TemporaryDirectory() as folder:
@@ -108,8 +106,7 @@ def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
     found = []
     for bits in own["bits"]:
         quantized = api.quantize(model, statistics, "rtn", bits=bits)
-        cached = {**own, "backends": [name for name in own["backends"] if name not in RUNTIMES]}
-        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, cached)}
+        every = _sides(model, quantized, own)
         work = {name: writing(side.module, ids, count) for name, side in every.items()}
         outputs = {name: side.forward(ids) for name, side in every.items()}
         with TemporaryDirectory() as folder:
@@ -136,6 +133,12 @@ def writing(module: Any, ids: Tensor, count: int) -> Work:
 
 def quantized_layer(model: Model) -> Any:
     return next(part for part in model.module.modules() if isinstance(part, QuantLayer))
+
+
+def _sides(model: LanguageModel, quantized: LanguageModel, own: Mapping[str, Any]) -> dict[str, LanguageModel]:
+    weights = quantized_layer(quantized).format
+    peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
+    return {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
 
 
 def _lowered(quantized: Model, own: Mapping[str, Any]) -> dict[str, Model]:

@@ -18,6 +18,7 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
+from sqbench.running.identity import GRAPHS, REVISION, outdated
 from sqbench.runtimes import RUNTIMES
 
 Command = Callable[..., Ended]
@@ -126,3 +127,11 @@ def test_layers_that_openvino_would_leave_in_float_are_refused_before_anything_i
     (record,) = Store(results).records()
     assert record.error is not None
     assert "bits.activations.group_size=192: model.layers.0.self_attn.q_proj has 64 inputs" in record.error["message"]
+
+
+def test_points_of_older_graphs_are_outdated_and_others_are_not() -> None:
+    now = {"revision": REVISION, "backend": "openvino", "graphs": GRAPHS}
+    assert outdated(now) is None
+    assert outdated({"revision": REVISION, "backend": "openvino"}) == f"graphs 1, the code's is {GRAPHS}"
+    assert outdated({"revision": REVISION, "backend": "int"}) is None
+    assert outdated({**now, "revision": REVISION - 1}) == f"revision {REVISION - 1}, the code's is {REVISION}"
