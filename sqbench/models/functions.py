@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,25 @@ def untraceable(model: Model) -> str | None:
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return f"{type(model.module).__name__} attends to a sliding window"
     return None
+
+
+@torch.no_grad()
+def constant_layers(model: Model, layers: Collection[str]) -> list[str]:
+    """The layers that read the same whatever the model reads, such as those of DeBERTa's relative positions."""
+    if not isinstance(model, EncoderModel):
+        return []
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    handles = [
+        model.module.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0]))
+        for name in layers
+    ]
+    try:
+        for inputs in (model.example(), model.example().flip(-1)):
+            model.body(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name, found in seen.items() if len(found) == 2 and torch.equal(*found)]
 
 
 def whole(model: Model) -> Function:

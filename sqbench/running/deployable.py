@@ -62,5 +62,6 @@ def check_model(resolved: Resolved, source: Source, model: Model) -> None:
     formats = formats_of(Task(model, Statistics({}, model.example()), resolved.scheme))
     for name, (weights, inputs) in formats.items():
         runtime.check(key, name, weights, inputs)
+    runtime.check_constants(key, model, formats)
     reads = {name: weight_of(model.module.get_submodule(name)).shape[1] for name in formats}
     runtime.check_together({name: (reads[name], inputs) for name, (_, inputs) in formats.items()})

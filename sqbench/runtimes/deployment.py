@@ -61,6 +61,7 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
         if inputs is not None and type(inputs) is not ActivationQuantizer:
             raise UserError(f"{key}: {name} cannot be written; {type(inputs).__name__} rounds its inputs")
         runtime.check(key, name, layer.format, inputs.fmt if inputs is not None else None)
+    runtime.check_constants(key, model, layers)
     for name, part in model.module.named_modules():
         if isinstance(part, ActivationQuantizer) and name.rpartition(".")[0] not in layers:
             raise UserError(f"{key}: {name} is rounded between layers, which has no place there; use bits.ops=linear")

@@ -31,6 +31,7 @@ class OpenVino(Runtime):
     """See `Runtime`. Inputs with static ranges become FakeQuantize, and weights the pattern Convert, Subtract, Multiply."""
 
     name, title, package, file = "openvino", TITLE, "openvino", "openvino_model.xml"
+    folds = True
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:

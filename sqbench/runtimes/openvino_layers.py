@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
@@ -84,21 +83,14 @@ class WrittenTokens(Written):
 
 
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked.
-
-    Raises:
-        UserError: a layer reads constants alone, as in DeBERTa's relative positions. The converter has folded its product.
-    """
+    """Replace the float weights in a graph by codes that are unpacked."""
     products = {
         op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
         for op in graph.get_ops()
         if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
     }
     for path, layer in layers.items():
-        if (product := products.get(path)) is None:
-            raise UserError(
-                f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
-            )
+        product = products[path]
         by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
         unpacked = _unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
         unpacked.set_friendly_name(f"{path}.unpacked")

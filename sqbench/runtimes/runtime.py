@@ -14,7 +14,8 @@ from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import TIMES, Scale
-from sqbench.models.functions import Function
+from sqbench.models.base import Model
+from sqbench.models.functions import Function, constant_layers
 from sqbench.quant.layers import QuantLayer
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -86,12 +87,14 @@ class Runtime(ABC):
         title: its own name.
         package: what its module and its distribution are called.
         file: the name of the file that it reads.
+        folds: whether it computes layers that read constants alone while a graph is written, so that their codes are lost.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     package: ClassVar[str]
     file: ClassVar[str]
+    folds: ClassVar[bool] = False
 
     @abstractmethod
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
@@ -140,6 +143,11 @@ class Runtime(ABC):
         Args:
             inputs: layer -> how many inputs a row of its weight reads, and their format.
         """
+
+    def check_constants(self, key: str, model: Model, layers: Collection[str]) -> None:
+        """Raise UserError that names `key` and a layer that it folds."""
+        if self.folds and (found := constant_layers(model, layers)):
+            raise UserError(f"{key}: {found[0]} reads constants alone, and {self.title} folds it; use ONNX Runtime, which does not")
 
     def check(self, key: str, layer: str, weights: Format | None, inputs: Format | None) -> None:
         """Raise UserError that names `key` and the layer if the runtime has no such layer."""
