@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
@@ -84,28 +83,26 @@ class WrittenTokens(Written):
 
 
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked.
-
-    Raises:
-        UserError: a layer reads constants alone, as in DeBERTa's relative positions. The converter has folded its product.
-    """
+    """Replace the float weights in a graph by codes that are unpacked."""
     products = {
         op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
         for op in graph.get_ops()
         if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
     }
     for path, layer in layers.items():
-        if (product := products.get(path)) is None:
-            raise UserError(
-                f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
-            )
-        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
+        product = products[path]
+        by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
+        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
         unpacked.set_friendly_name(f"{path}.unpacked")
         product.input(1).replace_source_output(unpacked.output(0))
 
 
-def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
-    """The operations that turn the codes of a layer into its weight, in the shape that a product reads."""
+def _unpacked(layer: QuantLayer, shape: list[int], *, by_inputs: bool) -> Any:
+    """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
+
+    Args:
+        by_inputs: whether the first axis of this shape is that of inputs, and not that of outputs.
+    """
     import numpy as np
     from openvino import Type
     from openvino import opset13 as ops
@@ -131,7 +128,7 @@ def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
     if not fmt.symmetric:
         values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
     values = ops.multiply(values, ops.constant(encoded.by_row(encoded.scale).reshape(per_block).numpy()))
-    if kind.transposed:
+    if by_inputs:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
 
