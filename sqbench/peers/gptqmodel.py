@@ -34,7 +34,7 @@ class GptqModel(Tool):
         if taken := [key for key in arguments if key in LAYOUT]:
             return f"method.arguments.{taken[0]}: changes what its checkpoint holds; leave it out"
         if (method := arguments.get("method", "gptq")) != "gptq":
-            return f"method.arguments.method={method}: must be gptq; its AWQ takes no float32, and others make no checkpoint that is read"
+            return f"method.arguments.method={method}: must be gptq; its AWQ takes no float32, and others are not read"
         fmt = scheme.weights
         if fmt is None or scheme.activations is not None or not fmt.is_integer or fmt.has_minimum or fmt.bits not in WIDTHS:
             return f"makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits={scheme.name}; use bits=w4a16"
