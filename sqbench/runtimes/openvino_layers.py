@@ -12,6 +12,8 @@ from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
 
+EVERY = slice(None)
+
 
 def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
     """The layer as torch computes it in float. `quantizers` holds those of inputs that several layers read."""
@@ -83,38 +85,48 @@ class WrittenTokens(Written):
         return outputs if self.bias is None else outputs + self.bias
 
 
+def products_of(graph: Any) -> dict[str, Any]:
+    """Path of a layer -> its product in a graph that was traced."""
+    return {
+        op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
+        for op in graph.get_ops()
+        if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
+    }
+
+
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
     """Replace the float weights in a graph by codes that are unpacked.
 
     Raises:
         UserError: a layer reads constants alone, as in DeBERTa's relative positions. The converter has folded its product.
     """
-    products = {
-        op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
-        for op in graph.get_ops()
-        if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
-    }
+    products = products_of(graph)
     for path, layer in layers.items():
         if (product := products.get(path)) is None:
             raise UserError(
                 f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
             )
-        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()))
-        unpacked.set_friendly_name(f"{path}.unpacked")
-        product.input(1).replace_source_output(unpacked.output(0))
+        weight = unpacked(layer, list(product.input_value(1).get_shape()))
+        weight.set_friendly_name(f"{path}.unpacked")
+        product.input(1).replace_source_output(weight.output(0))
 
 
-def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
-    """The operations that turn the codes of a layer into its weight, in the shape that a product reads."""
+def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY) -> Any:
+    """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
+
+    Args:
+        part: the rows to take. `shape` is then that of the part.
+    """
     import numpy as np
     from openvino import Type
     from openvino import opset13 as ops
 
     encoded = layer.encoded
     fmt, kind = encoded.format, kind_of(layer.layer)
-    rows, columns = encoded.codes.shape
+    codes, scale, zero_point = (x[part] for x in (encoded.codes, *map(encoded.by_row, (encoded.scale, encoded.zero_point))))
+    rows, columns = codes.shape
     assert kind is not None
-    blocked = (rows, columns) if kind.folds else tuple(layer.size)
+    blocked = (rows, columns) if kind.folds else (rows, *layer.size[1:])
     if fmt.group_size is not None:
         blocked = (rows, columns // fmt.group_size, fmt.group_size)
     per_block = (*blocked[:2], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))
@@ -127,10 +139,10 @@ def _unpacked(layer: QuantLayer, shape: list[int]) -> Any:
     def integers(values: list[int]) -> Any:
         return ops.constant(np.array(values, dtype=np.int64))
 
-    values = constant(encoded.codes, blocked)
+    values = constant(codes, blocked)
     if not fmt.symmetric:
-        values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
-    values = ops.multiply(values, ops.constant(encoded.by_row(encoded.scale).reshape(per_block).numpy()))
+        values = ops.subtract(values, constant(zero_point, per_block))
+    values = ops.multiply(values, ops.constant(scale.reshape(per_block).numpy()))
     if kind.transposed:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
