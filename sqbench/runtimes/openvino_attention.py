@@ -1,18 +1,20 @@
-"""Attention with a constant mask in OpenVINO's graph: keys that the mask removes for all of some queries are not computed.
+"""Attention with a constant mask in OpenVINO's graph: keys that the mask removes for all of some queries are not read.
 
-A causal mask removes half of all scores. OpenVINO computes them, and the softmax makes zeros of them. Here, the queries are taken
-in `PIECES`, and each piece reads the keys up to its last one. Heads that share keys are read as more queries of one head, so that
-keys and values are not repeated in memory.
+A causal mask removes half of all scores. OpenVINO computes them, and the softmax makes zeros of them. Here the queries are taken
+in pieces, and each piece reads the keys up to its last query. Heads that share keys become more queries of one head, so keys and
+values are not repeated in memory.
 """
 
 from typing import Any, NamedTuple
 
-PIECES, LEAST = 8, 32  # pieces of queries, and how many queries one has at least
-REMOVED = -1e30  # what a mask adds to a score that the softmax turns into 0
+import numpy as np
+
+PIECES, LEAST = 4, 64  # pieces at most, because OpenVINO compiles each, and queries of a piece at least
+REMOVED = -1e30  # the softmax makes 0 of a score to which a mask adds less
 
 
 class Piece(NamedTuple):
-    """Queries `first` to `last`, and the keys that one of them reads."""
+    """Queries `first` to `last`, and the keys `start` to `stop` that they read."""
 
     first: int
     last: int
@@ -21,102 +23,132 @@ class Piece(NamedTuple):
 
 
 def skip_masked(graph: Any) -> None:
-    """Compute the scores of a graph that its masks keep. Shapes must be static, and masks constant; all others stay.
+    """Leave out keys that a mask removes for all queries of a piece. Their values were multiplied by zeros.
 
-    Scores that are left out were zeros after the softmax. So all outputs are the same, up to the order of sums.
+    Only attention with static shapes and a constant mask changes.
     """
-    known: dict[tuple[str, int], Any] = {}
+    masks: dict[str, Any] = {}
+    added: dict[Any, list[Any]] = {}  # layers share the constants
     for attention in graph.get_ops():
-        if attention.get_type_name() == "ScaledDotProductAttention" and attention.get_input_size() > 3:
-            source = attention.input_value(3)
-            key = (source.get_node().get_friendly_name(), source.get_index())
-            if key not in known:
-                known[key] = _constant(graph, source)
-            if (mask := known[key]) is not None:
-                _in_pieces(attention, mask)
+        if attention.get_type_name() != "ScaledDotProductAttention" or attention.get_input_size() < 4:
+            continue
+        if any(source.get_partial_shape().is_dynamic for source in attention.input_values()):
+            continue
+        name = f"{attention.input_value(3).get_node().get_friendly_name()}:{attention.input_value(3).get_index()}"
+        if name not in masks:
+            masks[name] = _constant(graph, attention.input_value(3))
+        if masks[name] is None or len(pieces := pieces_of(masks[name] > REMOVED)) < 2:
+            continue
+        key, value, times = _unrepeated(attention)
+        if (name, times) not in added:
+            added[name, times] = [_added(masks[name], piece, times) for piece in pieces]
+        _replace(attention, key, value, list(zip(pieces, added[name, times], strict=True)))
     graph.validate_nodes_and_infer_types()
 
 
-def _constant(graph: Any, source: Any) -> Any:
-    """The mask [queries, keys] that is added to scores. None if it depends on inputs, or differs between heads or examples."""
-    import numpy as np
-    from openvino import Model, opset13
-    from openvino.passes import ConstantFolding, Manager
-
-    shape = source.get_partial_shape()
-    if shape.is_dynamic or len(shape) != 4 or list(shape.to_shape()[:2]) != [1, 1] or not source.get_element_type().is_real():
-        return None
-    part = Model([opset13.result(source)], graph.get_parameters()).clone()
-    folding = Manager()
-    folding.register_pass(ConstantFolding())
-    folding.run_passes(part)
-    node = part.get_results()[0].input_value(0).get_node()
-    return np.array(node.data[0, 0]) if node.get_type_name() == "Constant" else None
-
-
 def pieces_of(kept: Any) -> list[Piece]:
-    """Pieces of queries for a mask [queries, keys] that is true where a score is kept. One piece if nothing is saved."""
+    """Pieces of queries for a mask [queries, keys] that is true where a score is kept. One piece if nothing is gained.
+
+    A query without keys has the mean of all values. It stays so: there is one piece then.
+    """
     count, keys = kept.shape
     size = max(LEAST, -(-count // PIECES))
     found = []
-    for first in range(0, count, size):
+    for first in range(0, count if kept.any(1).all() else 0, size):
         last = min(count, first + size)
         (read,) = kept[first:last].any(0).nonzero()
         found.append(Piece(first, last, int(read[0]), int(read[-1]) + 1))
     computed = sum((piece.last - piece.first) * (piece.stop - piece.start) for piece in found)
-    return found if computed < 0.9 * count * keys else [Piece(0, count, 0, keys)]
+    return found if 0 < computed < 0.9 * count * keys else [Piece(0, count, 0, keys)]
 
 
-def _in_pieces(attention: Any, mask: Any) -> None:
-    import numpy as np
+def _constant(graph: Any, source: Any) -> Any:
+    """The mask [queries, keys] that is added to scores. None if inputs change it, or if heads or examples have others."""
+    from openvino import Model
+    from openvino import opset13 as ops
+    from openvino.passes import ConstantFolding, Manager
+
+    shape = list(source.get_shape())
+    if len(shape) != 4 or shape[:2] != [1, 1] or not source.get_element_type().is_real():
+        return None
+    part = Model([ops.result(source)], graph.get_parameters()).clone()
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(part)
+    node = part.get_results()[0].input_value(0).get_node()
+    return node.data[0, 0].copy() if node.get_type_name() == "Constant" else None
+
+
+def _added(mask: Any, piece: Piece, times: int) -> Any:
+    """The mask of a piece [1, 1, times * queries, keys]."""
     from openvino import opset13 as ops
 
-    query, key, value = (attention.input_value(number) for number in range(3))
-    kept = mask > REMOVED
-    if query.get_partial_shape().is_dynamic or not kept.any(1).all():  # a query that reads nothing has a mean of all values
-        return
+    own = mask[piece.first : piece.last, piece.start : piece.stop]
+    return ops.constant(np.tile(own, (times, 1))[None, None])
+
+
+def _unrepeated(attention: Any) -> tuple[Any, Any, int]:
+    """Keys and values before they are repeated for heads that share them, and how often they are: 1 for all others."""
+    _, key, value, *_ = attention.input_values()
+    before = [_before_repetition(source) for source in (key, value)]
+    if None in before or before[0].get_shape()[1] != before[1].get_shape()[1]:
+        return key, value, 1
+    return *before, key.get_shape()[1] // before[0].get_shape()[1]
+
+
+def _before_repetition(source: Any) -> Any:
+    """What Unsqueeze, Broadcast and Reshape repeat for each head, [examples, heads, keys, width]. None for another pattern."""
+    nodes = [source.get_node()]
+    for _ in range(2):
+        nodes.append(nodes[-1].input_value(0).get_node() if nodes[-1].get_input_size() else nodes[-1])
+    if [node.get_type_name() for node in nodes] != ["Reshape", "Broadcast", "Unsqueeze"]:
+        return None
+    given = nodes[-1].input_value(0)
+    examples, heads, keys, width = given.get_shape()
+    repeated = [examples, heads, source.get_shape()[1] // heads, keys, width]
+    return given if list(nodes[1].get_output_shape(0)) == repeated else None
+
+
+def _replace(attention: Any, key: Any, value: Any, pieces: list[tuple[Piece, Any]]) -> None:
+    """Read keys and values piece by piece. With fewer heads than queries have, heads that share keys follow each other."""
+    from openvino import opset13 as ops
+
+    query, scale = attention.input_value(0), attention.input_values()[4:]
     examples, heads, _, width = query.get_shape()
-    shared = _before_repetition(key), _before_repetition(value)
-    key, value = shared if None not in shared else (key, value)
     groups = key.get_shape()[1]
-    parts = []
-    for piece in pieces_of(kept):
+    results = []
+    for piece, added in pieces:
         count = piece.last - piece.first
-        own = ops.reshape(_slice(query, piece.first, piece.last), _integers(examples, groups, heads // groups * count, width), False)
-        added = np.tile(mask[piece.first : piece.last, piece.start : piece.stop], (heads // groups, 1))
-        read = _slice(key, piece.start, piece.stop), _slice(value, piece.start, piece.stop)
-        scale = attention.input_values()[4:]
-        result = ops.scaled_dot_product_attention(own, *read, ops.constant(added[None, None]), *scale)
-        result = ops.reshape(result, _integers(examples, heads, count, -1), False)
-        parts.append(ops.transpose(result, _integers(0, 2, 1, 3)))  # parts of one example then follow each other in memory
-    together = ops.transpose(ops.concat(parts, 1), _integers(0, 2, 1, 3))
+        own = _shaped(_cut(query, piece.first, piece.last), [examples, groups, heads // groups * count, width])
+        read = [_cut(source, piece.start, piece.stop) for source in (key, value)]
+        result = ops.scaled_dot_product_attention(own, *read, added, *scale)
+        # In this order of axes, pieces of one example follow each other in memory.
+        results.append(_swapped(_shaped(result, [examples, heads, count, -1])))
+    together = _swapped(ops.concat(results, 1))
     together.set_friendly_name(attention.get_friendly_name())
     for reader in attention.output(0).get_target_inputs():
         reader.replace_source_output(together.output(0))
 
 
-def _before_repetition(source: Any) -> Any:
-    """What was repeated for heads that share it [examples, groups, keys, width]. None if nothing was."""
-    reshape = source.get_node()
-    broadcast = reshape.input_value(0).get_node() if reshape.get_type_name() == "Reshape" else reshape
-    if broadcast.get_type_name() != "Broadcast" or broadcast.input_value(0).get_node().get_type_name() != "Unsqueeze":
-        return None
-    given = broadcast.input_value(0).get_node().input_value(0)
-    examples, groups, keys, width = given.get_shape()
-    repeated = [examples, groups, source.get_shape()[1] // groups, keys, width]
-    return given if list(broadcast.output(0).get_shape()) == repeated else None
-
-
-def _slice(source: Any, start: int, stop: int) -> Any:
+def _cut(source: Any, start: int, stop: int) -> Any:
     from openvino import opset13 as ops
 
-    if (start, stop) == (0, source.get_shape()[2]):
-        return source
-    return ops.slice(source, *(_integers(number) for number in (start, stop, 1, 2)))
+    return ops.slice(source, *(_integers([number]) for number in (start, stop, 1, 2)))
 
 
-def _integers(*values: int) -> Any:
-    import numpy as np
+def _shaped(source: Any, shape: list[int]) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.reshape(source, _integers(shape), False)
+
+
+def _swapped(source: Any) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.transpose(source, _integers([0, 2, 1, 3]))
+
+
+def _integers(values: list[int]) -> Any:
     from openvino import opset13 as ops
 
     return ops.constant(np.array(values, dtype=np.int64))
