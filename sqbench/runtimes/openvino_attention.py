@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-PIECES, LEAST = 4, 64  # pieces at most, because OpenVINO compiles each, and queries of a piece at least
+PIECES, LEAST = 4, 128  # pieces at most, because OpenVINO compiles each, and queries of a piece at least
 REMOVED = -1e30  # the softmax makes 0 of a score to which a mask adds less
 
 

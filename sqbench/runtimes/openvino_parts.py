@@ -41,29 +41,30 @@ def _split(path: str, product: Any, layer: QuantLayer) -> None:
         weight = unpacked(layer, [size, layer.shape[1]], part)
         weight.set_friendly_name(f"{path}.unpacked/{number}")
         value = ops.matmul(product.input_value(0), weight, False, True)
-        value.set_friendly_name(f"{product.get_friendly_name()}/{number}")  # it names the layer
-        for step in steps:
+        value.set_friendly_name(f"{product.get_friendly_name()}/{number}")
+        for name, step in steps:
             value = step(value, part)
+            value.set_friendly_name(f"{name}/{number}")  # what is fused keeps one of the names, which tell the layer
         value = ops.transpose(ops.reshape(value, _integers(shape), True), _integers(order))
         for reader in end.output(0).get_target_inputs():
             reader.replace_source_output(value.output(0))
 
 
-def _elementwise(product: Any, rows: int) -> tuple[list[Step], Any]:
-    """The multiplications and additions behind a product, and the last of them. Scales and biases are such steps."""
-    steps: list[Step] = []
+def _elementwise(product: Any, rows: int) -> tuple[list[tuple[str, Step]], Any]:
+    """The multiplications and additions behind a product by their names, and the last of them. They are scales and biases."""
+    steps: list[tuple[str, Step]] = []
     last = product
     while (following := _only_reader(last)) is not None and following.get_type_name() in ("Add", "Multiply"):
         (other,) = (source for source in following.input_values() if source.get_node() != last)
         if (step := _step(following.get_type_name().lower(), other, rows)) is None:
             break
-        steps.append(step)
+        steps.append((following.get_friendly_name(), step))
         last = following
     return steps, last
 
 
 def _step(name: str, other: Any, rows: int) -> Step | None:
-    """The same operation on a part of the rows. None if it isn't known which elements of `other` belong to a part."""
+    """The same operation on a part of the rows. None if it is not known which elements of `other` belong to a part."""
     from openvino import opset13 as ops
 
     apply, width = getattr(ops, name), other.get_partial_shape()[-1]
@@ -82,7 +83,7 @@ def _ordered(last: Any, rows: int) -> tuple[list[int], list[int], list[Any]] | N
         path.append(None if path[-1] is None else _only_reader(path[-1]))
     if [None if node is None else node.get_type_name() for node in path] != ["Reshape", "Transpose", "Split"]:
         return None
-    reshape, transpose, split = path
+    reshape, _, split = path
     given = [node.input_value(1).get_node() for node in path if node is not None]
     if any(node.get_type_name() != "Constant" for node in given):
         return None
