@@ -7,8 +7,8 @@
 
 The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
 cache, and only the logits of its last token are computed. `decode` writes tokens greedily, one by one, after a prompt that is in
-the KV cache. Runtimes without a cache are no side of it. llama.cpp is a side where it is installed and has a type for the format.
-It rounds the inputs of products to 8 bits in blocks of 32.
+the KV cache. llama.cpp is a side where it is installed and has a type for the format. It rounds the inputs of products to 8 bits in
+blocks of 32.
 
 The last columns hold a side against `sim`, the simulation: the largest difference of an output as a part of the largest output,
 and how often the largest output of an image or a token of the prompt is the same. NNCF rounds by its own rules, so it stands there
@@ -36,9 +36,9 @@ from sqbench.execution import lower
 from sqbench.models import Model
 from sqbench.models.computed import computed
 from sqbench.models.functions import without_head
+from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import QuantLayer
-from sqbench.runtimes import RUNTIMES
-from sqbench.runtimes.openvino import OpenVinoSession
+from sqbench.runtimes.openvino import GROUP_OPTION, OPENVINO, OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
 HEAD = ["work", "side", "median", "x float32", "x NNCF", "largest difference", "same argmax"]
@@ -52,7 +52,7 @@ def nncf_static(model: Model, images: Tensor) -> Model:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = openvino.convert_model(without_head(model), example_input=images[:1])
+        graph = openvino.convert_model(without_head(model).module, example_input=images[:1])
     data = nncf.Dataset([image.unsqueeze(0).numpy() for image in images])
     quantized = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
     return computed(model, OpenVinoSession(quantized), headless=True)
@@ -61,11 +61,9 @@ def nncf_static(model: Model, images: Tensor) -> Model:
 def nncf_weights(model: Model, mode: str, group: int) -> Model:
     """Weights alone by `nncf.compress_weights`. Inputs are rounded at run time in groups of 32, OpenVINO's default."""
     import nncf
-    import openvino
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = openvino.convert_model(without_head(model), example_input=model.example())
+    graph = OPENVINO.write(without_head(model), {})
+    graph.set_rt_info("32", GROUP_OPTION)
     options = {} if mode.startswith("INT8") else {"group_size": group, "ratio": 1.0}
     quantized = nncf.compress_weights(graph, mode=getattr(nncf.CompressWeightsMode, mode), **options)
     return computed(model, OpenVinoSession(quantized), headless=True)
@@ -90,9 +88,7 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
     found = []
     for bits in own["bits"]:
         quantized = api.quantize(model, statistics, "rtn", bits=bits)
-        weights = quantized_layer(quantized).format
-        peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
-        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
+        every = _sides(model, quantized, own)
         work: dict[str, Work] = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
         outputs = {name: side.forward(ids) for name, side in every.items()}
         with TemporaryDirectory() as folder:
@@ -110,8 +106,7 @@ def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
     found = []
     for bits in own["bits"]:
         quantized = api.quantize(model, statistics, "rtn", bits=bits)
-        cached = {**own, "backends": [name for name in own["backends"] if name not in RUNTIMES]}
-        every = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, cached)}
+        every = _sides(model, quantized, own)
         work = {name: writing(side.module, ids, count) for name, side in every.items()}
         outputs = {name: side.forward(ids) for name, side in every.items()}
         with TemporaryDirectory() as folder:
@@ -138,6 +133,12 @@ def writing(module: Any, ids: Tensor, count: int) -> Work:
 
 def quantized_layer(model: Model) -> Any:
     return next(part for part in model.module.modules() if isinstance(part, QuantLayer))
+
+
+def _sides(model: LanguageModel, quantized: LanguageModel, own: Mapping[str, Any]) -> dict[str, LanguageModel]:
+    weights = quantized_layer(quantized).format
+    peer = nncf_weights(model, "INT8_SYM" if weights.bits == 8 else "INT4_ASYM", weights.group_size)
+    return {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
 
 
 def _lowered(quantized: Model, own: Mapping[str, Any]) -> dict[str, Model]:

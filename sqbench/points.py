@@ -49,11 +49,11 @@ class PointsConfig:
 def listed(config: PointsConfig, names: Sequence[str]) -> None:
     """Print every point that the filters leave."""
     _expect(names, 0, "list")
-    from sqbench.running.identity import REVISION
+    from sqbench.running.identity import outdated
 
     records = {record.point_id: record for record in records_of(config.results_dir, "points")}
     frame = chosen(results_frame(records.values()), config.where)
-    output.print(points_table(frame, records, REVISION))
+    output.print(points_table(frame, records, outdated))
 
 
 def shown(config: PointsConfig, names: Sequence[str]) -> None:
@@ -119,10 +119,10 @@ def clean(config: PointsConfig, names: Sequence[str]) -> None:
     """Remove useless files, after showing them and asking."""
     if not names:
         raise UserError(f"clean: must be followed by at least one of {', '.join(KINDS)}")
-    from sqbench.running.identity import REVISION
+    from sqbench.running.identity import outdated
 
     store = Store(folder_of(config))
-    going = remains(store, names, REVISION)
+    going = remains(store, names, outdated)
     for one in going:
         _say(f"{one.kind:<10} {one.path.relative_to(store.root)}  {one.size() / 1e6:.1f} MB  {one.why}")
     if not going:

@@ -105,3 +105,16 @@ def test_an_encoder_is_exported_with_its_pooling_and_its_tokenizer(
     assert proof["largest"] <= 1e-5 * proof["scale"]
     assert proof["agreement"] is None  # vectors have no most likely class
     assert (out / "tokenizer.json").is_file()
+
+
+def test_layers_that_openvino_folds_are_refused_before_anything_is_computed(
+    run, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("sqbench.running.flow.reference", lambda *given, **named: pytest.fail("the float model was evaluated"))
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+    folder = as_sentence_transformer(save_encoder(tmp_path / "deberta", "DebertaV2", **relative))
+    assert run(f"model.name={folder}", "method=rtn", "bits=w8a16", "backend=openvino").code == 1
+    (record,) = Store(str(results)).records()
+    assert record.error is not None
+    assert "pos_key_proj reads constants alone, and OpenVINO folds it; use ONNX Runtime" in record.error["message"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sqbench.errors import UserError
+from sqbench.models import key_values
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,10 @@ class Decoder:
 
     def __init__(self, module: Any) -> None:
         """`module` is a Hugging Face causal LM."""
-        from transformers import DynamicCache
-
         self.module = module
-        self.cache = DynamicCache(config=module.config)
+        self.cache = key_values.empty_cache(module)
+        self.options: dict[str, Any] = key_values.as_argument(module, self.cache)
         takes = inspect.signature(module.forward).parameters
-        self.options: dict[str, Any] = {"cache" if "cache" in takes else "past_key_values": self.cache}  # its name before 5.24
         if "logits_to_keep" in takes:  # logits of a whole prompt cost as much as many layers, and nothing reads them
             self.options["logits_to_keep"] = 1
         self.token = torch.empty(1, 0, dtype=torch.long)

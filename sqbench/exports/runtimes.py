@@ -10,7 +10,7 @@ from sqbench.exports.proof import Proof, compared
 from sqbench.exports.target import Target
 from sqbench.models.base import Model
 from sqbench.models.computed import computed
-from sqbench.models.functions import named_inputs, whole, write_preparation
+from sqbench.models.functions import whole, write_preparation
 from sqbench.runtimes import RUNTIMES, Runtime
 from sqbench.runtimes.deployment import check, quantized_layers
 
@@ -24,7 +24,7 @@ def write(format: str, runtime: Runtime, model: Model, place: Path) -> None:
     """
     check(model, runtime, f"format={format}")
     function = whole(model)
-    runtime.save(runtime.write(function, named_inputs(model, model.example()), quantized_layers(function)), place)
+    runtime.save(runtime.write(function, quantized_layers(function.module)), place)
     write_preparation(model, place)
 
 

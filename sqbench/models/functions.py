@@ -2,14 +2,15 @@
 
 import inspect
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sqbench.models import key_values
 from sqbench.models.base import Model
 from sqbench.models.encoder import VECTORS, EncoderModel
 from sqbench.models.experts import has_experts
@@ -20,22 +21,55 @@ from sqbench.models.pooling import Pooling
 from sqbench.models.tracing import first_tensor
 
 
-class OfTokens(nn.Module):
-    """A language model as a function of token ids [batch, tokens]. It makes the mask and the positions itself.
+@dataclass(frozen=True)
+class Function:
+    """A module that reads and gives tensors alone, which other programs can trace.
 
-    Code of transformers that finds a mask has operations that converters do not know.
+    Attributes:
+        module: shares the model's tensors, and may be changed.
+        example: its inputs by name, in order.
+        outputs: the names of its outputs, in order.
+        free: name of an input or output -> axis -> what it counts. All other axes have one size.
+    """
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    free: dict[str, dict[int, str]]
+
+    def name_in_model(self, path: str) -> str:
+        """The name in the model of what has this path in the function without its head."""
+        return path.removeprefix("module.") if isinstance(self.module, OfTokens | OfTexts) else path
+
+
+class OfTokens(nn.Module):
+    """A language model as a function of token ids [batch, tokens] that come after those in a KV cache. The cache may be empty.
+
+    It makes the mask of attention itself. Code of transformers that finds a mask has operations that converters do not know.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, ids: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        later = places.unsqueeze(0) > places.unsqueeze(1)
-        mask = later.float().mul(torch.finfo(torch.float32).min)[None, None]
-        logits: Tensor = self.module(input_ids=ids, attention_mask=mask, position_ids=places.unsqueeze(0), use_cache=False).logits
-        return logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        """Logits, and the tensors of the cache with the further tokens.
+
+        Args:
+            attention_mask: [batch, past and further tokens], 0 for padding.
+            position_ids: [batch, tokens].
+            past: as `key_values.tensors` gives them.
+        """
+        cache = key_values.empty_cache(self.module)
+        key_values.keep(cache, past)
+        seen = past[0].shape[2]
+        places = torch.arange(seen + input_ids.shape[1], device=input_ids.device)
+        later = places.unsqueeze(0) > places[seen:].unsqueeze(1)
+        unseen = later.unsqueeze(0) | (attention_mask == 0).unsqueeze(1)
+        mask = unseen.float().mul(torch.finfo(torch.float32).min).unsqueeze(1)
+        given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": True}
+        logits = self.module(**given, **key_values.as_argument(self.module, cache)).logits
+        return (logits, *key_values.tensors(cache))
 
 
 class OfTexts(nn.Module):
@@ -67,6 +101,8 @@ def untraceable(model: Model) -> str | None:
         return f"it reads {model.kind}"
     if "position_ids" not in inspect.signature(model.module.forward).parameters:
         return f"{type(model.module).__name__} takes no position_ids"
+    if getattr(model.module, "_is_stateful", False):
+        return f"{type(model.module).__name__} has a state other than a KV cache"
     if has_experts(model.module):
         return f"{type(model.module).__name__} routes tokens to experts, so its operations depend on its input"
     config = model.module.config
@@ -77,9 +113,50 @@ def untraceable(model: Model) -> str | None:
     return None
 
 
-def named_inputs(model: Model, inputs: Tensor) -> dict[str, Tensor]:
-    """The inputs of a model's functions by their names, in order."""
-    return model.named(inputs) if isinstance(model, EncoderModel) else {"inputs": inputs}
+@torch.no_grad()
+def constant_layers(model: Model, layers: Collection[str]) -> list[str]:
+    """The layers that read the same whatever the model reads, such as those of DeBERTa's relative positions."""
+    if not isinstance(model, EncoderModel):
+        return []
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    handles = [
+        model.module.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0]))
+        for name in layers
+    ]
+    try:
+        for inputs in (model.example(), model.example().flip(-1)):
+            model.body(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name, found in seen.items() if len(found) == 2 and torch.equal(*found)]
+
+
+def whole(model: Model) -> Function:
+    """The function of a model that gives `model.forward`."""
+    if isinstance(model, LanguageModel):
+        return _of_tokens(model, share(model.module), "logits")
+    if isinstance(model, EncoderModel):
+        pooling = model.pooling if model.task in VECTORS else None
+        return _of_texts(model, OfTexts(share(model.module), names_of(model), pooling, model.head))
+    assert isinstance(model, ImageModel)
+    module = share(model.module)
+    return _of_images(model, module if model.head is None else nn.Sequential(module, model.head).eval())
+
+
+def without_head(model: Model) -> Function:
+    """The function of a model that gives `model.body`.
+
+    A language model whose logits are not its output embedding alone keeps its head.
+    """
+    if isinstance(model, EncoderModel):
+        return _of_texts(model, OfTexts(share(model.module), names_of(model)))
+    if not isinstance(model, LanguageModel):
+        return _of_images(model, share(model.module))
+    module: Any = share(model.module)
+    if model.head is not None:
+        module.set_submodule(model.tables()["head"], nn.Identity())
+    return _of_tokens(model, module, "outputs")
 
 
 def names_of(model: EncoderModel) -> tuple[str, ...]:
@@ -87,36 +164,28 @@ def names_of(model: EncoderModel) -> tuple[str, ...]:
     return (*model.fields, "attention_mask")
 
 
-def whole(model: Model) -> nn.Module:
-    """A module from `named_inputs` to `model.forward(inputs)`. It shares the model's tensors, and may be changed."""
-    if isinstance(model, LanguageModel):
-        return OfTokens(share(model.module)).eval()
-    if isinstance(model, EncoderModel):
-        pooling = model.pooling if model.task in VECTORS else None
-        return OfTexts(share(model.module), names_of(model), pooling, model.head).eval()
-    assert isinstance(model, ImageModel)
-    module = share(model.module)
-    return module if model.head is None else nn.Sequential(module, model.head).eval()
+def _of_images(model: Model, module: nn.Module) -> Function:
+    free = {0: "batch"}
+    return Function(module, {"inputs": model.example()}, ("outputs",), {"inputs": free, "outputs": free})
 
 
-def without_head(model: Model) -> nn.Module:
-    """A module from `named_inputs` to `model.body(inputs)`. It shares the model's tensors, and may be changed.
-
-    A language model whose logits are not its output embedding alone keeps its head.
-    """
-    if isinstance(model, EncoderModel):
-        return OfTexts(share(model.module), names_of(model)).eval()
-    if not isinstance(model, LanguageModel):
-        return share(model.module)
-    module: Any = share(model.module)
-    if model.head is not None:
-        module.set_submodule(model.tables()["head"], nn.Identity())
-    return OfTokens(module).eval()
+def _of_texts(model: EncoderModel, module: OfTexts) -> Function:
+    example = model.named(model.example())
+    free = {0: "batch", 1: "tokens"}
+    outputs = free if module.eval()(*example.values()).dim() == 3 else {0: "batch"}  # vectors and scores have no tokens
+    return Function(module, example, ("outputs",), {**dict.fromkeys(example, free), "outputs": outputs})
 
 
-def name_in_model(function: nn.Module, path: str) -> str:
-    """The name in the model of what has this path in a function of it without its head."""
-    return path.removeprefix("module.") if isinstance(function, OfTokens | OfTexts) else path
+def _of_tokens(model: LanguageModel, module: nn.Module, output: str) -> Function:
+    """A language model as `OfTokens`. Some tokens of the example are in the cache."""
+    ids, seen = model.example(), 5
+    past = key_values.read(model.module, ids[:, :seen])
+    before, after = (key_values.names(prefix, len(past)) for prefix in (key_values.PAST, key_values.PRESENT))
+    places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    example = {"input_ids": ids[:, seen:], key_values.MASK: torch.ones_like(ids), "position_ids": places[:, seen:]}
+    free = {name: {0: "batch", 1: "tokens"} for name in ("input_ids", "position_ids", output)}
+    free |= {name: key_values.axes(name) for name in (key_values.MASK, *before, *after)}
+    return Function(OfTokens(module).eval(), {**example, **dict(zip(before, past, strict=True))}, (output, *after), free)
 
 
 def write_preparation(model: Model, place: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,12 +20,12 @@ from sqbench.reporting.units import number
 _STYLES = {"ok": "green", "failed": "bold red"}
 
 
-def points_table(frame: pd.DataFrame, records: Mapping[str, Record], revision: int) -> Table:
+def points_table(frame: pd.DataFrame, records: Mapping[str, Record], outdated: Callable[[Mapping[str, Any]], str | None]) -> Table:
     """The points of a long frame, one per row: id, status, settings, main metric, seconds and notes.
 
     Args:
         records: records of the points, by id.
-        revision: revision of the code. Points of another revision are marked.
+        outdated: identity -> what says that other code computed the point. Such points are marked.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("point", no_wrap=True)
@@ -43,7 +43,7 @@ def points_table(frame: pd.DataFrame, records: Mapping[str, Record], revision: i
             *(as_text(first[name]) for name in ("model", "data", "method", "bits", "alpha")),
             as_text(_result(rows)),
             as_text(f"{math.nan if record.seconds is None else record.seconds:.0f}"),
-            as_text(_note(first, record, revision)),
+            as_text(_note(first, record, outdated(record.identity))),
         )
     return table
 
@@ -57,12 +57,11 @@ def _result(rows: pd.DataFrame) -> str:
     return f"{metric.name} {number(own.loc[own['metric'] == metric.name, 'value'].iloc[0], metric)}"
 
 
-def _note(first: Any, record: Record, revision: int) -> str:
+def _note(first: Any, record: Record, outdated: str | None) -> str:
     notes = [str(first[name]) for name in ("layers", "variant") if first[name]]
     notes += [f"seed={first['seed']}"] * int(not pd.isna(first["seed"]) and first["seed"] != 0)
     notes += [f"backend={first['backend']}"] * (first["backend"] not in ("", "sim"))
-    if (was := record.identity.get("revision")) != revision:
-        notes.append(f"revision {was}, the code's is {revision}")
+    notes += [] if outdated is None else [outdated]
     return ", ".join([*notes, *[first["error"]] * isinstance(first["error"], str)])
 
 

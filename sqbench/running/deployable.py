@@ -3,7 +3,6 @@
 from sqbench.calibration import Statistics
 from sqbench.config import device_of
 from sqbench.errors import UserError
-from sqbench.evaluation.latency import LatencySettings
 from sqbench.formats.scheme import Scheme
 from sqbench.models import Model, Source
 from sqbench.models.functions import untraceable
@@ -12,8 +11,6 @@ from sqbench.parts.task import Task
 from sqbench.quant.access import weight_of
 from sqbench.running.resolved import Resolved
 from sqbench.runtimes import RUNTIMES, Runtime
-
-EVALUATIONS = ("perplexity", "top1", "sentences", "latency")
 
 
 def runtime_of(resolved: Resolved) -> Runtime | None:
@@ -26,18 +23,12 @@ def check_runtime(resolved: Resolved) -> None:
     runtime = runtime_of(resolved)
     if runtime is None:
         return
-    key, judged = f"backend={runtime.name}", resolved.evaluation
+    key = f"backend={runtime.name}"
     runtime.require(key)
     if (kind := device_of(resolved.device).type) != "cpu":
         raise UserError(f"device={kind}: must be cpu with {key}")
     if resolved.model.dtype != "float32":
         raise UserError(f"model.dtype={resolved.model.dtype}: must be float32 with {key}")
-    if judged.name not in EVALUATIONS:
-        raise UserError(
-            f"eval={judged.name}: writes token by token, and {key} has no KV cache; use eval=perplexity, or backend=int"
-        )
-    if isinstance(judged.settings, LatencySettings) and resolved.kind == "text" and judged.settings.decode:
-        raise UserError(f"eval.decode={judged.settings.decode}: must be 0 with {key}, which has no KV cache")
     if resolved.noise:
         raise UserError(f"noise={resolved.noise}: must be 0 with {key}, whose graph has no place to change inputs")
     if resolved.blockwise:
@@ -71,5 +62,6 @@ def check_model(resolved: Resolved, source: Source, model: Model) -> None:
     formats = formats_of(Task(model, Statistics({}, model.example()), resolved.scheme))
     for name, (weights, inputs) in formats.items():
         runtime.check(key, name, weights, inputs)
+    runtime.check_constants(key, model, formats)
     reads = {name: weight_of(model.module.get_submodule(name)).shape[1] for name in formats}
     runtime.check_together({name: (reads[name], inputs) for name, (_, inputs) in formats.items()})

@@ -1,5 +1,6 @@
 """The identity of a point. It holds everything that can change a number, and nothing that cannot."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqbench.config import device_of
@@ -10,10 +11,13 @@ from sqbench.models import Source
 from sqbench.rounding.peer import Peer
 from sqbench.rounding.trained import Qat
 from sqbench.running.chatting import chat_of
+from sqbench.running.deployable import runtime_of
 from sqbench.running.resolved import Resolved
+from sqbench.runtimes import RUNTIMES
 from sqbench.storage.files import digest
 
 REVISION = 6  # of the code; raised when a change of sqbench changes results
+GRAPHS = 2  # of the graphs that are written for runtimes; raised when a change of them changes results there, and nowhere else
 
 
 def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, Any]:
@@ -59,8 +63,16 @@ def identity(resolved: Resolved, source: Source, corpus: Corpus) -> dict[str, An
         "seed": resolved.seed if calibrated else 0,
         **({"noise": resolved.noise} if resolved.noise else {}),
         "backend": resolved.backend if not recipe.is_float else "sim",
+        **({"graphs": GRAPHS} if runtime_of(resolved) is not None else {}),
         "device": device_of(resolved.device).type,
     }
+
+
+def outdated(identity: Mapping[str, Any]) -> str | None:
+    """What says that other code computed a point, as a phrase. None if a point of today would have the same numbers."""
+    today = {"revision": REVISION, **({"graphs": GRAPHS} if identity.get("backend") in RUNTIMES else {})}
+    told = (f"{key} {identity.get(key, 1)}, the code's is {now}" for key, now in today.items() if identity.get(key) != now)
+    return next(told, None)
 
 
 def point_id(identity: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import torch
 from sqbench.errors import UserError
 from sqbench.models.base import Model
 from sqbench.models.computed import computed
-from sqbench.models.functions import name_in_model, named_inputs, untraceable, without_head
+from sqbench.models.functions import untraceable, without_head
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes.runtime import Executed, Runtime
 
@@ -26,13 +26,13 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     runtime.require(key)
     check(model, runtime, key)
     function = without_head(model)
-    layers = quantized_layers(function)
-    session = runtime.start(runtime.write(function, named_inputs(model, model.example()), layers))
+    layers = quantized_layers(function.module)
+    session = runtime.start(runtime.write(function, layers))
     result = computed(model, session, headless=True)
     ours, theirs = model.body(model.example()).float(), result.body(model.example()).float()
     report = dict(model.report or {})
     found = session.executed()
-    report["execution"] = _entries({name_in_model(function, path): (layer, found.get(path)) for path, layer in layers.items()})
+    report["execution"] = _entries({function.name_in_model(path): (layer, found.get(path)) for path, layer in layers.items()})
     report["runtime"] = {
         "version": runtime.version(),
         "largest_difference": float((ours - theirs).abs().max()),
@@ -61,6 +61,7 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
         if inputs is not None and type(inputs) is not ActivationQuantizer:
             raise UserError(f"{key}: {name} cannot be written; {type(inputs).__name__} rounds its inputs")
         runtime.check(key, name, layer.format, inputs.fmt if inputs is not None else None)
+    runtime.check_constants(key, model, layers)
     for name, part in model.module.named_modules():
         if isinstance(part, ActivationQuantizer) and name.rpartition(".")[0] not in layers:
             raise UserError(f"{key}: {name} is rounded between layers, which has no place there; use bits.ops=linear")

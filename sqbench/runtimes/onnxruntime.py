@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
+from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
 from sqbench.runtimes.onnx_layers import written
 from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
@@ -31,26 +32,23 @@ class OnnxRuntime(Runtime):
             return ALONE, None
         return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
 
-    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> bytes:
+    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> bytes:
         """The file's content. It must be smaller than 2 GB, as protobuf asks."""
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
-            module.set_submodule(path, written(layer, quantizers))
-        inputs = tuple(example.values())
-        free = {0: "batch"} if inputs[0].is_floating_point() else {0: "batch", 1: "tokens"}
-        outputs = free if module(*inputs).dim() == 3 else {0: "batch"}  # hidden states have tokens, and vectors have none
+            function.module.set_submodule(path, written(layer, quantizers))
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE
             torch.onnx.export(
-                module,
-                inputs,
+                function.module,
+                tuple(function.example.values()),
                 file,
                 dynamo=False,  # the other exporter knows no operations of our own without a further package
                 opset_version=OPSET,
-                input_names=list(example),
-                output_names=["outputs"],
-                dynamic_axes={**dict.fromkeys(example, free), "outputs": outputs},
+                input_names=list(function.example),
+                output_names=list(function.outputs),
+                dynamic_axes=function.free,
             )
             return file.read_bytes()
 
@@ -79,10 +77,9 @@ class OnnxSession(Session):
             self.names = [one.name for one in self.session.get_inputs()]
             self.readers = _readers(Path(folder) / FILE)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
         arrays = (one.contiguous().numpy() for one in inputs)
-        (outputs,) = self.session.run(None, dict(zip(self.names, arrays, strict=True)))
-        return torch.from_numpy(outputs)
+        return [torch.from_numpy(one) for one in self.session.run(None, dict(zip(self.names, arrays, strict=True)))]
 
     def executed(self) -> Mapping[str, Executed]:
         return {layer: Executed(f"onnxruntime {name}", name in INTEGERS) for layer, name in self.readers.items()}

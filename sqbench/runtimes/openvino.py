@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
+from sqbench.models import key_values
+from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
 from sqbench.runtimes.openvino_attention import skip_masked
 from sqbench.runtimes.openvino_layers import store_codes, written
@@ -31,6 +33,7 @@ class OpenVino(Runtime):
     """See `Runtime`. Inputs with static ranges become FakeQuantize, and weights the pattern Convert, Subtract, Multiply."""
 
     name, title, package, file = "openvino", TITLE, "openvino", "openvino_model.xml"
+    folds = True
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:
@@ -48,17 +51,18 @@ class OpenVino(Runtime):
     def check_together(self, inputs: Mapping[str, tuple[int, Format | None]]) -> None:
         group_of(inputs)
 
-    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> Any:
+    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> Any:
         import openvino
 
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
-            module.set_submodule(path, written(layer, quantizers))
+            function.module.set_submodule(path, written(layer, quantizers))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
-            graph = openvino.convert_model(module, example_input=tuple(example.values()))
-        for port, name in zip(graph.inputs, example, strict=True):
-            port.get_tensor().set_names({name})
+            graph = openvino.convert_model(function.module, example_input=tuple(function.example.values()))
+        for ports, names in ((graph.inputs, function.example), (graph.outputs, function.outputs)):
+            for port, name in zip(ports, names, strict=True):
+                port.get_tensor().set_names({name})
         store_codes(graph, layers)
         split_products(graph, layers)
         graph.set_rt_info(str(group_of(inputs_of(layers))), GROUP_OPTION)
@@ -105,20 +109,27 @@ def inputs_of(layers: Mapping[str, QuantLayer]) -> dict[str, tuple[int, Format |
 
 
 class OpenVinoSession(Session):
-    """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs."""
+    """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs.
+
+    One compiled graph continues texts of all lengths.
+    """
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
+        self.growing = key_values.growing(port.any_name for port in graph.inputs)
         self.groups = graph.has_rt_info(GROUP_OPTION) and graph.get_rt_info(GROUP_OPTION).value != "0"
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        request = self._request(tuple(tuple(one.shape) for one in inputs))
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        request = self._request([list(one.shape) for one in inputs])
         arrays = [one.contiguous().numpy() for one in inputs]
-        (output,) = request.infer(arrays, share_inputs=True, share_outputs=True).values()
-        return torch.from_numpy(output).clone()  # the next call writes to the same memory
+        return [torch.from_numpy(one) for one in request.infer(arrays, share_inputs=True, share_outputs=True).values()]
 
-    def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def _request(self, sizes: list[list[int]]) -> Any:
+        if all(sizes[number][axis] for number, axis in self.growing.items()):  # there is a past
+            for number, axis in self.growing.items():
+                sizes[number][axis] = -1
+        shapes = tuple(map(tuple, sizes))
         if shapes not in self.compiled:
             import openvino
 

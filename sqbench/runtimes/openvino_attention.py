@@ -1,4 +1,4 @@
-"""Attention with a constant mask in OpenVINO's graph: keys that the mask removes for all of some queries are not read.
+"""Attention with a mask in OpenVINO's graph: keys that the mask removes for all of some queries are not read.
 
 A causal mask removes half of all scores. OpenVINO computes them, and the softmax makes zeros of them. Here the queries are taken
 in pieces, and each piece reads the keys up to its last query. Heads that share keys become more queries of one head, so keys and
@@ -25,24 +25,27 @@ class Piece(NamedTuple):
 def skip_masked(graph: Any) -> None:
     """Leave out keys that a mask removes for all queries of a piece. Their values were multiplied by zeros.
 
-    Only attention with static shapes and a constant mask changes.
+    Only attention with static shapes changes, and masks that are the OR of what removes tokens of any text and of padding. A query
+    that padding leaves without keys had the mean of all values. It has that of fewer, and nothing reads it.
     """
-    masks: dict[str, Any] = {}
-    added: dict[Any, list[Any]] = {}  # layers share the constants
+    found: dict[str, list[Piece]] = {}
+    cut: dict[Any, list[Any]] = {}  # layers share the parts of a mask
     for attention in graph.get_ops():
         if attention.get_type_name() != "ScaledDotProductAttention" or attention.get_input_size() < 4:
             continue
         if any(source.get_partial_shape().is_dynamic for source in attention.input_values()):
             continue
-        name = f"{attention.input_value(3).get_node().get_friendly_name()}:{attention.input_value(3).get_index()}"
-        if name not in masks:
-            masks[name] = _constant(graph, attention.input_value(3))
-        if masks[name] is None or len(pieces := pieces_of(masks[name] > REMOVED)) < 2:
+        mask = attention.input_value(3)
+        name = f"{mask.get_node().get_friendly_name()}:{mask.get_index()}"
+        if name not in found:
+            removed = _removed(graph, mask)
+            found[name] = [] if removed is None else pieces_of(~removed)
+        if len(pieces := found[name]) < 2:
             continue
         key, value, times = _unrepeated(attention)
-        if (name, times) not in added:
-            added[name, times] = [_added(masks[name], piece, times) for piece in pieces]
-        _replace(attention, key, value, list(zip(pieces, added[name, times], strict=True)))
+        if (name, times) not in cut:
+            cut[name, times] = [_added(mask, piece, times) for piece in pieces]
+        _replace(attention, key, value, list(zip(pieces, cut[name, times], strict=True)))
     graph.validate_nodes_and_infer_types()
 
 
@@ -62,29 +65,52 @@ def pieces_of(kept: Any) -> list[Piece]:
     return found if 0 < computed < 0.9 * count * keys else [Piece(0, count, 0, keys)]
 
 
-def _constant(graph: Any, source: Any) -> Any:
-    """The mask [queries, keys] that is added to scores. None if inputs change it, or if heads or examples have others."""
+def _removed(graph: Any, mask: Any) -> Any:
+    """The scores [queries, keys] that a mask removes for every input. None if it has another pattern than those of our functions.
+
+    A mask is Unsqueeze(Multiply(Convert(removed), REMOVED or less)), or this is folded.
+    """
+    shape = list(mask.get_shape())
+    if len(shape) != 4 or shape[1] != 1:
+        return None
+    if (folded := _folded(graph, mask)) is not None:
+        return (folded < REMOVED).all((0, 1))
+    node, least = mask.get_node(), 0.0
+    while node.get_type_name() in ("Unsqueeze", "Multiply", "Convert"):
+        if node.get_type_name() == "Multiply":
+            factor = _folded(graph, node.input_value(1))
+            least = 0.0 if factor is None else float(factor.max())
+        node = node.input_value(0).get_node()
+    if node.get_type_name() not in ("LogicalOr", "BitwiseOr") or least > REMOVED:
+        return None
+    removed = np.zeros(shape[2:], dtype=bool)
+    for source in node.input_values():
+        if (values := _folded(graph, source)) is not None:
+            removed |= values.astype(bool).reshape(-1, *values.shape[-2:]).all(0)
+    return removed
+
+
+def _folded(graph: Any, source: Any) -> Any:
+    """The value of a graph's node. None if it depends on inputs."""
     from openvino import Model
     from openvino import opset13 as ops
     from openvino.passes import ConstantFolding, Manager
 
-    shape = list(source.get_shape())
-    if len(shape) != 4 or shape[:2] != [1, 1] or not source.get_element_type().is_real():
-        return None
     part = Model([ops.result(source)], graph.get_parameters()).clone()
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(part)
     node = part.get_results()[0].input_value(0).get_node()
-    return node.data[0, 0].copy() if node.get_type_name() == "Constant" else None
+    return node.data.copy() if node.get_type_name() == "Constant" else None
 
 
 def _added(mask: Any, piece: Piece, times: int) -> Any:
-    """The mask of a piece [1, 1, times * queries, keys]."""
+    """The mask of a piece [examples, 1, times * queries, keys]."""
     from openvino import opset13 as ops
 
-    own = mask[piece.first : piece.last, piece.start : piece.stop]
-    return ops.constant(np.tile(own, (times, 1))[None, None])
+    own = _cut(mask, piece.first, piece.last)
+    own = ops.slice(own, *(_integers([number]) for number in (piece.start, piece.stop, 1, 3)))
+    return own if times == 1 else ops.concat([own] * times, 2)
 
 
 def _unrepeated(attention: Any) -> tuple[Any, Any, int]:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sqbench.errors import UserError
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
@@ -95,27 +94,22 @@ def products_of(graph: Any) -> dict[str, Any]:
 
 
 def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked.
-
-    Raises:
-        UserError: a layer reads constants alone, as in DeBERTa's relative positions. The converter has folded its product.
-    """
+    """Replace the float weights in a graph by codes that are unpacked."""
     products = products_of(graph)
     for path, layer in layers.items():
-        if (product := products.get(path)) is None:
-            raise UserError(
-                f"backend=openvino: {path} reads constants alone, and OpenVINO folds it; use backend=onnxruntime or int"
-            )
-        weight = unpacked(layer, list(product.input_value(1).get_shape()))
+        product = products[path]
+        by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
+        weight = unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
         weight.set_friendly_name(f"{path}.unpacked")
         product.input(1).replace_source_output(weight.output(0))
 
 
-def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY) -> Any:
+def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inputs: bool) -> Any:
     """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
 
     Args:
         part: the rows to take. `shape` is then that of the part.
+        by_inputs: whether the first axis of this shape is that of inputs, and not that of outputs.
     """
     import numpy as np
     from openvino import Type
@@ -143,7 +137,7 @@ def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY) -> Any:
     if not fmt.symmetric:
         values = ops.subtract(values, constant(zero_point, per_block))
     values = ops.multiply(values, ops.constant(scale.reshape(per_block).numpy()))
-    if kind.transposed:
+    if by_inputs:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
 

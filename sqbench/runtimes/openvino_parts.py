@@ -38,7 +38,7 @@ def _split(path: str, product: Any, layer: QuantLayer) -> None:
     size = rows // len(ends)
     for number, end in enumerate(ends):
         part = slice(number * size, (number + 1) * size)
-        weight = unpacked(layer, [size, layer.shape[1]], part)
+        weight = unpacked(layer, [size, layer.shape[1]], part, by_inputs=False)
         weight.set_friendly_name(f"{path}.unpacked/{number}")
         value = ops.matmul(product.input_value(0), weight, False, True)
         value.set_friendly_name(f"{product.get_friendly_name()}/{number}")

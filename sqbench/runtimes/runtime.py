@@ -7,13 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqbench.console.extras import extra
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import TIMES, Scale
+from sqbench.models.base import Model
+from sqbench.models.functions import Function, constant_layers
 from sqbench.quant.layers import QuantLayer
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -69,8 +71,8 @@ class Session(ABC):
     """A graph that a runtime has made ready. A call computes it."""
 
     @abstractmethod
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The outputs, on the CPU. Inputs have the order in which the graph was written."""
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs, on the CPU. Both have the order in which the graph was written. The next call may write over outputs."""
 
     @abstractmethod
     def executed(self) -> Mapping[str, Executed]:
@@ -85,26 +87,26 @@ class Runtime(ABC):
         title: its own name.
         package: what its module and its distribution are called.
         file: the name of the file that it reads.
+        folds: whether it computes layers that read constants alone while a graph is written, so that their codes are lost.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     package: ClassVar[str]
     file: ClassVar[str]
+    folds: ClassVar[bool] = False
 
     @abstractmethod
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         """The formats of weights beside such inputs, and the formats of inputs like these. None for float inputs."""
 
     @abstractmethod
-    def write(self, module: nn.Module, example: Mapping[str, Tensor], layers: Mapping[str, QuantLayer]) -> Any:
-        """The graph of a module.
+    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> Any:
+        """The graph of a function.
 
         Args:
-            example: its inputs by the names that they get, in order. The first axis is that of a batch. The second is that of
-                tokens, unless inputs are floats.
-            module: shares its tensors with the model. Its quantized layers are replaced here.
-            layers: path in `module` -> quantized layer.
+            function: the quantized layers of its module are replaced here.
+            layers: path in the function -> quantized layer.
         """
 
     @abstractmethod
@@ -141,6 +143,11 @@ class Runtime(ABC):
         Args:
             inputs: layer -> how many inputs a row of its weight reads, and their format.
         """
+
+    def check_constants(self, key: str, model: Model, layers: Collection[str]) -> None:
+        """Raise UserError that names `key` and a layer that it folds."""
+        if self.folds and (found := constant_layers(model, layers)):
+            raise UserError(f"{key}: {found[0]} reads constants alone, and {self.title} folds it; use ONNX Runtime, which does not")
 
     def check(self, key: str, layer: str, weights: Format | None, inputs: Format | None) -> None:
         """Raise UserError that names `key` and the layer if the runtime has no such layer."""

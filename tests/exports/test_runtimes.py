@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from cli import Ended
 from labs import Lab, scheme
@@ -12,6 +14,7 @@ from sqbench import api, export
 from sqbench.calibration import Statistics
 from sqbench.data.images import ImageExamples
 from sqbench.errors import UserError
+from sqbench.evaluation.decoding import greedy
 from sqbench.exports.targets import TARGETS, save
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
@@ -64,3 +67,43 @@ def test_what_a_runtime_cannot_express_is_refused(format: str, tiny: LanguageMod
     with pytest.raises(UserError, match=rf"format={format}: model\.layers\.0\.\S+ cannot be written; .* element int, not nf4"):
         save(quantized, tmp_path / "out", format=format)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_without_sqbench_writes_text_with_the_file(
+    format: str, tiny: LanguageModel, statistics: Statistics, tmp_path: Path
+) -> None:
+    """Inputs and outputs have the names that other tools give them, and the cache goes from one call to the next."""
+    quantized = api.quantize(tiny, statistics, "rtn", Scheme("w8a16", Format(8, granularity="channel")))
+    save(quantized, tmp_path / "out", format=format)
+    run = _runner(format, str(tmp_path / "out" / FILES[format]))
+    ids = tiny.example()[:1].numpy()
+    layers, heads, width = tiny.module.config.num_hidden_layers, tiny.module.config.num_key_value_heads, tiny.module.config.head_dim
+    names = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+    past = {name: np.zeros((1, heads, 0, width), np.float32) for name in names}
+    written: list[int] = []
+    for _ in range(6):
+        seen = past["0.key"].shape[2]
+        given = {
+            "input_ids": ids,
+            "attention_mask": np.ones((1, seen + ids.shape[1]), np.int64),
+            "position_ids": np.arange(seen, seen + ids.shape[1])[None],
+        }
+        found = run({**given, **{f"past_key_values.{name}": value for name, value in past.items()}})
+        past = {name: found[f"present.{name}"] for name in names}
+        written.append(int(found["logits"][0, -1].argmax()))
+        ids = np.array([written[-1:]])
+    assert written == greedy(quantized.module, tiny.example()[:1], 6).tolist()
+
+
+def _runner(format: str, file: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Inputs by name -> outputs by name."""
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file)
+        outputs = [one.name for one in session.get_outputs()]
+        return lambda given: dict(zip(outputs, session.run(None, given), strict=True))
+    import openvino
+
+    request = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    return lambda given: {port.any_name: value.copy() for port, value in request.infer(given, share_inputs=True).items()}

@@ -18,6 +18,7 @@ from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
+from sqbench.running.identity import GRAPHS, REVISION, outdated
 from sqbench.runtimes import RUNTIMES
 
 Command = Callable[..., Ended]
@@ -78,8 +79,6 @@ REFUSED = {
     "bits=nf4": "bits=nf4 cannot be written; {title} unpacks weights with element int, not nf4",
     "bits=w4a4_dynamic": "bits=w4a4_dynamic cannot be written; ",
     "bits=w8a8 bits.ops=full": "bits.ops=full: must be linear with backend={name}",
-    "bits=w8a16 eval=generation": "eval=generation: writes token by token, and backend={name} has no KV cache",
-    "bits=w8a16 eval=latency": "eval.decode=16: must be 0 with backend={name}",
     "bits=w8a16 noise=2": "noise=2: must be 0 with backend={name}",
     "bits=w8a16 model.dtype=bfloat16": "model.dtype=bfloat16: must be float32 with backend={name}",
     "bits=w8a16 blockwise=true": "blockwise=true: must be false with backend={name}",
@@ -128,3 +127,11 @@ def test_layers_that_openvino_would_leave_in_float_are_refused_before_anything_i
     (record,) = Store(results).records()
     assert record.error is not None
     assert "bits.activations.group_size=192: model.layers.0.self_attn.q_proj has 64 inputs" in record.error["message"]
+
+
+def test_points_of_older_graphs_are_outdated_and_others_are_not() -> None:
+    now = {"revision": REVISION, "backend": "openvino", "graphs": GRAPHS}
+    assert outdated(now) is None
+    assert outdated({"revision": REVISION, "backend": "openvino"}) == f"graphs 1, the code's is {GRAPHS}"
+    assert outdated({"revision": REVISION, "backend": "int"}) is None
+    assert outdated({**now, "revision": REVISION - 1}) == f"revision {REVISION - 1}, the code's is {REVISION}"

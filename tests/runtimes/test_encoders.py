@@ -14,7 +14,7 @@ from sqbench.execution import lower
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 from sqbench.models.encoder import EncoderModel
-from sqbench.models.functions import named_inputs, whole
+from sqbench.models.functions import whole
 from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.deployment import quantized_layers
 
@@ -69,12 +69,11 @@ def test_rounded_inputs_run_in_integers_under_any_head(end: str, options: dict[s
 def test_a_graph_with_pooling_reads_padded_texts(mode: str, backend: str, tmp_path: Path) -> None:
     simulated = quantized(as_sentence_transformer(save_encoder(tmp_path / "m"), f"pooling_mode_{mode}"), WEIGHTS)
     runtime, function = RUNTIMES[backend], whole(simulated)
-    example = named_inputs(simulated, simulated.example())
-    session = runtime.start(runtime.write(function, example, quantized_layers(function)))
+    session = runtime.start(runtime.write(function, quantized_layers(function.module)))
     texts = [sentence(number) for number in range(4)]
     padded = simulated.tokenizer(texts, padding=True, truncation=True, max_length=simulated.longest, return_tensors="pt")
     assert not padded["attention_mask"].all()
-    vectors = session(*(padded[name] for name in example))
+    (vectors,) = session(*(padded[name] for name in function.example))
     for text, vector in zip(texts, vectors, strict=True):
         alone, _ = simulated.encode([(text,)])
         assert torch.allclose(vector, simulated.forward(alone[0].unsqueeze(0))[0], atol=1e-5)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from sqbench.formats.format import Format
+from sqbench.models.functions import Function
 from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.openvino_attention import pieces_of, skip_masked
 
@@ -20,12 +21,13 @@ openvino = pytest.importorskip("openvino")
 HEADS, WIDTH = 4, 16
 
 
-def graph_of(module: nn.Module, x: Tensor, layers: dict[str, Any]) -> Any:
-    return RUNTIMES["openvino"].write(module.eval(), {"inputs": x}, layers)
+def graph_of(module: nn.Module, layers: dict[str, Any], *inputs: Tensor) -> Any:
+    example = {f"input{number}": one for number, one in enumerate(inputs)}
+    return RUNTIMES["openvino"].write(Function(module.eval(), example, ("outputs",), {}), layers)
 
 
-def computed(graph: Any, x: Tensor) -> Tensor:
-    return RUNTIMES["openvino"].start(graph)(x)
+def computed(graph: Any, *inputs: Tensor) -> Tensor:
+    return RUNTIMES["openvino"].start(graph)(*inputs)[0]
 
 
 def count(graph: Any, kind: str) -> int:
@@ -67,12 +69,12 @@ def test_parts_of_a_layer_are_products_of_their_own(name: str, bias: bool) -> No
     x = normal(2, 9, 64)
     layer = quantized(nn.Linear(64, 3 * HEADS * WIDTH, bias), *FORMATS[name], x)
     wanted = {len(batch): Fused(layer, True)(batch) for batch in (x, normal(5, 9, 64))}
-    graph = graph_of(Fused(layer, True), x, {"qkv": layer})
+    graph = graph_of(Fused(layer, True), {"qkv": layer}, x)
     assert count(graph, "MatMul") == 3
     assert count(graph, "Split") == 0
     session = RUNTIMES["openvino"].start(graph)
     for size, want in wanted.items():
-        assert torch.allclose(session(normal(size, 9, 64)), want, atol=1e-5 * float(want.abs().max()))
+        assert torch.allclose(session(normal(size, 9, 64))[0], want, atol=1e-5 * float(want.abs().max()))
     (executed,) = session.executed().items()
     assert executed[0] == "qkv"
     assert executed[1].integers == (FORMATS[name][1] is not None)
@@ -84,7 +86,7 @@ def test_a_layer_in_another_pattern_stays_one_product() -> None:
     x = normal(2, 9, 64)
     layer = quantized(nn.Linear(64, 3 * HEADS * WIDTH), CHANNEL, STATIC, x)
     want = Fused(layer, False)(x)
-    graph = graph_of(Fused(layer, False), x, {"qkv": layer})
+    graph = graph_of(Fused(layer, False), {"qkv": layer}, x)
     assert count(graph, "MatMul") == 1
     assert torch.allclose(computed(graph, x), want, atol=1e-5 * float(want.abs().max()))
 
@@ -93,20 +95,20 @@ def test_a_layer_in_another_pattern_stays_one_product() -> None:
 
 
 class Masked(nn.Module):
-    """Attention of 4 query heads to fewer key heads, with a causal mask, of which each query keeps `window` keys."""
+    """Attention of 4 query heads to fewer key heads. A query reads the keys up to its own, at most `window`, without padding."""
 
-    def __init__(self, groups: int, window: int | None, from_input: bool = False) -> None:
+    def __init__(self, groups: int, window: int = 1000, *, known: bool = True) -> None:
+        """`known`: whether the mask is the OR of what removes tokens of any text, and of padding."""
         super().__init__()
-        self.groups, self.window, self.from_input = groups, window, from_input
+        self.groups, self.window, self.known = groups, window, known
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         places = torch.arange(x.shape[1])
         apart = places.unsqueeze(1) - places.unsqueeze(0)
-        removed = apart < 0 if self.window is None else torch.logical_or(apart < 0, apart >= self.window)
-        mask = removed.float().mul(torch.finfo(torch.float32).min)[None, None]
-        mask = mask + x[:1, :1, :1].mul(0).unsqueeze(0) if self.from_input else mask
-        q = x.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2)
-        k, v = (part.unflatten(-1, (-1, WIDTH)).transpose(1, 2) for part in (x[..., : WIDTH * self.groups], x.flip(-1)))
+        unseen = torch.logical_or(apart < 0, apart >= self.window).unsqueeze(0)
+        removed = unseen | (padding == 0).unsqueeze(1) if self.known else unseen & (padding > 0).unsqueeze(1)
+        mask = removed.float().mul(torch.finfo(torch.float32).min).unsqueeze(1)
+        q, k, v = (part.unflatten(-1, (-1, WIDTH)).transpose(1, 2) for part in (x, x.cos(), x.sin()))
         k, v = (self._repeated(part[:, : self.groups]) for part in (k, v))
         return scaled_dot_product_attention(q, k, v, mask, scale=0.3).transpose(1, 2).flatten(2)
 
@@ -117,31 +119,38 @@ class Masked(nn.Module):
         return x[:, :, None].expand(examples, groups, HEADS // groups, keys, width).reshape(examples, HEADS, keys, width)
 
 
-@pytest.mark.parametrize("window", [None, 40])
+def padded(examples: int, length: int) -> tuple[Tensor, Tensor]:
+    """Numbers, and which of them are none of padding. The first example ends early."""
+    padding = torch.ones(examples, length, dtype=torch.int64)
+    padding[0, length - 20 :] = 0
+    return normal(examples, length, HEADS * WIDTH), padding
+
+
+@pytest.mark.parametrize("window", [1000, 40])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_keys_that_a_mask_removes_are_not_read(groups: int, window: int | None) -> None:
-    x = normal(2, 300, HEADS * WIDTH)
+def test_keys_that_a_mask_removes_are_not_read(groups: int, window: int) -> None:
+    x, padding = padded(2, 300)
     module = Masked(groups, window)
-    want = module(x)
-    graph = graph_of(module, x, {})
-    assert torch.allclose(computed(graph, x), want, atol=1e-5 * float(want.abs().max()))
-    graph.reshape({0: list(x.shape)})
+    want = module(x, padding)
+    graph = graph_of(module, {}, x, padding)
+    assert torch.allclose(computed(graph, x, padding)[padding > 0], want[padding > 0], atol=1e-5)
+    graph.reshape({0: list(x.shape), 1: list(padding.shape)})
     skip_masked(graph)
     read = sorted(op.input_value(1).get_shape()[2] for op in graph.get_ops() if "Attention" in op.get_type_name())
-    assert read == ([128, 256, 300] if window is None else [83, 128, 167])
+    assert read == ([128, 256, 300] if window == 1000 else [83, 128, 167])
     assert count(graph, "Broadcast") == 0
 
 
-@pytest.mark.parametrize(("length", "from_input"), [(128, False), (300, True)])
-def test_short_texts_and_masks_of_inputs_stay_as_they_are(length: int, from_input: bool) -> None:
-    x = normal(1, length, HEADS * WIDTH)
-    module = Masked(2, None, from_input)
-    graph = graph_of(module, x, {})
-    graph.reshape({0: list(x.shape)})
-    before = [op.get_friendly_name() for op in graph.get_ordered_ops()]
+@pytest.mark.parametrize(("length", "known"), [(128, True), (300, False)])
+def test_short_texts_and_other_masks_stay_as_they_are(length: int, known: bool) -> None:
+    x, padding = padded(2, length)
+    module = Masked(2, known=known)
+    graph = graph_of(module, {}, x, padding)
+    assert torch.allclose(computed(graph, x, padding), module(x, padding), atol=1e-5)
+    graph.reshape({0: list(x.shape), 1: list(padding.shape)})
     skip_masked(graph)
-    assert [op.get_friendly_name() for op in graph.get_ordered_ops()] == before
-    assert torch.allclose(computed(graph, x), module(x), atol=1e-4)
+    assert count(graph, "ScaledDotProductAttention") == 1
+    assert count(graph, "Broadcast") > 0
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32 - 1))

@@ -11,6 +11,7 @@ from sqbench.formats.codec import encode
 from sqbench.formats.format import Format
 from sqbench.formats.params import qparams
 from sqbench.formats.scale import Scale
+from sqbench.models.functions import Function
 from sqbench.quant.access import weight_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 from sqbench.runtimes import RUNTIMES
@@ -52,8 +53,11 @@ def difference(backend: str, layer: QuantLayer, x: Tensor, others: tuple[Tensor,
     pytest.importorskip(RUNTIMES[backend].package)
     wanted = [layer(inputs) for inputs in (x, *others)]
     runtime = RUNTIMES[backend]
-    session = runtime.start(runtime.write(nn.Sequential(layer), {"inputs": x}, {"0": layer}))
-    found = max(float((session(own) - want).abs().max() / want.abs().max()) for own, want in zip((x, *others), wanted, strict=True))
+    free = {0: "batch"}
+    function = Function(nn.Sequential(layer), {"inputs": x}, ("outputs",), {"inputs": free, "outputs": free})
+    session = runtime.start(runtime.write(function, {"0": layer}))
+    pairs = [(session(own)[0].clone(), want) for own, want in zip((x, *others), wanted, strict=True)]
+    found = max(float((own - want).abs().max() / want.abs().max()) for own, want in pairs)
     assert list(session.executed()) == ["0"]
     return found
 
