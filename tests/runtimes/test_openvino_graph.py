@@ -12,9 +12,14 @@ from runtimes.test_parity import CHANNEL, GROUP, STATIC, TOKEN, normal, quantize
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from sqbench import api
+from sqbench.calibration import Statistics
 from sqbench.formats.format import Format
-from sqbench.models.functions import Function
+from sqbench.formats.scheme import Scheme
+from sqbench.models.functions import Function, without_head
+from sqbench.models.language import LanguageModel
 from sqbench.runtimes import RUNTIMES
+from sqbench.runtimes.deployment import quantized_layers
 from sqbench.runtimes.openvino_attention import pieces_of, skip_masked
 
 openvino = pytest.importorskip("openvino")
@@ -139,6 +144,17 @@ def test_keys_that_a_mask_removes_are_not_read(groups: int, window: int) -> None
     read = sorted(op.input_value(1).get_shape()[2] for op in graph.get_ops() if "Attention" in op.get_type_name())
     assert read == ([128, 256, 300] if window == 1000 else [83, 128, 167])
     assert count(graph, "Broadcast") == 0
+
+
+def test_prompts_of_language_models_have_such_masks(tiny: LanguageModel, statistics: Statistics) -> None:
+    weights = api.quantize(tiny, statistics, "rtn", Scheme("weights", CHANNEL))
+    function = without_head(weights)
+    graph = RUNTIMES["openvino"].write(function, quantized_layers(function.module))
+    sizes = [[1, 256 if 1 in function.free[name] else 1] if x.dim() == 2 else list(x.shape) for name, x in function.example.items()]
+    graph.reshape({number: size if len(size) == 2 else [1, size[1], 0, size[3]] for number, size in enumerate(sizes)})
+    skip_masked(graph)
+    read = [op.input_value(1).get_shape()[2] for op in graph.get_ops() if "Attention" in op.get_type_name()]
+    assert sorted(read) == [128] * tiny.module.config.num_hidden_layers + [256] * tiny.module.config.num_hidden_layers
 
 
 @pytest.mark.parametrize(("length", "known"), [(128, True), (300, False)])
