@@ -14,7 +14,9 @@ from sqbench.formats.format import Format
 from sqbench.models import key_values
 from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
+from sqbench.runtimes.openvino_attention import skip_masked
 from sqbench.runtimes.openvino_layers import store_codes, written
+from sqbench.runtimes.openvino_parts import split_products
 from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
 
 TITLE = "OpenVINO"
@@ -62,6 +64,7 @@ class OpenVino(Runtime):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
         store_codes(graph, layers)
+        split_products(graph, layers)
         graph.set_rt_info(str(group_of(inputs_of(layers))), GROUP_OPTION)
         return graph
 
@@ -134,6 +137,7 @@ class OpenVinoSession(Session):
                 del self.compiled[next(iter(self.compiled))]
             graph = self.graph.clone()
             graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
+            skip_masked(graph)
             options = {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),

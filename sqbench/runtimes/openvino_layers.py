@@ -11,6 +11,8 @@ from sqbench.quant.access import kind_of
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
 
+EVERY = slice(None)
+
 
 def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
     """The layer as torch computes it in float. `quantizers` holds those of inputs that several layers read."""
@@ -82,25 +84,31 @@ class WrittenTokens(Written):
         return outputs if self.bias is None else outputs + self.bias
 
 
-def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked."""
-    products = {
+def products_of(graph: Any) -> dict[str, Any]:
+    """Path of a layer -> its product in a graph that was traced."""
+    return {
         op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
         for op in graph.get_ops()
         if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
     }
+
+
+def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
+    """Replace the float weights in a graph by codes that are unpacked."""
+    products = products_of(graph)
     for path, layer in layers.items():
         product = products[path]
         by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
-        unpacked = _unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
-        unpacked.set_friendly_name(f"{path}.unpacked")
-        product.input(1).replace_source_output(unpacked.output(0))
+        weight = unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
+        weight.set_friendly_name(f"{path}.unpacked")
+        product.input(1).replace_source_output(weight.output(0))
 
 
-def _unpacked(layer: QuantLayer, shape: list[int], *, by_inputs: bool) -> Any:
+def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inputs: bool) -> Any:
     """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
 
     Args:
+        part: the rows to take. `shape` is then that of the part.
         by_inputs: whether the first axis of this shape is that of inputs, and not that of outputs.
     """
     import numpy as np
@@ -109,9 +117,10 @@ def _unpacked(layer: QuantLayer, shape: list[int], *, by_inputs: bool) -> Any:
 
     encoded = layer.encoded
     fmt, kind = encoded.format, kind_of(layer.layer)
-    rows, columns = encoded.codes.shape
+    codes, scale, zero_point = (x[part] for x in (encoded.codes, *map(encoded.by_row, (encoded.scale, encoded.zero_point))))
+    rows, columns = codes.shape
     assert kind is not None
-    blocked = (rows, columns) if kind.folds else tuple(layer.size)
+    blocked = (rows, columns) if kind.folds else (rows, *layer.size[1:])
     if fmt.group_size is not None:
         blocked = (rows, columns // fmt.group_size, fmt.group_size)
     per_block = (*blocked[:2], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))
@@ -124,10 +133,10 @@ def _unpacked(layer: QuantLayer, shape: list[int], *, by_inputs: bool) -> Any:
     def integers(values: list[int]) -> Any:
         return ops.constant(np.array(values, dtype=np.int64))
 
-    values = constant(encoded.codes, blocked)
+    values = constant(codes, blocked)
     if not fmt.symmetric:
-        values = ops.subtract(values, constant(encoded.by_row(encoded.zero_point), per_block))
-    values = ops.multiply(values, ops.constant(encoded.by_row(encoded.scale).reshape(per_block).numpy()))
+        values = ops.subtract(values, constant(zero_point, per_block))
+    values = ops.multiply(values, ops.constant(scale.reshape(per_block).numpy()))
     if by_inputs:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
