@@ -60,7 +60,7 @@ class Tool(ABC):
 
     @abstractmethod
     def quantize(self, module: Any, tokenizer: Any, windows: Tensor, order: Order, folder: str) -> None:
-        """Quantize a model, and save it as a checkpoint. This runs in a process of its own.
+        """Quantize a model, and save it as a checkpoint. This runs in a process of its own, in a folder that is removed after it.
 
         Args:
             module: as transformers loads it. It may be changed.

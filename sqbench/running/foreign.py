@@ -104,12 +104,14 @@ def _made(tool: Tool, order: Order, source: Path, dtype: str, windows: Tensor, p
 
 
 def _work(tool: Tool, order: Order, source: Path, dtype: str, windows: list[list[int]], place: Path) -> None:
-    """What the process of a tool does. Its words go to a file."""
+    """What the process of a tool does. Its words go to a file, and what it leaves in the current folder goes with `place`."""
     threading.Thread(target=follow_parent, daemon=True).start()
     said = os.open(place / "said.txt", os.O_CREAT | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(said, stream)
     quiet()
+    source, place = source.resolve(), place.resolve()
+    os.chdir(place)
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     told: dict[str, Any]

@@ -1,6 +1,8 @@
 """method=peer from the command line: with a tool that is made here, and with real ones where they are installed."""
 
+import json
 import random
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +39,10 @@ def records(results: Path) -> dict[str, Record]:
 
 @pytest.mark.slow  # the process of a tool imports torch and transformers
 @pytest.mark.usefixtures("fake")
-def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(command: Command, results: Path) -> None:
+def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(
+    command: Command, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert command("method=rtn", *FAKE[2:]).code == 0
     before = torch.get_rng_state(), random.getstate()
     ended = command(*FAKE)
@@ -58,6 +63,7 @@ def test_what_a_tool_makes_is_a_point_with_the_numbers_of_our_own(command: Comma
     assert told["seconds"] > 0
     assert theirs.cost["peak_rss_bytes"] >= told["peak_rss_bytes"] > 0
     assert list((results / "cache" / "peers").iterdir()) == []  # its checkpoint is removed
+    assert not (tmp_path / "left").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_a_tool_that_fails_is_a_failed_record(command: Command, results: Path, a
         (("bits.edge_bits=8",), "bits.edge_bits: must be left out"),
         (
             ("method.tool=fak",),
-            "method.tool=fak: did you mean fake? known: auto-round, fake, llm-compressor, nncf, optimum-quanto, torchao",
+            "method.tool=fak: did you mean fake? known: auto-round, fake, gptqmodel, llm-compressor, nncf, optimum-quanto, torchao",
         ),
     ],
 )
@@ -134,6 +140,8 @@ def test_a_tool_that_is_not_installed_is_named_with_its_installation(
     [
         ("auto-round", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here"),
         ("llm-compressor", "mxfp4", "makes integers of 4 and 8 bits and FP8 here"),
+        ("gptqmodel", "w8a8_dynamic", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits=w8a8_dynamic"),
+        ("gptqmodel", "q4_1", "makes integer weights of 2, 3, 4 and 8 bits with float inputs here, not bits=q4_1"),
         ("torchao", "nvfp4", "has no configuration for bits=nvfp4 here"),
         ("nncf", "w3a16", "makes integer weights of 4 and 8 bits with float inputs here, not bits=w3a16"),
         ("nncf", "q8_0", "has a scale for each channel at 8 bits, and for each channel or group at 4; bits.weights are int8"),
@@ -150,6 +158,15 @@ def test_a_format_that_a_tool_cannot_make_is_refused_though_it_is_not_installed(
 def test_arguments_that_are_chosen_elsewhere_are_refused() -> None:
     with pytest.raises(UserError, match=r"method\.arguments\.bits: is chosen by bits, calibration and seed"):
         api.configure("method=peer/auto-round", "method.arguments={bits: 4}")
+    for key, said in {
+        "sym: true": "sym: is chosen by bits and device",
+        "rotation: hadamard": "rotation: changes what its checkpoint holds",
+        "method: awq": "method=awq: must be gptq; its AWQ takes no float32",
+    }.items():
+        with pytest.raises(UserError, match=rf"method\.arguments\.{said}"):
+            api.configure("method=peer/gptqmodel", f"method.arguments={{{key}}}")
+    with pytest.raises(UserError, match=r"has a scale for each channel, or for each group of 16, 32, 64, .*; bits\.weights are"):
+        api.configure("method=peer/gptqmodel", "bits=w4a16", "bits.weights.group_size=48")
     with pytest.raises(UserError, match=r"method\.arguments\.awq=true: puts factors before layers"):
         api.configure("method=peer/nncf", "bits=w4a16", "method.arguments={awq: true}")
     with pytest.raises(UserError, match=r"method\.arguments\.exclude: is chosen by bits"):
@@ -165,6 +182,9 @@ REAL = [
     ("llm-compressor-awq", "llmcompressor", "w4a16_g32_sym", {}),
     ("auto-round", "auto_round", "w4a16_g32_sym", {"iters": 2}),
     ("auto-round", "auto_round", "w4a16_g32", {"iters": 2}),
+    ("gptqmodel", "gptqmodel", "w4a16_g32_sym", {}),
+    ("gptqmodel", "gptqmodel", "w4a16_g32", {"desc_act": True}),
+    ("gptqmodel", "gptqmodel", "w8a16", {}),
     ("torchao", "torchao", "w4a16_g32_sym", {}),
     ("torchao", "torchao", "w8a8_dynamic", {}),
     ("nncf", "nncf", "w8a16", {}),
@@ -179,17 +199,51 @@ def _words(arguments: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {str(value).lower()}" for key, value in arguments.items()) + "}"
 
 
-@pytest.mark.slow  # as above
-@pytest.mark.parametrize(("preset", "package", "bits", "arguments"), REAL, ids=lambda value: str(value))
-def test_a_real_tool(command: Command, results: Path, preset: str, package: str, bits: str, arguments: dict[str, Any]) -> None:
+def _need(package: str) -> None:
     if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
+
+
+@pytest.fixture
+def padded(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny model with a token for padding, which GPTQModel asks for."""
+    folder = tmp_path / "padded"
+    shutil.copytree(tiny_folder, folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "pad_token_id": 0}))
+    return folder
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize(("preset", "package", "bits", "arguments"), REAL, ids=lambda value: str(value))
+def test_a_real_tool(
+    command: Command, padded: Path, results: Path, preset: str, package: str, bits: str, arguments: dict[str, Any]
+) -> None:
+    _need(package)
     given = [f"method.arguments={_words(arguments)}"] if arguments else []
-    assert command(f"method=peer/{preset}", f"bits={bits}", *given).code == 0
-    assert command("method=rtn", f"bits={bits}").code == 0
+    assert command(f"model.name={padded}", f"method=peer/{preset}", f"bits={bits}", *given).code == 0
+    assert command(f"model.name={padded}", "method=rtn", f"bits={bits}").code == 0
     found = records(results)
     assert found["peer"].share == found["rtn"].share
     assert found["peer"].metrics["weight_bytes"] <= found["rtn"].metrics["weight_bytes"]
     assert found["peer"].metrics["kl_to_fp"] < 5 * found["rtn"].metrics["kl_to_fp"]
     samples = pd.read_parquet(results / "runs" / found["peer"].point_id / "samples.parquet")
     assert len(samples) == 4
+
+
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("method.arguments={dampPercent: 0.1}", "method.arguments.dampPercent: did you mean damp_percent?"),
+        ("data.window=10", "it leaves out windows of less than 11 tokens, and these have 10"),
+    ],
+)
+def test_what_gptqmodel_would_leave_out_without_a_word_is_an_error(
+    command: Command, padded: Path, results: Path, word: str, said: str
+) -> None:
+    _need("gptqmodel")
+    assert command(f"model.name={padded}", "method=peer/gptqmodel", "bits=w4a16_g32_sym", word).code == 1
+    error = records(results)["peer"].error
+    assert error is not None
+    assert said in error["message"]
