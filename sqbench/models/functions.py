@@ -99,8 +99,11 @@ def untraceable(model: Model) -> str | None:
         return None
     if not isinstance(model, LanguageModel):
         return f"it reads {model.kind}"
-    if "position_ids" not in inspect.signature(model.module.forward).parameters:
+    takes = inspect.signature(model.module.forward).parameters
+    if "position_ids" not in takes:
         return f"{type(model.module).__name__} takes no position_ids"
+    if not {"cache", key_values.PAST} & takes.keys():
+        return f"{type(model.module).__name__} takes no KV cache"
     if getattr(model.module, "_is_stateful", False):
         return f"{type(model.module).__name__} has a state other than a KV cache"
     if has_experts(model.module):

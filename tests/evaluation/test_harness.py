@@ -12,6 +12,8 @@ import pytest
 import torch
 from cli import Ended
 
+from sqbench import api
+from sqbench.calibration import Statistics
 from sqbench.collect import main as collect
 from sqbench.data.text import Windows
 from sqbench.errors import UserError
@@ -27,6 +29,7 @@ from sqbench.parts.task import Task
 from sqbench.pipeline.engine import quantize
 from sqbench.recipes.configured import named
 from sqbench.records.store import Store
+from sqbench.runtimes import RUNTIMES
 
 BATCH = 7  # divides none of the tasks
 
@@ -236,6 +239,17 @@ filter_list:
         encoding="utf-8",
     )
     return folder / "task.yaml"
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_a_model_in_a_runtime_writes_the_same_answers(
+    backend: str, tiny: LanguageModel, windows: Windows, statistics: Statistics, tmp_path: Path
+) -> None:
+    pytest.importorskip(RUNTIMES[backend].package)
+    quantized = api.quantize(tiny, statistics, "rtn", Scheme("w8a16", Format(8, granularity="channel")))
+    task = str(yaml_task(tmp_path / "own"))
+    simulated, executed = (answers(lower(quantized, name), windows, tasks=[task]) for name in ("sim", backend))
+    assert executed.samples["outcome"].tolist() == simulated.samples["outcome"].tolist()
 
 
 def test_a_yaml_task_of_ones_own_runs(tiny: LanguageModel, windows: Windows, tmp_path: Path) -> None:
