@@ -134,17 +134,23 @@ def weight_bytes(point: "Point") -> int | None:
 
 
 def _searches(identity: Mapping[str, Any]) -> tuple[str, bool]:
-    return identity["method"]["name"], identity["method"].get("alpha") == "auto"
+    return _method(identity), identity["method"].get("alpha") == "auto"
+
+
+def _method(identity: Mapping[str, Any]) -> str:
+    """What decides how long quantizing takes: the method, the parts of its recipe, and another tool with its arguments."""
+    method = identity["method"]
+    return canonical_json([method["name"], identity.get("recipe"), method.get("tool"), method.get("arguments")])
 
 
 # What a point may have in common with others, the most informative first. Points of other models are scaled by size.
 LIKENESS = (
-    ("model", "method.name", "scheme", "backend"),
-    ("model", "method.name", "backend"),
-    ("model", "method.name"),
+    ("model", "method", "scheme", "backend"),
+    ("model", "method", "backend"),
+    ("model", "method"),
     ("model",),
-    ("method.name", "backend"),
-    ("method.name",),
+    ("method", "backend"),
+    ("method",),
     (),
 )
 
@@ -154,7 +160,7 @@ def _keys(identity: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     method = identity["method"]
     parts = {
         "model": canonical_json(identity["model"]),
-        "method.name": method["name"],
+        "method": _method(identity),
         "scheme": canonical_json(identity["scheme"]),
         "backend": identity["backend"],
     }

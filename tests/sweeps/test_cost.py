@@ -64,6 +64,24 @@ def test_what_a_method_takes_is_told_by_that_method_first() -> None:
     assert other.seconds == pytest.approx((4 + 100) / 2 + 1 + 8 + 1)
 
 
+def test_another_tool_and_another_part_of_a_recipe_are_other_methods() -> None:
+    """AutoRound trains for an hour, and torchao rounds in seconds."""
+    trains = {"name": "peer", "tool": "auto-round", "arguments": {"iters": 200}}
+    rounds = {"name": "peer", "tool": "torchao", "arguments": None}
+    slow = finished(STAGES | {"quantize": 4000.0, "total": 4042.0}, identity__method=trains)
+    fast = finished(STAGES | {"quantize": 5.0, "total": 47.0}, identity__method=rounds)
+    history = History([slow, fast])
+    for method, seconds in ((trains, 4000.0), (rounds, 5.0)):
+        told = history.predict(point(identity__method=method))
+        assert told is not None
+        assert told.seconds == pytest.approx(seconds + 1 + 8 + 1)
+    recipe = {"transforms": [], "ranges": "minmax", "rounding": "gptq", "corrections": []}
+    learns = finished(STAGES | {"quantize": 90.0, "total": 132.0}, method="rtn", identity__recipe=recipe)
+    told = History([finished(STAGES, method="rtn"), learns]).predict(point(method="rtn", identity__recipe=recipe))
+    assert told is not None
+    assert told.seconds == pytest.approx(90 + 1 + 8 + 1)
+
+
 def test_a_search_is_told_by_searches() -> None:
     searching = finished(STAGES | {"quantize": 60.0, "total": 102.0}, identity__method={"name": "smoothquant", "alpha": "auto"})
     history = History([finished(STAGES), searching])
