@@ -97,7 +97,10 @@ def test_a_window_longer_than_the_context_is_refused_with_both_lengths(command: 
     ("changes", "messages"),
     [
         ("method=smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, ", *method_names()]),
-        ("method=peer/llm", ["error: method=peer/llm: known: peer/auto-round, peer/auto-round-light, peer/gptqmodel, peer/llm-compressor-awq,"]),
+        (
+            "method=peer/llm",
+            ["error: method=peer/llm: known: peer/auto-round, peer/auto-round-light, peer/gptqmodel,"],
+        ),
         ("data=glue/sst3", ["error: data=glue/sst3: did you mean glue/sst2? known: glue/cola, "]),
         ("data=glue", ["known: glue/cola, "]),
         ("-m method=rtn,smothquant", ["error: method=smothquant: did you mean smoothquant? known: awq, "]),
