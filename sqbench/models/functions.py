@@ -118,9 +118,7 @@ def untraceable(model: Model) -> str | None:
 
 @torch.no_grad()
 def constant_layers(model: Model, layers: Collection[str]) -> list[str]:
-    """The layers that read the same whatever the model reads, such as those of DeBERTa's relative positions."""
-    if not isinstance(model, EncoderModel):
-        return []
+    """The layers that read the same whatever the model reads, such as those of relative positions (DeBERTa, Swin 2)."""
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
     handles = [
         model.module.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0]))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sqbench.runtimes.openvino_layers import integers
+
 PIECES, LEAST = 4, 128  # pieces at most, because OpenVINO compiles each, and queries of a piece at least
 REMOVED = -1e30  # the softmax makes 0 of a score to which a mask adds less
 
@@ -109,7 +111,7 @@ def _added(mask: Any, piece: Piece, times: int) -> Any:
     from openvino import opset13 as ops
 
     own = _cut(mask, piece.first, piece.last)
-    own = ops.slice(own, *(_integers([number]) for number in (piece.start, piece.stop, 1, 3)))
+    own = ops.slice(own, *(integers([number]) for number in (piece.start, piece.stop, 1, 3)))
     return own if times == 1 else ops.concat([own] * times, 2)
 
 
@@ -159,22 +161,16 @@ def _replace(attention: Any, key: Any, value: Any, pieces: list[tuple[Piece, Any
 def _cut(source: Any, start: int, stop: int) -> Any:
     from openvino import opset13 as ops
 
-    return ops.slice(source, *(_integers([number]) for number in (start, stop, 1, 2)))
+    return ops.slice(source, *(integers([number]) for number in (start, stop, 1, 2)))
 
 
 def _shaped(source: Any, shape: list[int]) -> Any:
     from openvino import opset13 as ops
 
-    return ops.reshape(source, _integers(shape), False)
+    return ops.reshape(source, integers(shape), False)
 
 
 def _swapped(source: Any) -> Any:
     from openvino import opset13 as ops
 
-    return ops.transpose(source, _integers([0, 2, 1, 3]))
-
-
-def _integers(values: list[int]) -> Any:
-    from openvino import opset13 as ops
-
-    return ops.constant(np.array(values, dtype=np.int64))
+    return ops.transpose(source, integers([0, 2, 1, 3]))

@@ -111,7 +111,6 @@ def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inp
         part: the rows to take. `shape` is then that of the part.
         by_inputs: whether the first axis of this shape is that of inputs, and not that of outputs.
     """
-    import numpy as np
     from openvino import Type
     from openvino import opset13 as ops
 
@@ -130,9 +129,6 @@ def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inp
     def constant(codes: Tensor, size: tuple[int, ...]) -> Any:
         return ops.convert(_constant((codes.int() + shift).reshape(size), dtype), Type.f32)
 
-    def integers(values: list[int]) -> Any:
-        return ops.constant(np.array(values, dtype=np.int64))
-
     values = constant(codes, blocked)
     if not fmt.symmetric:
         values = ops.subtract(values, constant(zero_point, per_block))
@@ -140,6 +136,14 @@ def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inp
     if by_inputs:
         return ops.transpose(ops.reshape(values, integers([rows, columns]), False), integers([1, 0]))
     return values if list(blocked) == shape else ops.reshape(values, integers(shape), False)
+
+
+def integers(values: list[int]) -> Any:
+    """A constant that gives a shape, an order of axes or a place."""
+    import numpy as np
+    from openvino import opset13 as ops
+
+    return ops.constant(np.array(values, dtype=np.int64))
 
 
 def _constant(codes: Tensor, dtype: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqbench.quant.access import kind_of
 from sqbench.quant.layers import QuantLayer
-from sqbench.runtimes.openvino_layers import products_of, unpacked
+from sqbench.runtimes.openvino_layers import integers, products_of, unpacked
 
 Step = Callable[[Any, slice], Any]  # (what was computed of some rows, these rows) -> the next operation on it
 
@@ -45,7 +45,7 @@ def _split(path: str, product: Any, layer: QuantLayer) -> None:
         for name, step in steps:
             value = step(value, part)
             value.set_friendly_name(f"{name}/{number}")  # what is fused keeps one of the names, which tell the layer
-        value = ops.transpose(ops.reshape(value, _integers(shape), True), _integers(order))
+        value = ops.transpose(ops.reshape(value, integers(shape), True), integers(order))
         for reader in end.output(0).get_target_inputs():
             reader.replace_source_output(value.output(0))
 
@@ -110,10 +110,3 @@ def _count(shape: Any) -> int:
 def _only_reader(node: Any, output: int = 0) -> Any:
     readers = list(node.output(output).get_target_inputs())
     return readers[0].get_node() if len(readers) == 1 else None
-
-
-def _integers(values: list[int]) -> Any:
-    import numpy as np
-    from openvino import opset13 as ops
-
-    return ops.constant(np.array(values, dtype=np.int64))
