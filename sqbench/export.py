@@ -15,7 +15,7 @@ from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
 from sqbench.points import PointsConfig, found
 
-FORMATS = ("compressed-tensors", "gguf", "onnx", "openvino")
+FORMATS = ("compressed-tensors", "gguf", "onnx", "openvino", "safetensors")
 USAGE = f"""python -m sqbench.export ID out=FOLDER [KEY=VALUE ...]
 
   Writes a finished point as a folder with weights, configuration, tokenizer and model card. The weights are computed again.

@@ -46,7 +46,10 @@ def test_a_point_is_exported_proven_and_judged_like_any_checkpoint(
     ("words", "message"),
     [
         ((), "out: needs a folder"),
-        (("out={tmp}", "format=onyx"), "format=onyx: did you mean onnx? known: compressed-tensors, gguf, onnx, openvino"),
+        (
+            ("out={tmp}", "format=onyx"),
+            "format=onyx: did you mean onnx? known: compressed-tensors, gguf, onnx, openvino, ",
+        ),
         (("out={tmp}", "form=gguf"), "form"),
         (("out={results}",), "is there and not empty; use another folder, or force=true"),
     ],

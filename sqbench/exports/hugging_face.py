@@ -41,14 +41,21 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return told
 
 
-def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[LanguageModel, str]:
-    """A folder as other programs load it, and which ones."""
+def loaded(folder: Path, dtype: torch.dtype, like: LanguageModel, **options: Any) -> LanguageModel:
+    """A folder as transformers loads it by itself. `like` has its tokenizer. Errors are those of transformers."""
     from transformers import AutoModelForCausalLM
 
+    with redirect_stderr(StringIO()):  # progress bars and a report of the tensors
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
+    module.eval().requires_grad_(False)
+    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer)
+
+
+def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[LanguageModel, str]:
+    """A folder as other programs load it, and which ones."""
     both = f"transformers {version('transformers')} with compressed-tensors {version('compressed-tensors')}"
     try:
-        with redirect_stderr(StringIO()):  # progress bars and a report of the tensors
-            module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return loaded(folder, dtype, like), both
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         found = QuantizedFolder.of(folder, f"out={folder}")
         if any(one.activation is not None for one in found.layers.values()):
@@ -57,8 +64,6 @@ def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[Lang
             ) from error
         alone = f"compressed-tensors {version('compressed-tensors')} alone, whose weights transformers cannot load"
         return found.floating(unpacked_weights(found), dtype, name=like.name, fingerprint=f"{like.fingerprint}-exported"), alone
-    module.eval().requires_grad_(False)
-    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer), both
 
 
 def unpacked_weights(found: QuantizedFolder) -> dict[str, Tensor]:

@@ -1,11 +1,9 @@
 """Proof of a GGUF file by llama.cpp, or by transformers where llama-cpp-python is not installed."""
 
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from sqbench.checkpoints.gguf import gguf_in
 from sqbench.data import Examples
 from sqbench.errors import UserError
+from sqbench.exports.hugging_face import loaded
 from sqbench.exports.proof import Proof, compared
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
@@ -42,13 +41,7 @@ def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
 
 def by_transformers(file: Path, like: LanguageModel) -> LanguageModel:
     """A file as transformers loads it by itself."""
-    from transformers import AutoModelForCausalLM
-
-    dtype = next(like.module.parameters()).dtype
-    with redirect_stderr(StringIO()):  # progress bars
-        module = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype, local_files_only=True)
-    module.eval().requires_grad_(False)
-    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer)
+    return loaded(file.parent, next(like.module.parameters()).dtype, like, gguf_file=file.name)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqbench.errors import UserError, known
 from sqbench.exports.compressed import TARGET as COMPRESSED
+from sqbench.exports.decoded import TARGET as DECODED
 from sqbench.exports.gguf import TARGET as GGUF
 from sqbench.exports.runtimes import ONNX, OPENVINO
 from sqbench.exports.target import Target
@@ -14,7 +15,7 @@ from sqbench.models.base import Model
 from sqbench.quant.layers import QuantLayer
 from sqbench.storage.locks import Busy, claim
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED, GGUF, ONNX, OPENVINO)}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (COMPRESSED, GGUF, ONNX, OPENVINO, DECODED)}
 
 
 def save(model: Model, folder: Path | str, *, format: str = COMPRESSED.name, card: str = "", force: bool = False) -> None:

@@ -1,0 +1,83 @@
+"""Exports of decoded weights: every format of weights, proven by transformers, and read back as a float model."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cli import Ended
+from families import gpt2
+
+from sqbench import api, export
+from sqbench.errors import UserError
+from sqbench.exports.decoded import prove
+from sqbench.exports.hugging_face import loaded
+from sqbench.exports.targets import save
+from sqbench.formats.format import Format
+from sqbench.formats.scheme import Scheme
+from sqbench.models.language import LanguageModel
+from sqbench.records.store import Store
+
+Command = Callable[..., Ended]
+Quantize = Callable[..., LanguageModel]
+CHANNEL = Format(8, granularity="channel")
+NF4 = Format(4, element="nf4", granularity="group", group_size=64)
+
+
+@torch.no_grad()
+def same(quantized: LanguageModel, folder: Path) -> bool:
+    """Whether transformers computes the very numbers of the simulation from a folder."""
+    ids = quantized.example()
+    return torch.equal(loaded(folder, torch.float32, quantized).forward(ids), quantized.forward(ids))
+
+
+@pytest.mark.parametrize("scheme", [Scheme("a", CHANNEL), Scheme("b", NF4), Scheme("c", CHANNEL, embedding=NF4)], ids=str)
+def test_transformers_computes_the_numbers_of_the_simulation(
+    scheme: Scheme, quantize: Quantize, windows: object, tmp_path: Path
+) -> None:
+    quantized = quantize(scheme)
+    save(quantized, tmp_path / "out", format="safetensors")
+    assert same(quantized, tmp_path / "out")
+    proof = prove(quantized, tmp_path / "out", windows)  # type: ignore[arg-type]
+    assert (proof.largest, proof.agreement) == (0.0, 1.0)
+
+
+def test_transposed_weights_and_one_matrix_for_embedding_and_output(tiny: LanguageModel, tmp_path: Path) -> None:
+    model = replace(gpt2(), tokenizer=tiny.tokenizer)
+    quantized = api.quantize(model, api.calibrate(model, model.example()), "rtn", Scheme("a", CHANNEL, embedding=CHANNEL))
+    assert isinstance(quantized, LanguageModel)
+    save(quantized, tmp_path / "out", format="safetensors")
+    assert same(quantized, tmp_path / "out")
+
+
+def test_a_tensor_that_the_float_model_lacks_is_refused(quantize: Quantize, tmp_path: Path) -> None:
+    quantized = quantize(Scheme("a", CHANNEL))
+    layer = quantized.module.get_submodule("model.layers.0.mlp.up_proj")
+    layer.layer.bias = torch.nn.Parameter(torch.zeros(layer.shape[0]))
+    with pytest.raises(UserError, match=r"1 tensors that the float model lacks \(model\.layers\.0\.mlp\.up_proj\.bias\)"):
+        save(quantized, tmp_path / "out", format="safetensors")
+
+
+def test_through_the_command_line_and_back(
+    command: Command, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("method=gptq", "bits=nf4").code == 0
+    (record,) = Store(results).records()
+    out = tmp_path / "exported"
+    assert export.main([record.point_id, f"results_dir={results}", f"out={out}", "format=safetensors"]) == 0
+    assert "largest difference of an output 0 of" in capsys.readouterr().out
+    assert json.loads((out / "sqbench.json").read_text())["proof"]["largest"] == 0.0
+    for name in ("tokenizer.json", "config.json", "README.md", "model.safetensors"):
+        assert (out / name).is_file()
+    assert command(f"model.name={out}", "method=fp").code == 0
+    back = next(one for one in Store(results).records() if one.point_id != record.point_id)
+    assert back.metrics["perplexity"] == record.metrics["perplexity"]
+
+
+def test_what_float_weights_cannot_express_is_refused(quantize: Quantize, tmp_path: Path) -> None:
+    rounded = quantize(Scheme("a", CHANNEL, Format(8, granularity="token", dynamic=True)))
+    with pytest.raises(UserError, match=r"format=safetensors: model\.layers\.0\.\S+ rounds its inputs, which float weights cannot"):
+        save(rounded, tmp_path / "out", format="safetensors")
+    assert list(tmp_path.iterdir()) == []
