@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cli import Ended, call, paste, start, tiny_run, wait_for
+from cli import Ended, call, paste, run, start, tiny_run, wait_for
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from test_launchers import needs
@@ -282,12 +282,18 @@ def test_an_interrupted_search_keeps_what_is_finished(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [pytest.param(name, marks=needs(name)) for name in ("cores", "slurm_local")])
-def test_trials_of_a_batch_run_at_once_under_a_launcher(search: Command, results: Path, tmp_path: Path, launcher: str) -> None:
-    """The same trials as one after the other in one process, whoever computes them."""
+def test_trials_of_a_batch_run_at_once_under_a_launcher(
+    tiny_folder: Path, text_file: Path, results: Path, tmp_path: Path, launcher: str
+) -> None:
+    """The same trials as one after the other in one process, whoever computes them.
+
+    A launcher needs a process of its own. submitit sets up logging, which closes what handlers of other libraries had open.
+    """
     more = {"cores": "hydra.launcher.n_jobs=2", "slurm_local": "hydra.launcher.cpus_per_task=1"}[launcher]
-    ended = search(*ALPHA, "threads=1", f"hydra/launcher={launcher}", more, trials=4, jobs=2)
-    assert ended.code == 0, ended.err
-    assert counts(ended) == "4 done"
-    alone = search(*ALPHA, "threads=1", f"results_dir={tmp_path / 'alone'}", trials=4, jobs=2)
-    assert alone.code == 0, alone.err
-    assert study(results)["trials"] == study(tmp_path / "alone")["trials"]
+    line = ["-m", "hydra/sweeper=search", "hydra.sweeper.trials=4", "hydra.sweeper.jobs=2", *ALPHA, "threads=1"]
+    alone = tmp_path / "alone"
+    for folder, launched in ((results, (f"hydra/launcher={launcher}", more)), (alone, ())):
+        ended = run(*line, *launched, *tiny_run(tiny_folder, text_file, folder), cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert "4 done · records in " in ended.stdout
+    assert study(results)["trials"] == study(alone)["trials"]
