@@ -38,7 +38,9 @@ class Static(nn.Module):
         return self.shared(self._rounded, x)
 
     def _rounded(self, x: Tensor) -> Tensor:
-        low, high = self.fmt.code_min, self.fmt.code_max
+        low, high = -self.fmt.code_max - 1, self.fmt.code_max
+        if self.fmt.code_min > low:  # OpenVINO makes 256 steps of 255 where it stores a tensor as u8
+            x = x.clamp(min=self.fmt.code_min * self.scale)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
 
 
