@@ -70,7 +70,8 @@ def attention(
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
-    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    factor = int(query.shape[-1]) ** -0.5 if scale is None else scale  # a constant also in a graph that is traced
+    scores = query @ key.transpose(-2, -1) * factor
     scores = visit("scores", "stream", scores)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()

@@ -40,8 +40,10 @@ def check_runtime(resolved: Resolved) -> None:
 def check_scheme(runtime: Runtime, scheme: Scheme) -> None:
     """Raise UserError if a runtime cannot express a scheme: which field, and what would fit."""
     key = f"backend={runtime.name}"
-    if scheme.ops != "linear":
-        raise UserError(f"bits.ops={scheme.ops}: must be linear with {key}; what is between layers stays in float there")
+    if scheme.ops != "linear" and scheme.activations is not None:
+        reason = runtime.between.refusal(scheme.activations.ungrouped("token"))
+        if reason is not None:
+            raise UserError(f"bits.ops={scheme.ops}: must be linear with {key} and bits={scheme.name}; {reason}")
     for index in (0, 1):  # of three layers: one at an edge, and one between
         weights, inputs = scheme.of_layer("", index, 3)
         if (reason := runtime.refusal(weights, inputs)) is not None:

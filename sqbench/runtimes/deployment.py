@@ -9,6 +9,7 @@ from sqbench.models.base import Model
 from sqbench.models.computed import computed
 from sqbench.models.functions import untraceable, without_head
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.products import placed, products
 from sqbench.runtimes.runtime import Executed, Runtime
 
 
@@ -16,8 +17,8 @@ from sqbench.runtimes.runtime import Executed, Runtime
 def deployed(model: Model, runtime: Runtime) -> Model:
     """The model that computes the same function in a runtime. The given model stays as it is.
 
-    A head that stays in float is computed by torch. The report's `execution` lists kernels with layers and reasons, and `runtime`
-    the version and how far its outputs are from the simulated ones on the model's example.
+    A head that stays in float is computed by torch. The report's `execution` lists kernels with layers, products of activations and
+    reasons, and `runtime` the version and how far its outputs are from the simulated ones on the model's example.
 
     Raises:
         UserError: the runtime is not installed, or cannot express a layer.
@@ -27,12 +28,14 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     check(model, runtime, key)
     function = without_head(model)
     layers = quantized_layers(function.module)
+    multiplied = products(placed(function.module)).values()
     session = runtime.start(runtime.write(function, layers))
     result = computed(model, session, headless=True)
     ours, theirs = model.body(model.example()).float(), result.body(model.example()).float()
     report = dict(model.report or {})
     found = session.executed()
-    report["execution"] = _entries({function.name_in_model(path): (layer, found.get(path)) for path, layer in layers.items()})
+    asked = {function.name_in_model(path): (layer.activation is not None, found.get(path)) for path, layer in layers.items()}
+    report["execution"] = _entries(asked | {name: (True, found.get(name)) for name in multiplied})
     report["runtime"] = {
         "version": runtime.version(),
         "largest_difference": float((ours - theirs).abs().max()),
@@ -62,18 +65,21 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
             raise UserError(f"{key}: {name} cannot be written; {type(inputs).__name__} rounds its inputs")
         runtime.check(key, name, layer.format, inputs.fmt if inputs is not None else None)
     runtime.check_constants(key, model, layers)
-    for name, part in model.module.named_modules():
-        if isinstance(part, ActivationQuantizer) and name.rpartition(".")[0] not in layers:
-            raise UserError(f"{key}: {name} is rounded between layers, which has no place there; use bits.ops=linear")
+    for path, point in placed(model.module).items():
+        runtime.check_between(key, point.site, model.module.get_submodule(path))
 
 
-def _entries(how: dict[str, tuple[QuantLayer, Executed | None]]) -> list[dict[str, Any]]:
-    """Entries of kernel, reason and layers for the record. A reason says what is otherwise than asked."""
+def _entries(how: dict[str, tuple[bool, Executed | None]]) -> list[dict[str, Any]]:
+    """Entries of kernel, reason and layers for the record. A reason says what is otherwise than asked.
+
+    Args:
+        how: layer or product -> whether it shall multiply integers, and how it is executed.
+    """
     together: dict[tuple[str, str], list[str]] = {}
-    for name, (layer, one) in how.items():
+    for name, (integers, one) in how.items():
         kernel = "unknown" if one is None else one.kernel
         reason = "the runtime does not tell" if one is None else ""
-        if one is not None and one.integers != (layer.activation is not None):
+        if one is not None and one.integers != integers:
             reason = "it multiplies integers, and inputs are float" if one.integers else "it multiplies floats"
         together.setdefault((kernel, reason), []).append(name)
     return [{"kernel": kernel, "reason": reason, "layers": layers} for (kernel, reason), layers in together.items()]

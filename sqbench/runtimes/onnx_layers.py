@@ -52,13 +52,15 @@ class Static(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, simulated: ActivationQuantizer) -> None:
+    def __init__(self, simulated: ActivationQuantizer, *, signed: bool = False) -> None:
+        """`signed` stores codes as int8, else as uint8 with `OFFSET`."""
         super().__init__()
         assert simulated.static is not None
         self.shared = Shared(simulated.readers)
         self.register_buffer("scale", simulated.static.scale.reshape(()).float())
-        self.least = simulated.fmt.smallest if simulated.fmt.symmetric else None  # uint8 has one code more
-        self.register_buffer("zero_point", (simulated.static.zero_point.reshape(()) + OFFSET).to(torch.uint8))
+        self.least = simulated.fmt.smallest if simulated.fmt.symmetric else None  # a byte has one code more
+        zero_point = simulated.static.zero_point.reshape(())
+        self.register_buffer("zero_point", zero_point.to(torch.int8) if signed else (zero_point + OFFSET).to(torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shared(self._rounded, x)

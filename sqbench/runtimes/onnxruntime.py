@@ -12,12 +12,15 @@ from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
 from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
-from sqbench.runtimes.onnx_layers import written
-from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
+from sqbench.quant.products import placed, products
+from sqbench.runtimes.onnx_layers import Static, written
+from sqbench.runtimes.onnx_products import name_products
+from sqbench.runtimes.runtime import MARK, Executed, Runtime, Session, at_run_time, integer_products, static, unpacked
 
 TITLE = "ONNX Runtime"
-PER_CHANNEL, ALONE = products(TITLE), unpacked(TITLE, (None, 16, 32, 64, 128, 256))
-STATIC, TOKENS = static(TITLE, ("after",)), at_run_time(TITLE, {"granularity": ("token",)})
+PER_CHANNEL, ALONE = integer_products(TITLE), unpacked(TITLE, (None, 16, 32, 64, 128, 256))
+STATIC, BETWEEN = static(TITLE, ("after",)), static(TITLE, ("after",), "tensors between layers")
+TOKENS = at_run_time(TITLE, {"granularity": ("token",)})
 OPSET = 20
 FILE = "model.onnx"
 
@@ -26,6 +29,7 @@ class OnnxRuntime(Runtime):
     """See `Runtime`."""
 
     name, title, package, file = "onnxruntime", TITLE, "onnxruntime", FILE
+    between = BETWEEN
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:
@@ -37,6 +41,11 @@ class OnnxRuntime(Runtime):
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
             function.module.set_submodule(path, written(layer, quantizers))
+        points = placed(function.module)
+        for path, point in points.items():
+            # Between a uint8 input and a uint8 output, ONNX Runtime would compute softmax by a table, with other results.
+            rounded = Static(function.module.get_submodule(path), signed=point.kind == "stream")
+            function.module.set_submodule(path, rounded)
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE
@@ -50,7 +59,7 @@ class OnnxRuntime(Runtime):
                 output_names=list(function.outputs),
                 dynamic_axes=function.free,
             )
-            return file.read_bytes()
+            return name_products(file.read_bytes(), products(points)) if points else file.read_bytes()
 
     def save(self, graph: bytes, place: Path) -> None:
         (place / self.file).write_bytes(graph)
@@ -89,11 +98,12 @@ INTEGERS = ("MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm", "
 
 
 def _readers(path: Path) -> dict[str, str]:
-    """Layer -> the operation that reads its codes in an optimized graph."""
+    """Layer or product -> the operation that reads its codes in an optimized graph."""
     import onnx
 
-    graph = onnx.load(path).graph
-    return {name.removesuffix(".codes"): node.op_type for node in graph.node for name in node.input if name.endswith(".codes")}
+    nodes = onnx.load(path).graph.node
+    named = {node.name.partition(MARK)[0]: node.op_type for node in nodes if MARK in node.name}
+    return named | {name.removesuffix(".codes"): node.op_type for node in nodes for name in node.input if name.endswith(".codes")}
 
 
 ONNX_RUNTIME = OnnxRuntime()

@@ -1,9 +1,9 @@
 """OpenVINO: a simulated model as its graph, with the codes of weights as they are stored, and the session that runs it."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,21 @@ from sqbench.formats.format import Format
 from sqbench.models import key_values
 from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
+from sqbench.quant.products import placed, products
 from sqbench.runtimes.openvino_attention import skip_masked
-from sqbench.runtimes.openvino_layers import store_codes, written
+from sqbench.runtimes.openvino_layers import Static, store_codes, written
 from sqbench.runtimes.openvino_parts import split_products
-from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
+from sqbench.runtimes.openvino_products import multiply_codes
+from sqbench.runtimes.runtime import MARK, Executed, Runtime, Session, at_run_time, integer_products, static, unpacked
 
 TITLE = "OpenVINO"
-PER_CHANNEL, ALONE = products(TITLE), unpacked(TITLE, Multiples(1))
-STATIC, TOKENS = static(TITLE, ("after", "before")), at_run_time(TITLE, {"granularity": ("token",)})
+PER_CHANNEL, ALONE = integer_products(TITLE), unpacked(TITLE, Multiples(1))
+SHIFTS = ("after", "before")
+STATIC, BETWEEN, TOKENS = (
+    static(TITLE, SHIFTS),
+    static(TITLE, SHIFTS, "tensors between layers"),
+    at_run_time(TITLE, {"granularity": ("token",)}),
+)
 GROUPS = at_run_time(TITLE, {"granularity": ("group",), "group_size": Multiples(16)})
 # An option of a graph. OpenVINO's default is 32, for all weights in codes.
 GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
@@ -33,7 +40,7 @@ class OpenVino(Runtime):
     """See `Runtime`. Inputs with static ranges become FakeQuantize, and weights the pattern Convert, Subtract, Multiply."""
 
     name, title, package, file = "openvino", TITLE, "openvino", "openvino_model.xml"
-    folds = True
+    folds, between = True, BETWEEN
 
     def accepted(self, inputs: Format | None) -> tuple[Accepts, Accepts | None]:
         if inputs is None:
@@ -57,12 +64,17 @@ class OpenVino(Runtime):
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
             function.module.set_submodule(path, written(layer, quantizers))
+        points = placed(function.module)
+        between = {path: Static(function.module.get_submodule(path)) for path in points}
+        for path, quantizer in between.items():
+            function.module.set_submodule(path, quantizer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             graph = openvino.convert_model(function.module, example_input=tuple(function.example.values()))
         for ports, names in ((graph.inputs, function.example), (graph.outputs, function.outputs)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
+        multiply_codes(graph, products(points), between)
         store_codes(graph, layers)
         split_products(graph, layers)
         graph.set_rt_info(str(group_of(inputs_of(layers))), GROUP_OPTION)
@@ -131,36 +143,57 @@ class OpenVinoSession(Session):
                 sizes[number][axis] = -1
         shapes = tuple(map(tuple, sizes))
         if shapes not in self.compiled:
-            import openvino
-
             if len(self.compiled) == KEPT:
                 del self.compiled[next(iter(self.compiled))]
-            graph = self.graph.clone()
-            graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
-            skip_masked(graph)
-            options = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
-            }
-            self.compiled[shapes] = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+            self.compiled[shapes] = self._compiled(shapes).create_infer_request()
         return self.compiled[shapes]
 
+    def _compiled(self, shapes: Sequence[Sequence[int]], **more: str) -> Any:
+        import openvino
+
+        graph = self.graph.clone()
+        graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
+        skip_masked(graph)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+        }
+        return openvino.Core().compile_model(graph, "CPU", options | more)
+
     def executed(self) -> Mapping[str, Executed]:
-        """Read from the runtime's own model. Its nodes name the layers of the graph that they compute."""
+        """Read from the runtime's own model. Its nodes name the layers and products of the graph that they compute."""
         if not self.compiled:
             return {}
-        compiled = next(iter(self.compiled.values())).get_compiled_model()
+        shapes, request = next(iter(self.compiled.items()))
+        nodes = _nodes(request.get_compiled_model())
+        if any(node.type == "Subgraph" and node.computed for node in nodes):  # attention as one node, which tells one precision
+            nodes = _nodes(self._compiled(shapes, SNIPPETS_MODE="DISABLE"))  # precisions are chosen before nodes are joined
         found: dict[str, Executed] = {}
-        for node in compiled.get_runtime_model().get_ops():
-            info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-            if info["layerType"] in PRODUCTS:
-                integers = info["primitiveType"].lower().endswith("i8") or self.groups
-                one = Executed(f"openvino {info['primitiveType']}{', dynamic groups' * self.groups}", integers)
-                names = [node.get_friendly_name(), *info["originalLayersNames"].split(",")]  # fused layers have only the first
-                layers = {name.partition(".layer/")[0].removeprefix("__module.") for name in names if ".layer/" in name}
-                found |= dict.fromkeys(layers, one)
+        for node in nodes:
+            if node.type in PRODUCTS:
+                integers = node.kernel.lower().endswith("i8") or self.groups
+                one = Executed(f"openvino {node.kernel}{', dynamic groups' * self.groups}", integers)
+                found |= dict.fromkeys(node.computed, one)
         return found
+
+
+class Node(NamedTuple):
+    """A node of the model that OpenVINO runs, and the layers and products that it computes."""
+
+    type: str
+    kernel: str
+    computed: set[str]
+
+
+def _nodes(compiled: Any) -> list[Node]:
+    found = []
+    for node in compiled.get_runtime_model().get_ops():
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        names = [node.get_friendly_name(), *info["originalLayersNames"].split(",")]  # what is fused has only the first
+        layers = {name.partition(mark)[0].removeprefix("__module.") for name in names for mark in (".layer/", MARK) if mark in name}
+        found.append(Node(info["layerType"], info["primitiveType"], layers))
+    return found
 
 
 OPENVINO = OpenVino()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+from torch.nn import Module
 
 from sqbench.console.extras import extra
 from sqbench.errors import UserError
@@ -16,15 +17,16 @@ from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import TIMES, Scale
 from sqbench.models.base import Model
 from sqbench.models.functions import Function, constant_layers
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.layers import ActivationQuantizer, QuantLayer
 
 DTYPES = ("float32", "float16", "bfloat16")
 STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in TIMES)
 WIDTHS = range(2, 9)
+MARK = ".product/"  # comes behind the name of a product of two activations in names of a graph
 SYMMETRIC = ("qmax", "half_range", "signed", "no_clipping")
 
 
-def products(title: str) -> Accepts:
+def integer_products(title: str) -> Accepts:
     """The formats of weights that a runtime multiplies as integers."""
     return Accepts(
         f"8-bit products of {title} take weights",
@@ -50,9 +52,9 @@ def unpacked(title: str, sizes: Collection[int | None] | Multiples) -> Accepts:
     )
 
 
-def static(title: str, shifts: Collection[str]) -> Accepts:
-    """The formats of inputs with static ranges."""
-    return Accepts(f"{title} rounds inputs", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": shifts})
+def static(title: str, shifts: Collection[str], what: str = "inputs") -> Accepts:
+    """The formats of what is rounded with static ranges."""
+    return Accepts(f"{title} rounds {what}", {"symmetric": (True, False), "convention": ("qmax", "half_range"), "shift": shifts})
 
 
 def at_run_time(title: str, sharing: Mapping[str, Collection[Any] | Multiples]) -> Accepts:
@@ -61,7 +63,7 @@ def at_run_time(title: str, sharing: Mapping[str, Collection[Any] | Multiples]) 
 
 
 class Executed(NamedTuple):
-    """How a runtime executes a layer: its name for the kernel, and whether that multiplies integers."""
+    """How a runtime executes a layer or a product of activations: its name for the kernel, and whether that multiplies integers."""
 
     kernel: str
     integers: bool
@@ -76,7 +78,7 @@ class Session(ABC):
 
     @abstractmethod
     def executed(self) -> Mapping[str, Executed]:
-        """Quantized layer -> how it is executed."""
+        """Quantized layer, or product of two activations (see `quant.products`) -> how it is executed."""
 
 
 class Runtime(ABC):
@@ -87,6 +89,7 @@ class Runtime(ABC):
         title: its own name.
         package: what its module and its distribution are called.
         file: the name of the file that it reads.
+        between: the formats of tensors that are rounded between layers.
         folds: whether it computes layers that read constants alone while a graph is written, so that their codes are lost.
     """
 
@@ -94,6 +97,7 @@ class Runtime(ABC):
     title: ClassVar[str]
     package: ClassVar[str]
     file: ClassVar[str]
+    between: ClassVar[Accepts]
     folds: ClassVar[bool] = False
 
     @abstractmethod
@@ -105,7 +109,7 @@ class Runtime(ABC):
         """The graph of a function.
 
         Args:
-            function: the quantized layers of its module are replaced here.
+            function: the quantized layers of its module are replaced here, and the quantizers between layers.
             layers: path in the function -> quantized layer.
         """
 
@@ -153,3 +157,10 @@ class Runtime(ABC):
         """Raise UserError that names `key` and the layer if the runtime has no such layer."""
         if (reason := self.refusal(weights, inputs)) is not None:
             raise UserError(f"{key}: {layer} cannot be written; {reason}")
+
+    def check_between(self, key: str, place: str, quantizer: Module) -> None:
+        """Raise UserError that names `key` and the place if the runtime does not round between layers as a quantizer does."""
+        if type(quantizer) is not ActivationQuantizer:
+            raise UserError(f"{key}: {place} cannot be written; {type(quantizer).__name__} rounds it")
+        if (reason := self.between.refusal(quantizer.fmt)) is not None:
+            raise UserError(f"{key}: {place} cannot be written; {reason}; use bits.ops=linear, or such a format")
