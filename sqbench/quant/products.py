@@ -6,6 +6,7 @@ from torch import nn
 
 from sqbench.quant.operations import Point, QuantizedOwner
 
+PLACE = "quantized_points"
 SECOND = {"q": "k", "probs": "v"}  # first operand -> second operand of attention's products
 
 
@@ -15,9 +16,14 @@ def placed(root: nn.Module) -> dict[str, Point]:
     for name, module in root.named_modules():
         owner = getattr(module.__dict__.get("forward"), "__self__", None)
         if isinstance(owner, QuantizedOwner):
-            paths = {key: f"{name}.quantized_points.{place}".removeprefix(".") for key, place in owner.places.items()}
-            found |= {paths[key]: point for key, point in owner.points.items()}
+            prefix = f"{name}.{PLACE}".removeprefix(".")
+            found |= {f"{prefix}.{owner.places[key]}": point for key, point in owner.points.items()}
     return found
+
+
+def owner_of(path: str) -> str:
+    """The path of the module that computes with what a quantizer rounds. `Point.owner` is its name in the model."""
+    return path.rpartition(PLACE)[0].removesuffix(".")
 
 
 def products(points: Mapping[str, Point]) -> dict[tuple[str, str], str]:

@@ -14,6 +14,7 @@ from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
 from sqbench.runtimes.tokens import Tokens
 
 BLOCK = 32  # inputs that share a scale in MatMulNBits, where the format has one for a row; their scales are then equal
+LARGEST = torch.finfo(torch.float32).max
 OFFSET = 128  # stored = code + 128: ONNX Runtime is fastest with unsigned inputs
 
 
@@ -52,22 +53,23 @@ class Static(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, simulated: ActivationQuantizer, *, signed: bool = False) -> None:
-        """`signed` stores codes as int8, else as uint8 with `OFFSET`."""
+    def __init__(self, simulated: ActivationQuantizer, *, as_float: bool = False) -> None:
+        """`as_float` keeps what follows in float. ONNX Runtime computes a softmax of codes by a table, with other results."""
         super().__init__()
         assert simulated.static is not None
         self.shared = Shared(simulated.readers)
         self.register_buffer("scale", simulated.static.scale.reshape(()).float())
-        self.least = simulated.fmt.smallest if simulated.fmt.symmetric else None  # a byte has one code more
-        zero_point = simulated.static.zero_point.reshape(())
-        self.register_buffer("zero_point", zero_point.to(torch.int8) if signed else (zero_point + OFFSET).to(torch.uint8))
+        self.least = simulated.fmt.smallest if simulated.fmt.symmetric else None  # uint8 has one code more
+        self.as_float = as_float
+        self.register_buffer("zero_point", (simulated.static.zero_point.reshape(()) + OFFSET).to(torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shared(self._rounded, x)
 
     def _rounded(self, x: Tensor) -> Any:
         inside = x if self.least is None else x.clamp(min=self.least * float(self.scale))
-        return _Round.apply(inside, self.scale, self.zero_point)
+        rounded: Any = _Round.apply(inside, self.scale, self.zero_point)
+        return rounded.clamp(max=LARGEST) if self.as_float else rounded
 
 
 class OnnxTokens(Tokens):

@@ -12,7 +12,7 @@ from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
 from sqbench.models.functions import Function
 from sqbench.quant.layers import QuantLayer
-from sqbench.quant.products import placed, products
+from sqbench.quant.products import owner_of, placed, products
 from sqbench.runtimes.onnx_layers import Static, written
 from sqbench.runtimes.onnx_products import name_products
 from sqbench.runtimes.runtime import MARK, Executed, Runtime, Session, at_run_time, integer_products, static, unpacked
@@ -43,9 +43,8 @@ class OnnxRuntime(Runtime):
             function.module.set_submodule(path, written(layer, quantizers))
         points = placed(function.module)
         for path, point in points.items():
-            # Between a uint8 input and a uint8 output, ONNX Runtime would compute softmax by a table, with other results.
-            rounded = Static(function.module.get_submodule(path), signed=point.kind == "stream")
-            function.module.set_submodule(path, rounded)
+            softmax = point.name.startswith("scores") or isinstance(function.module.get_submodule(owner_of(path)), nn.Softmax)
+            function.module.set_submodule(path, Static(function.module.get_submodule(path), as_float=softmax))
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE

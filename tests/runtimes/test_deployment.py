@@ -78,7 +78,7 @@ def test_what_is_no_graph_is_refused(backend: str) -> None:
 REFUSED = {
     "bits=nf4": "bits=nf4 cannot be written; {title} unpacks weights with element int, not nf4",
     "bits=w4a4_dynamic": "bits=w4a4_dynamic cannot be written; ",
-    "bits=w8a8 bits.ops=full": "bits.ops=full: must be linear with backend={name}",
+    "bits=w8a8_dynamic bits.ops=full": "bits.ops=full: must be linear with backend={name} and bits=w8a8_dynamic; {title}",
     "bits=w8a16 noise=2": "noise=2: must be 0 with backend={name}",
     "bits=w8a16 model.dtype=bfloat16": "model.dtype=bfloat16: must be float32 with backend={name}",
     "bits=w8a16 blockwise=true": "blockwise=true: must be false with backend={name}",
