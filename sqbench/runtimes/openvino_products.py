@@ -7,7 +7,7 @@ OpenVINO multiplies integers where both zero-points are 0. With zero-points a an
 so these products are written as one of codes, and sums of codes (Jacob et al., 2018, eq. 7).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,25 +28,27 @@ def multiply_codes(graph: Any, products: Mapping[tuple[str, str], str], quantize
     for product in graph.get_ops():
         if product.get_type_name() != "MatMul":
             continue
-        rounded = [_rounded(source) for source in product.input_values()]
-        paths = tuple("" if node is None else _path(node) for node in rounded)
-        if (name := products.get(paths)) is not None:  # type: ignore[call-overload]
-            _in_codes(product, rounded, [quantizers[path] for path in paths])
+        (first, x), (second, y) = (_rounded(source, quantizers) for source in product.input_values())
+        if (name := products.get((first, second))) is not None:
+            _in_codes(product, [x, y], [quantizers[first], quantizers[second]])
             _mark(product, name)
     graph.validate_nodes_and_infer_types()
 
 
-def _path(node: Any) -> str:
-    return str(node.get_friendly_name()).partition("/aten::")[0].removeprefix("__module.")
+def _rounded(source: Any, paths: Collection[str]) -> tuple[str, Any]:
+    """The quantizer whose outputs a product alone reads: its path and its FakeQuantize. No path if something else is between.
 
-
-def _rounded(source: Any) -> Any:
-    """The FakeQuantize whose outputs a product alone reads. None if something else is between."""
+    OpenVINO may have moved the FakeQuantize before a transposition, which then has its name.
+    """
+    path = ""
     while source.get_node().get_type_name() in (*MOVES, "FakeQuantize") and len(source.get_target_inputs()) == 1:
-        if source.get_node().get_type_name() == "FakeQuantize":
-            return source.get_node()
-        source = source.get_node().input_value(0)
-    return None
+        node = source.get_node()
+        named = node.get_friendly_name().partition("/aten::")[0].removeprefix("__module.")
+        path = named if named in paths else path
+        if node.get_type_name() == "FakeQuantize":
+            return path, node
+        source = node.input_value(0)
+    return "", None
 
 
 def _mark(product: Any, name: str) -> None:
