@@ -4,6 +4,7 @@
     python -m benchmarks.runtimes                          # vit, prefill, decode
     python -m benchmarks.runtimes work=prefill bits=w4a16 repetitions=10
     python -m benchmarks.runtimes work=decode bits=q8_0,q4_0
+    python -m benchmarks.runtimes work=vit ops=linear,linear+matmul,full
 
 The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
 cache, and only the logits of its last token are computed. `decode` writes tokens greedily, one by one, after a prompt that is in
@@ -38,6 +39,7 @@ from sqbench.models.computed import computed
 from sqbench.models.functions import without_head
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import QuantLayer
+from sqbench.recipes.configured import scheme_of
 from sqbench.runtimes.openvino import GROUP_OPTION, OPENVINO, OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
@@ -72,13 +74,17 @@ def nncf_weights(model: Model, mode: str, group: int) -> Model:
 def vit(own: dict[str, Any], others: list[str]) -> list[Row]:
     model, examples = latency.load(*latency.VIT, *others)
     images = next(examples.evaluation.batches(own["batch"])).images
-    statistics = api.calibrate(model, examples.calibration, search=1)
-    quantized = api.quantize(model, statistics, "minmax", bits="w8a8")
-    seen = torch.cat(list(examples.calibration))
-    sides = {"sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: nncf_static(model, seen)}
-    work = {name: lambda side=side: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}  # type: ignore[misc]
-    outputs = {name: side.body(images) for name, side in {latency.BASE: model, **sides}.items()}
-    return rows(f"{model.name}, {len(images)} images, w8a8", "images/s", len(images), work, outputs, own["repetitions"])
+    statistics = api.calibrate(model, examples.calibration, search=1, points=True)
+    peer, found = nncf_static(model, torch.cat(list(examples.calibration))), []
+    for ops in own["ops"]:
+        bits = scheme_of(api.configure(*latency.VIT, "method=minmax", "bits=w8a8", f"bits.ops={ops}"))
+        quantized = api.quantize(model, statistics, "minmax", bits)
+        sides = {latency.BASE: model, "sim": lower(quantized, "sim"), **_lowered(quantized, own), NNCF: peer}
+        work: dict[str, Work] = {name: lambda side=side: side.body(images) for name, side in sides.items()}  # type: ignore[misc]
+        outputs = {name: side.body(images) for name, side in sides.items()}
+        title = f"{model.name}, {len(images)} images, w8a8, {ops}"
+        found += rows(title, "images/s", len(images), work, outputs, own["repetitions"])
+    return found
 
 
 def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
@@ -170,7 +176,7 @@ def main() -> None:
     quiet()
     logging.disable(logging.WARNING)
     formats = ["w8a8_dynamic", "w4a16", "w4a8", "q8_0", "q4_0"]
-    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": formats}
+    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": formats, "ops": ["linear"]}
     sizes = {"batch": 16, "prompt": 512, "past": 64, "decode": 64}
     try:
         own, others = arguments(sys.argv[1:], **defaults, **sizes, repetitions=5)

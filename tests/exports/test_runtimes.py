@@ -33,8 +33,9 @@ def format(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_images_are_exported_and_proven(format: str, vit: Lab, tmp_path: Path) -> None:
-    quantized = api.quantize(vit.model, vit.statistics, "minmax", scheme(8, 8))
+@pytest.mark.parametrize("ops", ["linear", "linear+matmul"])
+def test_images_are_exported_and_proven(ops: str, format: str, vit: Lab, tmp_path: Path) -> None:
+    quantized = api.quantize(vit.model, vit.statistics, "minmax", scheme(8, 8, ops=ops))
     save(quantized, tmp_path / "out", format=format)
     assert (tmp_path / "out" / FILES[format]).is_file()
     told = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
