@@ -12,7 +12,7 @@ SECOND = {"q": "k", "probs": "v"}  # first operand -> second operand of attentio
 
 def placed(root: nn.Module) -> dict[str, Point]:
     """Path of a quantizer -> the point that it quantizes."""
-    found = {}
+    found: dict[str, Point] = {}
     for name, module in root.named_modules():
         owner = getattr(module.__dict__.get("forward"), "__self__", None)
         if isinstance(owner, QuantizedOwner):

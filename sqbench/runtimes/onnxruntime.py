@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,18 +39,19 @@ class OnnxRuntime(Runtime):
 
     def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> bytes:
         """The file's content. It must be smaller than 2 GB, as protobuf asks."""
+        module: Any = function.module
         quantizers: dict[int, nn.Module] = {}
         for path, layer in layers.items():
-            function.module.set_submodule(path, written(layer, quantizers))
-        points = placed(function.module)
+            module.set_submodule(path, written(layer, quantizers))
+        points = placed(module)
         for path, point in points.items():
-            softmax = point.name.startswith("scores") or isinstance(function.module.get_submodule(owner_of(path)), nn.Softmax)
-            function.module.set_submodule(path, Static(function.module.get_submodule(path), as_float=softmax))
+            softmax = point.name.startswith("scores") or isinstance(module.get_submodule(owner_of(path)), nn.Softmax)
+            module.set_submodule(path, Static(module.get_submodule(path), as_float=softmax))
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE
             torch.onnx.export(
-                function.module,
+                module,
                 tuple(function.example.values()),
                 file,
                 dynamo=False,  # the other exporter knows no operations of our own without a further package

@@ -62,15 +62,16 @@ class OpenVino(Runtime):
         import openvino
 
         quantizers: dict[int, nn.Module] = {}
+        module: Any = function.module
         for path, layer in layers.items():
-            function.module.set_submodule(path, written(layer, quantizers))
-        points = placed(function.module)
-        between = {path: Static(function.module.get_submodule(path)) for path in points}
+            module.set_submodule(path, written(layer, quantizers))
+        points = placed(module)
+        between = {path: Static(module.get_submodule(path)) for path in points}
         for path, quantizer in between.items():
-            function.module.set_submodule(path, quantizer)
+            module.set_submodule(path, quantizer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
-            graph = openvino.convert_model(function.module, example_input=tuple(function.example.values()))
+            graph = openvino.convert_model(module, example_input=tuple(function.example.values()))
         for ports, names in ((graph.inputs, function.example), (graph.outputs, function.outputs)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
