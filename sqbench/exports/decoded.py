@@ -20,6 +20,7 @@ from sqbench.models import pooling
 from sqbench.models.base import Model
 from sqbench.models.encoder import VECTORS, EncoderModel
 from sqbench.models.folding import share
+from sqbench.models.heads import Probe
 from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import Encoded, QuantLayer
@@ -76,12 +77,30 @@ def _write_images(model: ImageModel, module: Any, place: Path) -> None:
     import timm
     from timm.models import save_for_hf
 
-    if model.head is not None or not (getattr(module, "pretrained_cfg", None) or {}).get("architecture"):
-        what = "has a fitted head" if model.head is not None else "is no architecture of timm"
-        raise UserError(f"format={NAME}: {model.name} {what}, which has no place there; use format=onnx or openvino")
+    if not (getattr(module, "pretrained_cfg", None) or {}).get("architecture"):
+        raise UserError(f"format={NAME}: {model.name} is no architecture of timm; use format=onnx or openvino")
+    if model.head is not None:
+        _put_classifier(model, module)
     save_for_hf(module, str(place), safe_serialization=True, data_config=asdict(model.preprocessing))
     with torch.device("meta"):
         _check_names(module, timm.create_model(f"local-dir:{place}"))
+
+
+def _put_classifier(model: ImageModel, module: Any) -> None:
+    """Put the linear head of a model in the place of the network's own classifier.
+
+    Raises:
+        UserError: the head is not linear, or the network has no such place.
+    """
+    if isinstance(model.head, Probe):
+        module.reset_classifier(model.head.out_features)
+        place = module.get_classifier()
+        if isinstance(place, nn.Linear) and place.weight.shape == model.head.weight.shape:
+            place.load_state_dict(model.head.state_dict())
+            module.requires_grad_(False).to(model.device)
+            return
+    what = f"{model.name} has a fitted head, which is no linear classifier of its network"
+    raise UserError(f"format={NAME}: {what}; use head=probe, or format=onnx")
 
 
 def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
@@ -108,7 +127,7 @@ def _from_timm(like: ImageModel, folder: Path) -> ImageModel:
     with redirect_stderr(StringIO()):
         module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     module.eval().requires_grad_(False).to(like.device, next(like.module.parameters()).dtype)
-    return replace(like, module=module, fingerprint=f"{like.fingerprint}-exported")
+    return replace(like, module=module, fingerprint=f"{like.fingerprint}-exported", head=None)
 
 
 TARGET = Target(NAME, "", write, prove)

@@ -20,6 +20,7 @@ from sqbench.exports.hugging_face import loaded
 from sqbench.exports.targets import save
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
+from sqbench.models.heads import Neighbours, Probe
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 
@@ -114,9 +115,22 @@ def test_timm_loads_a_network_with_its_size_and_its_preprocessing(vit: Lab, tmp_
 
 def test_networks_that_no_library_loads_from_a_folder_are_refused(vit: Lab, tmp_path: Path) -> None:
     quantized = api.quantize(vit.model, vit.statistics, "rtn", Scheme("a", CHANNEL))
-    with pytest.raises(UserError, match="format=safetensors: vit is no architecture of timm, which has no place there"):
+    with pytest.raises(UserError, match="format=safetensors: vit is no architecture of timm; use format=onnx or openvino"):
         save(quantized, tmp_path / "out", format="safetensors")
-    fitted = replace(quantized, head=torch.nn.Identity())
-    with pytest.raises(UserError, match="format=safetensors: vit has a fitted head"):
-        save(fitted, tmp_path / "out", format="safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_a_linear_head_becomes_the_classifier_of_the_network(vit: Lab, tmp_path: Path) -> None:
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0)
+    preprocessing = replace(vit.model.preprocessing, input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    headless = replace(vit.model, module=module.eval().requires_grad_(False), preprocessing=preprocessing, classes=0)
+    model = replace(headless, head=Probe(module.num_features, 5))
+    quantized = api.quantize(model, api.calibrate(model, model.example()), "rtn", Scheme("a", CHANNEL))
+    save(quantized, tmp_path / "out", format="safetensors")
+    back = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert back.num_classes == 5
+    assert torch.allclose(back(model.example()), quantized.forward(model.example()), atol=1e-6)
+    voting = replace(quantized, head=Neighbours(torch.randn(9, module.num_features), torch.zeros(9, dtype=torch.long), 1))
+    with pytest.raises(UserError, match="vit has a fitted head, which is no linear classifier of its network; use head=probe"):
+        save(voting, tmp_path / "other", format="safetensors")
