@@ -13,6 +13,7 @@ from labs import Lab, scheme
 from runtimes.agreement import apart, otherwise
 from runtimes.test_parity import normal
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from sqbench import api
 from sqbench.data.text import Windows
@@ -24,8 +25,9 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.functions import Function
 from sqbench.models.language import LanguageModel
+from sqbench.pipeline.points import place_points
 from sqbench.quant.layers import ActivationQuantizer
-from sqbench.quant.operations import Point, QuantizedOwner
+from sqbench.quant.operations import Point, QuantizedOwner, find_points
 from sqbench.records.store import Store
 from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.runtime import Executed
@@ -137,6 +139,36 @@ def test_openvino_multiplies_floats_where_it_cannot_know_the_length_of_sums() ->
         difference, executed = computed("openvino", Product(transposed=False, known=False), zero_points)
         assert difference < 1e-5
         assert executed.integers == integers
+
+
+class Mixing(nn.Module):
+    """The second input mixed by a softmax of the first. It is a module, or a function of torch."""
+
+    def __init__(self, *, as_module: bool) -> None:
+        super().__init__()
+        self.softmax = nn.Softmax(-1) if as_module else None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.softmax is None:
+            return scaled_dot_product_attention(x, x, y)
+        return self.softmax(x @ x.transpose(-2, -1)) @ y
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+@torch.no_grad()
+def test_a_softmax_between_two_rounded_tensors_is_that_of_floats(as_module: bool, backend: str) -> None:
+    inputs, module = (normal(2, 24, 16), normal(2, 24, 16, seed=1)), Mixing(as_module=as_module).eval()
+    ranges = {"probs": (0.0, 1.0), "matmul1.a": (0.0, 1.0), "scores": (-8.0, 8.0), "input": (-8.0, 8.0)}
+
+    def quantizer(point: Point) -> ActivationQuantizer:
+        low, high = (torch.tensor([[end]]) for end in ranges.get(point.name, (-5.0, 6.0)))
+        return ActivationQuantizer(Format(8, symmetric=False), (low, high))
+
+    place_points(module, list(find_points(module, lambda: module(*inputs))), quantizer)
+    wanted, runtime = module(*inputs), RUNTIMES[backend]
+    function = Function(module, dict(zip("xy", inputs, strict=True)), ("outputs",), {"x": {0: "batch"}, "y": {0: "batch"}})
+    (found,) = runtime.start(runtime.write(function, {}))(*inputs)
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
 # ---- What is refused ---------------------------------------------------------------------------------------------------------
