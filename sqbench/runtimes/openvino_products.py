@@ -61,6 +61,7 @@ def _mark(product: Any, name: str) -> None:
 
 
 def _in_codes(product: Any, rounded: list[Any], quantizers: list[Static]) -> None:
+    """Multiply codes, and apply zero-points and scales to the outputs. A product without zero-points is one of codes already."""
     from openvino import opset13 as ops
 
     first, second = (one.zero_point for one in quantizers)
@@ -73,7 +74,7 @@ def _in_codes(product: Any, rounded: list[Any], quantizers: list[Static]) -> Non
     axes = (-2 if transposed["transpose_a"] else -1), (-1 if transposed["transpose_b"] else -2)
     length = x.get_partial_shape()[axes[0]]
     if first and second and length.is_dynamic:
-        return
+        return  # the product of both zero-points comes once for each number of a sum
     for node, low in zip(rounded, (0 if unsigned else -128, -128), strict=True):
         for number, end in ((3, low), (4, low + 255)):
             node.input(number).replace_source_output(ops.constant(np.float32(end)).output(0))
