@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from sqbench.errors import UserError
 from sqbench.models.experts import Experts
-from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Stored
+from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, StandIn, Stored
+from sqbench.quant.tables import TiedLayer
 
 
 def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
-    """The layers and tables whose weights are encoded, by name.
+    """The layers and tables whose weights are encoded, by name. A tied matrix is there once, as the table.
 
     Raises:
         UserError: something else is quantized, which no folder has a place for. `target` is the word for `format=`.
@@ -21,6 +22,8 @@ def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
             raise UserError(
                 f"format={target}: {name} holds experts of a mixture, whose layout is not written yet; use a model without experts"
             )
+        if isinstance(part, TiedLayer):
+            continue
         if isinstance(part, Encoded):
             found[name] = part
         elif isinstance(part, Stored):
@@ -37,10 +40,11 @@ def others(module: nn.Module, parts: Collection[str]) -> dict[str, Tensor]:
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         part = owner.removesuffix(".layer")
-        if part in parts:
-            if leaf == "weight":
-                seen.add(id(parameter))
-                continue
+        holder = module.get_submodule(part)
+        if leaf == "weight" and (part in parts or isinstance(holder, TiedLayer)):
+            seen.add(id(parameter))
+            continue
+        if isinstance(holder, StandIn):
             name = f"{part}.{leaf}"
         if id(parameter) not in seen:
             seen.add(id(parameter))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
 from sqbench.models.functions import Function
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.layers import Encoded
 from sqbench.runtimes.onnx_layers import written
 from sqbench.runtimes.runtime import Executed, Runtime, Session, at_run_time, products, static, unpacked
 
@@ -19,6 +19,7 @@ TITLE = "ONNX Runtime"
 PER_CHANNEL, ALONE = products(TITLE), unpacked(TITLE, (None, 16, 32, 64, 128, 256))
 STATIC, TOKENS = static(TITLE, ("after",)), at_run_time(TITLE, {"granularity": ("token",)})
 OPSET = 20
+CODES = (".codes", ".packed.codes0")  # how the names of codes in a graph end, behind that of their layer
 FILE = "model.onnx"
 
 
@@ -32,11 +33,11 @@ class OnnxRuntime(Runtime):
             return ALONE, None
         return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
 
-    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> bytes:
+    def write(self, function: Function, parts: Mapping[str, Encoded]) -> bytes:
         """The file's content. It must be smaller than 2 GB, as protobuf asks."""
-        quantizers: dict[int, nn.Module] = {}
-        for path, layer in layers.items():
-            function.module.set_submodule(path, written(layer, quantizers))
+        shared: dict[int, nn.Module] = {}
+        for path, part in parts.items():
+            function.module.set_submodule(path, written(part, shared))
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a traced model has constants, and the tracer warns of each
             file = Path(folder) / FILE
@@ -58,7 +59,7 @@ class OnnxRuntime(Runtime):
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
 
-    def start(self, graph: bytes) -> Session:
+    def start(self, graph: bytes, *, any_rows: bool = False) -> Session:
         return OnnxSession(graph)
 
 
@@ -93,7 +94,8 @@ def _readers(path: Path) -> dict[str, str]:
     import onnx
 
     graph = onnx.load(path).graph
-    return {name.removesuffix(".codes"): node.op_type for node in graph.node for name in node.input if name.endswith(".codes")}
+    read = ((name, node.op_type) for node in graph.node for name in node.input)
+    return {name.removesuffix(end): operation for name, operation in read for end in CODES if name.endswith(end)}
 
 
 ONNX_RUNTIME = OnnxRuntime()
