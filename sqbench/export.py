@@ -72,12 +72,13 @@ def export(config: ExportConfig, name: str) -> None:
     store, watch = Store(Path(config.results_dir).expanduser()), Stopwatch()
     loaded = stages.load(point, store, watch)
     quantized = stages.quantized(loaded, store, watch)
+    library = target.library_of(quantized)
     metric = record.metric(resolved.evaluation.evaluation.headline(record.metrics))
-    save(quantized, folder, format=target.name, card=card(record, metric, None, target.library), force=config.force)
+    save(quantized, folder, format=target.name, card=card(record, metric, None, library), force=config.force)
     proof = None
     if config.verify:
         proof = target.prove(quantized, folder, loaded.examples)
-        (folder / "README.md").write_text(card(record, metric, proof, target.library), encoding="utf-8")
+        (folder / "README.md").write_text(card(record, metric, proof, library), encoding="utf-8")
         told = {"point_id": record.point_id, "proof": asdict(proof)}
         (folder / "sqbench.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     output.print(f"{record.point_id} is in {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,78 +1,133 @@
-"""A language model with quantized weights as a folder of float weights, which every program that reads the float model loads."""
+"""A model with quantized weights as a folder of float weights, which every program that reads the float model loads."""
 
-import json
+from contextlib import redirect_stderr
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from sqbench.data import Examples
 from sqbench.errors import UserError, counted
 from sqbench.exports.hugging_face import loaded
-from sqbench.exports.parts import encoded_parts, others
+from sqbench.exports.parts import encoded_parts
 from sqbench.exports.proof import Proof, compared
 from sqbench.exports.target import Target
+from sqbench.models import pooling
 from sqbench.models.base import Model
-from sqbench.models.functions import write_preparation
+from sqbench.models.encoder import VECTORS, EncoderModel
+from sqbench.models.folding import share
+from sqbench.models.heads import Probe
+from sqbench.models.image import ImageModel
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import Encoded, QuantLayer
 
 NAME = "safetensors"
+ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # of libraries that load a folder
 
 
 def write(model: Model, place: Path) -> None:
-    """Fill a folder with decoded weights under the names of the float model, configuration, tokenizer and generation configuration.
+    """Fill a folder with decoded weights under the names of the float model, and with what its library needs to load it.
 
     Raises:
-        UserError: the model is none of language, a layer rounds its inputs, or it has a tensor that the float model lacks.
+        UserError: a layer rounds its inputs, the model has a tensor that the float model lacks, a head was fitted, or no library
+            loads such a network from a folder.
     """
-    if not isinstance(model, LanguageModel):
-        raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}; use format=onnx or openvino")
-    parts = encoded_parts(model.module, NAME)
-    tensors = others(model.module, parts) | {f"{name}.weight": _weight(name, part) for name, part in parts.items()}
+    module: Any = share(model.module)
+    for name, part in encoded_parts(model.module, NAME).items():
+        module.set_submodule(name, _float(name, part))
+    if isinstance(model, ImageModel):
+        _write_images(model, module, place)
+        return
+    assert isinstance(model, LanguageModel | EncoderModel)
+    if isinstance(model, EncoderModel) and model.head is not None:
+        raise UserError(f"format={NAME}: {model.name} has a fitted head, which has no place there; use head=own, or format=onnx")
     with torch.device("meta"):
-        own = type(model.module)(model.module.config).state_dict().keys()
-    if strange := sorted(tensors.keys() - own):
-        raise UserError(
-            f"format={NAME}: {counted(strange, 'tensors that the float model lacks')}; use corrections=[], or format=onnx"
-        )
-    tensors |= {name: value for name, value in model.module.named_buffers() if name in own}
-    config = {**model.module.config.to_dict(), "architectures": [type(model.module).__name__]}
-    whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    save_file(whole, place / "model.safetensors", {"format": "pt"})
-    write_preparation(model, place)
-    (place / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str), encoding="utf-8")
+        _check_names(module, type(module)(module.config))
+    module.save_pretrained(place)
+    model.tokenizer.save_pretrained(place)
+    if isinstance(model, EncoderModel) and model.task in VECTORS:
+        pooling.write(model.pooling, module.config.hidden_size, place)
 
 
-def _weight(name: str, part: Encoded) -> Tensor:
-    """The decoded weight of a part, in the dtype and in the layout of the float model."""
+def _float(name: str, part: Encoded) -> nn.Module:
+    """The float layer or table with the decoded weight of a part."""
     if isinstance(part, QuantLayer) and part.activation is not None:
         raise UserError(
             f"format={NAME}: {name} rounds its inputs, which float weights cannot express; use weights alone (bits=w8a16), or"
-            " format=compressed-tensors"
+            " a format that has such layers"
         )
-    module = part.simulated() if isinstance(part, QuantLayer) else part
-    assert isinstance(module, nn.Module)
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight
+    layer = part.simulated() if isinstance(part, QuantLayer) else part.layer
+    assert isinstance(layer, nn.Module)
+    return layer
+
+
+def _check_names(module: nn.Module, own: nn.Module) -> None:
+    """Raise UserError if a network has tensors that the float network `own` lacks."""
+    if strange := sorted(module.state_dict().keys() - own.state_dict().keys()):
+        raise UserError(
+            f"format={NAME}: {counted(strange, 'tensors that the float model lacks')}; use corrections=[], or format=onnx"
+        )
+
+
+def _write_images(model: ImageModel, module: Any, place: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    if not (getattr(module, "pretrained_cfg", None) or {}).get("architecture"):
+        raise UserError(f"format={NAME}: {model.name} is no architecture of timm; use format=onnx or openvino")
+    if model.head is not None:
+        _put_classifier(model, module)
+    save_for_hf(module, str(place), safe_serialization=True, data_config=asdict(model.preprocessing))
+    with torch.device("meta"):
+        _check_names(module, timm.create_model(f"local-dir:{place}"))
+
+
+def _put_classifier(model: ImageModel, module: Any) -> None:
+    """Put the linear head of a model in the place of the network's own classifier.
+
+    Raises:
+        UserError: the head is not linear, or the network has no such place.
+    """
+    if isinstance(model.head, Probe):
+        module.reset_classifier(model.head.out_features)
+        place = module.get_classifier()
+        if isinstance(place, nn.Linear) and place.weight.shape == model.head.weight.shape:
+            place.load_state_dict(model.head.state_dict())
+            module.requires_grad_(False).to(model.device)
+            return
+    what = f"{model.name} has a fitted head, which is no linear classifier of its network"
+    raise UserError(f"format={NAME}: {what}; use head=probe, or format=onnx")
 
 
 def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
-    """Load an exported folder with transformers, and compare it on all evaluation examples.
+    """Load an exported folder with transformers or timm, and compare it on all evaluation examples.
 
     Raises:
-        UserError: transformers cannot load the folder.
+        UserError: the library cannot load the folder.
     """
-    assert isinstance(simulated, LanguageModel)
     dtype = next(simulated.module.parameters()).dtype
+    library = TARGET.library_of(simulated)
+    assert isinstance(simulated, LanguageModel | EncoderModel | ImageModel)
     try:
-        theirs = loaded(folder, dtype, simulated)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UserError(f"out={folder}: is written, and transformers cannot load it ({error}); verify=false skips this") from error
-    program = f"transformers {version('transformers')}"
+        theirs = _from_timm(simulated, folder) if isinstance(simulated, ImageModel) else loaded(folder, dtype, simulated)
+    except ERRORS as error:
+        raise UserError(f"out={folder}: is written, and {library} cannot load it ({error}); verify=false skips this") from error
+    program = f"{library} {version(library)}"
     return compared(simulated, theirs, examples, program=program, dtype=str(dtype).removeprefix("torch."))
 
 
-TARGET = Target(NAME, "transformers", write, prove)
+def _from_timm(like: ImageModel, folder: Path) -> ImageModel:
+    """A folder as timm loads it by itself. `like` has the preprocessing."""
+    import timm
+
+    with redirect_stderr(StringIO()):
+        module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    module.eval().requires_grad_(False).to(like.device, next(like.module.parameters()).dtype)
+    return replace(like, module=module, fingerprint=f"{like.fingerprint}-exported", head=None)
+
+
+TARGET = Target(NAME, "", write, prove)

@@ -2,10 +2,11 @@
 
 import json
 from contextlib import redirect_stderr
+from dataclasses import replace
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from sqbench.data import Examples
 from sqbench.errors import UserError
 from sqbench.exports.proof import Proof, compared
 from sqbench.models.base import Model
+from sqbench.models.encoder import EncoderModel
 from sqbench.models.language import LanguageModel
+from sqbench.models.pooling import pooling_of
 
+M = TypeVar("M", bound=LanguageModel | EncoderModel)
 ONLY_BFLOAT16 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # transformers decodes these to bfloat16
 
 
@@ -41,14 +45,21 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return told
 
 
-def loaded(folder: Path, dtype: torch.dtype, like: LanguageModel, **options: Any) -> LanguageModel:
-    """A folder as transformers loads it by itself. `like` has its tokenizer. Errors are those of transformers."""
+def loaded(folder: Path, dtype: torch.dtype, like: M, **options: Any) -> M:
+    """A folder as transformers loads it by itself. `like` has its tokenizer. Errors are those of transformers.
+
+    An encoder has the pooling that the folder tells.
+    """
     from transformers import AutoModelForCausalLM
 
+    library: Any = AutoModelForCausalLM if isinstance(like, LanguageModel) else type(like.module)
     with redirect_stderr(StringIO()):  # progress bars and a report of the tensors
-        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
+        module = library.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
     module.eval().requires_grad_(False)
-    return LanguageModel(module, like.name, f"{like.fingerprint}-exported", tokenizer=like.tokenizer)
+    found = {"module": module, "fingerprint": f"{like.fingerprint}-exported", "report": None}
+    if isinstance(like, EncoderModel):
+        found["pooling"] = pooling_of(folder, f"out={folder}")
+    return replace(like, **found)
 
 
 def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[LanguageModel, str]:

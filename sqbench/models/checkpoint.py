@@ -50,12 +50,13 @@ class Checkpoint:
     computed: dict[str, torch.dtype] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path, module: Any, dtype: torch.dtype, place: str) -> "Checkpoint":
+    def of(cls, folder: Path, module: Any, dtype: torch.dtype, place: str, **options: Any) -> "Checkpoint":
         """Compare the *.safetensors of a folder with a transformers model. The model's own weights may be on the meta device.
 
         Args:
             dtype: the dtype that the model is to have.
             place: the folder's name in errors: a key and its value.
+            options: what the model's class was built with besides its configuration.
 
         Raises:
             UserError: a tensor is missing, is unexpected, has another shape, comes twice or holds no floating-point numbers, or
@@ -63,7 +64,7 @@ class Checkpoint:
         """
         tensors = stored(weight_files(folder, read_config(folder, place), place), place)
         sources = _sources(module, tensors)
-        filled = _dry(module, dtype, tensors, sources, place)
+        filled = _dry(module, dtype, tensors, sources, place, options)
         expected: dict[str, Tensor] = filled.state_dict()
         wrong = {
             "tensors in each other's place": [name for parts in sources.values() for name in _overlapping(parts)],
@@ -131,7 +132,9 @@ def _overlapping(parts: Mapping[str | None, list[str]]) -> list[str]:
     return found
 
 
-def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources: Sources, place: str) -> Any:
+def _dry(
+    module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources: Sources, place: str, options: Mapping[str, Any]
+) -> Any:
     """The model as transformers would load it, with tensors that hold no data. No weight is read.
 
     Raises:
@@ -140,7 +143,7 @@ def _dry(module: Any, dtype: torch.dtype, tensors: Mapping[str, Stored], sources
     from transformers.utils import logging
 
     empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
-    how = {"config": module.config, "dtype": dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
+    how = {"config": module.config, "dtype": dtype, "device_map": "meta", "ignore_mismatched_sizes": True, **options}
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # the errors below replace its report
     try:

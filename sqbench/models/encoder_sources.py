@@ -15,6 +15,7 @@ from sqbench.models import text_sources
 from sqbench.models.base import Loader, Source
 from sqbench.models.checkpoint import Checkpoint
 from sqbench.models.encoder import EncoderModel
+from sqbench.models.folder import read_config, stored, weight_files
 from sqbench.models.language import readable
 from sqbench.models.pooling import Pooling, files_of, pooling_of
 from sqbench.models.wheels import file_in_wheel
@@ -88,8 +89,10 @@ def load_encoder(
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             empty = chosen.from_config(config, dtype=precision)
-        Checkpoint.of(folder, empty, precision, place)
-        module = chosen.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True)
+            if options := _without_pooler(type(empty), folder, place):
+                empty = chosen.from_config(config, dtype=precision, **options)
+        Checkpoint.of(folder, empty, precision, place, **options)
+        module = chosen.from_pretrained(folder, dtype=precision, use_safetensors=True, local_files_only=True, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if task == "classification":
         if config.problem_type == "multi_label_classification":
@@ -110,6 +113,13 @@ def load_encoder(
     if task == "similarity":
         drop_pooler(model)
     return model
+
+
+def _without_pooler(network: type, folder: Path, place: str) -> dict[str, bool]:
+    """The option for a network whose folder has no weights of BERT's own pooler. sentence-transformers writes such folders."""
+    names = stored(weight_files(folder, read_config(folder, place), place), place)
+    there = "add_pooling_layer" not in signature(network).parameters or any("pooler." in name for name in names)
+    return {} if there else {"add_pooling_layer": False}
 
 
 @torch.no_grad()

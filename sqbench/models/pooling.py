@@ -91,6 +91,26 @@ def pooling_of(folder: Path, place: str) -> Pooling:
     return Pooling(mode, normalize, own.get("max_seq_length"), bool(own.get("do_lower_case")))
 
 
+def write(pooling: Pooling, width: int, folder: Path) -> None:
+    """Write the files of sentence-transformers that `pooling_of` reads. `width` is that of hidden states."""
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if pooling.normalize else [])]
+    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds) if number)]
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    for path in paths:
+        (folder / path).mkdir(exist_ok=True)
+    modes = {key: name == pooling.mode for key, name in MODES.items()}
+    own = {"max_seq_length": pooling.tokens, "do_lower_case": pooling.lower}
+    for name, content in (
+        ("modules.json", modules),
+        (f"{paths[1]}/config.json", {"word_embedding_dimension": width, **modes}),
+        ("sentence_bert_config.json", own),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
 def _mode(told: dict[str, Any], place: str) -> str:
     chosen = [told["pooling_mode"]] if "pooling_mode" in told else [key for key, value in told.items() if _asked(key, value)]
     names = [MODES.get(str(key), str(key)) for key in chosen]

@@ -46,6 +46,7 @@ def test_images_are_exported_and_proven(format: str, vit: Lab, tmp_path: Path) -
     assert proof.metric == "top1"
 
 
+@pytest.mark.slow
 def test_text_through_the_command_line(
     format: str, command: Command, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(command: Comm
     assert "backend=openvino: needs openvino, which is not installed; pip install 'sqbench[runtimes]' installs it" in ended.err
 
 
+@pytest.mark.slow
 def test_points_through_the_command_line(backend: str, command: Command, results: Path) -> None:
     ended = command("-m", "method=fp,rtn", "bits=w8a8_dynamic", f"backend=sim,{backend}")
     assert ended.code == 0, ended.err

@@ -28,6 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ModernBert": {"local_attention": 8},  # fewer tokens than texts have
     "DebertaV2": RELATIVE,
 }
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in ("Bert", "ModernBert", "DebertaV2")]
 WEIGHTS = Scheme("weights", Format(8, granularity="channel"))
 TOKENS = Scheme("tokens", Format(8, granularity="channel"), Format(8, granularity="token", dynamic=True))
 
@@ -39,7 +40,7 @@ def quantized(folder: Path, bits: Scheme) -> EncoderModel:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["Bert", "ModernBert", "DebertaV2", *MORE])
 def test_vectors_are_those_of_the_simulation_at_any_length(family: str, backend: str, tmp_path: Path) -> None:
     simulated = quantized(save_encoder(tmp_path / "m", family, **FAMILIES[family]), WEIGHTS)
     if (family, backend) == ("DebertaV2", "openvino"):
@@ -55,7 +56,11 @@ def test_vectors_are_those_of_the_simulation_at_any_length(family: str, backend:
 
 @pytest.mark.parametrize(
     ("end", "options"),
-    [("Model", {}), ("ForMaskedLM", {}), ("ForSequenceClassification", {"num_labels": 3})],
+    [
+        pytest.param("Model", {}, marks=pytest.mark.slow),
+        pytest.param("ForMaskedLM", {}, marks=pytest.mark.slow),
+        ("ForSequenceClassification", {"num_labels": 3}),
+    ],
 )
 def test_rounded_inputs_run_in_integers_under_any_head(end: str, options: dict[str, int], backend: str, tmp_path: Path) -> None:
     simulated = quantized(save_encoder(tmp_path / "m", end=end, **options), TOKENS)
@@ -64,7 +69,9 @@ def test_rounded_inputs_run_in_integers_under_any_head(end: str, options: dict[s
     assert otherwise(executed) == {}
 
 
-@pytest.mark.parametrize("mode", ["cls_token", "mean_tokens", "max_tokens"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("cls_token", marks=pytest.mark.slow), "mean_tokens", pytest.param("max_tokens", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_a_graph_with_pooling_reads_padded_texts(mode: str, backend: str, tmp_path: Path) -> None:
     simulated = quantized(as_sentence_transformer(save_encoder(tmp_path / "m"), f"pooling_mode_{mode}"), WEIGHTS)

@@ -30,7 +30,7 @@ def in_runtime(model: LanguageModel, backend: str) -> tuple[LanguageModel, Langu
     return simulated, executed
 
 
-@pytest.fixture(scope="module", params=["tiny", "gpt2"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("gpt2", marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest) -> LanguageModel:
     """A trained Llama, and a model with learned positions."""
     found: LanguageModel = gpt2() if request.param == "gpt2" else request.getfixturevalue("tiny")
@@ -72,6 +72,7 @@ def test_transformers_writes_after_padded_prompts(backend: str, tiny: LanguageMo
         assert torch.equal(texts, expected)
 
 
+@pytest.mark.slow
 def test_evaluations_that_write_text_through_the_command_line(backend: str, command: Command, results: Path) -> None:
     words = ("method=rtn", "bits=w8a16", f"backend=sim,{backend}")
     ended = command("-m", *words, "eval=generation", "eval.prompt=8", "eval.decode=6")
