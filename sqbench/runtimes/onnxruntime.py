@@ -72,6 +72,8 @@ class OnnxSession(Session):
         with TemporaryDirectory() as folder:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
+            # Waiting threads spin for work. After a call they would take time from torch, and from another graph of the same model.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
             options.log_severity_level = 3  # it warns that the file below is for this processor alone
             options.optimized_model_filepath = str(Path(folder) / FILE)
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
