@@ -11,8 +11,8 @@ cache, and only the logits of its last token are computed. `decode` writes token
 the KV cache. llama.cpp is a side where it is installed and has a type for the format. It rounds the inputs of products to 8 bits in
 blocks of 32.
 
-`embedding` is the scheme of the token embedding and of the output matrix that is tied to it. `null` leaves them in float. NNCF leaves
-the output matrix in float.
+`embedding` is the scheme of the token embedding, and so of the output matrix that is tied to it. `null` leaves them in float. NNCF
+leaves the output matrix in float.
 
 The last columns hold a side against `sim`, the simulation: the largest difference of an output as a part of the largest output,
 and how often the largest output of an image or a token of the prompt is the same. NNCF rounds by its own rules, so it stands there

@@ -95,5 +95,4 @@ def put_slot(module: nn.Module, tables: Mapping[str, str], slot: str, name: str,
     module.set_submodule(name, table)
     if slot == "embedding and head":
         module.set_submodule(tables["head"], TiedLayer(module.get_submodule(tables["head"]), table))
-    values = table.weight
-    return values
+    return table.layer.weight  # type: ignore[return-value]  # a module may have another attribute of this name

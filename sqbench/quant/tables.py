@@ -38,7 +38,7 @@ class EncodedTable(StandIn, Encoded):
 
 
 class TiedLayer(QuantLayer):
-    """An output matrix that is the token embedding. It shares the codes and the dequantized parameter, and the table counts its bytes."""
+    """An output matrix that is the token embedding. It shares codes and the dequantized parameter. The table counts the bytes."""
 
     def __init__(self, layer: nn.Module, table: EncodedTable) -> None:
         """`layer` is the float layer whose weight is that of the table."""

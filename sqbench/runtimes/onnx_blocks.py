@@ -1,7 +1,7 @@
 """Weights of 2 to 8 bits in the blocks of ONNX Runtime's MatMulNBits: products with them, and rows of them.
 
-A code of more than 4 bits is two digits of 4 bits, and each digit has a product of its own. With float inputs, MatMulNBits of 8 bits
-takes 40 times as long as both.
+A code of more than 4 bits is two digits of 4 bits, and each digit has a product of its own. MatMulNBits of 8 bits has no fast
+kernel for float inputs.
 """
 
 from typing import Any

@@ -120,10 +120,12 @@ def unpacked(layer: Encoded, shape: list[int], part: slice = EVERY, *, by_inputs
     from openvino import opset13 as ops
 
     encoded = layer.encoded
-    fmt, convolves = encoded.format, isinstance(layer, QuantLayer) and not is_linear(layer.layer)
+    fmt = encoded.format
     codes, scale, zero_point = (x[part] for x in (encoded.codes, *map(encoded.by_row, (encoded.scale, encoded.zero_point))))
     rows, columns = codes.shape
-    blocked = (rows, *layer.size[1:]) if convolves else (rows, columns)  # type: ignore[attr-defined]  # it is a QuantLayer
+    blocked: tuple[int, ...] = (rows, columns)
+    if isinstance(layer, QuantLayer) and not is_linear(layer.layer):  # a convolution
+        blocked = (rows, *layer.size[1:])
     if fmt.group_size is not None:
         blocked = (rows, columns // fmt.group_size, fmt.group_size)
     per_block = (*blocked[:2], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))

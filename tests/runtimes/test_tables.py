@@ -62,7 +62,7 @@ def untied(model: LanguageModel) -> LanguageModel:
     """A model with an output matrix of its own."""
     module = copy.deepcopy(model.module)
     module.config.tie_word_embeddings = False
-    module.lm_head.weight = nn.Parameter(1.1 * module.lm_head.weight.detach())
+    module.lm_head.weight = nn.Parameter(module.lm_head.weight.detach().flip(0))
     return LanguageModel(module, model.name, "untied", tokenizer=model.tokenizer)
 
 
