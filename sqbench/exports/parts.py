@@ -11,7 +11,7 @@ from sqbench.quant.tables import TiedLayer
 
 
 def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
-    """The layers and tables whose weights are encoded, by name. A tied matrix is there once, as the table.
+    """The layers and tables whose weights are encoded, by name. A tied matrix is there as the table and as a `TiedLayer`.
 
     Raises:
         UserError: something else is quantized, which no folder has a place for. `target` is the word for `format=`.
@@ -22,8 +22,6 @@ def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
             raise UserError(
                 f"format={target}: {name} holds experts of a mixture, whose layout is not written yet; use a model without experts"
             )
-        if isinstance(part, TiedLayer):
-            continue
         if isinstance(part, Encoded):
             found[name] = part
         elif isinstance(part, Stored):
