@@ -5,11 +5,15 @@
     python -m benchmarks.runtimes work=prefill bits=w4a16 repetitions=10
     python -m benchmarks.runtimes work=decode bits=q8_0,q4_0
     python -m benchmarks.runtimes work=vit ops=linear,linear+matmul,full
+    python -m benchmarks.runtimes work=decode bits=w8a16,w4a16 embedding=w8a16
 
 The models are those of benchmarks.latency. All sides compute in float32 besides their integers. A prompt is read without a KV
 cache, and only the logits of its last token are computed. `decode` writes tokens greedily, one by one, after a prompt that is in
 the KV cache. llama.cpp is a side where it is installed and has a type for the format. It rounds the inputs of products to 8 bits in
 blocks of 32.
+
+`embedding` is the scheme of the token embedding, and so of the output matrix that is tied to it. `null` leaves them in float. NNCF
+leaves the output matrix in float.
 
 The last columns hold a side against `sim`, the simulation: the largest difference of an output as a part of the largest output,
 and how often the largest output of an image or a token of the prompt is the same. NNCF rounds by its own rules, so it stands there
@@ -30,10 +34,12 @@ from benchmarks import in_llama_cpp, latency
 from benchmarks.in_llama_cpp import InLlamaCpp
 from benchmarks.timing import Work, alternate, arguments, chosen, medians, show, speedups
 from sqbench import api
+from sqbench.config import compose_config
 from sqbench.console.quiet import quiet
 from sqbench.errors import UserError
 from sqbench.evaluation.decoding import Decoder, first_token
 from sqbench.execution import lower
+from sqbench.formats.scheme import Scheme
 from sqbench.models import Model
 from sqbench.models.computed import computed
 from sqbench.models.functions import without_head
@@ -93,7 +99,7 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
     ids = windows.evaluation.flatten()[: own["prompt"]].unsqueeze(0)
     found = []
     for bits in own["bits"]:
-        quantized = api.quantize(model, statistics, "rtn", bits=bits)
+        quantized = api.quantize(model, statistics, "rtn", bits=scheme(bits, own["embedding"]))
         every = _sides(model, quantized, own)
         work: dict[str, Work] = {name: lambda side=side: first_token(side.module, ids) for name, side in every.items()}  # type: ignore[misc]
         outputs = {name: side.forward(ids) for name, side in every.items()}
@@ -101,7 +107,9 @@ def prefill(own: dict[str, Any], others: list[str]) -> list[Row]:
             if in_llama_cpp.fits(quantized):
                 other = InLlamaCpp(quantized, folder, ids.shape[1])
                 work[in_llama_cpp.NAME], outputs[in_llama_cpp.NAME] = other.reading(ids), other.logits(ids)
-            found += rows(f"prefill {ids.shape[1]}, {bits}", "tokens/s", ids.shape[1], work, outputs, own["repetitions"])
+            found += rows(
+                f"prefill {ids.shape[1]}, {named(bits, own)}", "tokens/s", ids.shape[1], work, outputs, own["repetitions"]
+            )
     return found
 
 
@@ -111,7 +119,7 @@ def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
     ids, count = windows.evaluation.flatten()[: own["past"]].unsqueeze(0), own["decode"]
     found = []
     for bits in own["bits"]:
-        quantized = api.quantize(model, statistics, "rtn", bits=bits)
+        quantized = api.quantize(model, statistics, "rtn", bits=scheme(bits, own["embedding"]))
         every = _sides(model, quantized, own)
         work = {name: writing(side.module, ids, count) for name, side in every.items()}
         outputs = {name: side.forward(ids) for name, side in every.items()}
@@ -119,7 +127,9 @@ def decode(own: dict[str, Any], others: list[str]) -> list[Row]:
             if in_llama_cpp.fits(quantized):
                 other = InLlamaCpp(quantized, folder, ids.shape[1] + count)
                 work[in_llama_cpp.NAME], outputs[in_llama_cpp.NAME] = other.writing(ids, count), other.logits(ids)
-            found += rows(f"decode {count} after {ids.shape[1]}, {bits}", "tokens/s", count, work, outputs, own["repetitions"])
+            found += rows(
+                f"decode {count} after {ids.shape[1]}, {named(bits, own)}", "tokens/s", count, work, outputs, own["repetitions"]
+            )
     return found
 
 
@@ -135,6 +145,16 @@ def writing(module: Any, ids: Tensor, count: int) -> Work:
         return [decoder.step() for _ in range(count)]
 
     return work
+
+
+def scheme(bits: str, embedding: str) -> Scheme:
+    """A scheme with the format of the token embedding. Both are names of schemes; the second may be `null`."""
+    return scheme_of(compose_config("method=rtn", f"bits={bits}", f"bits.embedding={embedding}"))
+
+
+def named(bits: str, own: Mapping[str, Any]) -> str:
+    """The formats in a row's name."""
+    return bits if own["embedding"] == "null" else f"{bits}, embedding {own['embedding']}"
 
 
 def quantized_layer(model: Model) -> Any:
@@ -176,7 +196,13 @@ def main() -> None:
     quiet()
     logging.disable(logging.WARNING)
     formats = ["w8a8_dynamic", "w4a16", "w4a8", "q8_0", "q4_0"]
-    defaults = {"work": list(WORK), "backends": ["int", "openvino", "onnxruntime"], "bits": formats, "ops": ["linear"]}
+    defaults = {
+        "work": list(WORK),
+        "backends": ["int", "openvino", "onnxruntime"],
+        "bits": formats,
+        "ops": ["linear"],
+        "embedding": "null",
+    }
     sizes = {"batch": 16, "prompt": 512, "past": 64, "decode": 64}
     try:
         own, others = arguments(sys.argv[1:], **defaults, **sizes, repetitions=5)

@@ -20,6 +20,7 @@ from sqbench.formats.format import Format
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import Encoded, QuantLayer
+from sqbench.quant.tables import TiedLayer
 
 NAME = "gguf"
 FILE = "model.gguf"
@@ -40,7 +41,7 @@ def write(model: Model, place: Path) -> None:
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
     config = model.module.config.to_dict()
     architecture = _architecture(config, model.name)
-    parts = encoded_parts(model.module, NAME)
+    parts = {name: part for name, part in encoded_parts(model.module, NAME).items() if not isinstance(part, TiedLayer)}
     kinds = {name: _kind(name, part) for name, part in parts.items()}
     names = Names.of(architecture, config)
     in_file = {name: told for told, name in names.in_model.items()}

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from sqbench.errors import UserError
 from sqbench.models.experts import Experts
-from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Stored
+from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, StandIn, Stored
+from sqbench.quant.tables import TiedLayer
 
 
 def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
-    """The layers and tables whose weights are encoded, by name.
+    """The layers and tables whose weights are encoded, by name. A tied matrix is there as the table and as a `TiedLayer`.
 
     Raises:
         UserError: something else is quantized, which no folder has a place for. `target` is the word for `format=`.
@@ -37,10 +38,11 @@ def others(module: nn.Module, parts: Collection[str]) -> dict[str, Tensor]:
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         part = owner.removesuffix(".layer")
-        if part in parts:
-            if leaf == "weight":
-                seen.add(id(parameter))
-                continue
+        holder = module.get_submodule(part)
+        if leaf == "weight" and (part in parts or isinstance(holder, TiedLayer)):
+            seen.add(id(parameter))
+            continue
+        if isinstance(holder, StandIn):
             name = f"{part}.{leaf}"
         if id(parameter) not in seen:
             seen.add(id(parameter))

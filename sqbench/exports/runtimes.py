@@ -12,7 +12,7 @@ from sqbench.models.base import Model
 from sqbench.models.computed import computed
 from sqbench.models.functions import whole, write_preparation
 from sqbench.runtimes import RUNTIMES, Runtime
-from sqbench.runtimes.deployment import check, quantized_layers
+from sqbench.runtimes.deployment import check, parts_of
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def write(format: str, runtime: Runtime, model: Model, place: Path) -> None:
     """
     check(model, runtime, f"format={format}")
     function = whole(model)
-    runtime.save(runtime.write(function, quantized_layers(function.module)), place)
+    runtime.save(runtime.write(function, parts_of(function.module)), place)
     write_preparation(model, place)
 
 

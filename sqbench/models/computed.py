@@ -15,17 +15,18 @@ from sqbench.quant.layers import Stored, stored_bytes
 Run = Callable[..., Sequence[Tensor]]  # from the inputs of a `functions.Function` to its outputs, in order
 
 
-def computed(model: Model, run: Run, *, headless: bool) -> Model:
+def computed(model: Model, run: Run, *, headless: bool, head: nn.Module | None = None) -> Model:
     """A model whose numbers are those of a function.
 
     Args:
         run: computes what `whole(model)` computes, or what `without_head(model)` does if it is `headless`. It may write over its
             outputs in the next call.
+        head: takes the place of the head of a language model if it is `headless`. None takes the model's own.
     """
     if isinstance(model, LanguageModel):
         from sqbench.models.computed_language import ComputedLanguage  # importing transformers takes seconds
 
-        return replace(model, module=ComputedLanguage(run, model, model.head if headless else None))
+        return replace(model, module=ComputedLanguage(run, model, (head or model.head) if headless else None))
     module = Computed(run, stored_bytes(model.module))
     if isinstance(model, EncoderModel):
         return replace(model, module=module) if headless else _predicting(model, module)
@@ -67,3 +68,11 @@ class Computed(Stored):
     def stored_bytes(self) -> int:
         """Bytes of the weights as stored, besides those of submodules."""
         return self._stored_bytes
+
+
+class ComputedRows(Computed):
+    """Takes the place of a layer. Another program computes it for rows [rows, width]."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Outputs [..., further width] of x [..., width]."""
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])

@@ -160,6 +160,13 @@ def without_head(model: Model) -> Function:
     return _of_tokens(model, module, "outputs")
 
 
+def head_alone(model: LanguageModel, head: nn.Module) -> Function:
+    """The function from hidden states [rows, width] to logits. `head` is the model's own, and has the path `0`."""
+    states = model.body(model.example()).flatten(0, -2)
+    free = {0: "rows"}
+    return Function(nn.Sequential(head).eval(), {"states": states}, ("logits",), {"states": free, "logits": free})
+
+
 def names_of(model: EncoderModel) -> tuple[str, ...]:
     """The names of what the functions of an encoder read, in order."""
     return (*model.fields, "attention_mask")

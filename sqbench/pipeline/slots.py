@@ -16,9 +16,8 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.base import Model
 from sqbench.models.folding import share
 from sqbench.pipeline.finite import check_scales, check_weight
-from sqbench.quant.access import with_parameter
 from sqbench.quant.layers import QuantLayer, sqnr_db
-from sqbench.quant.tables import EncodedTable
+from sqbench.quant.tables import EncodedTable, TiedLayer
 
 Slot = tuple[str, str, Format]  # what it is, the module's name, its format
 
@@ -83,18 +82,17 @@ def put_slot(module: nn.Module, tables: Mapping[str, str], slot: str, name: str,
     """Put an encoded embedding or head in its place. Return its dequantized values.
 
     Args:
-        tables: as `Model.tables`. A tied head gets the values of the embedding.
+        tables: as `Model.tables`. A tied head gets the codes and the values of the embedding.
         slot: what it is, as in `slots_of`.
     """
     layer = module.get_submodule(name)
     if slot == "head":
-        stored: nn.Module = QuantLayer(layer, encoded, None)
-        values: Tensor = stored.simulated().weight  # type: ignore[operator]
-    else:
-        stored = EncodedTable(layer, encoded)
-        values = stored.weight
+        stored = QuantLayer(layer, encoded, None)
+        module.set_submodule(name, stored)
+        values: Tensor = stored.simulated().weight  # type: ignore[assignment]
+        return values
+    table = EncodedTable(layer, encoded)
+    module.set_submodule(name, table)
     if slot == "embedding and head":
-        head = tables["head"]
-        module.set_submodule(head, with_parameter(module.get_submodule(head), values))
-    module.set_submodule(name, stored)
-    return values
+        module.set_submodule(tables["head"], TiedLayer(module.get_submodule(tables["head"]), table))
+    return table.layer.weight  # type: ignore[return-value]  # a module may have another attribute of this name

@@ -1,4 +1,4 @@
-"""Token embeddings and output matrices whose weight is stored in a format."""
+"""Token embeddings whose weight is stored in a format, and output matrices that are tied to them."""
 
 from typing import Any
 
@@ -6,13 +6,11 @@ from torch import Tensor, nn
 
 from sqbench.formats.codec import EncodedTensor, decode
 from sqbench.quant.access import with_parameter
-from sqbench.quant.layers import Encoded, StandIn
+from sqbench.quant.layers import Encoded, QuantLayer, StandIn
 
 
 class EncodedTable(StandIn, Encoded):
-    """A token embedding, or an output matrix tied to it, with the values of an encoded weight. It simulates: it computes in float.
-
-    A tied matrix is one parameter of two modules. The table counts its bytes, and the other module shares the parameter.
+    """A token embedding with the values of an encoded weight. It simulates: it computes in float.
 
     Attributes:
         layer: the float module with the dequantized weight.
@@ -37,3 +35,16 @@ class EncodedTable(StandIn, Encoded):
 
     def extra_repr(self) -> str:
         return f"weight {self.format}"
+
+
+class TiedLayer(QuantLayer):
+    """An output matrix that is the token embedding. It shares codes and the dequantized parameter. The table counts the bytes."""
+
+    def __init__(self, layer: nn.Module, table: EncodedTable) -> None:
+        """`layer` is the float layer whose weight is that of the table."""
+        super().__init__(layer, table.encoded, None)
+        self.layer = with_parameter(layer, table.weight)
+
+    def stored_bytes(self) -> int:
+        """None: see `EncodedTable`."""
+        return 0

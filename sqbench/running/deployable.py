@@ -48,6 +48,9 @@ def check_scheme(runtime: Runtime, scheme: Scheme) -> None:
         weights, inputs = scheme.of_layer("", index, 3)
         if (reason := runtime.refusal(weights, inputs)) is not None:
             raise UserError(f"{key}: bits={scheme.name} cannot be written; {reason}")
+    for slot, fmt in (("embedding", scheme.embedding), ("head", scheme.head)):
+        if fmt is not None and (reason := runtime.refusal(fmt, None)) is not None:
+            raise UserError(f"{key}: bits.{slot} cannot be written; {reason}")
 
 
 def check_model(resolved: Resolved, source: Source, model: Model) -> None:

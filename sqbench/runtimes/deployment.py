@@ -3,22 +3,26 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from sqbench.errors import UserError
 from sqbench.models.base import Model
-from sqbench.models.computed import computed
-from sqbench.models.functions import untraceable, without_head
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.models.computed import ComputedRows, computed
+from sqbench.models.functions import head_alone, untraceable, without_head
+from sqbench.models.language import LanguageModel
+from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer
 from sqbench.quant.products import placed, products
-from sqbench.runtimes.runtime import Executed, Runtime
+from sqbench.quant.tables import EncodedTable
+from sqbench.runtimes.runtime import Executed, Runtime, Session
 
 
 @torch.no_grad()
 def deployed(model: Model, runtime: Runtime) -> Model:
     """The model that computes the same function in a runtime. The given model stays as it is.
 
-    A head that stays in float is computed by torch. The report's `execution` lists kernels with layers, products of activations and
-    reasons, and `runtime` the version and how far its outputs are from the simulated ones on the model's example.
+    The quantized head of a language model is a graph of its own, so that it computes no logits that nobody reads. A head that stays
+    in float is computed by torch. The report's `execution` lists kernels with layers, products of activations and reasons, and
+    `runtime` the version and how far its outputs are from the simulated ones on the model's example.
 
     Raises:
         UserError: the runtime is not installed, or cannot express a layer.
@@ -27,15 +31,19 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     runtime.require(key)
     check(model, runtime, key)
     function = without_head(model)
-    layers = quantized_layers(function.module)
-    multiplied = products(placed(function.module)).values()
-    session = runtime.start(runtime.write(function, layers))
-    result = computed(model, session, headless=True)
-    ours, theirs = model.body(model.example()).float(), result.body(model.example()).float()
+    parts, multiplied = parts_of(function.module), products(placed(function.module)).values()
+    session = runtime.start(runtime.write(function, parts))
+    with_head, head = _head_of(model, runtime)
+    result = computed(model, session, headless=True, head=head)
+    last = "body" if with_head is None else "forward"
+    ours, theirs = (getattr(one, last)(model.example()).float() for one in (model, result))
     report = dict(model.report or {})
-    found = session.executed()
-    asked = {function.name_in_model(path): (layer.activation is not None, found.get(path)) for path, layer in layers.items()}
-    report["execution"] = _entries(asked | {name: (True, found.get(name)) for name in multiplied})
+    executed = {function.name_in_model(path): one for path, one in session.executed().items()}
+    if with_head is not None:
+        executed[model.tables()["head"]] = with_head.executed()["0"]
+    layers = {name: part for name, part in parts_of(model.module).items() if isinstance(part, QuantLayer)}
+    asked = {name: layer.activation is not None for name, layer in layers.items()} | dict.fromkeys(multiplied, True)
+    report["execution"] = _entries({name: (integers, executed.get(name)) for name, integers in asked.items()})
     report["runtime"] = {
         "version": runtime.version(),
         "largest_difference": float((ours - theirs).abs().max()),
@@ -44,9 +52,17 @@ def deployed(model: Model, runtime: Runtime) -> Model:
     return result.with_module(result.module, report)
 
 
-def quantized_layers(module: torch.nn.Module) -> dict[str, QuantLayer]:
-    """Path -> quantized layer."""
-    return {path: part for path, part in module.named_modules() if isinstance(part, QuantLayer)}
+def _head_of(model: Model, runtime: Runtime) -> tuple[Session, ComputedRows] | tuple[None, None]:
+    """The head of a language model in a runtime, and what computes it. Nothing if it is in float, or computed with the rest."""
+    if not isinstance(model, LanguageModel) or not isinstance(model.head, QuantLayer):
+        return None, None
+    session = runtime.start(runtime.write(head_alone(model, model.head), {"0": model.head}), any_rows=True)
+    return session, ComputedRows(session, model.head.stored_bytes())
+
+
+def parts_of(module: nn.Module) -> dict[str, Encoded]:
+    """Path -> quantized layer or encoded table."""
+    return {path: part for path, part in module.named_modules() if isinstance(part, Encoded)}
 
 
 def check(model: Model, runtime: Runtime, key: str) -> None:
@@ -58,7 +74,12 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
         raise UserError(
             f"{key}: computes in float32, and {model.name} is {str(dtype).removeprefix('torch.')}; use model.dtype=float32"
         )
-    layers = quantized_layers(model.module)
+    parts = parts_of(model.module)
+    layers = {name: part for name, part in parts.items() if isinstance(part, QuantLayer)}
+    for name, part in parts.items():
+        if isinstance(part, EncodedTable):
+            _check_table(part, key, name)
+            runtime.check(key, name, part.format, None)
     for name, layer in layers.items():
         inputs = layer.activation
         if inputs is not None and type(inputs) is not ActivationQuantizer:
@@ -67,6 +88,13 @@ def check(model: Model, runtime: Runtime, key: str) -> None:
     runtime.check_constants(key, model, layers)
     for path, point in placed(model.module).items():
         runtime.check_between(key, point.site, model.module.get_submodule(path))
+
+
+def _check_table(table: EncodedTable, key: str, name: str) -> None:
+    if type(table.layer).forward is not nn.Embedding.forward:
+        raise UserError(
+            f"{key}: {name} cannot be written; {type(table.layer).__name__} does more than look rows up; use bits.embedding=null"
+        )
 
 
 def _entries(how: dict[str, tuple[bool, Executed | None]]) -> list[dict[str, Any]]:

@@ -10,22 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.quant.access import kind_of
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Shared
+from sqbench.quant.tables import EncodedTable
+from sqbench.runtimes.onnx_blocks import Blocked, Packed, Rows, like, with_bias
 from sqbench.runtimes.tokens import Tokens
 
-BLOCK = 32  # inputs that share a scale in MatMulNBits, where the format has one for a row; their scales are then equal
 LARGEST = torch.finfo(torch.float32).max
 OFFSET = 128  # stored = code + 128: ONNX Runtime is fastest with unsigned inputs
 
 
-def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
-    """The layer as ONNX. `quantizers` holds those of inputs that several layers read."""
+def written(part: Encoded, shared: dict[int, nn.Module]) -> nn.Module:
+    """A quantized layer or an encoded table as ONNX. `shared` holds what several of them read: quantizers, and codes."""
+    if isinstance(part, EncodedTable):
+        return Rows(_packed(part, shared))
+    assert isinstance(part, QuantLayer)
+    return _layer(part, shared)
+
+
+def _layer(layer: QuantLayer, shared: dict[int, nn.Module]) -> nn.Module:
     inputs = layer.activation
     if inputs is None:
-        return Unpacked(layer, None) if _convolves(layer) else Blocked(layer)
+        return Unpacked(layer, None) if _convolves(layer) else Blocked(layer.layer, _packed(layer, shared))
     assert isinstance(inputs, ActivationQuantizer)
-    rounded = quantizers.setdefault(id(inputs), OnnxTokens(inputs) if inputs.static is None else Static(inputs))
+    rounded = shared.setdefault(id(inputs), OnnxTokens(inputs) if inputs.static is None else Static(inputs))
     return Unpacked(layer, rounded) if isinstance(rounded, Static) else Integer(layer, rounded)
+
+
+def _packed(part: Encoded, shared: dict[int, nn.Module]) -> Packed:
+    """The codes of a weight. A tied matrix is packed once."""
+    place = part.codes.data_ptr()
+    packed = shared.get(place)
+    if packed is None:
+        packed = shared[place] = Packed(part.encoded)
+    assert isinstance(packed, Packed)
+    return packed
 
 
 def _convolves(layer: QuantLayer) -> bool:
@@ -118,11 +136,7 @@ class Unpacked(nn.Module):
         if self.convolves:
             self.layer.weight = weight.view(self.size) if weight.shape != self.size else weight
             return self.layer(x)
-        return _with_bias(x @ weight, self.layer)
-
-
-def _with_bias(x: Tensor, layer: nn.Module) -> Tensor:
-    return x if layer.bias is None else x + layer.bias  # type: ignore[operator]
+        return with_bias(x @ weight, self.layer)
 
 
 class _IntegerProduct(torch.autograd.Function):
@@ -132,13 +146,7 @@ class _IntegerProduct(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, codes: Any, offset: Any, width: int) -> Any:
-        return _like(g.op("MatMulInteger", x, codes, offset), x, width, torch.int32)
-
-
-def _like(result: Any, x: Any, width: int, dtype: torch.dtype) -> Any:
-    """A result with the shape of x, but another width and dtype."""
-    known = x.type().varyingSizes()  # None for what is dynamic
-    return result.setType(x.type().with_dtype(dtype).with_sizes([*known[:-1], width])) if known else result
+        return like(g.op("MatMulInteger", x, codes, offset), x, width, torch.int32)
 
 
 class Integer(nn.Module):
@@ -158,49 +166,4 @@ class Integer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         codes, scale = self.rounded(x)
         sums: Any = _IntegerProduct.apply(codes, self.codes, self.offset, len(self.scale))
-        return _with_bias(sums.float() * scale * self.scale, self.layer)
-
-
-class _BlockedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor, sizes: dict[str, int]) -> Tensor:
-        return x.new_zeros(*x.shape[:-1], len(codes))
-
-    @staticmethod
-    def symbolic(g: Any, x: Any, codes: Any, scale: Any, zero_point: Any, sizes: dict[str, int]) -> Any:
-        product = g.op("com.microsoft::MatMulNBits", x, codes, scale, zero_point, **sizes)
-        return _like(product, x, sizes["N_i"], torch.float32)
-
-
-class Blocked(nn.Module):
-    """MatMulNBits: weights of 4 or 8 bits in blocks of columns, and float inputs."""
-
-    codes: Tensor
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, layer: QuantLayer) -> None:
-        super().__init__()
-        encoded, self.layer = layer.encoded, layer.layer
-        fmt = encoded.format
-        self.bits, size = 4 if fmt.bits <= 4 else 8, fmt.group_size or BLOCK
-        rows, columns = encoded.codes.shape
-        count, shift = -(-columns // size), 2 ** (self.bits - 1)
-        inputs = {"accuracy_level_i": 1}  # they stay in float32
-        self.sizes = {"K_i": columns, "N_i": rows, "bits_i": self.bits, "block_size_i": size, **inputs}
-        codes = nn.functional.pad(encoded.codes.int() + shift, (0, count * size - columns)).view(rows, count, size)
-        zero_point = (encoded.by_row(encoded.zero_point).int() + shift).expand(rows, count)
-        self.register_buffer("codes", self._packed(codes))
-        self.register_buffer("zero_point", self._packed(zero_point).flatten())
-        self.register_buffer("scale", encoded.by_row(encoded.scale).expand(rows, count).flatten().contiguous())
-
-    def _packed(self, codes: Tensor) -> Tensor:
-        """Unsigned codes as bytes. Two of 4 bits share a byte, the first in its lower half."""
-        if self.bits == 8:
-            return codes.to(torch.uint8)
-        even = nn.functional.pad(codes, (0, codes.shape[-1] % 2))
-        return (even[..., 0::2] | even[..., 1::2] << 4).to(torch.uint8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        product: Any = _BlockedProduct.apply(x, self.codes, self.scale, self.zero_point, self.sizes)
-        return _with_bias(product, self.layer)
+        return with_bias(sums.float() * scale * self.scale, self.layer)

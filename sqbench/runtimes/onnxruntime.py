@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sqbench.formats.accepts import Accepts
 from sqbench.formats.format import Format
 from sqbench.models.functions import Function
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.layers import Encoded
 from sqbench.quant.products import owner_of, placed, products
 from sqbench.runtimes.onnx_layers import Static, written
 from sqbench.runtimes.onnx_products import name_products
@@ -23,6 +23,7 @@ PER_CHANNEL, ALONE = integer_products(TITLE), unpacked(TITLE, (None, 16, 32, 64,
 STATIC, BETWEEN = static(TITLE, ("after",)), static(TITLE, ("after",), "tensors between layers")
 TOKENS = at_run_time(TITLE, {"granularity": ("token",)})
 OPSET = 20
+CODES = (".codes", ".packed.codes0")  # how the names of codes in a graph end, behind that of their layer
 FILE = "model.onnx"
 
 
@@ -37,12 +38,12 @@ class OnnxRuntime(Runtime):
             return ALONE, None
         return PER_CHANNEL, TOKENS if inputs.dynamic else STATIC
 
-    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> bytes:
+    def write(self, function: Function, parts: Mapping[str, Encoded]) -> bytes:
         """The file's content. It must be smaller than 2 GB, as protobuf asks."""
         module: Any = function.module
-        quantizers: dict[int, nn.Module] = {}
-        for path, layer in layers.items():
-            module.set_submodule(path, written(layer, quantizers))
+        shared: dict[int, nn.Module] = {}
+        for path, part in parts.items():
+            module.set_submodule(path, written(part, shared))
         points = placed(module)
         for path, point in points.items():
             softmax = point.name.startswith("scores") or isinstance(module.get_submodule(owner_of(path)), nn.Softmax)
@@ -68,7 +69,7 @@ class OnnxRuntime(Runtime):
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
 
-    def start(self, graph: bytes) -> Session:
+    def start(self, graph: bytes, *, any_rows: bool = False) -> Session:
         return OnnxSession(graph)
 
 
@@ -81,6 +82,8 @@ class OnnxSession(Session):
         with TemporaryDirectory() as folder:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
+            # Waiting threads spin for work. After a call they would take time from torch, and from another graph of the same model.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
             options.log_severity_level = 3  # it warns that the file below is for this processor alone
             options.optimized_model_filepath = str(Path(folder) / FILE)
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -104,7 +107,8 @@ def _readers(path: Path) -> dict[str, str]:
 
     nodes = onnx.load(path).graph.node
     named = {node.name.partition(MARK)[0]: node.op_type for node in nodes if MARK in node.name}
-    return named | {name.removesuffix(".codes"): node.op_type for node in nodes for name in node.input if name.endswith(".codes")}
+    read = ((name, node.op_type) for node in nodes for name in node.input)
+    return named | {name.removesuffix(end): operation for name, operation in read for end in CODES if name.endswith(end)}
 
 
 ONNX_RUNTIME = OnnxRuntime()

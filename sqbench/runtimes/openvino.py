@@ -13,7 +13,7 @@ from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
 from sqbench.models import key_values
 from sqbench.models.functions import Function
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.layers import Encoded, QuantLayer
 from sqbench.quant.products import placed, products
 from sqbench.runtimes.openvino_attention import skip_masked
 from sqbench.runtimes.openvino_layers import Static, store_codes, written
@@ -58,9 +58,10 @@ class OpenVino(Runtime):
     def check_together(self, inputs: Mapping[str, tuple[int, Format | None]]) -> None:
         group_of(inputs)
 
-    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> Any:
+    def write(self, function: Function, parts: Mapping[str, Encoded]) -> Any:
         import openvino
 
+        layers = {path: part for path, part in parts.items() if isinstance(part, QuantLayer)}
         quantizers: dict[int, nn.Module] = {}
         module: Any = function.module
         for path, layer in layers.items():
@@ -76,7 +77,7 @@ class OpenVino(Runtime):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
         multiply_codes(graph, products(points), between)
-        store_codes(graph, layers)
+        store_codes(graph, parts)
         split_products(graph, layers)
         graph.set_rt_info(str(group_of(inputs_of(layers))), GROUP_OPTION)
         return graph
@@ -91,8 +92,8 @@ class OpenVino(Runtime):
 
         return openvino.Core().read_model(path)
 
-    def start(self, graph: Any) -> Session:
-        return OpenVinoSession(graph)
+    def start(self, graph: Any, *, any_rows: bool = False) -> Session:
+        return OpenVinoSession(graph, any_rows=any_rows)
 
 
 def group_of(inputs: Mapping[str, tuple[int, Format | None]]) -> int:
@@ -124,12 +125,13 @@ def inputs_of(layers: Mapping[str, QuantLayer]) -> dict[str, tuple[int, Format |
 class OpenVinoSession(Session):
     """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs.
 
-    One compiled graph continues texts of all lengths.
+    One compiled graph continues texts of all lengths, and one computes any number of rows.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, *, any_rows: bool = False) -> None:
+        """`any_rows` is as in `Runtime.start`."""
         self.graph = graph
-        self.growing = key_values.growing(port.any_name for port in graph.inputs)
+        self.growing = {0: 0} if any_rows else key_values.growing(port.any_name for port in graph.inputs)
         self.groups = graph.has_rt_info(GROUP_OPTION) and graph.get_rt_info(GROUP_OPTION).value != "0"
         self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 

@@ -1,17 +1,19 @@
 """Quantized layers in a graph of OpenVINO: quantizers that its converter knows, and codes that its operations unpack."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sqbench.quant.access import kind_of
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer, Shared
+from sqbench.quant.access import is_linear
+from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Shared
+from sqbench.quant.tables import EncodedTable
 from sqbench.runtimes.tokens import Tokens
 
 EVERY = slice(None)
+PRODUCTS = ("MatMul", "Convolution", "GroupConvolution")
 
 
 def written(layer: QuantLayer, quantizers: dict[int, nn.Module]) -> nn.Module:
@@ -86,28 +88,31 @@ class WrittenTokens(Written):
         return outputs if self.bias is None else outputs + self.bias
 
 
-def products_of(graph: Any) -> dict[str, Any]:
-    """Path of a layer -> its product in a graph that was traced."""
+def products_of(graph: Any, kinds: Collection[str] = PRODUCTS) -> dict[str, Any]:
+    """Path of a layer -> its product in a graph that was traced. Or the operations of other kinds."""
     return {
         op.get_friendly_name().partition(".layer/")[0].removeprefix("__module."): op
         for op in graph.get_ops()
-        if op.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
+        if op.get_type_name() in kinds
     }
 
 
-def store_codes(graph: Any, layers: Mapping[str, QuantLayer]) -> None:
-    """Replace the float weights in a graph by codes that are unpacked."""
-    products = products_of(graph)
-    for path, layer in layers.items():
-        product = products[path]
-        by_inputs = product.get_type_name() == "MatMul" and not product.get_attributes()["transpose_b"]
-        weight = unpacked(layer, list(product.input_value(1).get_shape()), by_inputs=by_inputs)
-        weight.set_friendly_name(f"{path}.unpacked")
-        product.input(1).replace_source_output(weight.output(0))
+def store_codes(graph: Any, parts: Mapping[str, Encoded]) -> None:
+    """Replace the float weights in a graph by codes that are unpacked. A tied matrix is unpacked once."""
+    products, lookups = products_of(graph), products_of(graph, ("Gather",))
+    known: dict[tuple[int, bool], Any] = {}
+    for path, part in parts.items():
+        reader, port = (lookups[path], 0) if isinstance(part, EncodedTable) else (products[path], 1)
+        by_inputs = reader.get_type_name() == "MatMul" and not reader.get_attributes()["transpose_b"]
+        place = part.codes.data_ptr(), by_inputs
+        if place not in known:
+            known[place] = unpacked(part, list(reader.input_value(port).get_shape()), by_inputs=by_inputs)
+            known[place].set_friendly_name(f"{path}.unpacked")
+        reader.input(port).replace_source_output(known[place].output(0))
 
 
-def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inputs: bool) -> Any:
-    """The operations that turn the codes of a layer into its weight, in the shape that a product reads.
+def unpacked(layer: Encoded, shape: list[int], part: slice = EVERY, *, by_inputs: bool) -> Any:
+    """The operations that turn the codes of a layer or a table into its weight, in the shape that is read.
 
     Args:
         part: the rows to take. `shape` is then that of the part.
@@ -117,11 +122,12 @@ def unpacked(layer: QuantLayer, shape: list[int], part: slice = EVERY, *, by_inp
     from openvino import opset13 as ops
 
     encoded = layer.encoded
-    fmt, kind = encoded.format, kind_of(layer.layer)
+    fmt = encoded.format
     codes, scale, zero_point = (x[part] for x in (encoded.codes, *map(encoded.by_row, (encoded.scale, encoded.zero_point))))
     rows, columns = codes.shape
-    assert kind is not None
-    blocked = (rows, columns) if kind.folds else (rows, *layer.size[1:])
+    blocked: tuple[int, ...] = (rows, columns)
+    if isinstance(layer, QuantLayer) and not is_linear(layer.layer):  # a convolution
+        blocked = (rows, *layer.size[1:])
     if fmt.group_size is not None:
         blocked = (rows, columns // fmt.group_size, fmt.group_size)
     per_block = (*blocked[:2], 1) if fmt.group_size is not None else (rows, *(1 for _ in blocked[1:]))

@@ -17,7 +17,7 @@ from sqbench.formats.format import TIES, Format
 from sqbench.formats.scale import TIMES, Scale
 from sqbench.models.base import Model
 from sqbench.models.functions import Function, constant_layers
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import ActivationQuantizer, Encoded
 
 DTYPES = ("float32", "float16", "bfloat16")
 STORED = tuple(Scale(dtype, times=times) for dtype in DTYPES for times in TIMES)
@@ -105,12 +105,12 @@ class Runtime(ABC):
         """The formats of weights beside such inputs, and the formats of inputs like these. None for float inputs."""
 
     @abstractmethod
-    def write(self, function: Function, layers: Mapping[str, QuantLayer]) -> Any:
+    def write(self, function: Function, parts: Mapping[str, Encoded]) -> Any:
         """The graph of a function.
 
         Args:
-            function: the quantized layers of its module are replaced here, and the quantizers between layers.
-            layers: path in the function -> quantized layer.
+            function: the encoded parts of its module are replaced here, and the quantizers between layers.
+            parts: path in the function -> quantized layer or encoded table. The graph holds the codes of a tied matrix once.
         """
 
     @abstractmethod
@@ -118,8 +118,12 @@ class Runtime(ABC):
         """Write a graph as a file, and what belongs to it beside it."""
 
     @abstractmethod
-    def start(self, graph: Any) -> Session:
-        """Make a graph ready. A graph that was read from a file is as good as one that was written just now."""
+    def start(self, graph: Any, *, any_rows: bool = False) -> Session:
+        """Make a graph ready. A graph that was read from a file is as good as one that was written just now.
+
+        Args:
+            any_rows: whether it computes rows that do not depend on each other, so that it is ready for any number of them at once.
+        """
 
     @abstractmethod
     def read(self, path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Exports for ONNX Runtime and OpenVINO: text and images, refused by name, and proven by the runtime."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from cli import Ended
 from labs import Lab, scheme
+from torch import nn
 
 from sqbench import api, export
 from sqbench.calibration import Statistics
@@ -23,6 +25,7 @@ from sqbench.records.store import Store
 
 Command = Callable[..., Ended]
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+CHANNEL, GROUP = Format(8, granularity="channel"), Format(4, symmetric=False, granularity="group", group_size=32)
 FILES = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
 
 
@@ -71,11 +74,12 @@ def test_what_a_runtime_cannot_express_is_refused(format: str, tiny: LanguageMod
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("embedding", [None, CHANNEL, GROUP], ids=str)
 def test_a_program_without_sqbench_writes_text_with_the_file(
-    format: str, tiny: LanguageModel, statistics: Statistics, tmp_path: Path
+    format: str, embedding: Format | None, tiny: LanguageModel, statistics: Statistics, tmp_path: Path
 ) -> None:
     """Inputs and outputs have the names that other tools give them, and the cache goes from one call to the next."""
-    quantized = api.quantize(tiny, statistics, "rtn", Scheme("w8a16", Format(8, granularity="channel")))
+    quantized = api.quantize(tiny, statistics, "rtn", Scheme("w8a16", CHANNEL, embedding=embedding))
     save(quantized, tmp_path / "out", format=format)
     run = _runner(format, str(tmp_path / "out" / FILES[format]))
     ids = tiny.example()[:1].numpy()
@@ -92,9 +96,40 @@ def test_a_program_without_sqbench_writes_text_with_the_file(
         }
         found = run({**given, **{f"past_key_values.{name}": value for name, value in past.items()}})
         past = {name: found[f"present.{name}"] for name in names}
+        if not written:
+            wanted = quantized.forward(tiny.example()[:1]).numpy()
+            assert np.abs(found["logits"] - wanted).max() <= 1e-5 * np.abs(wanted).max()
         written.append(int(found["logits"][0, -1].argmax()))
         ids = np.array([written[-1:]])
     assert written == greedy(quantized.module, tiny.example()[:1], 6).tolist()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("fmt", [CHANNEL, GROUP], ids=str)
+def test_the_file_holds_the_bytes_that_the_model_counts(
+    format: str, fmt: Format, tied: bool, tiny: LanguageModel, statistics: Statistics, tmp_path: Path
+) -> None:
+    model = tiny
+    if not tied:
+        module = copy.deepcopy(tiny.module)
+        module.config.tie_word_embeddings = False
+        module.lm_head.weight = nn.Parameter(module.lm_head.weight.detach().flip(0))
+        model = LanguageModel(module, tiny.name, "untied", tokenizer=tiny.tokenizer)
+    quantized = api.quantize(model, statistics, "rtn", Scheme("all", fmt, embedding=fmt, head=fmt))
+    save(quantized, tmp_path / "out", format=format)
+    held = _constants(format, tmp_path / "out" / FILES[format])
+    assert held == pytest.approx(
+        quantized.stored_bytes, rel=0.1
+    )  # ONNX has scales for blocks of rows, OpenVINO the tables of angles
+
+
+def _constants(format: str, file: Path) -> int:
+    """Bytes of all constants."""
+    if format == "openvino":
+        return file.with_suffix(".bin").stat().st_size
+    import onnx
+
+    return sum(len(one.raw_data) for one in onnx.load(file).graph.initializer)
 
 
 def _runner(format: str, file: str) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -108,11 +108,21 @@ def test_layers_may_stay_in_float(untied: LanguageModel, quantized: Quantize) ->
 @pytest.mark.parametrize("backend", ["sim", "int"])
 def test_slots_are_executed_by_either_backend(untied: LanguageModel, quantized: Quantize, backend: str) -> None:
     model = quantized(untied, replace(W8, embedding=INT8, head=INT8))
-    lowered = lower(model, backend)
-    ids = untied.example()
+    check_execution(model, backend)
+
+
+@pytest.mark.parametrize("backend", ["sim", "int"])
+def test_a_tied_head_is_executed_like_any_layer(tiny: LanguageModel, quantized: Quantize, backend: str) -> None:
+    check_execution(quantized(tiny, replace(W8, embedding=INT8)), backend)
+
+
+def check_execution(model: LanguageModel, backend: str) -> None:
+    lowered, ids = lower(model, backend), model.example()
     torch.testing.assert_close(lowered.forward(ids), model.forward(ids), rtol=1e-4, atol=1e-4)
-    head = untied.tables()["head"]
-    assert any(head in entry["layers"] for entry in lowered.report["execution"])
+    kernel = {layer: entry["kernel"] for entry in lowered.report["execution"] for layer in entry["layers"]}
+    layers = [name for name in kernel if name != model.tables()["head"]]
+    assert kernel[model.tables()["head"]] == kernel[layers[0]]
+    assert (kernel[layers[0]] == "simulated") == (backend == "sim")
     assert lowered.stored_bytes == model.stored_bytes
 
 

@@ -16,7 +16,7 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.encoder import EncoderModel
 from sqbench.models.functions import whole
 from sqbench.runtimes import RUNTIMES
-from sqbench.runtimes.deployment import quantized_layers
+from sqbench.runtimes.deployment import parts_of
 
 RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def test_rounded_inputs_run_in_integers_under_any_head(end: str, options: dict[s
 def test_a_graph_with_pooling_reads_padded_texts(mode: str, backend: str, tmp_path: Path) -> None:
     simulated = quantized(as_sentence_transformer(save_encoder(tmp_path / "m"), f"pooling_mode_{mode}"), WEIGHTS)
     runtime, function = RUNTIMES[backend], whole(simulated)
-    session = runtime.start(runtime.write(function, quantized_layers(function.module)))
+    session = runtime.start(runtime.write(function, parts_of(function.module)))
     texts = [sentence(number) for number in range(4)]
     padded = simulated.tokenizer(texts, padding=True, truncation=True, max_length=simulated.longest, return_tensors="pt")
     assert not padded["attention_mask"].all()

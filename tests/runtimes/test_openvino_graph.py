@@ -19,7 +19,7 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.functions import Function, without_head
 from sqbench.models.language import LanguageModel
 from sqbench.runtimes import RUNTIMES
-from sqbench.runtimes.deployment import quantized_layers
+from sqbench.runtimes.deployment import parts_of
 from sqbench.runtimes.openvino_attention import pieces_of, skip_masked
 
 openvino = pytest.importorskip("openvino")
@@ -149,7 +149,7 @@ def test_keys_that_a_mask_removes_are_not_read(groups: int, window: int) -> None
 def test_prompts_of_language_models_have_such_masks(tiny: LanguageModel, statistics: Statistics) -> None:
     weights = api.quantize(tiny, statistics, "rtn", Scheme("weights", CHANNEL))
     function = without_head(weights)
-    graph = RUNTIMES["openvino"].write(function, quantized_layers(function.module))
+    graph = RUNTIMES["openvino"].write(function, parts_of(function.module))
     sizes = [[1, 256 if 1 in function.free[name] else 1] if x.dim() == 2 else list(x.shape) for name, x in function.example.items()]
     graph.reshape({number: size if len(size) == 2 else [1, size[1], 0, size[3]] for number, size in enumerate(sizes)})
     skip_masked(graph)
