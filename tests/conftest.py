@@ -158,6 +158,19 @@ def vit() -> Lab:
 
 
 @pytest.fixture
+def exact(request: pytest.FixtureRequest) -> None:
+    """Skip a test of integers in a runtime whose sums saturate on this CPU."""
+    from sqbench.runtimes import RUNTIMES
+    from sqbench.runtimes.saturation import saturates
+
+    given = set(request.node.callspec.params.values()) if hasattr(request.node, "callspec") else set()
+    runtime = RUNTIMES[next((name for name in RUNTIMES if name in given), "openvino")]
+    pytest.importorskip(runtime.package)
+    if saturates(runtime):
+        pytest.skip(f"sums of integers in {runtime.title} saturate on this CPU, which has no VNNI")
+
+
+@pytest.fixture
 def text_file(tmp_path: Path) -> Path:
     """The training text as a file."""
     path = tmp_path / "text.txt"

@@ -1,5 +1,6 @@
 """Deployment: a quantized model that computes in a runtime."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer
 from sqbench.quant.products import placed, products
 from sqbench.quant.tables import EncodedTable
 from sqbench.runtimes.runtime import Executed, Runtime, Session
+from sqbench.runtimes.saturation import EXACT_BITS, saturates
 
 
 @torch.no_grad()
@@ -43,7 +45,9 @@ def deployed(model: Model, runtime: Runtime) -> Model:
         executed[model.tables()["head"]] = with_head.executed()["0"]
     layers = {name: part for name, part in parts_of(model.module).items() if isinstance(part, QuantLayer)}
     asked = {name: layer.activation is not None for name, layer in layers.items()} | dict.fromkeys(multiplied, True)
-    report["execution"] = _entries({name: (integers, executed.get(name)) for name, integers in asked.items()})
+    safe = {name for name, layer in layers.items() if layer.format is not None and layer.format.bits <= EXACT_BITS}
+    inexact = asked.keys() - safe if any(asked.values()) and saturates(runtime) else set()
+    report["execution"] = _entries({name: (integers, executed.get(name)) for name, integers in asked.items()}, inexact)
     report["runtime"] = {
         "version": runtime.version(),
         "largest_difference": float((ours - theirs).abs().max()),
@@ -97,11 +101,12 @@ def _check_table(table: EncodedTable, key: str, name: str) -> None:
         )
 
 
-def _entries(how: dict[str, tuple[bool, Executed | None]]) -> list[dict[str, Any]]:
+def _entries(how: dict[str, tuple[bool, Executed | None]], inexact: Collection[str]) -> list[dict[str, Any]]:
     """Entries of kernel, reason and layers for the record. A reason says what is otherwise than asked.
 
     Args:
         how: layer or product -> whether it shall multiply integers, and how it is executed.
+        inexact: layers and products whose sums of integers can saturate.
     """
     together: dict[tuple[str, str], list[str]] = {}
     for name, (integers, one) in how.items():
@@ -109,5 +114,7 @@ def _entries(how: dict[str, tuple[bool, Executed | None]]) -> list[dict[str, Any
         reason = "the runtime does not tell" if one is None else ""
         if one is not None and one.integers != integers:
             reason = "it multiplies integers, and inputs are float" if one.integers else "it multiplies floats"
+        elif one is not None and one.integers and name in inexact:
+            reason = "its sums can saturate at 16 bits, because this CPU has no VNNI"
         together.setdefault((kernel, reason), []).append(name)
     return [{"kernel": kernel, "reason": reason, "layers": layers} for (kernel, reason), layers in together.items()]

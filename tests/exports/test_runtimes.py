@@ -37,6 +37,7 @@ def format(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("ops", ["linear", "linear+matmul"])
+@pytest.mark.usefixtures("exact")
 def test_images_are_exported_and_proven(ops: str, format: str, vit: Lab, tmp_path: Path) -> None:
     quantized = api.quantize(vit.model, vit.statistics, "minmax", scheme(8, 8, ops=ops))
     save(quantized, tmp_path / "out", format=format)

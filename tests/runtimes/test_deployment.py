@@ -1,11 +1,13 @@
 """Quantized models in runtimes: numbers of the simulation, products in the asked format, a record that says what ran how."""
 
+import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli import Ended
+from cli import Ended, environment
 from families import gemma
 from labs import Lab, images, scheme
 from runtimes.agreement import apart, otherwise
@@ -19,7 +21,7 @@ from sqbench.formats.scheme import Scheme
 from sqbench.models.language import LanguageModel
 from sqbench.records.store import Store
 from sqbench.running.identity import GRAPHS, REVISION, outdated
-from sqbench.runtimes import RUNTIMES
+from sqbench.runtimes import RUNTIMES, deployment
 
 Command = Callable[..., Ended]
 
@@ -29,6 +31,7 @@ FLOATS = {"vit": ("patch_embed.proj", "head"), "cnn": ("conv2", "fc")}
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])
+@pytest.mark.usefixtures("exact")
 def test_static_ranges_run_in_integers(name: str, backend: str, request: pytest.FixtureRequest) -> None:
     lab: Lab = request.getfixturevalue(name)
     quantized = api.quantize(lab.model, lab.statistics, "minmax", scheme(8, 8))
@@ -53,6 +56,7 @@ SCHEMES = {
 
 
 @pytest.mark.parametrize("bits", SCHEMES)
+@pytest.mark.usefixtures("exact")
 def test_language_models_predict_the_same(
     bits: str, backend: str, tiny: LanguageModel, statistics: Statistics, windows: object
 ) -> None:
@@ -103,6 +107,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(command: Comm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exact")
 def test_points_through_the_command_line(backend: str, command: Command, results: Path) -> None:
     ended = command("-m", "method=fp,rtn", "bits=w8a8_dynamic", f"backend=sim,{backend}")
     assert ended.code == 0, ended.err
@@ -136,3 +141,25 @@ def test_points_of_older_graphs_are_outdated_and_others_are_not() -> None:
     assert outdated({"revision": REVISION, "backend": "openvino"}) == f"graphs 1, the code's is {GRAPHS}"
     assert outdated({"revision": REVISION, "backend": "int"}) is None
     assert outdated({**now, "revision": REVISION - 1}) == f"revision {REVISION - 1}, the code's is {REVISION}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="limits the instructions of x86")
+def test_sums_saturate_without_vnni() -> None:
+    pytest.importorskip("openvino")
+    line = (
+        "from sqbench.runtimes.saturation import saturates; from sqbench.runtimes.openvino import OPENVINO; print(saturates(OPENVINO))"
+    )
+    limited = environment(ONEDNN_MAX_CPU_ISA="AVX2")
+    ended = subprocess.run([sys.executable, "-c", line], env=limited, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == "True", ended.stderr
+
+
+def test_the_record_says_that_sums_can_saturate(backend: str, vit: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "saturates", lambda _: True)
+    found = {}
+    for bits in (8, 7):
+        quantized = api.quantize(vit.model, vit.statistics, "minmax", scheme(bits, 8))
+        reasons = otherwise(lower(quantized, backend))
+        found[bits] = "its sums can saturate at 16 bits, because this CPU has no VNNI" in reasons.values()
+    assert found == {8: True, 7: False}

@@ -62,6 +62,7 @@ def test_vectors_are_those_of_the_simulation_at_any_length(family: str, backend:
         ("ForSequenceClassification", {"num_labels": 3}),
     ],
 )
+@pytest.mark.usefixtures("exact")
 def test_rounded_inputs_run_in_integers_under_any_head(end: str, options: dict[str, int], backend: str, tmp_path: Path) -> None:
     simulated = quantized(save_encoder(tmp_path / "m", end=end, **options), TOKENS)
     executed = lower(simulated, backend)

@@ -69,6 +69,7 @@ FORMATS: dict[str, tuple[Format, Format | None]] = {
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", FORMATS)
 @torch.no_grad()
+@pytest.mark.usefixtures("exact")
 def test_parts_of_a_layer_are_products_of_their_own(name: str, bias: bool) -> None:
     torch.manual_seed(0)
     x = normal(2, 9, 64)
@@ -86,6 +87,7 @@ def test_parts_of_a_layer_are_products_of_their_own(name: str, bias: bool) -> No
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("exact")
 def test_a_layer_in_another_pattern_stays_one_product() -> None:
     torch.manual_seed(0)
     x = normal(2, 9, 64)

@@ -70,6 +70,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("backend", RUNTIMES)
+@pytest.mark.usefixtures("exact")
 def test_a_linear_layer_computes_its_format(name: str, backend: str) -> None:
     torch.manual_seed(0)
     weights, inputs = FORMATS[name]
@@ -88,6 +89,7 @@ def test_a_linear_layer_computes_its_format(name: str, backend: str) -> None:
 @pytest.mark.parametrize(
     "formats", [(CHANNEL, None), (CHANNEL, STATIC), (CHANNEL, Format(8)), (replace(GROUP, group_size=12), None)]
 )
+@pytest.mark.usefixtures("exact")
 def test_a_convolution_computes_its_format(backend: str, formats: tuple[Format, Format | None]) -> None:
     torch.manual_seed(0)
     x = normal(2, 8, 9, 9)

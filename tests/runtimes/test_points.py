@@ -47,6 +47,7 @@ def multiplied(model: Model) -> set[str]:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("ops", OPS)
+@pytest.mark.usefixtures("exact")
 def test_a_vision_transformer_runs_in_integers(ops: str, symmetric: bool, backend: str, vit: Lab) -> None:
     quantized = api.quantize(vit.model, vit.statistics, "minmax", static(ops, symmetric=symmetric))
     executed = lower(quantized, backend)
@@ -58,6 +59,7 @@ def test_a_vision_transformer_runs_in_integers(ops: str, symmetric: bool, backen
 
 
 @pytest.mark.parametrize("ops", OPS)
+@pytest.mark.usefixtures("exact")
 def test_a_network_without_attention_runs_rounded_between_layers(ops: str, backend: str, cnn: Lab) -> None:
     quantized = api.quantize(cnn.model, cnn.statistics, "minmax", static(ops))
     executed = lower(quantized, backend)
@@ -68,6 +70,7 @@ def test_a_network_without_attention_runs_rounded_between_layers(ops: str, backe
 @pytest.mark.parametrize(
     "ops", ["linear+matmul", pytest.param("full", marks=pytest.mark.slow)]
 )  # graphs with a KV cache take seconds
+@pytest.mark.usefixtures("exact")
 def test_language_models_predict_the_same(ops: str, backend: str, tiny: LanguageModel, windows: Windows) -> None:
     statistics = api.calibrate(tiny, windows.calibration, points=True)
     quantized = api.quantize(tiny, statistics, "rtn", static(ops))
@@ -80,6 +83,7 @@ def test_language_models_predict_the_same(ops: str, backend: str, tiny: Language
 
 @pytest.mark.slow  # the other families of models show the same
 @pytest.mark.parametrize("ops", OPS)
+@pytest.mark.usefixtures("exact")
 def test_encoders_give_the_same_vectors(ops: str, backend: str, tmp_path: Path) -> None:
     model = load(save_encoder(tmp_path / "m"))
     quantized = api.quantize(model, api.calibrate(model, model.example(), points=True), "rtn", static(ops))
@@ -125,6 +129,7 @@ def computed(backend: str, module: nn.Module, zero_points: tuple[int, int]) -> t
 
 @pytest.mark.parametrize("zero_points", list(product((-128, 0, 5, 127), (-128, 0, -7))))
 @pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.usefixtures("exact")
 def test_a_product_has_no_error_but_rounding_and_multiplies_integers(
     transposed: bool, zero_points: tuple[int, int], backend: str
 ) -> None:
@@ -133,6 +138,7 @@ def test_a_product_has_no_error_but_rounding_and_multiplies_integers(
     assert executed.integers
 
 
+@pytest.mark.usefixtures("exact")
 def test_openvino_multiplies_floats_where_it_cannot_know_the_length_of_sums() -> None:
     pytest.importorskip("openvino")
     for zero_points, integers in (((3, 4), False), ((-128, 4), True), ((0, 0), True)):
@@ -156,6 +162,7 @@ class Mixing(nn.Module):
 
 @pytest.mark.parametrize("as_module", [False, True])
 @torch.no_grad()
+@pytest.mark.usefixtures("exact")
 def test_a_softmax_between_two_rounded_tensors_is_that_of_floats(as_module: bool, backend: str) -> None:
     inputs, module = (normal(2, 24, 16), normal(2, 24, 16, seed=1)), Mixing(as_module=as_module).eval()
     ranges = {"probs": (0.0, 1.0), "matmul1.a": (0.0, 1.0), "scores": (-8.0, 8.0), "input": (-8.0, 8.0)}
@@ -191,6 +198,7 @@ def test_a_quantizer_of_another_kind_is_refused(backend: str, vit: Lab) -> None:
 
 
 @pytest.mark.slow  # two runs
+@pytest.mark.usefixtures("exact")
 def test_points_through_the_command_line(backend: str, command: Callable[..., Ended], results: Path) -> None:
     ended = command("-m", "method=rtn", "bits=w8a8", "bits.ops=linear+matmul", f"backend=sim,{backend}")
     assert ended.code == 0, ended.err
