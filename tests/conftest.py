@@ -163,8 +163,8 @@ def exact(request: pytest.FixtureRequest) -> None:
     from sqbench.runtimes import RUNTIMES
     from sqbench.runtimes.saturation import saturates
 
-    given = set(request.node.callspec.params.values()) if hasattr(request.node, "callspec") else set()
-    runtime = RUNTIMES[next((name for name in RUNTIMES if name in given), "openvino")]
+    given = list(request.node.callspec.params.values()) if hasattr(request.node, "callspec") else []
+    runtime = RUNTIMES["onnxruntime" if {"onnxruntime", "onnx"} & {one for one in given if isinstance(one, str)} else "openvino"]
     pytest.importorskip(runtime.package)
     if saturates(runtime):
         pytest.skip(f"sums of integers in {runtime.title} saturate on this CPU, which has no VNNI")
