@@ -147,9 +147,11 @@ def test_points_of_older_graphs_are_outdated_and_others_are_not() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="limits the instructions of x86")
 def test_sums_saturate_without_vnni() -> None:
     pytest.importorskip("openvino")
-    line = "from sqbench.runtimes.saturation import saturates; from sqbench.runtimes.openvino import OPENVINO; print(saturates(OPENVINO))"
+    found = (
+        "import sqbench.runtimes.saturation as at; from sqbench.runtimes.openvino import OPENVINO; print(at.saturates(OPENVINO))"
+    )
     limited = environment(ONEDNN_MAX_CPU_ISA="AVX2")
-    ended = subprocess.run([sys.executable, "-c", line], env=limited, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", found], env=limited, capture_output=True, text=True, timeout=120)
     assert ended.stdout.strip() == "True", ended.stderr
 
 
