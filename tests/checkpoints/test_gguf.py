@@ -22,7 +22,7 @@ from sqbench.config import ModelConfig
 from sqbench.errors import UserError
 from sqbench.formats.codec import decode
 from sqbench.models.language import LanguageModel
-from sqbench.quant.layers import QuantLayer
+from sqbench.quant.tables import TiedLayer
 from sqbench.records.store import Store
 
 KINDS = [kind for kind in _type_traits if kind not in FLOATS]
@@ -95,7 +95,7 @@ def test_quantized_tables_are_slots_and_tied_ones_count_once(kind: Kind, tied: b
     assert found.scheme.head == (None if tied else found.scheme.weights)
     assert ours.stored_bytes == sum(tensor.n_bytes for tensor in GGUFReader(file).tensors)
     assert ours.report["coverage"] == 1
-    assert isinstance(ours.module.lm_head, QuantLayer) != tied
+    assert isinstance(ours.module.lm_head, TiedLayer) == tied
     with torch.no_grad():
         assert torch.equal(ours.forward(ours.example()), by_transformers(file)(input_ids=ours.example()).logits)
 
