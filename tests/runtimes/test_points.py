@@ -32,7 +32,8 @@ from sqbench.records.store import Store
 from sqbench.runtimes import RUNTIMES
 from sqbench.runtimes.runtime import Executed
 
-OPS = ("linear+matmul", "full")
+OPS = ("linear+matmul", pytest.param("full", marks=pytest.mark.slow))
+MORE = [pair for pair in product((-128, 0, 5, 127), (-128, 0, -7)) if pair not in ((-128, 0), (0, -7), (5, -128), (127, -7))]
 
 
 def static(ops: str, *, symmetric: bool = False) -> Scheme:
@@ -67,9 +68,7 @@ def test_a_network_without_attention_runs_rounded_between_layers(ops: str, backe
     assert multiplied(executed) == set()
 
 
-@pytest.mark.parametrize(
-    "ops", ["linear+matmul", pytest.param("full", marks=pytest.mark.slow)]
-)  # graphs with a KV cache take seconds
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.usefixtures("exact")
 def test_language_models_predict_the_same(ops: str, backend: str, tiny: LanguageModel, windows: Windows) -> None:
     statistics = api.calibrate(tiny, windows.calibration, points=True)
@@ -127,7 +126,9 @@ def computed(backend: str, module: nn.Module, zero_points: tuple[int, int]) -> t
     return float((found - wanted).abs().max() / wanted.abs().max()), session.executed()[":matmul.a@matmul.b"]
 
 
-@pytest.mark.parametrize("zero_points", list(product((-128, 0, 5, 127), (-128, 0, -7))))
+@pytest.mark.parametrize(
+    "zero_points", [(-128, 0), (0, -7), (5, -128), (127, -7), *(pytest.param(pair, marks=pytest.mark.slow) for pair in MORE)]
+)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.usefixtures("exact")
 def test_a_product_has_no_error_but_rounding_and_multiplies_integers(

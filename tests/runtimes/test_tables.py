@@ -66,8 +66,18 @@ def untied(model: LanguageModel) -> LanguageModel:
     return LanguageModel(module, model.name, "untied", tokenizer=model.tokenizer)
 
 
-@pytest.mark.parametrize("head", [None, CHANNEL, GROUP], ids=str)
-@pytest.mark.parametrize("embedding", [CHANNEL, GROUP], ids=str)
+@pytest.mark.parametrize(
+    ("embedding", "head"),
+    [
+        (CHANNEL, None),  # tied
+        (CHANNEL, GROUP),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in ((CHANNEL, CHANNEL), (GROUP, None), (GROUP, CHANNEL), (GROUP, GROUP))
+        ),
+    ],
+    ids=str,
+)
 def test_models_predict_the_same(
     embedding: Format, head: Format | None, backend: str, tiny: LanguageModel, statistics: Statistics, windows: Windows
 ) -> None:
