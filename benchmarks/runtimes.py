@@ -46,7 +46,8 @@ from sqbench.models.functions import without_head
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import QuantLayer
 from sqbench.recipes.configured import scheme_of
-from sqbench.runtimes.openvino import GROUP_OPTION, OPENVINO, OpenVinoSession
+from sqbench.runtimes.openvino import OPENVINO
+from sqbench.runtimes.openvino_session import GROUP_OPTION, OpenVinoSession
 
 NNCF = "OpenVINO with NNCF"
 HEAD = ["work", "side", "median", "x float32", "x NNCF", "largest difference", "same argmax"]

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from sqbench.checkpoints.stored import Layout, Read, StoredInput, StoredLayer
-from sqbench.checkpoints.words import of_nibbles, unpacked
+from sqbench.checkpoints.words import unpacked
 from sqbench.errors import UserError
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.nibbles import of_nibbles
 from sqbench.formats.params import QParams
 from sqbench.formats.scale import Scale
 from sqbench.formats.scaling import E4M3_LARGEST

@@ -20,14 +20,3 @@ def packed(codes: Tensor, bits: int, axis: int) -> Tensor:
 
     words: Tensor = pack_to_int32(codes, bits, packed_dim=axis)
     return words
-
-
-def of_nibbles(bytes_: Tensor) -> Tensor:
-    """Codes uint8 of a matrix whose bytes hold two of them, the first one low."""
-    return torch.stack([bytes_ & 15, bytes_ >> 4], -1).flatten(-2)
-
-
-def nibbles(codes: Tensor) -> Tensor:
-    """Bytes of codes uint8 below 16. The number of columns is even."""
-    pairs = codes.unflatten(-1, (-1, 2))
-    return pairs[..., 0] | pairs[..., 1] << 4

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from sqbench.execution.compiler import library, unavailable
 from sqbench.formats.format import Format
+from sqbench.formats.nibbles import nibbles
 from sqbench.formats.scale import FLOAT32
 
 OFFSET = 128
@@ -123,8 +124,7 @@ def pack_weight(codes: Tensor, bits: int) -> Tensor:
         stored = panels.view(torch.uint8).bitwise_xor(OFFSET).view(-1, PANEL, depth // 4, 4)
     else:
         assert -8 <= int(codes.amin()) <= int(codes.amax()) <= 7
-        nibbles = panels.add(8).view(torch.uint8)
-        stored = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+        stored = nibbles(panels.add(8).view(torch.uint8))
     return stored.transpose(1, 2).contiguous()
 
 

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sqbench.checkpoints.compressed import global_scale
-from sqbench.checkpoints.words import nibbles, packed
+from sqbench.checkpoints.words import packed
 from sqbench.errors import UserError
 from sqbench.exports.hugging_face import prove
 from sqbench.exports.parts import encoded_parts, others
 from sqbench.exports.target import Target
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
+from sqbench.formats.nibbles import nibbles
 from sqbench.models.base import Model
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import ActivationQuantizer, QuantLayer

@@ -12,7 +12,7 @@ from torch import nn
 
 from sqbench.data import Examples
 from sqbench.errors import UserError, counted
-from sqbench.exports.hugging_face import loaded
+from sqbench.exports.hugging_face import ERRORS, loaded
 from sqbench.exports.parts import encoded_parts
 from sqbench.exports.proof import Proof, compared
 from sqbench.exports.target import Target
@@ -26,7 +26,6 @@ from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import Encoded, QuantLayer
 
 NAME = "safetensors"
-ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # of libraries that load a folder
 
 
 def write(model: Model, place: Path) -> None:

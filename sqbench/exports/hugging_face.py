@@ -21,6 +21,7 @@ from sqbench.models.language import LanguageModel
 from sqbench.models.pooling import pooling_of
 
 M = TypeVar("M", bound=LanguageModel | EncoderModel)
+ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # of libraries that load a folder
 ONLY_BFLOAT16 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # transformers decodes these to bfloat16
 
 
@@ -67,7 +68,7 @@ def _loaded(folder: Path, dtype: torch.dtype, like: LanguageModel) -> tuple[Lang
     both = f"transformers {version('transformers')} with compressed-tensors {version('compressed-tensors')}"
     try:
         return loaded(folder, dtype, like), both
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except ERRORS as error:
         found = QuantizedFolder.of(folder, f"out={folder}")
         if any(one.activation is not None for one in found.layers.values()):
             raise UserError(

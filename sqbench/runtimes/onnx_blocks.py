@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sqbench.formats.codec import EncodedTensor
+from sqbench.formats.nibbles import nibbles
 
 BLOCKS = (128, 64, 32, 16)  # columns that share a scale, where the format has one scale for a row; their scales are then equal
 DIGIT = 16
@@ -55,8 +56,7 @@ class Packed(nn.Module):
 
 def _halves(values: Tensor) -> Tensor:
     """Numbers of 4 bits [..., n] as bytes [..., n / 2]."""
-    even = pad(values, (0, values.shape[-1] % 2))
-    return (even[..., 0::2] | even[..., 1::2] << 4).to(torch.uint8)
+    return nibbles(pad(values, (0, values.shape[-1] % 2)).to(torch.uint8))
 
 
 def _numbers(halves: Tensor) -> Tensor:

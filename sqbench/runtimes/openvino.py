@@ -1,39 +1,30 @@
-"""OpenVINO: a simulated model as its graph, with the codes of weights as they are stored, and the session that runs it."""
+"""OpenVINO: the formats that it runs, and a simulated model as its graph, with the codes of weights as they are stored."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sqbench.errors import UserError
 from sqbench.formats.accepts import Accepts, Multiples
 from sqbench.formats.format import Format
-from sqbench.models import key_values
 from sqbench.models.functions import Function
 from sqbench.quant.layers import Encoded, QuantLayer
 from sqbench.quant.products import placed, products
-from sqbench.runtimes.openvino_attention import skip_masked
 from sqbench.runtimes.openvino_layers import Static, store_codes, written
 from sqbench.runtimes.openvino_parts import split_products
 from sqbench.runtimes.openvino_products import multiply_codes
-from sqbench.runtimes.runtime import MARK, Executed, Runtime, Session, at_run_time, integer_products, static, unpacked
+from sqbench.runtimes.openvino_session import GROUP_OPTION, OpenVinoSession
+from sqbench.runtimes.runtime import Runtime, Session, at_run_time, integer_products, static, unpacked
 
 TITLE = "OpenVINO"
 PER_CHANNEL, ALONE = integer_products(TITLE), unpacked(TITLE, Multiples(1))
 SHIFTS = ("after", "before")
-STATIC, BETWEEN, TOKENS = (
-    static(TITLE, SHIFTS),
-    static(TITLE, SHIFTS, "tensors between layers"),
-    at_run_time(TITLE, {"granularity": ("token",)}),
-)
+STATIC, BETWEEN = static(TITLE, SHIFTS), static(TITLE, SHIFTS, "tensors between layers")
+TOKENS = at_run_time(TITLE, {"granularity": ("token",)})
 GROUPS = at_run_time(TITLE, {"granularity": ("group",), "group_size": Multiples(16)})
-# An option of a graph. OpenVINO's default is 32, for all weights in codes.
-GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
-KEPT = 4  # shapes of inputs whose compiled graphs are kept. Each holds the weights. Texts have many lengths, which come in order.
-PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
 
 
 class OpenVino(Runtime):
@@ -120,83 +111,6 @@ def inputs_of(layers: Mapping[str, QuantLayer]) -> dict[str, tuple[int, Format |
     """The inputs of layers, as in `Runtime.check_together`."""
     formats = {path: getattr(layer.activation, "fmt", None) for path, layer in layers.items()}
     return {path: (layer.shape[1], formats[path]) for path, layer in layers.items()}
-
-
-class OpenVinoSession(Session):
-    """Computes a graph in float32 and integers on the CPU. It is compiled for every shape of inputs.
-
-    One compiled graph continues texts of all lengths, and one computes any number of rows.
-    """
-
-    def __init__(self, graph: Any, *, any_rows: bool = False) -> None:
-        """`any_rows` is as in `Runtime.start`."""
-        self.graph = graph
-        self.growing = {0: 0} if any_rows else key_values.growing(port.any_name for port in graph.inputs)
-        self.groups = graph.has_rt_info(GROUP_OPTION) and graph.get_rt_info(GROUP_OPTION).value != "0"
-        self.compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        request = self._request([list(one.shape) for one in inputs])
-        arrays = [one.contiguous().numpy() for one in inputs]
-        return [torch.from_numpy(one) for one in request.infer(arrays, share_inputs=True, share_outputs=True).values()]
-
-    def _request(self, sizes: list[list[int]]) -> Any:
-        if all(sizes[number][axis] for number, axis in self.growing.items()):  # there is a past
-            for number, axis in self.growing.items():
-                sizes[number][axis] = -1
-        shapes = tuple(map(tuple, sizes))
-        if shapes not in self.compiled:
-            if len(self.compiled) == KEPT:
-                del self.compiled[next(iter(self.compiled))]
-            self.compiled[shapes] = self._compiled(shapes).create_infer_request()
-        return self.compiled[shapes]
-
-    def _compiled(self, shapes: Sequence[Sequence[int]], **more: str) -> Any:
-        import openvino
-
-        graph = self.graph.clone()
-        graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
-        skip_masked(graph)
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
-        }
-        return openvino.Core().compile_model(graph, "CPU", options | more)
-
-    def executed(self) -> Mapping[str, Executed]:
-        """Read from the runtime's own model. Its nodes name the layers and products of the graph that they compute."""
-        if not self.compiled:
-            return {}
-        shapes, request = next(iter(self.compiled.items()))
-        nodes = _nodes(request.get_compiled_model())
-        if any(node.type == "Subgraph" and node.computed for node in nodes):  # attention as one node, which tells one precision
-            nodes = _nodes(self._compiled(shapes, SNIPPETS_MODE="DISABLE"))  # precisions are chosen before nodes are joined
-        found: dict[str, Executed] = {}
-        for node in nodes:
-            if node.type in PRODUCTS:
-                integers = node.kernel.lower().endswith("i8") or self.groups
-                one = Executed(f"openvino {node.kernel}{', dynamic groups' * self.groups}", integers)
-                found |= dict.fromkeys(node.computed, one)
-        return found
-
-
-class Node(NamedTuple):
-    """A node of the model that OpenVINO runs, and the layers and products that it computes."""
-
-    type: str
-    kernel: str
-    computed: set[str]
-
-
-def _nodes(compiled: Any) -> list[Node]:
-    found = []
-    for node in compiled.get_runtime_model().get_ops():
-        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        names = [node.get_friendly_name(), *info["originalLayersNames"].split(",")]  # what is fused has only the first
-        layers = {name.partition(mark)[0].removeprefix("__module.") for name in names for mark in (".layer/", MARK) if mark in name}
-        found.append(Node(info["layerType"], info["primitiveType"], layers))
-    return found
 
 
 OPENVINO = OpenVino()

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from sqbench.formats.nibbles import nibbles
 from sqbench.quant.access import is_linear
 from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, Shared
 from sqbench.quant.tables import EncodedTable
@@ -161,12 +163,9 @@ def _constant(codes: Tensor, dtype: Any) -> Any:
     from openvino import Type
     from openvino.op import Constant
 
-    values = codes.numpy()
     if dtype not in (Type.i4, Type.u4):
-        return Constant(values.astype(np.int8 if dtype == Type.i8 else np.uint8))
-    nibbles = (values.reshape(-1) & 15).astype(np.uint8)
-    if len(nibbles) % 2:
-        nibbles = np.append(nibbles, np.uint8(0))
-    tensor = OpenVinoTensor(dtype, list(values.shape))
-    tensor.data[:] = (nibbles[0::2] | nibbles[1::2] << 4).reshape(tensor.data.shape)
+        return Constant(codes.numpy().astype(np.int8 if dtype == Type.i8 else np.uint8))
+    flat = (codes & 15).to(torch.uint8).flatten()
+    tensor = OpenVinoTensor(dtype, list(codes.shape))
+    tensor.data[:] = nibbles(pad(flat, (0, len(flat) % 2))).numpy().reshape(tensor.data.shape)
     return Constant(tensor)

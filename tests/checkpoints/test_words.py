@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sqbench.checkpoints.integers import AWQ_ORDER, awq_matrix, gptq_codes, gptq_zero_points
-from sqbench.checkpoints.words import nibbles, of_nibbles, packed, unpacked
+from sqbench.checkpoints.words import packed, unpacked
 
 
 def drawn(bits: int, rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -51,10 +51,3 @@ def test_awq_packs_eight_outputs_in_an_order_of_its_own() -> None:
         for column in range(5)
     ]
     assert torch.equal(awq_matrix(torch.tensor(words, dtype=torch.int32), 4), codes)
-
-
-@given(seed=st.integers(0, 99))
-def test_two_nibbles_are_a_byte_and_the_first_is_low(seed: int) -> None:
-    codes = torch.randint(0, 16, (3, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(of_nibbles(nibbles(codes)), codes)
-    assert nibbles(torch.tensor([[1, 2]], dtype=torch.uint8)).tolist() == [[0x21]]
