@@ -45,7 +45,7 @@ def write(model: Model, place: Path) -> None:
     if isinstance(model, EncoderModel) and model.head is not None:
         raise UserError(f"format={NAME}: {model.name} has a fitted head, which has no place there; use head=own, or format=onnx")
     with torch.device("meta"):
-        _check_names(module, type(module)(module.config))
+        _check_names(module, type(module)(module.config), "use corrections=[], or format=onnx")
     module.save_pretrained(place)
     model.tokenizer.save_pretrained(place)
     if isinstance(model, EncoderModel) and model.task in VECTORS:
@@ -64,12 +64,10 @@ def _float(name: str, part: Encoded) -> nn.Module:
     return layer
 
 
-def _check_names(module: nn.Module, own: nn.Module) -> None:
-    """Raise UserError if a network has tensors that the float network `own` lacks."""
+def _check_names(module: nn.Module, own: nn.Module, works: str) -> None:
+    """Raise UserError if a network has tensors that the float network `own` lacks. `works` says what would fit."""
     if strange := sorted(module.state_dict().keys() - own.state_dict().keys()):
-        raise UserError(
-            f"format={NAME}: {counted(strange, 'tensors that the float model lacks')}; use corrections=[], or format=onnx"
-        )
+        raise UserError(f"format={NAME}: {counted(strange, 'tensors that the float model lacks')}; {works}")
 
 
 def _write_images(model: ImageModel, module: Any, place: Path) -> None:
@@ -82,7 +80,7 @@ def _write_images(model: ImageModel, module: Any, place: Path) -> None:
         _put_classifier(model, module)
     save_for_hf(module, str(place), safe_serialization=True, data_config=asdict(model.preprocessing))
     with torch.device("meta"):
-        _check_names(module, timm.create_model(f"local-dir:{place}"))
+        _check_names(module, timm.create_model(f"local-dir:{place}"), "a folded BatchNorm has them; use format=onnx or openvino")
 
 
 def _put_classifier(model: ImageModel, module: Any) -> None:

@@ -134,3 +134,13 @@ def test_a_linear_head_becomes_the_classifier_of_the_network(vit: Lab, tmp_path:
     voting = replace(quantized, head=Neighbours(torch.randn(9, module.num_features), torch.zeros(9, dtype=torch.long), 1))
     with pytest.raises(UserError, match="vit has a fitted head, which is no linear classifier of its network; use head=probe"):
         save(voting, tmp_path / "other", format="safetensors")
+
+
+def test_a_folded_batchnorm_is_refused(vit: Lab, tmp_path: Path) -> None:
+    module = timm.create_model("mobilenetv3_small_050", num_classes=8, in_chans=1)
+    preprocessing = replace(vit.model.preprocessing, input_size=(1, 32, 32))
+    model = replace(vit.model, module=module.eval().requires_grad_(False), preprocessing=preprocessing)
+    quantized = api.quantize(model, api.calibrate(model, model.example()), "rtn", Scheme("a", CHANNEL))
+    with pytest.raises(UserError, match=r"conv_dw\.bias.*a folded BatchNorm has them; use format=onnx or openvino"):
+        save(quantized, tmp_path / "out", format="safetensors")
+    assert list(tmp_path.iterdir()) == []
