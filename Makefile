@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Tests run on all cores, a file at a time: fixtures of a file are made once, and what shares a port or a daemon stays in one process.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+# A worker that crashes is replaced once; what crashed runs again there, and a test that hangs would hang there too.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --max-worker-restart 1 --dist loadfile
 # Rooms whose numbers depend on what the processor can do.
 ARITHMETIC := tests/formats tests/quant tests/ranges tests/methods tests/pipeline tests/rounding tests/corrections tests/statistics tests/execution
 

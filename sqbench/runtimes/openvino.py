@@ -16,7 +16,7 @@ from sqbench.quant.products import placed, products
 from sqbench.runtimes.openvino_layers import Static, store_codes, written
 from sqbench.runtimes.openvino_parts import split_products
 from sqbench.runtimes.openvino_products import multiply_codes
-from sqbench.runtimes.openvino_session import GROUP_OPTION, OpenVinoSession
+from sqbench.runtimes.openvino_session import GROUP_OPTION, OpenVinoSession, core
 from sqbench.runtimes.runtime import Runtime, Session, at_run_time, integer_products, static, unpacked
 
 TITLE = "OpenVINO"
@@ -79,9 +79,7 @@ class OpenVino(Runtime):
         openvino.save_model(graph, place / self.file, compress_to_fp16=False)
 
     def read(self, path: Path) -> Any:
-        import openvino
-
-        return openvino.Core().read_model(path)
+        return core().read_model(path)
 
     def start(self, graph: Any, *, any_rows: bool = False) -> Session:
         return OpenVinoSession(graph, any_rows=any_rows)

@@ -1,6 +1,7 @@
 """A graph of OpenVINO that runs, and what the runtime tells of it."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,18 @@ from sqbench.runtimes.runtime import MARK, Executed, Session
 GROUP_OPTION = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]
 KEPT = 4  # shapes of inputs whose compiled graphs are kept. Each holds the weights. Texts have many lengths, which come in order.
 PRODUCTS = ("FullyConnected", "Convolution", "MatMul")  # types of nodes
+
+
+@cache
+def core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Its plugin gives the thread another stack for signals. Of two cores that end in the order in which they began, the second gives
+    back the stack that the first has freed, and the next signal, as of Ctrl-C, ends the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVinoSession(Session):
@@ -46,8 +59,6 @@ class OpenVinoSession(Session):
         return self.compiled[shapes]
 
     def _compiled(self, shapes: Sequence[Sequence[int]], **more: str) -> Any:
-        import openvino
-
         graph = self.graph.clone()
         graph.reshape({number: list(shape) for number, shape in enumerate(shapes)})
         skip_masked(graph)
@@ -56,7 +67,7 @@ class OpenVinoSession(Session):
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
         }
-        return openvino.Core().compile_model(graph, "CPU", options | more)
+        return core().compile_model(graph, "CPU", options | more)
 
     def executed(self) -> Mapping[str, Executed]:
         """Read from the runtime's own model. Its nodes name the layers and products of the graph that they compute."""
