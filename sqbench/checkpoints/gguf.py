@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqbench.checkpoints import blocks
+from sqbench.checkpoints import blocks, gguf_positions
 from sqbench.checkpoints.folder import QuantizedFolder
+from sqbench.checkpoints.gguf_config import configuration
 from sqbench.checkpoints.gguf_names import Names
 from sqbench.checkpoints.stored import Read, StoredLayer
 from sqbench.errors import UserError, counted
@@ -23,7 +24,6 @@ from sqbench.formats.scheme import Scheme
 MAGIC = b"GGUF"
 FLOATS = ("F32", "F16", "BF16")
 TABLES = ("token_embd.weight", "output.weight")  # the embedding and the head, in every architecture
-ROPE = "rope.scaling.type"
 
 
 def gguf_in(folder: Path, place: str) -> Path | None:
@@ -66,8 +66,9 @@ class GGUFFile(QuantizedFolder):
         Raises:
             UserError: it is no complete GGUF file, transformers does not know its architecture, or a tensor has no place.
         """
-        stored, architecture = _parsed(folder, place)
-        config, names = _mapped(folder, architecture, place)
+        stored, told, architecture = _parsed(folder, place)
+        factors = stored.pop(gguf_positions.FACTORS, None)
+        config, names = _mapped(folder, architecture, told, None if factors is None else _values(factors), place)
         if strange := [name for name in stored if name not in names.in_model]:
             raise UserError(f"{place}: transformers has no place for {counted(strange, 'tensors')}")
         tensors = {names.in_model[name]: tensor for name, tensor in stored.items()}
@@ -93,12 +94,10 @@ class GGUFFile(QuantizedFolder):
 
     def read(self, name: str) -> Tensor:
         """A tensor as transformers orders it. That of a quantized layer is its bytes, uint8 [out, bytes]."""
-        from gguf.quants import dequantize
-
         tensor = self.tensors[name]
         if tensor.tensor_type.name not in FLOATS:
             return torch.from_numpy(tensor.data[self.names.order(tensor.name, len(tensor.data))])
-        values = self.names.values(tensor.name, dequantize(tensor.data, tensor.tensor_type))
+        values = self.names.values(tensor.name, _values(tensor).numpy())
         if values is None:
             raise UserError(f"{self.place}: transformers makes several tensors of {tensor.name}, or one of several")
         return torch.from_numpy(np.array(values, np.float32))
@@ -121,6 +120,13 @@ def _begins(path: Path) -> bytes:
         return opened.read(len(MAGIC))
 
 
+def _values(tensor: Any) -> Tensor:
+    """The values of a float tensor in the order of the file, float32."""
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
+
+
 def _weight(name: str, kind: str, read: Read) -> EncodedTensor:
     return blocks.encoded(read(name), kind)
 
@@ -140,8 +146,8 @@ def _format(tensor: Any, names: Names, place: str) -> Format:
     return fmt
 
 
-def _parsed(file: Path, place: str) -> tuple[dict[str, Any], str]:
-    """Name -> tensor, as the package gguf describes it, and the architecture.
+def _parsed(file: Path, place: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Name -> tensor, as the package gguf describes it; the keys of the architecture, without its name; and the architecture.
 
     Raises:
         UserError: the file is no complete GGUF file, or needs more than transformers reads.
@@ -160,21 +166,21 @@ def _parsed(file: Path, place: str) -> tuple[dict[str, Any], str]:
         raise UserError(f"{place}: {file} is big-endian; convert it with gguf-convert-endian")
     if told.get("split.count", 1) > 1:
         raise UserError(f"{place}: {file} is one of {told['split.count']} parts; merge them with llama-gguf-split --merge")
-    if told.get(f"{architecture}.{ROPE}", "none") != "none":
-        raise UserError(f"{place}: {file} scales its positions ({ROPE}), which transformers does not read from GGUF files")
-    return {tensor.name: tensor for tensor in reader.tensors}, architecture
+    own = f"{architecture}."
+    keys = {name.removeprefix(own): value for name, value in told.items() if name.startswith(own)}
+    return {tensor.name: tensor for tensor in reader.tensors}, keys, architecture
 
 
-def _mapped(file: Path, architecture: str, place: str) -> tuple[dict[str, Any], Names]:
-    """The model's configuration as transformers reads it, and the names of its tensors.
+def _mapped(
+    file: Path, architecture: str, told: Mapping[str, Any], factors: Tensor | None, place: str
+) -> tuple[dict[str, Any], Names]:
+    """The model's configuration, and the names of its tensors.
 
     Raises:
-        UserError: transformers does not know the architecture.
+        UserError: transformers does not know the architecture, or computes it otherwise.
     """
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
     try:
-        config: dict[str, Any] = load_gguf_checkpoint(file)["config"]
+        config = configuration(file, architecture, told, factors, place)
         return config, Names.of(architecture, config)
     except (ValueError, KeyError, IndexError, RuntimeError) as error:  # among them NotImplementedError
         raise UserError(f"{place}: {file} is no causal language model that transformers can load ({error})") from error
