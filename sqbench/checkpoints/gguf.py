@@ -21,6 +21,7 @@ from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 
+ONE = ("llama", "mistral")  # which files call llama
 MAGIC = b"GGUF"
 FLOATS = ("F32", "F16", "BF16")
 TABLES = ("token_embd.weight", "output.weight")  # the embedding and the head, in every architecture
@@ -81,6 +82,12 @@ class GGUFFile(QuantizedFolder):
         if not layers:
             raise UserError(f"{place}: {folder} holds floats alone; use a Hugging Face folder of the model with model=hf")
         return cls(folder.parent, place, config, "gguf", layers, dict.fromkeys(tensors, folder), tensors, names)
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """See `QuantizedFolder.model_types`. llama.cpp computes several in one way."""
+        (own,) = super().model_types
+        return ONE if own in ONE else (own,)
 
     @property
     def scheme(self) -> Scheme:
@@ -182,5 +189,5 @@ def _mapped(
     try:
         config = configuration(file, architecture, told, factors, place)
         return config, Names.of(architecture, config)
-    except (ValueError, KeyError, IndexError, RuntimeError) as error:  # among them NotImplementedError
+    except (ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:  # among them NotImplementedError
         raise UserError(f"{place}: {file} is no causal language model that transformers can load ({error})") from error

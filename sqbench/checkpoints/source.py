@@ -68,7 +68,7 @@ def check_parent(found: QuantizedFolder, parent: Source, name: str) -> None:
     assert parent.folder is not None
     own, other = found.config, read_config(parent.folder, f"model.parent={name}")
     for key in UNLIKE:
-        if own.get(key) != other.get(key):
+        if other.get(key) not in (found.model_types if key == "model_type" else (own.get(key),)):
             raise UserError(f"model.parent={name}: has {key}={other.get(key)}, and {found.place} has {own.get(key)}")
     first, second = found.vocabulary(), vocabulary_of(parent.folder)
     if first is None or second is None:

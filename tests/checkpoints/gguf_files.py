@@ -63,6 +63,10 @@ def written(
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    if getattr(config, "sliding_window", None) is not None:
+        writer.add_sliding_window(config.sliding_window)
+    if config.pad_token_id is not None:
+        writer.add_pad_token_id(config.pad_token_id)
     add_byte_tokens(writer)
     (kind,) = (kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(kind, config.num_hidden_layers)
