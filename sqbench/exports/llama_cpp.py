@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench.checkpoints.gguf import gguf_in
+from sqbench.checkpoints.gguf_parts import gguf_in
 from sqbench.data import Examples
 from sqbench.errors import UserError
 from sqbench.exports.hugging_face import loaded

@@ -151,11 +151,6 @@ def test_an_unknown_type_is_refused(q8: Path, tmp_path: Path) -> None:
         refused(tmp_path / "other.gguf", words)
 
 
-def test_what_transformers_would_pass_over_is_refused(tmp_path: Path) -> None:
-    more = {"add_uint16": ("split.count", 3)}
-    refused(written(llama(), tmp_path / "model.gguf", all_of(Kind.Q8_0), more), r"is one of 3 parts; merge them")
-
-
 def test_an_architecture_that_transformers_does_not_know_is_refused(q8: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(q8.read_bytes().replace(b"llama", b"lemma"))
     refused(tmp_path / "other.gguf", r"GGUF model with architecture lemma is not supported yet")
