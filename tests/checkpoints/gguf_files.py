@@ -72,7 +72,7 @@ def written(
     names = get_tensor_name_map(kind, config.num_hidden_layers)
     for name, parameter in module.named_parameters():
         values = parameter.detach().numpy()
-        if architecture == "gemma3" and "norm" in name:
+        if architecture in ("gemma2", "gemma3") and "norm" in name:
             values = values + 1
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             values = permuted(values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)

@@ -23,6 +23,7 @@ CASES: Mapping[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128},
     "mistral": {"head_dim": 64, "sliding_window": None},
     "phi3": {"pad_token_id": 0},
+    "gemma2": {"head_dim": 256, "sliding_window": 32},
     "gemma3_text": {"head_dim": 256, "num_hidden_layers": 6, "sliding_window": 32, "query_pre_attn_scalar": 256},
 }
 LENGTH = 96
@@ -30,6 +31,7 @@ LENGTH = 96
 
 # What transformers does not read of a file, with a value for which it would compute something else.
 REFUSED = [
+    ("gemma2", {"head_dim": 256}, {"add_attn_logit_softcapping": (30.0,)}, r"attn_logit_softcapping=30\.0, and"),
     ("gemma3_text", {"head_dim": 128}, {}, r"gemma3\.attention\.key_length=128, and transformers computes as for 256"),
     ("gemma3_text", {"head_dim": 256}, {"add_rope_freq_base_swa": (2e4,)}, r"gemma3\.rope\.freq_base_swa=20000\.0, and"),
     ("gemma3_text", {"head_dim": 256}, {"add_sliding_window_pattern": (2,)}, r"sliding_window_pattern=2, and"),
@@ -47,7 +49,7 @@ def random(kind: str, **more: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
     plain = {"num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None, "eos_token_id": None}
-    config = AutoConfig.for_model(kind, **{**sizes, **plain, "tie_word_embeddings": kind == "gemma3_text", **more})
+    config = AutoConfig.for_model(kind, **{**sizes, **plain, "tie_word_embeddings": kind.startswith("gemma"), **more})
     module: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in module.parameters():
         parameter.data.mul_(4) if parameter.dim() == 2 else parameter.data.uniform_(0.5, 1.5)
