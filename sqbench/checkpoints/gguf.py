@@ -14,7 +14,7 @@ from torch import Tensor
 from sqbench.checkpoints import blocks
 from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.checkpoints.gguf_names import Names
-from sqbench.checkpoints.stored import Read, StoredLayer
+from sqbench.checkpoints.stored import Read, StoredLayer, by_layer
 from sqbench.errors import UserError, counted
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
@@ -102,6 +102,10 @@ class GGUFFile(QuantizedFolder):
         if values is None:
             raise UserError(f"{self.place}: transformers makes several tensors of {tensor.name}, or one of several")
         return torch.from_numpy(np.array(values, np.float32))
+
+    def weights(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `QuantizedFolder.weights`."""
+        return by_layer(decoded)
 
     def tokenizer(self) -> Any:
         """The tokenizer as transformers makes it of the file."""
