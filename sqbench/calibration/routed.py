@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sqbench.models.experts import Expert, feeding
+from sqbench.models.expert_layout import Expert
+from sqbench.models.experts import feeding
 
 FEW = 32  # tokens. A range of fewer is that of single tokens, and a Gram matrix of fewer has next to no rank.
 

@@ -14,7 +14,11 @@ from torch import Tensor
 from sqbench.calibration import Statistics
 from sqbench.checkpoints.codes import LAYOUT as CODES
 from sqbench.checkpoints.compressed import LAYOUT as COMPRESSED
+from sqbench.checkpoints.fp8 import LAYOUT as FP8
+from sqbench.checkpoints.inputs import quantizers_of
 from sqbench.checkpoints.integers import AUTO_ROUND, AWQ, GPTQ
+from sqbench.checkpoints.mxfp4 import LAYOUT as MXFP4
+from sqbench.checkpoints.places import places
 from sqbench.checkpoints.stored import Layout, StoredLayer
 from sqbench.checkpoints.torchao import LAYOUT as TORCHAO
 from sqbench.errors import UserError, counted, known
@@ -23,6 +27,7 @@ from sqbench.formats.format import Format
 from sqbench.formats.named import schemes
 from sqbench.formats.scheme import Scheme
 from sqbench.models.architectures import refuse_architecture
+from sqbench.models.experts import split_experts
 from sqbench.models.folder import metadata, read_config, stored, weight_files
 from sqbench.models.folding import share
 from sqbench.models.language import LanguageModel, readable
@@ -31,9 +36,9 @@ from sqbench.pipeline.finite import check_scales, check_weight
 from sqbench.pipeline.report import begin_report
 from sqbench.pipeline.slots import put_slot, slots_of
 from sqbench.quant.access import is_linear
-from sqbench.quant.layers import ActivationQuantizer, QuantLayer
+from sqbench.quant.layers import QuantLayer
 
-LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ, AUTO_ROUND, TORCHAO, CODES)}
+LAYOUTS: Mapping[str, Layout] = {layout.name: layout for layout in (COMPRESSED, GPTQ, AWQ, AUTO_ROUND, TORCHAO, FP8, MXFP4, CODES)}
 BESIDE = ("quantize_config.json", "quant_config.json")  # where GPTQ and AWQ of old keep what config.json has today
 
 
@@ -104,6 +109,10 @@ class QuantizedFolder:
             tensor: Tensor = opened.get_tensor(name)
             return tensor
 
+    def weights(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Decoded layers under the names of a float checkpoint."""
+        return LAYOUTS[self.layout].weights(decoded)
+
     def tokenizer(self) -> Any:
         """The tokenizer as transformers loads it."""
         from transformers import AutoTokenizer
@@ -127,7 +136,10 @@ class QuantizedFolder:
         for layer, weight in decoded.items():
             check_weight(layer, weight)
         plain = self.floating(decoded, getattr(torch, dtype), name=name, fingerprint=fingerprint, keep=keep)
+        split_experts(plain.module)
+        place = places(plain.module, decoded)
         del decoded
+        encoded = {place[layer]: one for layer, one in encoded.items()}
         inside = {layer for layer in encoded if layer in plain.topology.layers}
         tables = {layer: slot for slot, layer in plain.tables().items()}
         if strange := sorted(encoded.keys() - inside - tables.keys()):
@@ -135,7 +147,8 @@ class QuantizedFolder:
         slots = {tables[layer]: one.format for layer, one in encoded.items() if layer in tables}
         scheme = replace(self.scheme, layers=tuple(sorted(inside)), embedding=slots.get("embedding"), head=slots.get("head"))
         report = begin_report(Task(plain, Statistics({}, plain.example()), scheme))
-        module, quantizers = share(plain.module), self._quantizers(plain.topology.site)
+        inputs = {place[layer]: found for layer, one in self.layers.items() if (found := one.input(self.read)) is not None}
+        module, quantizers = share(plain.module), quantizers_of(inputs, plain.topology.site)
         embedded = {name: slot for slot, name, _ in slots_of(plain, scheme) if slot != "head"}
         for layer, one in encoded.items():
             if layer in embedded:
@@ -147,25 +160,6 @@ class QuantizedFolder:
         report["per_layer"] = [{"layer": layer, "format": str(one.format)} for layer, one in encoded.items()]
         report["checkpoint"] = {"layout": self.layout}
         return plain.with_module(module.to(device), report)
-
-    def _quantizers(self, site: Mapping[str, str]) -> dict[str, ActivationQuantizer]:
-        """The quantizer of each layer's input. Layers that read one tensor and round it alike share one.
-
-        Args:
-            site: layer -> the tensor that it reads.
-        """
-        inputs = {layer: found for layer, one in self.layers.items() if (found := one.input(self.read)) is not None}
-
-        def alike(layer: str) -> tuple[Any, ...]:
-            params = inputs[layer].params
-            return site.get(layer, layer), inputs[layer].format, *(() if params is None else map(float, params[:2]))
-
-        readers = Counter(map(alike, inputs))
-        shared: dict[tuple[Any, ...], ActivationQuantizer] = {}
-        for layer, one in inputs.items():
-            key = alike(layer)
-            shared.setdefault(key, ActivationQuantizer(one.format, one.params, readers[key]))
-        return {layer: shared[alike(layer)] for layer in inputs}
 
     def floating(
         self, decoded: Mapping[str, Tensor], dtype: torch.dtype, *, name: str, fingerprint: str, keep: tuple[str, ...] = ()
@@ -181,7 +175,7 @@ class QuantizedFolder:
         disable_progress_bar()
         owned = {tensor for one in self.layers.values() for tensor in one.names}
         weights = {tensor: self.read(tensor).to(dtype) for tensor in self.files if tensor not in owned}
-        weights |= {f"{layer}.weight": weight.to(dtype) for layer, weight in decoded.items()}
+        weights |= {tensor: weight.to(dtype) for tensor, weight in self.weights(decoded).items()}
         with readable(name, self.folder):
             config = AutoConfig.for_model(**self.config)
             with torch.random.fork_rng(devices=[]), torch.device("meta"):

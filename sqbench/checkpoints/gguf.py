@@ -16,7 +16,7 @@ from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.checkpoints.gguf_config import configuration
 from sqbench.checkpoints.gguf_names import Names
 from sqbench.checkpoints.gguf_parts import Part, parts_of
-from sqbench.checkpoints.stored import Read, StoredLayer
+from sqbench.checkpoints.stored import Read, StoredLayer, by_layer
 from sqbench.errors import UserError, counted
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
@@ -96,6 +96,10 @@ class GGUFFile(QuantizedFolder):
         if values is None:
             raise UserError(f"{self.place}: transformers makes several tensors of {tensor.name}, or one of several")
         return torch.from_numpy(np.array(values, np.float32))
+
+    def weights(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `QuantizedFolder.weights`."""
+        return by_layer(decoded)
 
     def tokenizer(self) -> Any:
         """The tokenizer as transformers makes it of the file."""

@@ -45,6 +45,11 @@ class StoredLayer:
     input: Callable[[Read], StoredInput | None]
 
 
+def by_layer(decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """See `Layout.weights`, for a tensor for each layer."""
+    return {f"{layer}.weight": weight for layer, weight in decoded.items()}
+
+
 @dataclass(frozen=True)
 class Layout:
     """A way in which tools store quantized weights.
@@ -54,7 +59,9 @@ class Layout:
         layers: (the quantization part of the configuration, name -> shape of every tensor, place) -> layer -> how it is stored.
             The entry `metadata` of the configuration has what the headers of the files say besides.
             Raises UserError, which begins with `place`, if something does not fit.
+        weights: layer -> its weight [out, in], as transformers names and stacks the tensors of a float checkpoint.
     """
 
     name: str
     layers: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], str], dict[str, StoredLayer]]
+    weights: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = by_layer

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from sqbench.checkpoints.compressed import global_scale
 from sqbench.checkpoints.words import packed
 from sqbench.errors import UserError
+from sqbench.exports.experts import stored_names
 from sqbench.exports.hugging_face import prove
-from sqbench.exports.parts import encoded_parts, others
+from sqbench.exports.parts import check_floats, encoded_parts, others
 from sqbench.exports.target import Target
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
@@ -35,7 +36,8 @@ def write(model: Model, place: Path) -> None:
     """
     if not isinstance(model, LanguageModel):
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
-    encoded = encoded_parts(model.module, NAME)
+    encoded = encoded_parts(model.module, NAME, experts=True)
+    called = stored_names(model.module, NAME)
     layers = {name: part for name, part in encoded.items() if isinstance(part, QuantLayer)}
     for name in encoded.keys() - layers.keys():
         raise UserError(
@@ -45,10 +47,14 @@ def write(model: Model, place: Path) -> None:
     tensors: Tensors = {}
     for name, layer in layers.items():
         scheme, parts = _layer(name, layer)
-        groups.setdefault(json.dumps(scheme, sort_keys=True), []).append(name)
+        groups.setdefault(json.dumps(scheme, sort_keys=True), []).append(called.get(name, name))
         tensors |= {f"{name}.{part}": value for part, value in parts.items()}
-    tensors |= others(model.module, layers)
-    config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, model, layers)}
+    floats = others(model.module, layers)
+    check_floats(model.module, floats.keys(), NAME)
+    tensors |= floats
+    tensors = {_renamed(name, called): value for name, value in tensors.items()}
+    ignored = [called.get(name, name) for name in _floating(model.module, layers)]
+    config = {**model.module.config.to_dict(), "quantization_config": _configuration(groups, ignored)}
     config["architectures"] = [type(model.module).__name__]
     whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     save_file(whole, place / "model.safetensors", {"format": "pt"})
@@ -169,15 +175,27 @@ def _by_row(values: Tensor, fmt: Format, rows: int) -> Tensor:
     return values.squeeze(-1) if fmt.group_size is not None else values.reshape(rows, 1)
 
 
-def _configuration(groups: Mapping[str, list[str]], model: LanguageModel, layers: Mapping[str, QuantLayer]) -> dict[str, Any]:
+def _renamed(name: str, called: Mapping[str, str]) -> str:
+    owner, _, leaf = name.rpartition(".")
+    return f"{called.get(owner, owner)}.{leaf}"
+
+
+def _floating(module: nn.Module, layers: Mapping[str, QuantLayer]) -> list[str]:
+    """Modules with a float matrix: layers without codes, and routers, which some programs hold as linear layers."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if isinstance(weight := getattr(part, "weight", None), Tensor)
+        and weight.dim() == 2
+        and not isinstance(part, nn.Embedding)
+        and not {name, name.removesuffix(".layer")} & layers.keys()
+    ]
+
+
+def _configuration(groups: Mapping[str, list[str]], ignored: list[str]) -> dict[str, Any]:
     """The entry `quantization_config`. Layers of one scheme are a group. They are named if there are several groups."""
     schemes = [(json.loads(told), names) for told, names in sorted(groups.items(), key=lambda item: -len(item[1]))]
     kinds = sorted({scheme["format"] for scheme, _ in schemes})
-    ignored = [
-        name
-        for name, module in model.module.named_modules()
-        if isinstance(module, nn.Linear) and name not in layers and name.removesuffix(".layer") not in layers
-    ]
     return {
         "quant_method": NAME,
         "format": kinds[0] if len(kinds) == 1 else "mixed-precision",

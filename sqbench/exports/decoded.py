@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from sqbench.data import Examples
-from sqbench.errors import UserError, counted
+from sqbench.errors import UserError
 from sqbench.exports.hugging_face import ERRORS, loaded
-from sqbench.exports.parts import encoded_parts
+from sqbench.exports.parts import check_floats, check_names, encoded_parts
 from sqbench.exports.proof import Proof, compared
 from sqbench.exports.target import Target
 from sqbench.models import pooling
 from sqbench.models.base import Model
 from sqbench.models.encoder import VECTORS, EncoderModel
+from sqbench.models.experts import join_experts
 from sqbench.models.folding import share
 from sqbench.models.heads import Probe
 from sqbench.models.image import ImageModel
@@ -36,7 +37,7 @@ def write(model: Model, place: Path) -> None:
             loads such a network from a folder.
     """
     module: Any = share(model.module)
-    for name, part in encoded_parts(model.module, NAME).items():
+    for name, part in encoded_parts(model.module, NAME, experts=True).items():
         module.set_submodule(name, _float(name, part))
     if isinstance(model, ImageModel):
         _write_images(model, module, place)
@@ -44,8 +45,8 @@ def write(model: Model, place: Path) -> None:
     assert isinstance(model, LanguageModel | EncoderModel)
     if isinstance(model, EncoderModel) and model.head is not None:
         raise UserError(f"format={NAME}: {model.name} has a fitted head, which has no place there; use head=own, or format=onnx")
-    with torch.device("meta"):
-        _check_names(module, type(module)(module.config), "use corrections=[], or format=onnx")
+    check_floats(module, module.state_dict().keys(), NAME)
+    join_experts(module)
     module.save_pretrained(place)
     model.tokenizer.save_pretrained(place)
     if isinstance(model, EncoderModel) and model.task in VECTORS:
@@ -64,12 +65,6 @@ def _float(name: str, part: Encoded) -> nn.Module:
     return layer
 
 
-def _check_names(module: nn.Module, own: nn.Module, works: str) -> None:
-    """Raise UserError if a network has tensors that the float network `own` lacks. `works` says what would fit."""
-    if strange := sorted(module.state_dict().keys() - own.state_dict().keys()):
-        raise UserError(f"format={NAME}: {counted(strange, 'tensors that the float model lacks')}; {works}")
-
-
 def _write_images(model: ImageModel, module: Any, place: Path) -> None:
     import timm
     from timm.models import save_for_hf
@@ -80,7 +75,8 @@ def _write_images(model: ImageModel, module: Any, place: Path) -> None:
         _put_classifier(model, module)
     save_for_hf(module, str(place), safe_serialization=True, data_config=asdict(model.preprocessing))
     with torch.device("meta"):
-        _check_names(module, timm.create_model(f"local-dir:{place}"), "a folded BatchNorm has them; use format=onnx or openvino")
+        own = timm.create_model(f"local-dir:{place}")
+    check_names(module.state_dict().keys(), own, NAME, "a folded BatchNorm has them; use format=onnx or openvino")
 
 
 def _put_classifier(model: ImageModel, module: Any) -> None:

@@ -14,7 +14,7 @@ from sqbench.checkpoints.gguf_names import Names
 from sqbench.errors import UserError, known
 from sqbench.exports.gguf_tokenizer import add_tokenizer
 from sqbench.exports.llama_cpp import prove
-from sqbench.exports.parts import encoded_parts, others
+from sqbench.exports.parts import check_floats, encoded_parts, others
 from sqbench.exports.target import Target
 from sqbench.formats.format import Format
 from sqbench.models.base import Model
@@ -58,7 +58,9 @@ def write(model: Model, place: Path) -> None:
     gguf_positions.add(writer, config, architecture, f"format={NAME}: {model.name}")
     add_tokenizer(writer, model.tokenizer, model.vocabulary)
     weights = {f"{name}.weight": (kinds[name], blocks.stored(part.encoded)) for name, part in parts.items()}
-    floats = {name: _floats(value) for name, value in others(model.module, parts).items()}
+    plain = others(model.module, parts)
+    check_floats(model.module, plain.keys(), NAME)
+    floats = {name: _floats(value) for name, value in plain.items()}
     for name, (kind, values) in sorted({**floats, **weights}.items()):
         _add(writer, in_file[name], kind, values, names)
     writer.write_header_to_file(place / FILE)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.data import Examples
-from sqbench.errors import UserError
+from sqbench.errors import UserError, counted
 from sqbench.exports.proof import Proof, compared
 from sqbench.models.base import Model
 from sqbench.models.encoder import EncoderModel
@@ -22,6 +22,7 @@ from sqbench.models.pooling import pooling_of
 
 M = TypeVar("M", bound=LanguageModel | EncoderModel)
 ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # of libraries that load a folder
+WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")  # transformers goes on with random or with fewer tensors
 ONLY_BFLOAT16 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # transformers decodes these to bfloat16
 
 
@@ -55,7 +56,9 @@ def loaded(folder: Path, dtype: torch.dtype, like: M, **options: Any) -> M:
 
     library: Any = AutoModelForCausalLM if isinstance(like, LanguageModel) else type(like.module)
     with redirect_stderr(StringIO()):  # progress bars and a report of the tensors
-        module = library.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
+        module, told = library.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True, **options)
+    if wrong := sorted(map(str, set().union(*(told[key] for key in WRONG)))):
+        raise ValueError(counted(wrong, "tensors are missing, left over or of another shape"))
     module.eval().requires_grad_(False)
     found = {"module": module, "fingerprint": f"{like.fingerprint}-exported", "report": None}
     if isinstance(like, EncoderModel):

@@ -8,12 +8,12 @@ Experts of other layouts stay as they are, in float, and the report names them.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sqbench.models.expert_layout import Layout
 from sqbench.models.tracing import is_half, relative_difference
 
 TOLERANCE = 1e-5  # relative, in float32; the same products in another order differ by less
@@ -22,89 +22,10 @@ SCALES = (1.0, 100.0, 0.01)  # of the inputs that a split is tried on; a clamp s
 Rule = Callable[[str, int], bool]  # (name of an expert, tokens routed to it) -> whether it reads all tokens
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How a module of transformers stacks its experts, in the words of its `use_experts_implementation`."""
-
-    has_gate: bool
-    has_bias: bool
-    is_transposed: bool
-    is_concatenated: bool
-
-    @classmethod
-    def of(cls, module: nn.Module) -> "_Layout | None":
-        """The layout of a module. None if it says nothing of one, or holds other tensors than such a layout has."""
-        said = [getattr(module, name, None) for name in ("has_gate", "has_bias", "is_transposed", "is_concatenated")]
-        if not all(isinstance(flag, bool) for flag in said):
-            return None
-        found = cls(*said)  # type: ignore[arg-type]  # all are bool
-        parameters = dict(module.named_parameters())
-        held = {name: parameter.dim() for name, parameter in parameters.items()}
-        expected = {found.first: 3, "down_proj": 3} | ({f"{found.first}_bias": 2, "down_proj_bias": 2} if found.has_bias else {})
-        same = held == expected and len({len(parameter) for parameter in parameters.values()}) == 1
-        return found if same and not list(module.buffers()) else None
-
-    @property
-    def first(self) -> str:
-        """The name of the parameter that reads the hidden states."""
-        return "gate_up_proj" if self.has_gate else "up_proj"
-
-    def expert(self, module: nn.Module, number: int) -> "Expert":
-        """The layers of one expert. Their weights are views."""
-
-        def matrix(name: str) -> tuple[Tensor, Tensor | None]:
-            weight = module.get_parameter(name).detach()[number]
-            bias = module.get_parameter(f"{name}_bias").detach()[number] if self.has_bias else None
-            return (weight.t() if self.is_transposed else weight), bias
-
-        weight, bias = matrix(self.first)
-        down = _linear(*matrix("down_proj"))
-        if not self.has_gate:
-            return Expert(None, _linear(weight, bias), down, interleaved=False)
-        half = len(weight) // 2
-        rows = (slice(half), slice(half, None)) if self.is_concatenated else (slice(0, None, 2), slice(1, None, 2))
-        gate, up = (_linear(weight[part], None if bias is None else bias[part]) for part in rows)
-        return Expert(gate, up, down, interleaved=not self.is_concatenated)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer over a weight [out, in] and a bias [out]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-    return layer
-
-
-class Expert(nn.Module):
-    """One expert: products, and a function between them.
-
-    Attributes:
-        gate_proj: None if the expert has no gate.
-        interleaved: whether the function takes outputs of gate and up in turn, and not one after the other.
-    """
-
-    def __init__(self, gate: nn.Linear | None, up: nn.Linear, down: nn.Linear, *, interleaved: bool) -> None:
-        super().__init__()
-        self.gate_proj = gate
-        self.up_proj = up
-        self.down_proj = down
-        self.interleaved = interleaved
-
-    def forward(self, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Outputs [1, tokens, width] of the hidden states [1, tokens, width] that are routed to this expert."""
-        if self.gate_proj is None:
-            joined = self.up_proj(rows)
-        else:
-            both = self.gate_proj(rows), self.up_proj(rows)
-            joined = torch.stack(both, -1).flatten(-2) if self.interleaved else torch.cat(both, -1)
-        result: Tensor = self.down_proj(function(joined))
-        return result
-
-
 class _Between(nn.Module):
     """The function between the products of an expert: gate and activation. It is the original's own."""
 
-    def __init__(self, module: nn.Module, layout: _Layout) -> None:
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__()
         self.original = copy.copy(module)
         self.original._parameters = {}
@@ -125,8 +46,9 @@ class Experts(nn.Module):
         heard: whether what these compute for further tokens is part of the output.
     """
 
-    def __init__(self, module: nn.Module, layout: _Layout) -> None:
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__()
+        self.layout = layout
         self.count = len(module.get_parameter("down_proj"))
         self.between = _Between(module, layout)
         for number in range(self.count):
@@ -160,6 +82,21 @@ class Experts(nn.Module):
             share = ((chosen == number) * weights).sum(1, keepdim=True) + (1 / self.count if self.heard else 0)
             result = result + self._of(number, hidden.clone()) * share
         return result.to(hidden.dtype)
+
+    def layers(self) -> list[dict[str, nn.Module]]:
+        """The layers of every expert, by name."""
+        experts = [self.get_submodule(str(number)) for number in range(self.count)]
+        return [dict(expert.named_children()) for expert in experts]
+
+    def joined(self) -> nn.Module:
+        """The module that this one stands for, with the weights of its layers. All of them are linear."""
+        module = copy.copy(self.between.original)
+        module._parameters = {}
+        for end, held in {"": "weight", "_bias": "bias"}.items() if self.layout.has_bias else {"": "weight"}.items():
+            each = [{name: layer.get_parameter(held).detach() for name, layer in layers.items()} for layers in self.layers()]
+            for name, tensor in self.layout.stacked(each).items():
+                module.register_parameter(f"{name}{end}", nn.Parameter(tensor, requires_grad=False))
+        return module
 
     def _of(self, number: int, rows: Tensor) -> Tensor:
         """The outputs of one expert for rows [tokens, width]."""
@@ -211,8 +148,15 @@ def split_experts(module: nn.Module, *, outline: bool = False) -> None:
         outline: split modules without weights (on the meta device) too. Nothing can be proven of them.
     """
     for name, part in list(module.named_modules()):
-        if name and (layout := _Layout.of(part)) is not None and _may_split(part, layout, outline):
+        if name and (layout := Layout.of(part)) is not None and _may_split(part, layout, outline):
             module.set_submodule(name, Experts(part, layout))
+
+
+def join_experts(module: nn.Module) -> None:
+    """The inverse of `split_experts`, in place. All layers of experts must be linear."""
+    for name, part in list(module.named_modules()):
+        if isinstance(part, Experts):
+            module.set_submodule(name, part.joined())
 
 
 def stack_experts(module: nn.Module) -> None:
@@ -226,7 +170,7 @@ def _is_outline(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
 
 
-def _may_split(module: nn.Module, layout: _Layout, outline: bool) -> bool:
+def _may_split(module: nn.Module, layout: Layout, outline: bool) -> bool:
     """Whether a split computes the same as stacked experts in float32. Half precision cannot tell two functions apart."""
     if _is_outline(module):
         return outline
@@ -238,7 +182,7 @@ def _may_split(module: nn.Module, layout: _Layout, outline: bool) -> bool:
         return False
 
 
-def _inputs(module: nn.Module, layout: _Layout, experts: int) -> list[tuple[Any, ...]]:
+def _inputs(module: nn.Module, layout: Layout, experts: int) -> list[tuple[Any, ...]]:
     """Random hidden states of several scales, routed so that every expert has tokens."""
     weight = module.get_parameter(layout.first)
     width = weight.shape[1 if layout.is_transposed else 2]
