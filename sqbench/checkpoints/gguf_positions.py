@@ -79,6 +79,7 @@ def add(writer: Any, config: Mapping[str, Any], architecture: str, place: str) -
 
     told = {key: value for key, value in config["rope_parameters"].items() if value is not None}
     kind, theta = told.pop("rope_type", "default"), told.pop("rope_theta")
+    told.pop("type", None)  # the older key of rope_type, which transformers has read
     kinds = ("default", *SCALED[architecture], *["llama3"] * (architecture in DIVIDED))
     if kind not in kinds:
         raise UserError(f"{place} has rope_type={kind}: {known(kind, kinds)}")
