@@ -1,6 +1,8 @@
 """Architectures and scaled positions of GGUF exports: sqbench and llama.cpp compute what transformers computed."""
 
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from cli import Ended
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sqbench import export
 from sqbench.checkpoints.gguf import GGUFFile
 from sqbench.data import Windows
 from sqbench.errors import UserError
@@ -22,6 +26,7 @@ from sqbench.formats.codec import encode
 from sqbench.formats.named import schemes
 from sqbench.models.language import LanguageModel
 from sqbench.quant.layers import QuantLayer
+from sqbench.records.store import Store
 
 LENGTH = 128
 LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -104,6 +109,27 @@ def test_transformers_alone_cannot_prove_scaled_positions(tmp_path: Path, monkey
     save(model, tmp_path / "out", format="gguf")
     with pytest.raises(UserError, match=r"is written, and transformers reads no scaled positions .*; install llama-cpp-python"):
         prove(model, tmp_path / "out", Windows(words(), words(), LENGTH, ()))
+
+
+def test_a_point_of_llama_3_is_exported_and_judged_beside_its_parent(
+    tiny_folder: Path, command: Callable[..., Ended], results: Path, tmp_path: Path
+) -> None:
+    parent = tmp_path / "parent"
+    shutil.copytree(tiny_folder, parent)
+    told = json.loads((parent / "config.json").read_text())
+    rope = {**LLAMA_3, "original_max_position_embeddings": 32, "rope_theta": 1e4}
+    (parent / "config.json").write_text(json.dumps({**told, "rope_parameters": rope}))
+    quantized = (f"model.name={parent}", "method=rtn", "bits=q8_0")
+    assert command(*quantized).code == 0
+    (made,) = Store(results).records()
+    out = tmp_path / "out"
+    words = [made.point_id, f"results_dir={results}", f"out={out}", "format=gguf", "verify=false"]
+    assert export.main(words) == 0
+    ended = command("model=checkpoint", f"model.name={out}", f"model.parent={parent}")
+    assert ended.code == 0, ended.err
+    (judged,) = (record for record in Store(results).records() if record.point_id != made.point_id)
+    assert judged.metrics == made.metrics
+    assert judged.delta == made.delta
 
 
 def deviation(other: Tensor, logits: Tensor) -> float:
