@@ -15,9 +15,23 @@ SCALING = "rope.scaling."
 SCALED = {"llama": ("linear", "yarn"), "qwen2": ("linear", "yarn"), "qwen3": ("linear", "yarn"), "gemma3": ("linear",)}
 DIVIDED = ("llama",)  # for which llama.cpp reads the tensor
 # What transformers computes, and llama.cpp where a file does not say otherwise.
-USUAL = {"attn_factor": 1, "yarn_attn_factor": 1, "yarn_ext_factor": 1, "yarn_beta_fast": 32, "yarn_beta_slow": 1}
+USUAL = {
+    "attn_factor": 1,
+    "yarn_attn_factor": 1,
+    "yarn_ext_factor": 1,
+    "yarn_beta_fast": 32,
+    "yarn_beta_slow": 1,
+    "yarn_log_multiplier": 0,
+}
 WITHOUT_EFFECT = ("finetuned", "original_context_length")  # the latter is read for yarn
-USUAL_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
+USUAL_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+ORIGINAL = "original_max_position_embeddings"
+# What a file has of transformers' parameters.
+WRITTEN = {
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
+    "linear": ("factor",),
+    "yarn": ("factor", ORIGINAL),
+}
 ORIGINALS = tuple(2**power for power in range(5, 21))  # lengths of contexts before scaling; that of Llama 3 is 8192
 EXACT = 1e-6  # what two programs in float32 differ by in the share of a frequency that is left
 
@@ -40,11 +54,11 @@ def read(
     # llama.cpp scales linearly if a file does not say how, and knows an older key of the factor.
     kind, factor = str(given.pop("type", "linear")), float(given.pop("factor", told.get("rope.scale_linear", 0)) or 1)
     strange = [key for key, value in given.items() if key not in WITHOUT_EFFECT and USUAL.get(key) != value]
-    if strange and kind != "none":
+    if strange:
         raise UserError(f"{place}: {SCALING}{strange[0]}={given[strange[0]]} scales positions as transformers does not")
     scaled, divided = kind != "none" and factor != 1, factors is not None and bool((factors != 1).any())
-    if scaled and kind not in SCALED.get(architecture, ()):
-        raise UserError(f"{place}: {SCALING}type={kind} of {architecture}: {known(kind, SCALED.get(architecture, ()))}")
+    if scaled and kind not in (kinds := ("none", *SCALED.get(architecture, ()))):
+        raise UserError(f"{place}: {SCALING}type={kind} of {architecture}: {known(kind, kinds)}")
     if divided and (scaled or architecture not in DIVIDED):
         raise UserError(f"{place}: {FACTORS} scales the positions of {architecture}{' twice' * scaled}; it must be Llama's alone")
     if not scaled and not divided:
@@ -53,7 +67,7 @@ def read(
     if scaled:
         parameters = {"rope_type": kind, **plain, "factor": factor}
         if kind == "yarn":
-            parameters["original_max_position_embeddings"] = given.get("original_context_length", told["context_length"])
+            parameters[ORIGINAL] = given.get("original_context_length", told["context_length"])
     else:
         assert factors is not None
         size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -83,21 +97,22 @@ def add(writer: Any, config: Mapping[str, Any], architecture: str, place: str) -
     kinds = ("default", *SCALED[architecture], *["llama3"] * (architecture in DIVIDED))
     if kind not in kinds:
         raise UserError(f"{place} has rope_type={kind}: {known(kind, kinds)}")
+    usual: dict[str, Any] = {"partial_rotary_factor": 1}
+    if kind == "yarn":
+        usual |= {**USUAL_YARN, "attention_factor": 0.1 * math.log(told["factor"]) + 1}
+    length = {ORIGINAL: config["max_position_embeddings"]}
+    own = {key: value for key, value in {**length, **told}.items() if key in WRITTEN.get(kind, ())}
+    if strange := [key for key, value in told.items() if key not in (*own, ORIGINAL) and usual.get(key) != value]:
+        raise UserError(f"{place} has {strange[0]}={told[strange[0]]} in rope_parameters, which is not written")
     writer.add_rope_freq_base(theta)
     if kind == "llama3":
         size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        writer.add_tensor(FACTORS, (1 / _shares({"rope_type": kind, "rope_theta": theta, **told}, size)).numpy())
-        return
-    factor, original = told.pop("factor", 1.0), told.pop("original_max_position_embeddings", config["max_position_embeddings"])
-    usual = {**USUAL_YARN, "attention_factor": 0.1 * math.log(factor) + 1} if kind == "yarn" else {}
-    if strange := [key for key, value in told.items() if usual.get(key) != value]:
-        raise UserError(f"{place} has {strange[0]}={told[strange[0]]} in rope_parameters, which is not written")
-    if kind == "default":
-        return
-    writer.add_rope_scaling_type(RopeScalingType(kind))
-    writer.add_rope_scaling_factor(factor)
-    if kind == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_tensor(FACTORS, (1 / _shares({"rope_type": kind, "rope_theta": theta, **own}, size)).numpy())
+    elif kind != "default":
+        writer.add_rope_scaling_type(RopeScalingType(kind))
+        writer.add_rope_scaling_factor(own["factor"])
+        if kind == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(own[ORIGINAL])
 
 
 def _explained(factors: Tensor, plain: Mapping[str, Any], size: int, place: str) -> dict[str, Any]:
@@ -108,7 +123,7 @@ def _explained(factors: Tensor, plain: Mapping[str, Any], size: int, place: str)
     """
     if len(factors) == size // 2:
         for original in ORIGINALS:
-            published = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": original}
+            published = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: original}
             parameters = {"rope_type": "llama3", **plain, "factor": float(factors.max()), **published}
             if torch.allclose(_shares(parameters, size), 1 / factors, rtol=0, atol=EXACT):
                 return parameters

@@ -85,11 +85,12 @@ def test_frequencies_of_what_is_found_are_those_of_the_file(theta: float, size: 
             None,
             {"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0},
             "llama",
-            r"type=longrope of llama: known: linear, yarn",
+            r"type=longrope of llama: known: linear, none, yarn",
         ),
-        (None, {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0}, "gemma3", r"type=yarn of gemma3: known: linear"),
-        (None, {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, "phi3", r"type=linear of phi3: known: $"),
+        (None, {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0}, "gemma3", r"type=yarn of gemma3: known: linear, none"),
+        (None, {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, "phi3", r"type=linear of phi3: known: none$"),
         (None, {"rope.scaling.attn_factor": 1.2}, "llama", r"rope\.scaling\.attn_factor=1\.2 scales positions as transformers"),
+        (None, {"rope.scaling.type": "none", "rope.scaling.attn_factor": 1.2}, "llama", r"attn_factor=1\.2 scales"),
         (None, {"rope.scaling.yarn_log_multiplier": 0.1}, "llama", r"yarn_log_multiplier=0\.1 scales"),
     ],
 )
@@ -148,7 +149,7 @@ def test_linear_positions_of_gemma_3_are_those_of_layers_without_a_window() -> N
 def test_a_file_with_scaled_positions_is_refused_by_its_key(tmp_path: Path) -> None:
     more = {"add_rope_scaling_type": (RopeScalingType.LONGROPE,), "add_rope_scaling_factor": (4.0,)}
     file = written(llama(), tmp_path / "model.gguf", all_of(Kind.Q8_0), more)
-    with pytest.raises(UserError, match=r"model\.name=x: rope\.scaling\.type=longrope of llama: known: linear, yarn"):
+    with pytest.raises(UserError, match=r"model\.name=x: rope\.scaling\.type=longrope of llama: known: linear, none, yarn"):
         GGUFFile.of(file, "model.name=x")
     more = {"add_tensor": ("rope_freqs.weight", np.linspace(1, 8, 32, dtype=np.float32))}
     file = written(llama(), tmp_path / "other.gguf", all_of(Kind.Q8_0), more)
