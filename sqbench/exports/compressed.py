@@ -36,7 +36,7 @@ def write(model: Model, place: Path) -> None:
     """
     if not isinstance(model, LanguageModel):
         raise UserError(f"format={NAME}: is for language models, and {model.name} reads {model.kind}")
-    encoded = encoded_parts(model.module, NAME, experts=True)
+    encoded = encoded_parts(model.module, NAME)
     called = stored_names(model.module, NAME)
     layers = {name: part for name, part in encoded.items() if isinstance(part, QuantLayer)}
     for name in encoded.keys() - layers.keys():

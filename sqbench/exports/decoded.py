@@ -37,7 +37,7 @@ def write(model: Model, place: Path) -> None:
             loads such a network from a folder.
     """
     module: Any = share(model.module)
-    for name, part in encoded_parts(model.module, NAME, experts=True).items():
+    for name, part in encoded_parts(model.module, NAME).items():
         module.set_submodule(name, _float(name, part))
     if isinstance(model, ImageModel):
         _write_images(model, module, place)

@@ -7,26 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError, counted
-from sqbench.models.experts import Experts, split_experts
+from sqbench.models.experts import split_experts
 from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, StandIn, Stored
 from sqbench.quant.tables import TiedLayer
 
 
-def encoded_parts(module: nn.Module, target: str, *, experts: bool = False) -> dict[str, Encoded]:
+def encoded_parts(module: nn.Module, target: str) -> dict[str, Encoded]:
     """The layers and tables whose weights are encoded, by name. A tied matrix is there as the table and as a `TiedLayer`.
 
     Args:
         target: the word for `format=`.
-        experts: whether the target has a place for experts of a mixture.
 
     Raises:
         UserError: something else is quantized, which no folder has a place for.
     """
     found: dict[str, Encoded] = {}
     for name, part in module.named_modules():
-        if isinstance(part, Experts) and not experts:
-            what = f"{name} holds experts of a mixture, which are not written"
-            raise UserError(f"format={target}: {what}; use format=compressed-tensors or safetensors")
         if isinstance(part, Encoded):
             found[name] = part
         elif isinstance(part, Stored):

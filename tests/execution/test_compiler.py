@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels import needs_kernels
 
 from sqbench.execution import compiler
-
-needs_kernels = pytest.mark.skipif(compiler.unavailable() is not None, reason=f"no native kernels: {compiler.unavailable()}")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from kernels import needs_kernels
 from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
 
@@ -11,8 +12,6 @@ from sqbench.execution import native
 from sqbench.formats.codec import dequantize, fake_quantize, quantize
 from sqbench.formats.format import Format
 from sqbench.formats.params import QParams, block_range, qparams
-
-needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no native kernels: {native.unavailable()}")
 
 SYMMETRIC, HALF, ASYMMETRIC = Format(), Format(convention="half_range"), Format(symmetric=False)
 FORMATS = [SYMMETRIC, HALF, ASYMMETRIC, Format(bits=4), Format(bits=6, symmetric=False)]

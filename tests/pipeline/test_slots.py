@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels import BACKENDS
 
 from sqbench import api
 from sqbench.calibration import Statistics
@@ -105,13 +106,13 @@ def test_layers_may_stay_in_float(untied: LanguageModel, quantized: Quantize) ->
     assert model.report["slots"][0]["module"] == untied.tables()["embedding"]
 
 
-@pytest.mark.parametrize("backend", ["sim", "int"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_slots_are_executed_by_either_backend(untied: LanguageModel, quantized: Quantize, backend: str) -> None:
     model = quantized(untied, replace(W8, embedding=INT8, head=INT8))
     check_execution(model, backend)
 
 
-@pytest.mark.parametrize("backend", ["sim", "int"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_tied_head_is_executed_like_any_layer(tiny: LanguageModel, quantized: Quantize, backend: str) -> None:
     check_execution(quantized(tiny, replace(W8, embedding=INT8)), backend)
 
