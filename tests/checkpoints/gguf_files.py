@@ -39,12 +39,19 @@ def all_of(kind: GGMLQuantizationType) -> Choose:
 
 
 def written(
-    module: PreTrainedModel, file: Path, choose: Choose, more: Mapping[str, Any] | None = None, *, parts_of: int = 0
+    module: PreTrainedModel,
+    file: Path,
+    choose: Choose,
+    more: Mapping[str, Any] | None = None,
+    *,
+    parts_of: int = 0,
+    merge: bool = False,
 ) -> Path:
     """A file of a model over bytes.
 
     Args:
         more: method of GGUFWriter -> its arguments, called last.
+        merge: the last token is a merge of two, because llama.cpp loads no tokenizer without one.
         parts_of: tensors in each part of a split file. 0 writes one file.
     """
     config = module.config
@@ -67,7 +74,7 @@ def written(
         writer.add_sliding_window(config.sliding_window)
     if config.pad_token_id is not None:
         writer.add_pad_token_id(config.pad_token_id)
-    add_byte_tokens(writer)
+    add_byte_tokens(writer, merge)
     (kind,) = (kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(kind, config.num_hidden_layers)
     for name, parameter in module.named_parameters():
@@ -89,10 +96,13 @@ def written(
     return file
 
 
-def add_byte_tokens(writer: GGUFWriter) -> None:
+def add_byte_tokens(writer: GGUFWriter, merge: bool = False) -> None:
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if merge:
+        alphabet[-1] = "th"
+        writer.add_token_merges(["t h"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(alphabet)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from checkpoints.gguf_files import all_of, written
 from gguf import GGMLQuantizationType as Kind
+from gguf import RopeScalingType
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.llama import save_byte_tokenizer
@@ -18,15 +19,17 @@ from sqbench.errors import UserError
 from sqbench.formats.codec import decode
 from sqbench.models.language import LanguageModel
 
+SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 CASES: Mapping[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 128},
     "mistral": {"head_dim": 64, "sliding_window": None},
     "phi3": {"pad_token_id": 0},
     "gemma2": {"head_dim": 256, "sliding_window": 32},
-    "gemma3_text": {"head_dim": 256, "num_hidden_layers": 6, "sliding_window": 32, "query_pre_attn_scalar": 256},
+    "gemma3_text": {"head_dim": 256, "num_hidden_layers": 6, "sliding_window": 32, **SMALL},
 }
 LENGTH = 96
+LINEAR = {"add_rope_scaling_type": (RopeScalingType.LINEAR,), "add_rope_scaling_factor": (8.0,)}  # as in Gemma 3 4B
 
 
 # What transformers does not read of a file, with a value for which it would compute something else.
@@ -70,9 +73,27 @@ def test_the_model_is_that_of_transformers_and_the_one_that_was_written(kind: st
     logits = ours.forward(ids)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).eval()
     assert torch.equal(logits, theirs(input_ids=ids).logits)
-    for name, one in GGUFFile.of(file, "x").layers.items():
-        module.get_parameter(f"{name}.weight").copy_(decode(one.encoded(GGUFFile.of(file, "x").read)))
+    found = GGUFFile.of(file, "x")
+    for name, one in found.layers.items():
+        module.get_parameter(f"{name}.weight").copy_(decode(one.encoded(found.read)))
     assert torch.allclose(logits, module(input_ids=ids).logits, rtol=1e-4, atol=1e-4 * float(logits.std()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "more"), [*((kind, {}) for kind in CASES), ("gemma3_text", LINEAR)])
+def test_llama_cpp_computes_the_same_of_the_file(kind: str, more: dict[str, Any], tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+
+    def one(name: str, values: Any) -> tuple[Kind, Any]:
+        """A single quantized matrix, because llama.cpp rounds the inputs of those to 8 bits."""
+        return all_of(Kind.Q8_0)(name, values) if name == "blk.1.ffn_down.weight" else (Kind.F32, values)
+
+    file = written(random(kind, **CASES[kind]), tmp_path / "model.gguf", one, more, merge=True)
+    ids = torch.randint(0, 256, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+    runtime = llama_cpp.Llama(str(file), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, verbose=False)
+    runtime.eval(ids[0].tolist())
+    logits = load(file).forward(ids)[0]
+    assert (torch.tensor(runtime.scores[:LENGTH]) - logits).pow(2).mean().sqrt() < 0.03 * logits.std()
 
 
 def test_the_size_of_heads_is_read_for_all_architectures(tmp_path: Path) -> None:
@@ -95,6 +116,11 @@ def test_a_name_in_the_file_adds_no_window(tmp_path: Path) -> None:
     ours = load(written(module, tmp_path / "model.gguf", all_of(Kind.Q8_0), named))
     assert ours.module.config.model_type == "mistral"
     assert ours.module.config.sliding_window is None
+
+
+def test_a_window_of_phi_3_is_passed_over_as_llama_cpp_does(tmp_path: Path) -> None:
+    module = random("phi3", pad_token_id=0, sliding_window=32)
+    assert load(written(module, tmp_path / "model.gguf", all_of(Kind.Q8_0))).module.config.sliding_window is None
 
 
 @pytest.mark.parametrize(("kind", "accepted"), [("mistral", True), ("qwen2", False)])
