@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.timing import Work
 from sqbench.checkpoints.blocks import kind_of
-from sqbench.checkpoints.gguf import gguf_in
+from sqbench.checkpoints.gguf_parts import gguf_in
 from sqbench.exports.llama_cpp import LlamaCpp
 from sqbench.exports.targets import save
 from sqbench.models import Model

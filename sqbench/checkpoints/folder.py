@@ -90,6 +90,11 @@ class QuantizedFolder:
         return cls(folder, place, plain, method, layers, {name: tensor.file for name, tensor in tensors.items()})
 
     @property
+    def model_types(self) -> tuple[str, ...]:
+        """What transformers may call the architecture of the float model."""
+        return (str(self.config.get("model_type")),)
+
+    @property
     def scheme(self) -> Scheme:
         """The scheme that most layers have. Its name is that of the same scheme here, or the formats in words."""
         weights, activations = Counter((one.weight, one.activation) for one in self.layers.values()).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""A GGUF file, which llama.cpp runs. The package gguf parses it, and transformers names its tensors and builds the model."""
+"""A model in GGUF files. The package gguf parses them, and transformers names their tensors and builds the model."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,53 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqbench.checkpoints import blocks
+from sqbench.checkpoints import blocks, gguf_positions
 from sqbench.checkpoints.folder import QuantizedFolder
+from sqbench.checkpoints.gguf_config import configuration
 from sqbench.checkpoints.gguf_names import Names
+from sqbench.checkpoints.gguf_parts import Part, parts_of
 from sqbench.checkpoints.stored import Read, StoredLayer, by_layer
 from sqbench.errors import UserError, counted
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
 from sqbench.formats.scheme import Scheme
 
-MAGIC = b"GGUF"
+ONE = ("llama", "mistral")  # which files call llama
 FLOATS = ("F32", "F16", "BF16")
 TABLES = ("token_embd.weight", "output.weight")  # the embedding and the head, in every architecture
-ROPE = "rope.scaling.type"
-
-
-def gguf_in(folder: Path, place: str) -> Path | None:
-    """The GGUF file of a folder, by its first bytes. None if there is none.
-
-    Raises:
-        UserError: there are several, or weights in safetensors beside it.
-    """
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and _begins(path) == MAGIC]
-    if len(found) > 1:
-        raise UserError(
-            f"{place}: {folder} holds {counted([path.name for path in found], 'GGUF files')}; name one of them as model.name"
-            " (parts of a split file must be merged, by llama-gguf-split --merge)"
-        )
-    if found and any(folder.glob("*.safetensors")):
-        raise UserError(f"{place}: {folder} holds {found[0].name} and *.safetensors; name the GGUF file as model.name")
-    return found[0] if found else None
 
 
 @dataclass(frozen=True)
 class GGUFFile(QuantizedFolder):
-    """A GGUF file. Its header is read, and its weights are not.
+    """A model in a GGUF file, or in the parts of one. Headers are read, and weights are not.
 
     Attributes:
+        parts: the files in their order. The first one has the keys.
         tensors: name of a tensor in the model -> the tensor in the file, as the package gguf describes it.
         names: how transformers names and changes them.
     """
 
+    parts: tuple[Path, ...]
     tensors: Mapping[str, Any]
     names: Names
 
     @classmethod
     def of(cls, folder: Path, place: str) -> "GGUFFile":
-        """Read the header of a file.
+        """Read the headers of a file, and of those beside it that are parts of the same model.
 
         Args:
             folder: the file.
@@ -66,11 +52,15 @@ class GGUFFile(QuantizedFolder):
         Raises:
             UserError: it is no complete GGUF file, transformers does not know its architecture, or a tensor has no place.
         """
-        stored, architecture = _parsed(folder, place)
-        config, names = _mapped(folder, architecture, place)
+        parts = parts_of(folder, place)
+        file_of = {name: part.path for part in parts for name in part.tensors}
+        stored = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+        factors = stored.pop(gguf_positions.FACTORS, None)
+        config, names = _mapped(parts[0], stored, None if factors is None else _values(factors), place)
         if strange := [name for name in stored if name not in names.in_model]:
             raise UserError(f"{place}: transformers has no place for {counted(strange, 'tensors')}")
         tensors = {names.in_model[name]: tensor for name, tensor in stored.items()}
+        files = {names.in_model[name]: file_of[name] for name in stored}
         layers = {}
         for name, tensor in tensors.items():
             if (kind := tensor.tensor_type.name) not in FLOATS:
@@ -79,7 +69,13 @@ class GGUFFile(QuantizedFolder):
                 layers[name.removesuffix(".weight")] = StoredLayer(fmt, None, (name,), weight, lambda read: None)
         if not layers:
             raise UserError(f"{place}: {folder} holds floats alone; use a Hugging Face folder of the model with model=hf")
-        return cls(folder.parent, place, config, "gguf", layers, dict.fromkeys(tensors, folder), tensors, names)
+        return cls(folder.parent, place, config, "gguf", layers, files, tuple(part.path for part in parts), tensors, names)
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """See `QuantizedFolder.model_types`. llama.cpp computes several in one way."""
+        (own,) = super().model_types
+        return ONE if own in ONE else (own,)
 
     @property
     def scheme(self) -> Scheme:
@@ -93,12 +89,10 @@ class GGUFFile(QuantizedFolder):
 
     def read(self, name: str) -> Tensor:
         """A tensor as transformers orders it. That of a quantized layer is its bytes, uint8 [out, bytes]."""
-        from gguf.quants import dequantize
-
         tensor = self.tensors[name]
         if tensor.tensor_type.name not in FLOATS:
             return torch.from_numpy(tensor.data[self.names.order(tensor.name, len(tensor.data))])
-        values = self.names.values(tensor.name, dequantize(tensor.data, tensor.tensor_type))
+        values = self.names.values(tensor.name, _values(tensor).numpy())
         if values is None:
             raise UserError(f"{self.place}: transformers makes several tensors of {tensor.name}, or one of several")
         return torch.from_numpy(np.array(values, np.float32))
@@ -111,8 +105,7 @@ class GGUFFile(QuantizedFolder):
         """The tokenizer as transformers makes it of the file."""
         from transformers import AutoTokenizer
 
-        (file,) = set(self.files.values())
-        return AutoTokenizer.from_pretrained(self.folder, gguf_file=file.name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(self.folder, gguf_file=self.parts[0].name, local_files_only=True)
 
     def vocabulary(self) -> dict[str, int]:
         """See `QuantizedFolder.vocabulary`. transformers adds tokens beyond those of the file."""
@@ -120,9 +113,11 @@ class GGUFFile(QuantizedFolder):
         return {token: number for token, number in found.items() if number < self.config["vocab_size"]}
 
 
-def _begins(path: Path) -> bytes:
-    with path.open("rb") as opened:
-        return opened.read(len(MAGIC))
+def _values(tensor: Any) -> Tensor:
+    """The values of a float tensor in the order of the file, float32."""
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
 
 
 def _weight(name: str, kind: str, read: Read) -> EncodedTensor:
@@ -144,41 +139,19 @@ def _format(tensor: Any, names: Names, place: str) -> Format:
     return fmt
 
 
-def _parsed(file: Path, place: str) -> tuple[dict[str, Any], str]:
-    """Name -> tensor, as the package gguf describes it, and the architecture.
+def _mapped(first: Part, stored: Mapping[str, Any], factors: Tensor | None, place: str) -> tuple[dict[str, Any], Names]:
+    """The model's configuration, and the names of its tensors.
+
+    Args:
+        first: the part that has the keys.
+        stored: names of the tensors of all parts.
 
     Raises:
-        UserError: the file is no complete GGUF file, or needs more than transformers reads.
+        UserError: transformers does not know the architecture, or computes it otherwise.
     """
-    from gguf import GGUFEndian, GGUFReader
-
-    if (begins := _begins(file)) != MAGIC:
-        raise UserError(f"{place}: {file} is no GGUF file (it begins with {begins!r}, and not with {MAGIC!r})")
     try:
-        reader = GGUFReader(file)
-        told = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
-        architecture = str(told["general.architecture"])
-    except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UserError(f"{place}: {file} is no complete GGUF file that the package gguf can parse ({error})") from error
-    if reader.endianess != GGUFEndian.LITTLE:
-        raise UserError(f"{place}: {file} is big-endian; convert it with gguf-convert-endian")
-    if told.get("split.count", 1) > 1:
-        raise UserError(f"{place}: {file} is one of {told['split.count']} parts; merge them with llama-gguf-split --merge")
-    if told.get(f"{architecture}.{ROPE}", "none") != "none":
-        raise UserError(f"{place}: {file} scales its positions ({ROPE}), which transformers does not read from GGUF files")
-    return {tensor.name: tensor for tensor in reader.tensors}, architecture
-
-
-def _mapped(file: Path, architecture: str, place: str) -> tuple[dict[str, Any], Names]:
-    """The model's configuration as transformers reads it, and the names of its tensors.
-
-    Raises:
-        UserError: transformers does not know the architecture.
-    """
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    try:
-        config: dict[str, Any] = load_gguf_checkpoint(file)["config"]
+        architecture = str(first.keys["general.architecture"])
+        config = configuration(first, architecture, stored, factors, place)
         return config, Names.of(architecture, config)
-    except (ValueError, KeyError, IndexError, RuntimeError) as error:  # among them NotImplementedError
-        raise UserError(f"{place}: {file} is no causal language model that transformers can load ({error})") from error
+    except (ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:  # among them NotImplementedError
+        raise UserError(f"{place}: {first.path} is no causal language model that transformers can load ({error})") from error

@@ -39,7 +39,7 @@ class Names:
         processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=dict(config))
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-        return cls(get_gguf_hf_weights_map(model, processor), processor)
+        return cls(get_gguf_hf_weights_map(model, processor, model_type=architecture), processor)
 
     def values(self, name: str, values: Array) -> Array | None:
         """Values of a tensor, by its name in the file, as the model has them. None if it is not one tensor there."""

@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from sqbench.checkpoints.folder import QuantizedFolder, vocabulary_of
-from sqbench.checkpoints.gguf import GGUFFile, gguf_in
+from sqbench.checkpoints.gguf import GGUFFile
+from sqbench.checkpoints.gguf_parts import gguf_in
 from sqbench.config import CONF_DIR, ModelConfig
 from sqbench.errors import UserError
 from sqbench.models.base import Quantized, Source
@@ -43,7 +44,8 @@ def _opened(path: Path, place: str) -> tuple[QuantizedFolder, list[Path]]:
         raise UserError(f"{place}: no such file or folder (from {Path.cwd()}); model=checkpoint reads local ones")
     file = path if path.is_file() else gguf_in(path, place)
     if file is not None:
-        return GGUFFile.of(file, place), [file]
+        found = GGUFFile.of(file, place)
+        return found, list(found.parts)
     return QuantizedFolder.of(path, place), [one for pattern in PATTERNS for one in sorted(path.glob(pattern))]
 
 
@@ -68,7 +70,7 @@ def check_parent(found: QuantizedFolder, parent: Source, name: str) -> None:
     assert parent.folder is not None
     own, other = found.config, read_config(parent.folder, f"model.parent={name}")
     for key in UNLIKE:
-        if own.get(key) != other.get(key):
+        if other.get(key) not in (found.model_types if key == "model_type" else (own.get(key),)):
             raise UserError(f"model.parent={name}: has {key}={other.get(key)}, and {found.place} has {own.get(key)}")
     first, second = found.vocabulary(), vocabulary_of(parent.folder)
     if first is None or second is None:

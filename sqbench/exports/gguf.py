@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqbench.checkpoints import blocks
+from sqbench.checkpoints import blocks, gguf_positions
 from sqbench.checkpoints.gguf_names import Names
 from sqbench.errors import UserError, known
 from sqbench.exports.gguf_tokenizer import add_tokenizer
@@ -24,8 +24,16 @@ from sqbench.quant.tables import TiedLayer
 
 NAME = "gguf"
 FILE = "model.gguf"
-ARCHITECTURES = ("llama", "qwen2")  # whose names are the same in transformers and in llama.cpp
-FIXED = {"hidden_act": "silu", "attention_dropout": 0.0, "use_sliding_window": False}  # what llama.cpp computes in both
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # transformers' name -> llama.cpp's
+# What llama.cpp computes in all of them.
+FIXED = {
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": None,
+}
 FITS = {"MXFP4": "mxfp4a16"}  # type -> scheme, where it has another name
 
 
@@ -47,6 +55,7 @@ def write(model: Model, place: Path) -> None:
     in_file = {name: told for told, name in names.in_model.items()}
     writer = GGUFWriter(None, architecture)
     _add_configuration(writer, config, kinds)
+    gguf_positions.add(writer, config, architecture, f"format={NAME}: {model.name}")
     add_tokenizer(writer, model.tokenizer, model.vocabulary)
     weights = {f"{name}.weight": (kinds[name], blocks.stored(part.encoded)) for name, part in parts.items()}
     plain = others(model.module, parts)
@@ -66,15 +75,13 @@ def _architecture(config: Mapping[str, Any], name: str) -> str:
     Raises:
         UserError: this file writes no such model, or llama.cpp computes it otherwise.
     """
-    architecture = str(config["model_type"])
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"format={NAME}: {name} is of the architecture {architecture}: {known(architecture, ARCHITECTURES)}")
-    rope = (config.get("rope_parameters") or {}).get("rope_type", "default")
-    told = {"rope_type": rope, **{key: config.get(key, value) for key, value in FIXED.items()}}
-    for key, value in {"rope_type": "default", **FIXED}.items():
-        if told[key] != value:
-            raise UserError(f"format={NAME}: {name} has {key}={told[key]}, which is not written; must be {value}")
-    return architecture
+    kind = str(config["model_type"])
+    if kind not in ARCHITECTURES:
+        raise UserError(f"format={NAME}: {name} is of the architecture {kind}: {known(kind, ARCHITECTURES)}")
+    for key, value in FIXED.items():
+        if (told := config.get(key, value)) != value:
+            raise UserError(f"format={NAME}: {name} has {key}={told}, which is not written; must be {value}")
+    return ARCHITECTURES[kind]
 
 
 def _kind(name: str, part: Encoded) -> str:
@@ -144,7 +151,6 @@ def _add_configuration(writer: Any, config: Mapping[str, Any], kinds: Mapping[st
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file: byte-level byte pair encoding, which most language models have."""
+"""The tokenizer of a GGUF file: byte pair encoding over bytes, as most language models have it, or over characters."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqbench.errors import UserError
+from sqbench.exports.gguf_sentencepiece import BYTES, add_sentencepiece
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 # llama.cpp's names of ways to cut text before merges, for transformers' own table of their patterns.
@@ -23,27 +24,41 @@ def add_tokenizer(writer: Any, tokenizer: Any, size: int) -> None:
         size: how many tokens have an embedding. Those without a name are unused.
 
     Raises:
-        UserError: it is no byte-level byte pair encoding, or llama.cpp has no name for the way in which it cuts text.
+        UserError: it is no byte pair encoding, or llama.cpp has no name for the way in which it cuts text.
     """
-    from gguf import SpecialVocab, TokenType
+    from gguf import SpecialVocab
 
     told = json.loads(tokenizer.backend_tokenizer.to_str())
-    if told["model"]["type"] != "BPE" or told["model"].get("byte_fallback"):
-        raise UserError(f"format=gguf: its tokenizer is {told['model']['type']}, and only byte-level BPE is written")
-    added = {token["id"]: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED for token in told["added_tokens"]}
+    if told["model"]["type"] != "BPE":
+        raise UserError(f"format=gguf: its tokenizer is {told['model']['type']}, and only BPE is written")
+    pieces = bool(told["model"].get("byte_fallback"))
     names = {number: token for token, number in tokenizer.get_vocab().items()}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cut_by(told.get("pre_tokenizer")))
-    writer.add_token_list([names.get(number, f"[PAD{number}]") for number in range(size)])
-    unused = (TokenType.NORMAL if number in names else TokenType.UNUSED for number in range(size))
-    writer.add_token_types([added.get(number, kind) for number, kind in enumerate(unused)])
+    tokens = [names.get(number, f"[PAD{number}]") for number in range(size)]
+    if pieces:
+        add_sentencepiece(writer, told, tokens)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(cut_by(told.get("pre_tokenizer")))
+    writer.add_token_list(tokens)
+    writer.add_token_types(_kinds(names, told, size))
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        special = SpecialVocab(Path(folder), load_merges=bool(told["model"]["merges"]), n_vocab=size)
-    if not special.merges:  # readers then derive merges from scores, and there are none
+        special = SpecialVocab(Path(folder), load_merges=bool(told["model"]["merges"]) and not pieces, n_vocab=size)
+    if not special.merges and not pieces:  # readers then derive merges from scores, and there are none
         writer.add_token_scores([0.0] * size)
     special.add_special_token.setdefault("bos", False)
     special.add_to_gguf(writer, quiet=True)
+
+
+def _kinds(names: Mapping[int, str], told: Mapping[str, Any], size: int) -> list[Any]:
+    """llama.cpp's types of tokens."""
+    from gguf import TokenType
+
+    kinds = {token["id"]: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED for token in told["added_tokens"]}
+    if told["model"].get("byte_fallback"):
+        of_model = {**dict.fromkeys(BYTES, TokenType.BYTE), told["model"].get("unk_token"): TokenType.UNKNOWN}
+        kinds |= {number: of_model[token] for number, token in names.items() if token in of_model}
+    return [kinds.get(number, TokenType.NORMAL if number in names else TokenType.UNUSED) for number in range(size)]
 
 
 def cut_by(told: Mapping[str, Any] | None) -> str:

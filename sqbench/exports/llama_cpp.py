@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sqbench.checkpoints.gguf import gguf_in
+from sqbench.checkpoints.gguf_parts import gguf_in
 from sqbench.data import Examples
 from sqbench.errors import UserError
 from sqbench.exports.hugging_face import loaded
@@ -23,12 +23,17 @@ def prove(simulated: Model, folder: Path, examples: Examples) -> Proof:
     """Load a folder's file with another program, and compare it on all evaluation examples.
 
     Raises:
-        UserError: llama.cpp cannot load it.
+        UserError: the other program cannot load it.
     """
     assert isinstance(simulated, LanguageModel)
     file = gguf_in(folder, f"out={folder}")
     assert file is not None
     if find_spec("llama_cpp") is None:
+        if simulated.module.config.rope_parameters["rope_type"] != "default":
+            raise UserError(
+                f"out={folder}: is written, and transformers reads no scaled positions from GGUF files; install"
+                " llama-cpp-python, which does, or set verify=false"
+            )
         theirs: LanguageModel = by_transformers(file, simulated)
         program = f"transformers {version('transformers')} with gguf {version('gguf')} (llama-cpp-python is not installed)"
         return compared(simulated, theirs, examples, program=program, dtype=str(theirs.module.dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""GGUF files of a small Llama, written by the package gguf alone. The order of rows is that of llama.cpp's converter."""
+"""GGUF files of small models, written by the package gguf alone, as llama.cpp's converter does."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 Array = Any
 FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}  # transformers' name -> llama.cpp's, where they differ
 Choose = Callable[[str, Array], tuple[GGMLQuantizationType, Array]]  # (name in the file, float values) -> type, bytes
 
 
@@ -37,14 +38,25 @@ def all_of(kind: GGMLQuantizationType) -> Choose:
     return lambda name, values: (kind, quantize(values, kind)) if values.ndim == 2 else (GGMLQuantizationType.F32, values)
 
 
-def written(module: LlamaForCausalLM, file: Path, choose: Choose, more: Mapping[str, Any] | None = None) -> Path:
+def written(
+    module: PreTrainedModel,
+    file: Path,
+    choose: Choose,
+    more: Mapping[str, Any] | None = None,
+    *,
+    parts_of: int = 0,
+    merge: bool = False,
+) -> Path:
     """A file of a model over bytes.
 
     Args:
         more: method of GGUFWriter -> its arguments, called last.
+        merge: the last token is a merge of two, because llama.cpp loads no tokenizer without one.
+        parts_of: tensors in each part of a split file. 0 writes one file.
     """
     config = module.config
-    writer = GGUFWriter(file, "llama")
+    architecture = ARCHITECTURES.get(config.model_type, config.model_type)
+    writer = GGUFWriter(file, architecture, split_max_tensors=parts_of)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size)
@@ -52,15 +64,26 @@ def written(module: LlamaForCausalLM, file: Path, choose: Choose, more: Mapping[
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    add_byte_tokens(writer)
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    if getattr(config, "sliding_window", None) is not None:
+        writer.add_sliding_window(config.sliding_window)
+    if config.pad_token_id is not None:
+        writer.add_pad_token_id(config.pad_token_id)
+    add_byte_tokens(writer, merge)
+    (kind,) = (kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(kind, config.num_hidden_layers)
     for name, parameter in module.named_parameters():
         values = parameter.detach().numpy()
-        if "q_proj" in name or "k_proj" in name:
+        if architecture in ("gemma2", "gemma3") and "norm" in name:
+            values = values + 1
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             values = permuted(values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
-        told = names.get_name(name, try_suffixes=(".weight",))
+        told = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert told is not None
         kind, data = choose(told, np.ascontiguousarray(values))
         writer.add_tensor(told, data, raw_dtype=kind)
@@ -73,10 +96,13 @@ def written(module: LlamaForCausalLM, file: Path, choose: Choose, more: Mapping[
     return file
 
 
-def add_byte_tokens(writer: GGUFWriter) -> None:
+def add_byte_tokens(writer: GGUFWriter, merge: bool = False) -> None:
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if merge:
+        alphabet[-1] = "th"
+        writer.add_token_merges(["t h"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(alphabet)

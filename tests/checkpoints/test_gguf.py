@@ -151,22 +151,6 @@ def test_an_unknown_type_is_refused(q8: Path, tmp_path: Path) -> None:
         refused(tmp_path / "other.gguf", words)
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"add_uint16": ("split.count", 3)}, r"is one of 3 parts; merge them"),
-        ({"add_rope_scaling_type": ("yarn",)}, r"scales its positions \(rope\.scaling\.type\), which transformers does not read"),
-        ({"add_tensor": ("rope_freqs.weight", np.ones(32, np.float32))}, r"no place for 1 tensors \(rope_freqs\.weight\)"),
-    ],
-)
-def test_what_transformers_would_pass_over_is_refused(more: dict[str, Any], words: str, tmp_path: Path) -> None:
-    if "add_rope_scaling_type" in more:
-        from gguf import RopeScalingType
-
-        more = {"add_rope_scaling_type": (RopeScalingType.YARN,)}
-    refused(written(llama(), tmp_path / "model.gguf", all_of(Kind.Q8_0), more), words)
-
-
 def test_an_architecture_that_transformers_does_not_know_is_refused(q8: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(q8.read_bytes().replace(b"llama", b"lemma"))
     refused(tmp_path / "other.gguf", r"GGUF model with architecture lemma is not supported yet")

@@ -149,15 +149,28 @@ def test_what_the_format_cannot_express_is_refused_by_layer_and_field(
     assert list(tmp_path.iterdir()) == []
 
 
+LLAMA_3 = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **more}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "opt"}, r"tiny is of the architecture opt: known: llama, qwen2"),
+        ({"model_type": "opt"}, r"tiny is of the architecture opt: known: llama, mistral, qwen2, qwen3"),
         ({"hidden_act": "gelu"}, r"has hidden_act=gelu, which is not written; must be silu"),
+        ({"model_type": "mistral", "sliding_window": 4096}, r"has sliding_window=4096, which is not written; must be None"),
+        ({"attention_bias": True}, r"has attention_bias=True, which is not written; must be False"),
+        (rope("dynamic", factor=2.0), r"has rope_type=dynamic: known: default, linear, llama3, yarn"),
         (
-            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
-            r"has rope_type=yarn, which is not written; must be default",
+            {"model_type": "qwen2", **rope("llama3", **LLAMA_3)},
+            r"has rope_type=llama3: known: default, linear, yarn",
         ),
+        (rope("yarn", factor=2.0, attention_factor=1.0), r"has attention_factor=1\.0 in rope_parameters, which is not written"),
+        (rope("llama3", **LLAMA_3, partial_rotary_factor=0.5), r"has partial_rotary_factor=0\.5 in rope_parameters"),
+        (rope("default", partial_rotary_factor=0.5), r"has partial_rotary_factor=0\.5 in rope_parameters, which is not written"),
     ],
 )
 def test_another_architecture_is_refused(
