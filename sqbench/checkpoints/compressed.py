@@ -115,11 +115,10 @@ def _check_shape(name: str, fmt: Format, shapes: Mapping[str, tuple[int, ...]], 
         inputs = inputs * (32 // fmt.bits if fmt.is_integer else 2) if 32 % fmt.bits == 0 else inputs * 32 // fmt.bits
     try:
         fmt.check_width(name, inputs, "config_groups.weights")
-        fmt.check_rows(name, outputs, "config_groups.weights")
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
     groups = 1 if fmt.group_size is None else -(-inputs // fmt.group_size)
-    rows = 1 if fmt.granularity == "tensor" else outputs // (fmt.block_rows or 1)
+    rows = 1 if fmt.granularity == "tensor" else -(-outputs // (fmt.block_rows or 1))
     held = shapes[f"{name}.weight_scale"]
     if torch.Size(held).numel() != rows * groups:
         raise UserError(

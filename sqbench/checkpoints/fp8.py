@@ -62,8 +62,7 @@ def _check_shapes(fmt: Format, weight: tuple[int, ...], scale: tuple[int, ...], 
     if len(weight) != 2:
         raise UserError(f"{place} has a weight {list(weight)}, which is no matrix")
     fmt.check_width(place, weight[1], "weight_block_size")
-    fmt.check_rows(place, weight[0], "weight_block_size")
-    needed = torch.Size() if fmt.group_size is None else (weight[0] // (fmt.block_rows or 1), weight[1] // fmt.group_size)
+    needed = torch.Size() if fmt.group_size is None else (-(-weight[0] // (fmt.block_rows or 1)), weight[1] // fmt.group_size)
     if scale != tuple(needed) and not (fmt.group_size is None and scale == (1,)):
         raise UserError(f"{place} has scales {list(scale)}, and {fmt} of a weight {list(weight)} needs {list(needed)}")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sqbench.formats.blocks import BLOCKS
 from sqbench.formats.format import Format
@@ -117,7 +118,7 @@ def to_blocks(x: Tensor, fmt: Format) -> Tensor:
     """View x (weight [out, in] or activation [..., in]) so that the last axis holds the values that share a scale.
 
     tensor -> [1, numel], channel and token -> [rows, in], group -> [rows, in / g, g]. Two-dimensional blocks are a copy, block ->
-    [rows / r, in / g, r g].
+    [rows / r, in / g, r g]. Zeros fill the last of them, if r does not divide the rows.
     """
     if fmt.granularity == "tensor":
         return x.reshape(1, -1)
@@ -127,6 +128,8 @@ def to_blocks(x: Tensor, fmt: Format) -> Tensor:
     groups = rows.unflatten(-1, (-1, fmt.group_size))
     if fmt.block_rows is None:
         return groups
+    if missing := -len(groups) % fmt.block_rows:
+        groups = pad(groups, (0, 0, 0, 0, 0, missing))
     return groups.unflatten(0, (-1, fmt.block_rows)).transpose(1, 2).flatten(2)
 
 
@@ -134,7 +137,7 @@ def from_blocks(blocks: Tensor, fmt: Format, shape: torch.Size) -> Tensor:
     """The tensor of a shape whose `to_blocks` are these."""
     if fmt.block_rows is None:
         return blocks.view(shape)
-    return blocks.unflatten(2, (fmt.block_rows, -1)).transpose(1, 2).reshape(shape)
+    return blocks.unflatten(2, (fmt.block_rows, -1)).transpose(1, 2).reshape(-1, shape[-1])[: shape[0]]
 
 
 # ---- Codes -------------------------------------------------------------------------------------------------------------------

@@ -224,8 +224,8 @@ class Format:
         if self.element in BLOCKS:
             block = BLOCKS[self.element]
             return codes // block.values * block.bytes
-        size = (self.group_size or 1) * (self.block_rows or 1)
-        blocks = {"tensor": 1, "channel": out_features}.get(self.granularity, codes // size)
+        rows = -(-out_features // (self.block_rows or 1))  # the last blocks of a checkpoint can be smaller
+        blocks = {"tensor": 1, "channel": out_features}.get(self.granularity, rows * in_features // (self.group_size or 1))
         offset = 0 if self.symmetric else self.scale.bits if self.has_minimum else self.bits
         code_bits = codes * self.bits + blocks * offset
         return -(-code_bits // 8) + blocks * self.scale.bits // 8 + 4 * self.two_levels

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints.examples import by_compressed_tensors
+from checkpoints.examples import Tensors, by_compressed_tensors, rewritten
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sqbench.checkpoints.folder import QuantizedFolder
 from sqbench.errors import UserError
+from sqbench.exports.hugging_face import unpacked_weights
 from sqbench.formats.codec import decode, encode
 from sqbench.formats.named import schemes
 from sqbench.formats.tools import as_tool
@@ -85,6 +87,25 @@ def test_unpacking_is_that_of_the_package(made: tuple[str, Path]) -> None:
         local = {name.removeprefix(f"{layer}."): tensors[name] for name in one.names}
         theirs = compressor.decompress(local, scheme)["weight"]
         assert torch.equal(decode(one.encoded(found.read)).to(theirs.dtype), theirs), layer
+
+
+def test_the_last_blocks_may_have_fewer_rows(tiny_folder: Path, tmp_path: Path) -> None:
+    from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
+
+    rows, columns = 48, 64
+    scheme = preset_name_to_scheme("FP8_BLOCK", ["Linear"])
+    scheme.weights.block_structure, scheme.input_activations.group_size = [rows, columns], columns
+    told = QuantizationConfig(config_groups={"group_0": scheme}, format="float-quantized", ignore=["lm_head"]).to_dict()
+
+    def change(layer: str, weight: Tensor) -> Tensors:
+        scale = torch.rand(-(-len(weight) // rows), weight.shape[1] // columns) + 0.5
+        return {"weight": (weight * 100).to(torch.float8_e4m3fn), "weight_scale": scale}
+
+    found = read(rewritten(tiny_folder, tmp_path / "q", json.loads(json.dumps(told, default=str)), change))
+    theirs = unpacked_weights(found)
+    assert {weight.shape[0] % rows > 0 for weight in theirs.values()} == {True, False}
+    for layer, one in found.layers.items():
+        assert torch.equal(decode(one.encoded(found.read)), theirs[layer].float()), layer
 
 
 def changed(folder: Path, tmp_path: Path, **config: object) -> Path:

@@ -22,10 +22,13 @@ LARGEST = 448.0
 
 
 def in_blocks(layer: str, weight: Tensor) -> Tensors:
-    blocks = weight.unflatten(0, (-1, ROWS)).unflatten(2, (-1, COLUMNS))
-    scale = blocks.abs().amax((1, 3)) / LARGEST
-    codes = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
-    return {"weight": codes.reshape(weight.shape), "weight_scale_inv": scale}
+    return in_blocks_of(ROWS, weight)
+
+
+def in_blocks_of(rows: int, weight: Tensor) -> Tensors:
+    scale = torch.stack([part.unflatten(1, (-1, COLUMNS)).abs().amax((0, 2)) for part in weight.split(rows)]) / LARGEST
+    spread = scale.repeat_interleave(rows, 0)[: len(weight)].repeat_interleave(COLUMNS, 1)
+    return {"weight": (weight / spread).to(torch.float8_e4m3fn), "weight_scale_inv": scale}
 
 
 def whole(layer: str, weight: Tensor) -> Tensors:
@@ -58,6 +61,21 @@ def test_blocks_are_decoded_as_by_transformers(tiny_folder: Path, tmp_path: Path
     )
     for name, layer in layers_of(found).items():
         assert torch.equal(decode(layer.encoded), theirs.get_submodule(name).weight), name
+
+
+def test_the_last_blocks_may_have_fewer_rows(tiny_folder: Path, tmp_path: Path) -> None:
+    """576 outputs of DeepSeek's `kv_a_proj_with_mqa` in blocks of 128."""
+    config = BLOCKS | {"weight_block_size": [48, COLUMNS]}
+    found = read(made(tiny_folder, tmp_path / "q", lambda layer, weight: in_blocks_of(48, weight), **config))
+    uneven = set()
+    for name, layer in layers_of(found).items():
+        weight, scale = found.read(f"{name}.weight").float(), found.read(f"{name}.weight_scale_inv")
+        rows, columns = weight.shape
+        uneven.add(rows % 48 > 0)
+        spread = scale.repeat_interleave(48, 0)[:rows].repeat_interleave(COLUMNS, 1)
+        assert torch.equal(decode(layer.encoded), weight * spread)
+        assert layer.stored_bytes() == rows * columns + 4 * scale.numel()
+    assert uneven == {True, False}
 
 
 def test_inputs_of_blocks_have_a_scale_for_each_token_and_group(tiny_folder: Path, tmp_path: Path) -> None:

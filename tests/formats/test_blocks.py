@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sqbench.formats.codec import dequantize, fake_quantize, quantize, round_trip, to_blocks
+from sqbench.formats.codec import dequantize, fake_quantize, from_blocks, quantize, round_trip, to_blocks
 from sqbench.formats.format import Format
 from sqbench.formats.params import block_range, qparams
 from sqbench.formats.scale import Scale
@@ -136,3 +136,14 @@ def test_scales_are_stored_in_their_dtype() -> None:
         fmt = Format(bits=4, granularity="channel", scale=Scale(str(dtype).removeprefix("torch.")))
         scale = qparams(*block_range(to_blocks(x, fmt), fmt), fmt).scale
         assert torch.equal(scale, scale.to(dtype).float())
+
+
+@given(rows=st.integers(1, 9), size=st.integers(1, 5))
+def test_blocks_of_rows_that_do_not_divide_come_back(rows: int, size: int) -> None:
+    x = torch.arange(rows * 4.0).reshape(rows, 4) + 1
+    fmt = Format(8, granularity="block", group_size=2, block_rows=size)
+    blocks = to_blocks(x, fmt)
+    assert blocks.shape == (-(-rows // size), 2, size * 2)
+    assert torch.equal(from_blocks(blocks, fmt, x.shape), x)
+    assert blocks.count_nonzero() == x.numel()
+    assert fmt.stored_bytes(rows, 4) == x.numel() + 4 * blocks.shape[0] * 2
