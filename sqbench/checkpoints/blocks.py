@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench.checkpoints.scales import of_e8m0, to_e8m0
 from sqbench.formats.blocks import BLOCKS
 from sqbench.formats.codec import EncodedTensor
 from sqbench.formats.format import Format
@@ -109,14 +110,14 @@ def _parts(fmt: Format) -> list[int]:
 def _scales(stored_: Tensor, fmt: Format) -> Tensor:
     """Scales or minima float32 [out, groups, 1] of their bytes."""
     if fmt.scale.dtype == "e8m0":
-        return torch.exp2(stored_.float() - 127)
+        return of_e8m0(stored_)
     return stored_.contiguous().view(torch.float16).float()
 
 
 def _of_scales(values: Tensor, fmt: Format) -> Tensor:
     """The bytes of scales or minima float32 [out, groups, 1]."""
     if fmt.scale.dtype == "e8m0":
-        return (values.frexp().exponent + 126).to(torch.uint8)  # 2^k is 0.5 times 2^(k + 1)
+        return to_e8m0(values)
     return values.half().view(torch.uint8)
 
 

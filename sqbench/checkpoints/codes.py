@@ -54,7 +54,7 @@ def layers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pla
             raise UserError(f"{place}: {name} has a format that sqbench does not read ({error})") from error
         codes, scale, zero_point = (shapes[part] for part in names)
         _check_shapes(fmt, codes, scale, zero_point, f"{place}: {name}")
-        found[name] = StoredLayer(fmt, None, names, partial(_encoded, fmt, names), _no_input)
+        found[name] = StoredLayer(fmt, None, names, partial(_encoded, fmt, names))
     return found
 
 
@@ -74,10 +74,6 @@ def _encoded(fmt: Format, names: tuple[str, ...], read: Read) -> EncodedTensor:
     if codes.dtype != (torch.int8 if fmt.is_integer else torch.uint8):
         raise UserError(f"{names[0]}: has the dtype {codes.dtype}, which is not that of {fmt}")
     return EncodedTensor(codes, scale.float(), zero_point.float(), fmt)
-
-
-def _no_input(read: Read) -> None:
-    return None
 
 
 LAYOUT = Layout(NAME, layers)

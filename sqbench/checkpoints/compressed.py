@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sqbench.checkpoints.scales import of_e8m0, stored_as
 from sqbench.checkpoints.stored import Layout, Read, StoredInput, StoredLayer
 from sqbench.checkpoints.words import unpacked
 from sqbench.errors import UserError
@@ -135,8 +136,8 @@ def _encoded(name: str, fmt: Format, names: tuple[str, ...], read: Read) -> Enco
         whole = read(f"{name}.weight_global_scale").float()
         scale = scale / whole
         fmt = replace(fmt, amax=_largest(whole, fmt))
-    elif stored.dtype in (torch.float16, torch.bfloat16):
-        fmt = replace(fmt, scale=replace(fmt.scale, dtype=str(stored.dtype).removeprefix("torch.")))
+    else:
+        fmt = stored_as(fmt, stored)
     zero_point = torch.zeros_like(scale)
     if not fmt.symmetric:
         zero_point = _zero_points(read(f"{name}.weight_zero_point"), fmt, scale).to(scale.dtype)
@@ -156,7 +157,7 @@ def _codes(name: str, fmt: Format, names: tuple[str, ...], read: Read) -> Tensor
 
 def _scales(stored: Tensor) -> Tensor:
     """Stored scales as float32. Bytes are exponents of two."""
-    return torch.exp2(stored.float() - 127) if stored.dtype == torch.uint8 else stored.float()
+    return of_e8m0(stored) if stored.dtype == torch.uint8 else stored.float()
 
 
 def _zero_points(stored: Tensor, fmt: Format, scale: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sqbench.checkpoints.scales import stored_as
 from sqbench.checkpoints.stored import Layout, Read, StoredInput, StoredLayer
 from sqbench.errors import UserError
 from sqbench.formats.codec import EncodedTensor
@@ -21,9 +22,9 @@ BLOCKS, WHOLE = "weight_scale_inv", "weight_scale"
 
 def layers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> dict[str, StoredLayer]:
     """See `Layout.layers`."""
-    if (kind := config.get("fmt", "e4m3")) != "e4m3":
+    if (kind := config.get("fmt") or "e4m3") != "e4m3":
         raise UserError(f"{place}: its quantization_config has fmt={kind}, and only e4m3 is read")
-    if (dtype := config.get("scale_fmt", "float")) not in ("float32", "float"):
+    if (dtype := config.get("scale_fmt") or "float") not in ("float32", "float"):
         raise UserError(f"{place}: its quantization_config has scale_fmt={dtype}, which sqbench does not read")
     weight, activation, scale = _formats(config, place)
     found = {}
@@ -46,7 +47,7 @@ def _formats(config: Mapping[str, Any], place: str) -> tuple[Format, Format, str
     """
     blocks, inputs = config.get("weight_block_size"), config.get("activation_scheme", "dynamic")
     if blocks is not None and inputs == "dynamic":
-        rows, columns = blocks
+        rows, columns = _sizes(blocks, place)
         weight = Format(8, granularity="block", group_size=columns, block_rows=rows, element="e4m3")
         return weight, Format(8, granularity="group", group_size=columns, dynamic=True, element="e4m3"), BLOCKS
     if blocks is None and inputs == "static":
@@ -55,6 +56,13 @@ def _formats(config: Mapping[str, Any], place: str) -> tuple[Format, Format, str
         f"{place}: its quantization_config has weight_block_size={blocks} and activation_scheme={inputs}; runtimes round such"
         " inputs by different rules. sqbench reads blocks with dynamic inputs, and whole matrices with static inputs"
     )
+
+
+def _sizes(blocks: Any, place: str) -> tuple[int, int]:
+    """Rows and columns of blocks."""
+    if isinstance(blocks, list) and len(blocks) == 2 and all(isinstance(size, int) and size > 0 for size in blocks):
+        return blocks[0], blocks[1]
+    raise UserError(f"{place}: its quantization_config has weight_block_size={blocks}, which must be rows and columns")
 
 
 def _check_shapes(fmt: Format, weight: tuple[int, ...], scale: tuple[int, ...], place: str) -> None:
@@ -68,11 +76,11 @@ def _check_shapes(fmt: Format, weight: tuple[int, ...], scale: tuple[int, ...], 
 
 
 def _encoded(fmt: Format, names: tuple[str, ...], read: Read) -> EncodedTensor:
-    weight, scale = read(names[0]), read(names[1]).float()
+    weight, stored = read(names[0]), read(names[1])
     if weight.dtype != torch.float8_e4m3fn:
         raise UserError(f"{names[0]}: has the dtype {weight.dtype}, and must have float8_e4m3fn")
-    scale = scale.reshape(1, 1) if fmt.group_size is None else scale.unsqueeze(-1)
-    return EncodedTensor(weight.view(torch.uint8), scale, torch.zeros_like(scale), fmt)
+    scale = stored.float().reshape(1, 1) if fmt.group_size is None else stored.float().unsqueeze(-1)
+    return EncodedTensor(weight.view(torch.uint8), scale, torch.zeros_like(scale), stored_as(fmt, stored))
 
 
 def _input(fmt: Format, names: tuple[str, ...], read: Read) -> StoredInput:

@@ -66,7 +66,7 @@ class GGUFFile(QuantizedFolder):
             if (kind := tensor.tensor_type.name) not in FLOATS:
                 fmt = _format(tensor, names, place)
                 weight = partial(_weight, name, kind)
-                layers[name.removesuffix(".weight")] = StoredLayer(fmt, None, (name,), weight, lambda read: None)
+                layers[name.removesuffix(".weight")] = StoredLayer(fmt, None, (name,), weight)
         if not layers:
             raise UserError(f"{place}: {folder} holds floats alone; use a Hugging Face folder of the model with model=hf")
         return cls(folder.parent, place, config, "gguf", layers, files, tuple(part.path for part in parts), tensors, names)

@@ -156,7 +156,7 @@ def _layers(
                     f"{place}: {name} has {part} {list(held)}, and its qweight with group_size={fmt.group_size or -1} needs"
                     f" {list(needed)}"
                 )
-        found[name] = StoredLayer(fmt, None, names, partial(_encoded, parts, name, fmt, names, place), lambda read: None)
+        found[name] = StoredLayer(fmt, None, names, partial(_encoded, parts, name, fmt, names, place))
     return found
 
 

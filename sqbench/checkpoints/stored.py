@@ -26,6 +26,10 @@ class StoredInput:
     params: QParams | None = None
 
 
+def _none(read: Read) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class StoredLayer:
     """A quantized layer.
@@ -35,14 +39,14 @@ class StoredLayer:
         activation: the format of its input. None leaves the input in float.
         names: the tensors of the files that belong to it.
         encoded: reads the weight from the files.
-        input: reads how the input is rounded.
+        input: reads how the input is rounded. Nothing is read by default, and the input stays in float.
     """
 
     weight: Format
     activation: Format | None
     names: tuple[str, ...]
     encoded: Callable[[Read], EncodedTensor]
-    input: Callable[[Read], StoredInput | None]
+    input: Callable[[Read], StoredInput | None] = _none
 
 
 def by_layer(decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:

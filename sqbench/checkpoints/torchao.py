@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sqbench.checkpoints.compressed import over_blocks
+from sqbench.checkpoints.scales import stored_as
 from sqbench.checkpoints.stored import Layout, Read, StoredInput, StoredLayer
 from sqbench.errors import UserError
 from sqbench.formats.codec import EncodedTensor
@@ -123,8 +124,7 @@ def _check_scales(fmt: Format, shape: tuple[int, ...], held: tuple[int, ...], wh
 def _encoded(fmt: Format, parts: Mapping[str, str], read: Read) -> EncodedTensor:
     """The weight of a layer. Zero-points make a format asymmetric: the headers do not tell."""
     codes, scale = read(parts["qdata"]), read(parts["scale"])
-    if scale.dtype in (torch.float16, torch.bfloat16):
-        fmt = replace(fmt, scale=replace(fmt.scale, dtype=str(scale.dtype).removeprefix("torch.")))
+    fmt = stored_as(fmt, scale)
     zeros = read(parts["zero_point"]).float() if "zero_point" in parts else torch.zeros_like(scale)
     if bool(zeros.any()):
         fmt = replace(fmt, symmetric=False, convention="qmax")

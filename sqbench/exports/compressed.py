@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sqbench.checkpoints.compressed import global_scale
+from sqbench.checkpoints.scales import to_e8m0
 from sqbench.checkpoints.words import packed
 from sqbench.errors import UserError
 from sqbench.exports.experts import stored_names
@@ -159,7 +160,7 @@ def _weight(encoded: EncodedTensor, kind: str) -> Tensors:
         whole = _whole_scale(fmt)
         tensors["weight_scale"], tensors["weight_global_scale"] = (scale * whole).to(torch.float8_e4m3fn), whole
     elif fmt.scale.dtype == "e8m0":
-        tensors["weight_scale"] = (torch.frexp(scale)[1] + 126).to(torch.uint8)
+        tensors["weight_scale"] = to_e8m0(scale)
     else:
         tensors["weight_scale"] = scale.to(getattr(torch, fmt.scale.dtype))
     if not fmt.symmetric:

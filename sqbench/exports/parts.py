@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sqbench.errors import UserError, counted
-from sqbench.models.experts import split_experts
+from sqbench.models.experts import Experts
 from sqbench.quant.layers import ActivationQuantizer, Encoded, QuantLayer, StandIn, Stored
 from sqbench.quant.tables import TiedLayer
 
@@ -42,7 +42,9 @@ def check_floats(module: nn.Module, names: Collection[str], target: str) -> None
     """`check_names` for a module of transformers."""
     with torch.device("meta"):
         own = type(module)(module.config)
-    split_experts(own, outline=True)
+    for name, part in module.named_modules():
+        if isinstance(part, Experts):
+            own.set_submodule(name, Experts(own.get_submodule(name), part.layout))
     check_names(names, own, target, "use corrections=[], or format=onnx")
 
 

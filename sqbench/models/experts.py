@@ -92,7 +92,9 @@ class Experts(nn.Module):
         """The module that this one stands for, with the weights of its layers. All of them are linear."""
         module = copy.copy(self.between.original)
         module._parameters = {}
-        for end, held in {"": "weight", "_bias": "bias"}.items() if self.layout.has_bias else {"": "weight"}.items():
+        for end, held in {"": "weight", "_bias": "bias"}.items():
+            if held == "bias" and not self.layout.has_bias:
+                continue
             each = [{name: layer.get_parameter(held).detach() for name, layer in layers.items()} for layers in self.layers()]
             for name, tensor in self.layout.stacked(each).items():
                 module.register_parameter(f"{name}{end}", nn.Parameter(tensor, requires_grad=False))

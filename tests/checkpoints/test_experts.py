@@ -186,6 +186,10 @@ def test_stacked_mxfp4_is_read_as_transformers_reads_it(gpt_oss: Path, tmp_path:
             r"experts.down_proj has blocks \[4, 32, 2, 16\] and scales \[4, 32, 3\], which do not fit",
         ),
         (
+            lambda tensors: [tensors.pop(f"model.layers.1.mlp.experts.down_proj_{part}") for part in ("blocks", "scales")],
+            r"model\.layers\.1\.mlp\.experts has \[4\] experts in its matrices, and must have one number in gate_up_proj",
+        ),
+        (
             lambda tensors: tensors.update({"model.layers.0.mlp.experts.side_proj_blocks": torch.zeros(4, 32, 2, 16)}),
             r"side_proj_blocks is none of the matrices that mxfp4 stacks \(gate_up_proj, down_proj\)",
         ),
@@ -194,3 +198,10 @@ def test_stacked_mxfp4_is_read_as_transformers_reads_it(gpt_oss: Path, tmp_path:
 def test_what_does_not_fit_is_refused(change: Change, message: str, gpt_oss: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         QuantizedFolder.of(in_mxfp4(gpt_oss, tmp_path, change), "model.name=x")
+
+
+def test_blocks_of_another_dtype_are_refused(gpt_oss: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.experts.down_proj_blocks"
+    folder = in_mxfp4(gpt_oss, tmp_path, lambda tensors: tensors.update({name: tensors[name].view(torch.int8)}))
+    with pytest.raises(UserError, match=r"down_proj_blocks: has the dtype torch\.int8, and must have uint8"):
+        read(folder)

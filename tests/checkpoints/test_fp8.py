@@ -78,6 +78,21 @@ def test_the_last_blocks_may_have_fewer_rows(tiny_folder: Path, tmp_path: Path) 
     assert uneven == {True, False}
 
 
+def test_scales_in_half_precision_take_half_the_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    """As in the folders of Qwen3, which say nothing of `scale_fmt`."""
+
+    def change(layer: str, weight: Tensor) -> Tensors:
+        return {name: tensor.bfloat16() if "scale" in name else tensor for name, tensor in in_blocks(layer, weight).items()}
+
+    folder = made(tiny_folder, tmp_path / "q", change, **BLOCKS)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=FineGrainedFP8Config(dequantize=True)
+    )
+    for name, layer in layers_of(read(folder)).items():
+        assert torch.equal(decode(layer.encoded), theirs.get_submodule(name).weight), name
+        assert layer.stored_bytes() == layer.encoded.codes.numel() + 2 * layer.encoded.scale.numel()
+
+
 def test_inputs_of_blocks_have_a_scale_for_each_token_and_group(tiny_folder: Path, tmp_path: Path) -> None:
     layer = next(iter(layers_of(read(made(tiny_folder, tmp_path / "q"))).values()))
     assert layer.activation is not None
@@ -107,6 +122,8 @@ def test_one_scale_for_a_matrix_and_for_its_inputs(tiny_folder: Path, tmp_path: 
         ({"weight_block_size": None}, "weight_block_size=None and activation_scheme=dynamic; runtimes round such"),
         ({"activation_scheme": "static"}, r"weight_block_size=\[32, 64\] and activation_scheme=static"),
         ({"weight_block_size": [32, 48]}, "48"),
+        ({"weight_block_size": 128}, "weight_block_size=128, which must be rows and columns"),
+        ({"weight_block_size": [0, 64]}, r"weight_block_size=\[0, 64\], which must be rows and columns"),
     ],
 )
 def test_configurations_that_are_not_known_are_refused(
